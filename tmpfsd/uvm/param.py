@@ -1,0 +1,25 @@
+"""uvm/param.py: the page size and conversions (after NetBSD <uvm/uvm_param.h>)."""
+
+PAGE_SHIFT = 12
+PAGE_SIZE = 1 << PAGE_SHIFT
+PAGE_MASK = PAGE_SIZE - 1
+
+
+def round_page(nbytes: int) -> int:
+    """Bytes rounded up to a page boundary."""
+    return (nbytes + PAGE_MASK) & ~PAGE_MASK
+
+
+def trunc_page(nbytes: int) -> int:
+    """Bytes rounded down to a page boundary."""
+    return nbytes & ~PAGE_MASK
+
+
+def atop(address: int) -> int:
+    """Address to page number."""
+    return address >> PAGE_SHIFT
+
+
+def ptoa(page: int) -> int:
+    """Page number to address."""
+    return page << PAGE_SHIFT

@@ -1,0 +1,196 @@
+"""uvm/swap.py: the swap file and its slots.
+
+A slot holds one page.  Slots are taken in runs, so that pages that leave together
+are written in one call and can come back in one.  The page daemon decides what is
+written; this file knows slots, bytes and checksums, and nothing of pages but their
+number, which seeds the checksum: a slot that answers with another page's bytes is
+found out as surely as one with a flipped bit.
+
+Picture     FREE --alloc--> HELD --free--> FREE (its disk blocks stay until trim)
+                            HELD --retire--> BAD (a write failed; never again)
+
+Invariants
+    S1  Slot 0 is never handed out (0 means "none" in the page table).
+    S2  A slot is free, held or bad: nslots == nfree + nheld + nbad.
+    S3  sums[slot] is the checksum of what was written to a held slot.
+
+Limits      One swap file.  A file system without hole punching keeps its blocks.
+"""
+
+import ctypes
+import errno
+import logging
+import mmap
+import os
+import stat
+from array import array
+from typing import Sequence
+from zlib import crc32
+
+from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.vmem import Vmem
+
+log = logging.getLogger(__name__)
+
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2        # <linux/falloc.h>; the os module has no names for them
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def open_swap(path: str, direct: bool = False) -> tuple[int, int]:
+    """Open a directory (an unlinked file in it), a file or a block device: (fd, size limit in bytes or 0).
+
+    => OSError names what the system refused.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
+    if os.path.isdir(path):
+        # Never reachable by name, gone with the daemon however it ends.
+        return os.open(path, flags | os.O_TMPFILE | os.O_EXCL, 0o600), 0
+    fd = os.open(path, flags | os.O_CREAT, 0o600)
+    if stat.S_ISBLK(os.fstat(fd).st_mode):
+        return fd, os.lseek(fd, 0, os.SEEK_END)
+    os.ftruncate(fd, 0)
+    return fd, 0
+
+
+class Swap:
+    """Slots of one swap file.
+
+    `space` is cleared by a write that found the disk full, and set again by the next free:
+    while it is clear, only slots that have their disk blocks are written.
+    """
+
+    __slots__ = ("fd", "path", "nslots", "nheld", "nbad", "space", "untrimmed", "sums", "_arena", "_trim_at", "_can_punch")
+
+    def __init__(self, fd: int, nslots: int, path: str = "") -> None:
+        self.fd = fd
+        self.path = path
+        self.nslots = nslots
+        self.nheld = self.nbad = 0
+        self.space = True
+        self.untrimmed = 0                      # slots freed since the last whole trim
+        self.sums = array("I", [0])
+        self._arena = Vmem(1, nslots)           # S1
+        self._trim_at = 0
+        self._can_punch = True
+
+    @property
+    def nfree(self) -> int:
+        """Slots that alloc() can give."""
+        return self._arena.nfree
+
+    def alloc(self, n: int) -> tuple[int, int]:
+        """Hold up to n slots in a row: (first, count).  => NoSwap when there is none."""
+        if not self.space:
+            raise NoSwap("the disk under the swap file is full")
+        slot, count = self._arena.alloc_some(n)
+        if not count:
+            raise NoSwap("the swap file is full")
+        self.nheld += count
+        missing = slot + count - len(self.sums)
+        if missing > 0:
+            self.sums.frombytes(bytes(4 * (missing + (len(self.sums) >> 3))))
+        return slot, count
+
+    def free(self, slot: int, n: int = 1) -> None:
+        """Give slots back; their disk blocks go at the next trim()."""
+        self._arena.free(slot, n)
+        self.nheld -= n
+        self.untrimmed += n
+        self.space = True
+
+    def retire(self, slot: int) -> None:
+        """Never use a held slot again: the device refused it."""
+        self.nheld -= 1
+        self.nbad += 1
+        log.warning("swap %s: slot %d cannot be written; retired (%d so far)", self.path, slot, self.nbad)
+
+    def write_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> None:
+        """Write pages to the slots from slot on.  => OSError, and any of them may hold anything."""
+        sums = self.sums
+        for i, page in enumerate(pages):
+            sums[slot + i] = crc32(page, vpns[i])
+        self._transfer(os.pwritev, slot, pages)
+
+    def read_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
+        """Read slots from slot on into pages: how many are whole and right, counted from the first.
+
+        => SwapIOError when the first is not.
+        """
+        try:
+            self._transfer(os.preadv, slot, pages)
+        except OSError as error:
+            if len(pages) > 1:
+                return self.read_cluster(slot, pages[:1], vpns)
+            raise SwapIOError(f"slot {slot}, page {vpns[0]}: {error.strerror}") from error
+        sums = self.sums
+        for i, page in enumerate(pages):
+            if crc32(page, vpns[i]) != sums[slot + i]:
+                if i:
+                    return i
+                raise SwapIOError(f"slot {slot}, page {vpns[0]}: wrong checksum")
+        return len(pages)
+
+    def _transfer(self, call, slot: int, pages: Sequence[memoryview]) -> None:
+        offset = slot << PAGE_SHIFT
+        done = call(self.fd, pages, offset)
+        while done < len(pages) * PAGE_SIZE:
+            # A short transfer goes on at the page it broke off in; one that moves nothing has failed.
+            i = done >> PAGE_SHIFT
+            more = call(self.fd, pages[i:], offset + (i << PAGE_SHIFT))
+            if more <= done - (i << PAGE_SHIFT):
+                raise OSError(errno.EIO, "short transfer")
+            done = (i << PAGE_SHIFT) + more
+
+    def trim(self, budget: int = 64) -> bool:
+        """Punch holes where slots are free, at most `budget` runs; whether there is more to do."""
+        if not self.untrimmed or not self._can_punch:
+            return False
+        top = len(self.sums)
+        for start, length in self._arena.runs(self._trim_at):
+            if start >= top:
+                break
+            if not budget:
+                return True
+            self._punch(start, min(length, top - start))
+            self._trim_at = start + 1
+            budget -= 1
+        self._trim_at = 0
+        self.untrimmed = 0
+        return False
+
+    def _punch(self, slot: int, n: int) -> None:
+        mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+        if _fallocate(self.fd, mode, slot << PAGE_SHIFT, n << PAGE_SHIFT) != 0:
+            self._can_punch = False
+            log.info("swap %s: no hole punching: %s", self.path, os.strerror(ctypes.get_errno()))
+
+    def close(self) -> None:
+        """Close the file; an unlinked one is gone."""
+        os.close(self.fd)
+
+    def check(self, held: set[int] | None = None) -> None:
+        """Raise Inconsistent where S1-S3 do not hold; held is the set of slots that pages name."""
+        self._arena.check()
+        demand(not self._arena.is_free(0), "S1", "slot 0 is free")
+        total = self._arena.nfree + self.nheld + self.nbad
+        demand(total == self.nslots, "S2", f"{self.nslots} slots, {total} accounted for")
+        if held is None:
+            return
+        demand(len(held) == self.nheld, "S2", f"{self.nheld} held, pages name {len(held)}")
+        for slot in held:
+            demand(not self._arena.is_free(slot), "S2", f"slot {slot} is held and free")
+
+    def verify(self, slot: int, vpn: int) -> bool:
+        """Whether a held slot answers with its page (S3); reads it without changing anything."""
+        page = memoryview(_scratch)
+        try:
+            self.read_cluster(slot, [page], [vpn])
+        except SwapIOError:
+            return False
+        return True
+
+
+# Page aligned, as O_DIRECT demands.
+_scratch = mmap.mmap(-1, PAGE_SIZE)

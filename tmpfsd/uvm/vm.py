@@ -1,0 +1,307 @@
+"""uvm/vm.py: the machine: page table, read(va), write(va), fault(), breathe().
+
+A va is a byte address in one dense space; its page number indexes flat arrays: frame_of
+(the frame, or when the page last left), slot_of (its place in the swap file), flags (who owns it,
+whether it is wired).  Nine bytes a page, and four for the checksum of a slot: all that the Python
+heap holds for a page.
+
+read() and write() return an offset into the arena.  It stays valid until the next breathe(), and
+between two breaths nothing is evicted: a fault takes a frame from the reserve.
+
+Picture     --alloc_page--> RESIDENT, dirty, no slot --clean--> RESIDENT, clean, slot
+                                                     <-write--        |  ^
+            RESIDENT, dirty, slot <--write--                     drop |  | fault
+                                                                      v  |
+                                                                     OUT, slot        (free_page from any)
+
+Invariants
+    V1  A page that has an owner is resident or out; one that has none is neither and has no slot.
+    V2  A resident page and its frame name each other.
+    V3  A page without a slot is resident and dirty.
+    V4  npages, nslotless, nwired, pages_of and resident_of count what the arrays say.
+    V5  A slot belongs to one page.
+    V6  At most nframes - reserve pages have no slot, unless the swap device failed: so the reserve can
+        always be filled again, and no page-in ever waits for swap space.
+
+Breathing   breathe() is the only place where offsets go stale.
+"""
+
+import os
+from array import array
+from typing import Iterable
+
+from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError, demand
+from tmpfsd.uvm.pagedaemon import ACTIVE, INACTIVE, PageDaemon
+from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.physmem import ZERO_PAGE, PhysMem
+from tmpfsd.uvm.swap import Swap
+from tmpfsd.uvm.vmmap import VmMap
+
+RESERVE = 64                # frames an operation may take between two breaths: faults and new pages together
+READAHEAD = 8               # pages read at once where they were written together and are read in order
+NO_FRAME = -1               # frame_of: the page has no owner; -2 and below: it is out, and since when
+WIRED = 0x80                # flags; the rest is the owner
+MAX_OWNERS = 128
+UNLIMITED = 1 << 62
+
+
+class Vm:
+    """One machine: `ram_bytes` of frames, a page table, a page daemon and perhaps a swap file."""
+
+    __slots__ = ("phys", "swap", "kernel_map", "daemon", "reserve", "limit", "frame_of", "slot_of", "flags",
+                 "npages", "nslotless", "nwired", "pages_of", "resident_of", "faults", "pageins", "read_errors",
+                 "thrash", "check_level", "_referenced", "_dirty", "_free")
+
+    def __init__(self, ram_bytes: int, swap: Swap | None = None, limit: int = UNLIMITED, reserve: int = RESERVE) -> None:
+        self.phys = PhysMem(ram_bytes)
+        assert self.phys.nframes > reserve, "no frame beside the reserve"
+        self.swap = swap
+        self.kernel_map = VmMap("kernel_map")
+        self.reserve = reserve
+        self.limit = limit                  # pages that may exist, resident or out
+        self.frame_of = array("i")
+        self.slot_of = array("I")
+        self.flags = bytearray()
+        self.npages = self.nslotless = self.nwired = 0
+        self.pages_of = [0] * MAX_OWNERS
+        self.resident_of = [0] * 2 * MAX_OWNERS
+        self.faults = self.pageins = self.read_errors = 0
+        self.thrash = os.environ.get("TMPFSD_THRASH") == "1"
+        self.check_level = int(os.environ.get("TMPFSD_CHECK", "0"))
+        self._referenced, self._dirty = self.phys.referenced, self.phys.dirty
+        self._free = self.phys.free_frames
+        self.daemon = PageDaemon(self)
+        self._grow(1023)
+
+    # --- the hot path ---
+
+    def read(self, va: int) -> int:
+        """The arena offset of va, to read there.  => Faults.  => SwapIOError."""
+        pfn = self.frame_of[va >> PAGE_SHIFT]
+        if pfn < 0:
+            pfn = self.fault(va >> PAGE_SHIFT)
+        self._referenced[pfn] = 1
+        return pfn << PAGE_SHIFT | va & PAGE_MASK
+
+    def write(self, va: int) -> int:
+        """The arena offset of va, to change what is there.  => Faults.  => SwapIOError."""
+        pfn = self.frame_of[va >> PAGE_SHIFT]
+        if pfn < 0:
+            pfn = self.fault(va >> PAGE_SHIFT)
+        self._referenced[pfn] = self._dirty[pfn] = 1
+        return pfn << PAGE_SHIFT | va & PAGE_MASK
+
+    def breathe(self) -> None:
+        """Let pages leave, so that the reserve is full.  => Every offset is stale afterwards."""
+        if len(self._free) < self.reserve:
+            self.daemon.reclaim()
+        if self.thrash:
+            self.daemon.evict_all()
+
+    # --- pages ---
+
+    def alloc_page(self, vpn: int, owner: int, wired: bool = False) -> None:
+        """Give page vpn a frame, zeroed.
+
+        => NoMemory within the limits of size, of ram and of swap.  Never evicts.
+        """
+        if self.npages >= self.limit:
+            raise NoMemory("size is used up")
+        if self.nslotless >= self.phys.nframes - self.reserve:
+            self._make_slotless_room()
+        if vpn >= len(self.flags):
+            self._grow(vpn)
+        assert self.frame_of[vpn] == NO_FRAME
+        try:
+            pfn = self.phys.alloc(vpn)
+        except IndexError:
+            raise NoMemory("no free frame: the swap device does not take pages") from None
+        at = pfn << PAGE_SHIFT
+        self.phys.arena[at:at + PAGE_SIZE] = ZERO_PAGE
+        self.frame_of[vpn] = pfn
+        self.flags[vpn] = owner | (WIRED if wired else 0)
+        self._dirty[pfn] = self._referenced[pfn] = 1
+        self.npages += 1
+        self.nslotless += 1
+        self.pages_of[owner] += 1
+        self.resident_of[self.flags[vpn]] += 1
+        if wired:
+            self.nwired += 1
+        else:
+            self.daemon.fresh[pfn] = 1
+            self.daemon.enter(pfn)
+
+    def free_page(self, vpn: int) -> None:
+        """Take page vpn's frame and slot back.  => Cannot fail; faults nothing in."""
+        self.free_pages(vpn, 1)
+
+    def free_pages(self, vpn: int, n: int) -> None:
+        """free_page() for n pages in a row."""
+        slots = self.slot_of[vpn:vpn + n]
+        for page in range(vpn, vpn + n):
+            self._free_one(page)
+        self.nslotless -= slots.count(0)
+        self.npages -= n
+        self.free_slots(slots)
+
+    def _free_one(self, vpn: int) -> None:
+        flags, pfn = self.flags[vpn], self.frame_of[vpn]
+        assert flags, "page freed twice"
+        self.pages_of[flags & ~WIRED] -= 1
+        if pfn >= 0:
+            self.resident_of[flags] -= 1
+            if flags & WIRED:
+                self.nwired -= 1
+            else:
+                self.daemon.remove(pfn)
+            if self.check_level:
+                self.phys.arena[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT] = b"\xdf" * PAGE_SIZE
+            self.phys.free(pfn)
+        self.frame_of[vpn] = NO_FRAME
+        self.slot_of[vpn] = self.flags[vpn] = 0
+
+    def free_slots(self, slots: Iterable[int]) -> None:
+        """Give back the slots that are not 0, those in a row together."""
+        first = count = 0
+        for slot in slots:
+            if count and slot == first + count:
+                count += 1
+                continue
+            if count:
+                self.swap.free(first, count)        # type: ignore[union-attr]  # a slot came from a swap
+            first, count = slot, int(slot != 0)
+        if count:
+            self.swap.free(first, count)            # type: ignore[union-attr]
+
+    def is_wired(self, vpn: int) -> bool:
+        """Whether page vpn may never leave."""
+        return bool(self.flags[vpn] & WIRED)
+
+    def is_resident(self, vpn: int) -> bool:
+        """Whether page vpn has a frame."""
+        return self.frame_of[vpn] >= 0
+
+    def _grow(self, vpn: int) -> None:
+        """Make the page table long enough for vpn, and an eighth longer, so that growing stays cheap."""
+        n = max(vpn + 1 - len(self.flags), 1024, len(self.flags) >> 3)
+        self.frame_of.frombytes(b"\xff" * 4 * n)
+        self.slot_of.frombytes(bytes(4 * n))
+        self.flags.extend(bytes(n))
+
+    def _make_slotless_room(self) -> None:
+        """Write pages out until another page without a slot is allowed (V6)."""
+        most = self.phys.nframes - self.reserve
+        if self.swap is not None:
+            self.daemon.give_slots(self.daemon.batch)
+        if self.nslotless >= most:
+            raise NoMemory("ram is full of pages that cannot leave" if self.nwired >= most // 2
+                           else "ram is full and no swap space is left")
+
+    # --- faults ---
+
+    def fault(self, vpn: int) -> int:
+        """Bring page vpn in; its frame.  => SwapIOError: it cannot be read; nothing has changed."""
+        self.faults += 1
+        mark = self.frame_of[vpn] if vpn < len(self.flags) else NO_FRAME
+        if mark == NO_FRAME or self.swap is None:
+            raise Inconsistent("V1", f"fault on page {vpn}, which does not exist")
+        run = self._readahead(vpn)
+        if len(self._free) < run:
+            raise SwapIOError(f"no frame for page {vpn}: the swap device does not take pages")
+        pfns = [self.phys.alloc(vpn + i) for i in range(run)]
+        got = 0
+        try:
+            got = self.swap.read_cluster(self.slot_of[vpn], [self.phys.frame(pfn) for pfn in pfns], range(vpn, vpn + run))
+        except SwapIOError:
+            self.read_errors += 1
+            raise
+        finally:
+            for pfn in pfns[got:]:
+                self.phys.free(pfn)
+        for i in range(got):
+            self._enter(vpn + i, pfns[i])
+        return pfns[0]
+
+    def _enter(self, vpn: int, pfn: int) -> None:
+        """A page is in a frame: the page table and the daemon learn of it."""
+        daemon = self.daemon
+        soon = daemon.came_back_soon(self.frame_of[vpn])
+        self.pageins += 1
+        self.frame_of[vpn] = pfn
+        self.resident_of[self.flags[vpn]] += 1
+        daemon.fresh[pfn] = not soon
+        daemon.enter(pfn, ACTIVE if soon else INACTIVE)
+
+    def _readahead(self, vpn: int) -> int:
+        """How many pages to read with vpn: more than one where the two before it are in, and it is out
+        together with those behind it, and frames beyond the reserve are free."""
+        frame_of, slot_of = self.frame_of, self.slot_of
+        most = min(READAHEAD, len(self._free) - self.reserve, len(frame_of) - vpn)
+        if vpn < 2 or frame_of[vpn - 1] < 0 or frame_of[vpn - 2] < 0:
+            return 1
+        slot, n = slot_of[vpn], 1
+        while n < most and slot_of[vpn + n] == slot + n and frame_of[vpn + n] < NO_FRAME:
+            n += 1
+        return n
+
+    # --- background ---
+
+    def idle(self) -> bool:
+        """One slice of work ahead of need: launder, punch holes; whether there is more to do."""
+        if self.swap is None:
+            return False
+        if len(self._free) < self.phys.nframes >> 2 and self.daemon.launder(64) > 0:
+            return True
+        return self.swap.trim()
+
+    def close(self) -> None:
+        """Give memory and swap back."""
+        self.phys.close()
+        if self.swap is not None:
+            self.swap.close()
+
+    # --- checks ---
+
+    def check(self, deep: bool = True) -> None:
+        """Raise Inconsistent where an invariant of memory does not hold; deep reads every slot."""
+        self.phys.check()
+        self.kernel_map.check()
+        self.daemon.check()
+        slots = [slot for slot in self.slot_of if slot]
+        demand(len(slots) == len(set(slots)), "V5", "two pages have one slot")
+        if self.swap is not None:
+            self.swap.check(set(slots))
+        for vpn in range(len(self.flags)):
+            self._check_page(vpn, deep)
+        self._check_counts()
+
+    def _check_page(self, vpn: int, deep: bool) -> None:
+        pfn, slot, flags = self.frame_of[vpn], self.slot_of[vpn], self.flags[vpn]
+        if not flags:
+            demand(pfn == NO_FRAME and not slot, "V1", f"page {vpn} has no owner, frame {pfn}, slot {slot}")
+            return
+        demand(pfn != NO_FRAME, "V1", f"page {vpn} is neither resident nor out")
+        if pfn >= 0:
+            demand(self.phys.owner[pfn] == vpn, "V2", f"page {vpn}, frame {pfn} of page {self.phys.owner[pfn]}")
+        demand(slot or (pfn >= 0 and self._dirty[pfn]), "V3", f"page {vpn} has no slot and is not dirty in a frame")
+        if deep and slot and (pfn < 0 or not self._dirty[pfn]):
+            assert self.swap is not None
+            demand(self.swap.verify(slot, vpn), "S3", f"slot {slot} does not answer with page {vpn}")
+
+    def _check_counts(self) -> None:
+        pages, resident = [0] * MAX_OWNERS, [0] * 2 * MAX_OWNERS
+        slotless = wired = 0
+        for vpn, flags in enumerate(self.flags):
+            if flags:
+                pages[flags & ~WIRED] += 1
+                resident[flags] += self.frame_of[vpn] >= 0
+                slotless += not self.slot_of[vpn]
+                wired += bool(flags & WIRED)
+        nresident = sum(resident)
+        demand(nresident == self.phys.nframes - len(self._free), "V2", f"{nresident} resident pages")
+        demand(pages == self.pages_of and resident == self.resident_of, "V4", "pages by owner")
+        demand((sum(pages), slotless, wired) == (self.npages, self.nslotless, self.nwired), "V4",
+               f"pages {sum(pages)}, slotless {slotless}, wired {wired};"
+               f" counted {self.npages}, {self.nslotless}, {self.nwired}")
+        failed = self.daemon.write_errors
+        demand(slotless <= self.phys.nframes - self.reserve or failed, "V6", f"{slotless} pages without a slot")
