@@ -1,0 +1,195 @@
+"""pool/pool.py: a pool of equal-size items (after pool(9)).
+
+An item is known by its index, which is dense and lowest first; va() tells where it is.  The free
+bitmaps are kept off the pages, in the wired arrays below (PR_NOTOUCH of subr_pool.c), so that get()
+and put() touch no page: taking an item from, or giving one back to, a page that is out faults
+nothing in.  A page that empties goes back to the backend at once.
+
+Picture     page i:  | item 0 | item 1 | ... | item n-1 | slack |     index = i * items_per_page + k
+            page     NONE --get--> PARTIAL --get--> FULL
+                          <-put--          <-put--
+
+Invariants
+    P1  nfree[i] is the number of 1 bits in page i's bitmap, and items_per_page where there is no page.
+    P2  The partial list holds just the pages with 0 < nfree < items_per_page, in order.
+    P3  The holes are just the i below len(pages) without a page, and the last one has a page.
+    P4  nitems counts the 0 bits of pages that exist.
+
+Limits      2^31 items.  For each page 4 bytes, one for nfree, and 8 for each 64 items of the bitmap.
+"""
+
+from array import array
+
+from sortedcontainers import SortedList
+
+from tmpfsd.pool.backends import Backend
+from tmpfsd.uvm.errors import Inconsistent, NoMemory, demand
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.vm import Vm
+
+POISON = b"\xdb"            # TMPFSD_CHECK: what freed items and never used ones hold
+
+
+class Pool:
+    """Items of item_size bytes, in pages from a backend.
+
+    A pool of 64-byte records that page out, without a file system around it:
+
+    >>> import struct
+    >>> from tmpfsd.uvm.swap import Swap, open_swap
+    >>> vm = Vm(1 << 20, Swap(open_swap("/var/tmp")[0], 1 << 16))
+    >>> from tmpfsd.pool import make_backend
+    >>> pool = Pool(vm, make_backend("pageable-submap", vm), "record", 1, 64)
+    >>> i = pool.get()
+    >>> struct.pack_into("<Q", vm.phys.arena, vm.write(pool.va(i)), 2006)
+    >>> vm.breathe()
+    >>> struct.unpack_from("<Q", vm.phys.arena, vm.read(pool.va(i)))
+    (2006,)
+    >>> pool.put(i)
+    >>> vm.close()
+    """
+
+    __slots__ = ("vm", "backend", "name", "owner", "item_size", "items_per_page", "max_items", "nitems", "npages",
+                 "pages", "_nfree", "_bitmap", "_words", "_empty_page", "_partial", "_holes")
+
+    def __init__(self, vm: Vm, backend: Backend, name: str, owner: int, item_size: int,
+                 max_items: int = 1 << 31) -> None:
+        self.vm = vm
+        self.backend = backend
+        self.name = name
+        self.owner = owner
+        self.item_size = item_size
+        self.items_per_page = PAGE_SIZE // item_size
+        self.max_items = max_items
+        self.nitems = self.npages = 0
+        self.pages = array("I")             # page number, 0 where there is none
+        self._nfree = array("H")
+        self._bitmap = array("Q")           # 1 is free
+        self._words = (self.items_per_page + 63) >> 6
+        ones = (1 << self.items_per_page) - 1
+        self._empty_page = array("Q", [ones >> (64 * k) & (1 << 64) - 1 for k in range(self._words)])
+        self._partial = SortedList()
+        self._holes = SortedList()
+
+    def va(self, i: int) -> int:
+        """Where item i is."""
+        page, k = divmod(i, self.items_per_page)
+        return (self.pages[page] << PAGE_SHIFT) + k * self.item_size
+
+    def get(self) -> int:
+        """The index of a free item, the lowest; its bytes may be anything.  => NoMemory; nothing has changed."""
+        page = self._partial[0] if self._partial else self._grow()
+        at = page * self._words
+        word = self._bitmap[at]
+        k = 0
+        while not word:
+            k += 64
+            at += 1
+            word = self._bitmap[at]
+        self._bitmap[at] = word & (word - 1)
+        left = self._nfree[page] = self._nfree[page] - 1
+        if not left:
+            del self._partial[0]
+        elif left == self.items_per_page - 1:
+            self._partial.add(page)
+        self.nitems += 1
+        return page * self.items_per_page + k + (word & -word).bit_length() - 1
+
+    def put(self, i: int) -> None:
+        """Give item i back.  => Cannot fail; faults nothing in."""
+        page, k = divmod(i, self.items_per_page)
+        at = page * self._words + (k >> 6)
+        bit = 1 << (k & 63)
+        if self._bitmap[at] & bit or not self.pages[page]:
+            raise Inconsistent("P4", f"item {i} of pool {self.name} put twice")
+        if self.vm.check_level:
+            self._poison(i)
+        self._bitmap[at] |= bit
+        left = self._nfree[page] = self._nfree[page] + 1
+        self.nitems -= 1
+        if left == self.items_per_page:
+            self._shrink(page)
+        elif left == 1:
+            self._partial.add(page)
+
+    def is_held(self, i: int) -> bool:
+        """Whether item i is handed out."""
+        page, k = divmod(i, self.items_per_page)
+        if i < 0 or page >= len(self.pages) or not self.pages[page]:
+            return False
+        return not self._bitmap[page * self._words + (k >> 6)] >> (k & 63) & 1
+
+    def held(self):
+        """The indexes of all items handed out, in order."""
+        for page, vpn in enumerate(self.pages):
+            if vpn:
+                for i in range(page * self.items_per_page, (page + 1) * self.items_per_page):
+                    if self.is_held(i):
+                        yield i
+
+    def _grow(self) -> int:
+        """A page for the lowest place that has none."""
+        page = self._holes[0] if self._holes else len(self.pages)
+        if (page + 1) * self.items_per_page > self.max_items:
+            raise NoMemory(f"pool {self.name} has all the items it can number")
+        vpn = self.backend.alloc_page(self.owner)
+        if self._holes:
+            del self._holes[0]
+            self.pages[page] = vpn
+        else:
+            self.pages.append(vpn)
+            self._nfree.append(self.items_per_page)
+            self._bitmap.extend(self._empty_page)
+        self.npages += 1
+        if self.items_per_page == 1:
+            self._partial.add(page)         # get() takes it off again: it is full at once
+        return page
+
+    def _shrink(self, page: int) -> None:
+        """An empty page goes back; places at the end that have none are forgotten."""
+        if self.items_per_page > 1:
+            self._partial.remove(page)
+        self.backend.free_page(self.pages[page], self.owner)
+        self.npages -= 1
+        self.pages[page] = 0
+        self._holes.add(page)
+        while self.pages and not self.pages[-1]:
+            self._holes.pop()
+            self.pages.pop()
+            self._nfree.pop()
+            del self._bitmap[-self._words:]
+
+    def _poison(self, i: int) -> None:
+        """Make whoever still reads a freed item notice; a page that is out is left alone."""
+        va = self.va(i)
+        if self.vm.is_resident(va >> PAGE_SHIFT):
+            at = self.vm.write(va)
+            self.vm.phys.arena[at:at + self.item_size] = POISON * self.item_size
+
+    def stats(self) -> dict[str, int | str]:
+        """An element of `pools` of the status."""
+        resident = self.vm.resident_of[self.owner] + self.vm.resident_of[self.owner | 0x80]
+        return {"name": self.name, "item_size": self.item_size, "items": self.nitems, "pages": self.npages,
+                "resident_pages": resident, "swapped_pages": self.npages - resident}
+
+    def check(self) -> None:
+        """Raise Inconsistent where P1-P4 do not hold."""
+        partial, holes, held = [], [], 0
+        for page, vpn in enumerate(self.pages):
+            words = self._bitmap[page * self._words:(page + 1) * self._words]
+            ones = sum(word.bit_count() for word in words)
+            demand(self._nfree[page] == ones, "P1", f"{self.name}: page {page} has {ones} free, says {self._nfree[page]}")
+            if vpn:
+                held += self.items_per_page - ones
+                demand(ones < self.items_per_page, "P1", f"{self.name}: page {page} is empty")
+                demand(self.vm.flags[vpn] & 0x7F == self.owner, "P1", f"{self.name}: page {page} is another's")
+            else:
+                holes.append(page)
+                demand(ones == self.items_per_page, "P1", f"{self.name}: place {page} has items and no page")
+            if 0 < ones < self.items_per_page:
+                partial.append(page)
+        demand(partial == list(self._partial), "P2", f"{self.name}: partial pages")
+        demand(holes == list(self._holes) and (not self.pages or self.pages[-1]), "P3", f"{self.name}: holes")
+        demand(held == self.nitems, "P4", f"{self.name}: {held} items, counted {self.nitems}")
+        npages = len(self.pages) - len(holes)
+        demand(npages == self.npages == self.vm.pages_of[self.owner], "P4", f"{self.name}: {npages} pages")

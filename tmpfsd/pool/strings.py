@@ -1,0 +1,66 @@
+"""pool/strings.py: items of any size up to a page: one pool for each size class.
+
+For what has no size of its own: long names, symlink targets, small files, attributes, and the
+nodes of the B+trees, which grow through the classes.  An item is known by a handle, 31 bits wide so
+that a holder has a bit left to itself: the class above, the index in its pool below.
+
+Picture     handle = class << 27 | index        0 is no item: classes count from 1
+
+Limits      2^27 items of a class.
+"""
+
+from bisect import bisect_left
+
+from tmpfsd.pool.backends import Backend
+from tmpfsd.pool.pool import Pool
+from tmpfsd.uvm.param import PAGE_SIZE
+from tmpfsd.uvm.vm import Vm
+
+CLASSES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1360, 2048, PAGE_SIZE)
+INDEX_BITS = 27
+INDEX_MASK = (1 << INDEX_BITS) - 1
+MAX_SIZE = CLASSES[-1]
+
+
+class Strings:
+    """The pools of the classes, with the owners from first_owner on."""
+
+    __slots__ = ("vm", "pools")
+
+    def __init__(self, vm: Vm, backend: Backend, first_owner: int) -> None:
+        self.vm = vm
+        self.pools = [Pool(vm, backend, f"string-{size}", first_owner + i, size, 1 << INDEX_BITS)
+                      for i, size in enumerate(CLASSES)]
+
+    def get(self, nbytes: int) -> int:
+        """The handle of an item of at least nbytes; its bytes may be anything.  => NoMemory."""
+        i = bisect_left(CLASSES, nbytes)
+        return (i + 1) << INDEX_BITS | self.pools[i].get()
+
+    def put(self, handle: int) -> None:
+        """Give an item back.  => Cannot fail; faults nothing in."""
+        self.pools[(handle >> INDEX_BITS) - 1].put(handle & INDEX_MASK)
+
+    def va(self, handle: int) -> int:
+        """Where an item is."""
+        return self.pools[(handle >> INDEX_BITS) - 1].va(handle & INDEX_MASK)
+
+    def size(self, handle: int) -> int:
+        """How many bytes an item has room for."""
+        return CLASSES[(handle >> INDEX_BITS) - 1]
+
+    def is_held(self, handle: int) -> bool:
+        """Whether handle names an item that is handed out."""
+        i = (handle >> INDEX_BITS) - 1
+        return 0 <= i < len(self.pools) and self.pools[i].is_held(handle & INDEX_MASK)
+
+    def handles(self):
+        """All handles handed out."""
+        for i, pool in enumerate(self.pools):
+            for index in pool.held():
+                yield (i + 1) << INDEX_BITS | index
+
+    def check(self) -> None:
+        """Check every class."""
+        for pool in self.pools:
+            pool.check()

@@ -1,0 +1,74 @@
+"""pool/table.py: a small word for each item of a pool, in dense pages of its own.
+
+What must be reached without paging the item in stands here: a thousand words a page, where the
+items themselves are two dozen a page.  A page of words exists while a pool item in its range does.
+
+Invariants
+    T1  uses[i] is the number of words entered in page i; a page exists exactly where it is not 0.
+"""
+
+from array import array
+
+from tmpfsd.pool.backends import Backend
+from tmpfsd.uvm.errors import demand
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.vm import Vm
+
+WORD = 4
+WORDS_PER_PAGE = PAGE_SIZE // WORD
+
+
+class Table:
+    """32-bit words by index."""
+
+    __slots__ = ("vm", "backend", "name", "owner", "pages", "npages", "_uses")
+
+    def __init__(self, vm: Vm, backend: Backend, name: str, owner: int) -> None:
+        self.vm = vm
+        self.backend = backend
+        self.name = name
+        self.owner = owner
+        self.npages = 0
+        self.pages = array("I")
+        self._uses = array("H")
+
+    def enter(self, i: int) -> None:
+        """Make word i exist.  Its bits are what they were when it was last removed, or 0.  => NoMemory."""
+        page = i // WORDS_PER_PAGE
+        while page >= len(self.pages):
+            self.pages.append(0)
+            self._uses.append(0)
+        if not self._uses[page]:
+            self.pages[page] = self.backend.alloc_page(self.owner)
+            self.npages += 1
+        self._uses[page] += 1
+
+    def remove(self, i: int) -> None:
+        """Word i need not exist any more.  => Cannot fail; faults nothing in."""
+        page = i // WORDS_PER_PAGE
+        self._uses[page] -= 1
+        if not self._uses[page]:
+            self.backend.free_page(self.pages[page], self.owner)
+            self.pages[page] = 0
+            self.npages -= 1
+            while self.pages and not self.pages[-1]:
+                self.pages.pop()
+                self._uses.pop()
+
+    def va(self, i: int) -> int:
+        """Where word i is."""
+        return (self.pages[i // WORDS_PER_PAGE] << PAGE_SHIFT) + i % WORDS_PER_PAGE * WORD
+
+    def stats(self) -> dict[str, int | str]:
+        """An element of `pools` of the status."""
+        resident = self.vm.resident_of[self.owner] + self.vm.resident_of[self.owner | 0x80]
+        return {"name": self.name, "item_size": WORD, "items": sum(self._uses), "pages": self.npages,
+                "resident_pages": resident, "swapped_pages": self.npages - resident}
+
+    def check(self) -> None:
+        """Raise Inconsistent where T1 does not hold."""
+        npages = 0
+        for page, vpn in enumerate(self.pages):
+            demand(bool(vpn) == bool(self._uses[page]), "T1", f"{self.name}: page {page}, {self._uses[page]} uses")
+            npages += bool(vpn)
+        demand(npages == self.npages == self.vm.pages_of[self.owner], "T1", f"{self.name}: {npages} pages")
