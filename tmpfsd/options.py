@@ -1,0 +1,389 @@
+"""options.py: mount options, from text to one typed Config.
+
+The only place where an option is named, parsed, given its default or refused.  The command line calls
+parse(); the tests build Config(...) directly, where every field has the default that the mount would have.
+Nothing is opened or looked at here but the machine's memory size, the caller's ids and /proc/self/mountinfo
+for the default swap directory, and parse() takes each of them as an argument too; whether a path can be
+used is cli/preflight.py's business.
+
+Limits      Sizes are whole numbers with k, m, g, t or %: no fractions, as in the kernel's tmpfs.
+            A comma inside a value is written \\, and a backslash \\\\ (as libfuse does).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+PAGE_SIZE = 4096
+MIN_RAM = 1 << 20
+MIN_SIZE = 64 << 10
+MAX_SIZE = 16 << 40         # a page table of 16 bytes a page is wired: 64 GiB of it at this size
+MAX_SPIN = 100_000
+MAX_WINDOWS = 65_536
+MAX_ID = (1 << 32) - 2      # -1 means "leave it" to chown(2)
+DEFAULT_RAM = 128 << 20
+AS_SIZE = -1                # swap_size_bytes: as large as size_bytes
+
+BACKENDS = ("wired", "pageable-flag", "pageable-submap", "aobj", "pageable-object")
+AVAILABLE_BACKENDS = ("wired", "pageable-submap")
+SWAP_CANDIDATES = ("/var/tmp", "/tmp")
+MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs", "devtmpfs", "fuse.tmpfsd"))
+
+
+class OptionError(ValueError):
+    """A mount option that is wrong; the text names it and says what is allowed."""
+
+
+def physical_memory() -> int:
+    """Return the machine's memory in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def unescape_mount(text: str) -> str:
+    """Undo the octal escapes (space, tab, newline, backslash) of a path in mountinfo."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def filesystem_of(path: str, mountinfo: Iterable[str]) -> str:
+    """Return the type of the file system that holds path, by the longest mount point above it."""
+    best, kind = -1, ""
+    for line in mountinfo:
+        fields = line.split()
+        point = unescape_mount(fields[4])
+        inside = point == "/" or path == point or path.startswith(point + "/")
+        if inside and len(point) >= best:           # of two at one place the later covers the earlier
+            best, kind = len(point), fields[fields.index("-", 6) + 1]
+    return kind
+
+
+def default_swap() -> str | None:
+    """Return the first directory for swap that does not itself live in memory, or None."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        mounts = file.readlines()
+    for path in SWAP_CANDIDATES:
+        real = os.path.realpath(path)
+        if os.path.isdir(real) and filesystem_of(real, mounts) not in MEMORY_FILESYSTEMS:
+            return real
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What one mount is to be.  swap is a directory, a file or a block device; None is no swap at all."""
+
+    size_bytes: int = field(default_factory=lambda: round_up(physical_memory() // 2))
+    nr_inodes: int = 0                      # 0: no limit of its own
+    mode: int = 0o1777
+    uid: int = field(default_factory=os.getuid)
+    gid: int = field(default_factory=os.getgid)
+    ram_bytes: int = DEFAULT_RAM
+    swap: str | None = field(default_factory=default_swap)
+    swap_size_bytes: int = AS_SIZE
+    swap_io: str = "buffered"
+    backend: str = "pageable-submap"
+    submap: str | int = "auto"
+    submap_sharing: str = "shared"
+    windows: int = 64
+    spin: str | int = "auto"
+    acl: bool = False
+    xattr: bool = True
+    writeback: bool = False
+    readonly: bool = False
+    noatime: bool = False
+    fsname: str = "tmpfsd"
+    generic: tuple[str, ...] = ()           # flags for the kernel's mount, as libfuse spells them
+    given: frozenset[str] = frozenset()     # the names of the options that the user wrote
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.swap_size_bytes == AS_SIZE:
+            object.__setattr__(self, "swap_size_bytes", self.size_bytes)
+
+
+class Option(NamedTuple):
+    """How one option with a value is read: the fields of Config it sets, its parser, and what is allowed."""
+
+    field: str
+    parse: Callable[[str, int], Any]
+    allowed: str
+
+
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+SIZE = re.compile(r"([0-9]{1,20})([kmgt%]?)", re.IGNORECASE | re.ASCII)
+SIZES = "a whole number of bytes with k, m, g, t, or % of physical memory"
+
+
+def round_up(nbytes: int) -> int:
+    """Round to whole pages, upwards."""
+    return -(-nbytes // PAGE_SIZE) * PAGE_SIZE
+
+
+def parse_size(text: str, physical: int) -> int:
+    """Read a size; ValueError when it is none."""
+    match = SIZE.fullmatch(text)
+    if not match:
+        raise ValueError(f"negative, but must be {SIZES}" if text.startswith("-") else f"not {SIZES}")
+    number, unit = int(match[1]), match[2].lower()
+    return number * physical // 100 if unit == "%" else number * UNITS[unit]
+
+
+def parse_space(text: str, physical: int) -> int:
+    """Read the size of the file system or of swap, in whole pages."""
+    nbytes = parse_size(text, physical)
+    if nbytes > MAX_SIZE:
+        raise ValueError("too large: at most 16t")
+    return round_up(nbytes)
+
+
+def parse_total(text: str, physical: int) -> int:
+    """Read size=, where the kernel's 0 (no limit) has no meaning."""
+    nbytes = parse_space(text, physical)
+    if nbytes == 0:
+        raise ValueError("must be above zero (there is no unlimited size here)")
+    if nbytes < MIN_SIZE:
+        raise ValueError("too small: at least 64k")
+    return nbytes
+
+
+def parse_ram(text: str, physical: int) -> int:
+    """Read ram=; rounded down, for it is a promise not to use more."""
+    nbytes = parse_size(text, physical)
+    if nbytes < MIN_RAM:
+        raise ValueError("too small: at least 1m")
+    if nbytes > physical:
+        raise ValueError(f"more than the physical memory of this machine ({physical >> 20}m)")
+    return nbytes // PAGE_SIZE * PAGE_SIZE
+
+
+def parse_submap(text: str, physical: int) -> str | int:
+    """Read submap=."""
+    if text == "auto":
+        return text
+    nbytes = parse_space(text, physical)
+    if nbytes < MIN_SIZE:
+        raise ValueError("too small: auto, or a size of at least 64k")
+    return nbytes
+
+
+def number(least: int, most: int, *words: str) -> Callable[[str, int], str | int]:
+    """Make a parser of a plain number in a range, or one of the words."""
+    def parser(text: str, _physical: int) -> str | int:
+        if text in words:
+            return text
+        if not re.fullmatch(r"[0-9]{1,12}", text, re.ASCII) or not least <= int(text) <= most:
+            raise ValueError("must be " + " or ".join((*words, f"a number from {least} to {most}")))
+        return int(text)
+    return parser
+
+
+def parse_inodes(text: str, _physical: int) -> int:
+    """Read nr_inodes=; k, m and g as the kernel's tmpfs takes them."""
+    match = re.fullmatch(r"([0-9]{1,12})([kmg]?)", text, re.IGNORECASE | re.ASCII)
+    if not match:
+        raise ValueError("must be a whole number with k, m or g, or 0 for no limit of its own")
+    return int(match[1]) * UNITS[match[2].lower()]
+
+
+def parse_mode(text: str, _physical: int) -> int:
+    """Read mode=, octal as chmod(1) takes it."""
+    if not re.fullmatch(r"[0-7]{1,5}", text, re.ASCII) or int(text, 8) > 0o7777:
+        raise ValueError("must be an octal mode from 0 to 7777")
+    return int(text, 8)
+
+
+def one_of(*words: str) -> Callable[[str, int], str]:
+    """Make a parser that takes exactly these words."""
+    def parser(text: str, _physical: int) -> str:
+        if text not in words:
+            raise ValueError("must be " + " or ".join(words))
+        return text
+    return parser
+
+
+def parse_backend(text: str, _physical: int) -> str:
+    """Read backend=; a name of the design that is not built yet is told from a wrong one."""
+    if text in AVAILABLE_BACKENDS:
+        return text
+    known = "not available yet" if text in BACKENDS else "no such backend"
+    raise ValueError(f"{known}: must be {' or '.join(AVAILABLE_BACKENDS)}")
+
+
+def parse_swap(text: str, _physical: int) -> str | None:
+    """Read swap=; whether the path can be used is seen later."""
+    return None if text == "none" else os.path.realpath(text)
+
+
+def parse_fsname(text: str, _physical: int) -> str:
+    """Read fsname=."""
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("must be plain printable ASCII")
+    return text
+
+
+VALUED: dict[str, Option] = {
+    "size": Option("size_bytes", parse_total, SIZES),
+    "nr_inodes": Option("nr_inodes", parse_inodes, "a number, 0 for no limit of its own"),
+    "mode": Option("mode", parse_mode, "an octal mode"),
+    "uid": Option("uid", number(0, MAX_ID), "a user id"),
+    "gid": Option("gid", number(0, MAX_ID), "a group id"),
+    "ram": Option("ram_bytes", parse_ram, SIZES + ", at least 1m"),
+    "swap": Option("swap", parse_swap, "a directory, a file, a block device, or none"),
+    "swap_size": Option("swap_size_bytes", parse_space, SIZES),
+    "swap_io": Option("swap_io", one_of("buffered", "direct"), "buffered or direct"),
+    "backend": Option("backend", parse_backend, " or ".join(AVAILABLE_BACKENDS)),
+    "submap": Option("submap", parse_submap, "auto or a size"),
+    "submap_sharing": Option("submap_sharing", one_of("shared", "per-pool"), "shared or per-pool"),
+    "windows": Option("windows", number(1, MAX_WINDOWS), "a number"),
+    "spin": Option("spin", number(0, MAX_SPIN, "auto"), "auto or microseconds"),
+    "fsname": Option("fsname", parse_fsname, "a name"),
+}
+
+# Flags that are ours: the field they set, and to what.
+FLAGS: dict[str, tuple[str, bool]] = {
+    "acl": ("acl", True), "noacl": ("acl", False), "xattr": ("xattr", True), "noxattr": ("xattr", False),
+    "writeback": ("writeback", True), "ro": ("readonly", True), "rw": ("readonly", False),
+    "noatime": ("noatime", True), "atime": ("noatime", False), "relatime": ("noatime", False),
+}
+
+# Flags that are the kernel's; libfuse hands them to mount(2).
+GENERIC = frozenset((
+    "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "noatime", "nodiratime",
+    "sync", "async", "dirsync", "allow_other", "default_permissions",
+))
+
+# What mount(8), fstab and mount.fuse write for themselves.
+IGNORED = frozenset((
+    "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
+    "diratime",
+))
+IGNORED_VALUED = ("x-", "comment=", "user=", "helper=", "uhelper=")
+
+OPPOSITES = (
+    ("ro", "rw"), ("suid", "nosuid"), ("dev", "nodev"), ("exec", "noexec"), ("sync", "async"),
+    ("acl", "noacl"), ("xattr", "noxattr"), ("noatime", "atime"), ("noatime", "relatime"), ("nodiratime", "diratime"),
+    ("noxattr", "acl"),         # ACLs are kept in xattrs
+)
+
+REFUSED = {
+    "huge": "there are no huge pages here, pages are paged one by one",
+    "mpol": "memory is one arena of this process; run tmpfsd under numactl instead",
+    "nr_blocks": "give size= instead",
+    "noswap": "give swap=none instead",
+    "inode32": "inode numbers are always 64 bits",
+    "inode64": "inode numbers are always 64 bits; leave it out",
+    "usrquota": "there are no quotas here", "grpquota": "there are no quotas here",
+    "quota": "there are no quotas here",
+    "casefold": "names are bytes here", "strict_encoding": "names are bytes here",
+    "subtype": "it is always tmpfsd", "allow_root": "give allow_other instead",
+}
+
+
+def split(options: str | Iterable[str]) -> list[str]:
+    """Split option strings at commas that no backslash escapes."""
+    texts = [options] if isinstance(options, str) else list(options)
+    words = [word for text in texts for word in re.findall(r"(?:[^,\\]|\\.|\\$)+", text, re.DOTALL)]
+    return [re.sub(r"\\(.)", r"\1", word, flags=re.DOTALL) for word in words]
+
+
+def quote(text: str) -> str:
+    """Write text so that libfuse reads it as one value."""
+    return re.sub(r"([\\,])", r"\\\1", text)
+
+
+def parse(options: str | Iterable[str] = "", *, physical: int | None = None,
+          swap: Callable[[], str | None] = default_swap) -> Config:
+    """Read mount options into a Config.
+
+    => physical is the machine's memory in bytes, swap finds the default place of the swap file.
+    => raises OptionError, whose text starts with the option as it was written.
+    """
+    physical = physical or physical_memory()
+    values: dict[str, Any] = {}
+    given: list[str] = []
+    for word in split(options):
+        name, equals, text = word.partition("=")
+        if name in IGNORED and not equals or word.startswith(IGNORED_VALUED):
+            continue
+        if name in VALUED:
+            read_value(values, given, word, physical)
+        else:
+            read_flag(values, word)
+        given.append(name)
+    refuse_opposites(given)
+    values.setdefault("size_bytes", round_up(physical // 2))
+    values.setdefault("ram_bytes", min(DEFAULT_RAM, physical // PAGE_SIZE * PAGE_SIZE))
+    if "swap" not in values:
+        values["swap"] = swap()
+    values["generic"] = tuple(dict.fromkeys(name for name in given if name in GENERIC))
+    values["given"] = frozenset(given)
+    return agree(values)
+
+
+def read_value(values: dict[str, Any], given: list[str], word: str, physical: int) -> None:
+    """Take one option that must have a value."""
+    name, _, text = word.partition("=")
+    option = VALUED[name]
+    if not text:
+        raise OptionError(f"{word}: needs a value: {option.allowed}")
+    if name in given:
+        raise OptionError(f"{word}: {name} is given twice")
+    try:
+        values[option.field] = option.parse(text, physical)
+    except ValueError as error:
+        raise OptionError(f"{word}: {error}") from None
+
+
+def read_flag(values: dict[str, Any], word: str) -> None:
+    """Take one option that must not have a value."""
+    name, equals, _ = word.partition("=")
+    if name in REFUSED:
+        raise OptionError(f"{word}: has no meaning here: {REFUSED[name]}")
+    if name not in FLAGS and name not in GENERIC and name not in IGNORED:
+        raise OptionError(f"{word}: unknown option")
+    if equals:
+        raise OptionError(f"{word}: {name} takes no value")
+    if name in FLAGS:
+        key, value = FLAGS[name]
+        values[key] = value
+
+
+def refuse_opposites(given: list[str]) -> None:
+    """Refuse two options that say the contrary of each other."""
+    for one, other in OPPOSITES:
+        if one in given and other in given:
+            raise OptionError(f"{one}: contradicts {other}")
+
+
+def agree(values: dict[str, Any]) -> Config:
+    """Refuse options that do not go together; build the Config."""
+    config = Config(**values)
+    given, backend = config.given, config.backend
+    if "windows" in given and backend != "aobj":
+        raise OptionError(f"windows={config.windows}: is for backend=aobj, this is backend={backend}")
+    for name, value in (("submap", config.submap), ("submap_sharing", config.submap_sharing)):
+        if name in given and backend != "pageable-submap":
+            raise OptionError(f"{name}={value}: is for backend=pageable-submap, this is backend={backend}")
+    if isinstance(config.submap, int) and config.submap > config.size_bytes:
+        raise OptionError(f"submap={config.submap}: larger than size={config.size_bytes}")
+    if config.swap_size_bytes == 0 and config.swap is not None:
+        if backend != "wired":
+            raise OptionError(f"swap_size=0: backend={backend} pages out; give a size, or swap=none")
+        values["swap"] = None
+    return Config(**values, warnings=agree_on_swap(Config(**values)))
+
+
+def agree_on_swap(config: Config) -> tuple[str, ...]:
+    """Refuse swap options without swap; return what to warn of."""
+    if config.swap is not None:
+        return ()
+    for name, value in (("swap_size", config.swap_size_bytes), ("swap_io", config.swap_io)):
+        if name in config.given and value != 0:
+            raise OptionError(f"{name}={value}: there is no swap (swap=none)")
+    why = "swap=none" if "swap" in config.given else "no directory for swap outside memory (/var/tmp, /tmp)"
+    if config.swap_size_bytes == 0:
+        why = "swap_size=0"
+    return (f"{why}: nothing can be paged out, so ram={config.ram_bytes >> 20}m is all there is",)

@@ -1,0 +1,125 @@
+"""tmpfs/acl.py: POSIX ACLs where they meet the mode (acl(5); after fs/posix_acl.c).
+
+The kernel keeps and evaluates ACLs; what is left to the file system is that mode and ACL agree: setting an
+ACL sets the mode, chmod sets the ACL's entries, a new node inherits its directory's default ACL.
+
+Limits      The kernel applies the umask before it asks for a new file, also where a default ACL should make
+            it void: the binding cannot ask for the unmasked mode (FUSE_DONT_MASK).
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Callable
+
+from tmpfsd.tmpfs import layout, xattr
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.uvm.errors import VmError
+
+if TYPE_CHECKING:
+    from tmpfsd.tmpfs.mount import Mount
+
+ACCESS, DEFAULT = xattr.ACL_NAMES
+VERSION = 2
+USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+_HEAD, _ENTRY = Struct("<I"), Struct("<HHI")        # <linux/posix_acl_xattr.h>
+Acl = list[tuple[int, int, int]]                    # (tag, permissions, id)
+
+
+def parse(value: bytes) -> Acl:
+    """The entries of an ACL as the kernel encodes it.  => FsError EINVAL, EOPNOTSUPP (version)."""
+    if len(value) < _HEAD.size or (len(value) - _HEAD.size) % _ENTRY.size:
+        raise FsError(errno.EINVAL)
+    if _HEAD.unpack_from(value)[0] != VERSION:
+        raise FsError(errno.EOPNOTSUPP)
+    entries = list(_ENTRY.iter_unpack(value[_HEAD.size:]))
+    tags = [tag for tag, _perm, _id in entries]
+    named = USER in tags or GROUP in tags
+    if entries and (any(tags.count(tag) != 1 for tag in (USER_OBJ, GROUP_OBJ, OTHER)) or named > (MASK in tags)):
+        raise FsError(errno.EINVAL)
+    return entries
+
+
+def encode(entries: Acl) -> bytes:
+    """The kernel's encoding."""
+    return _HEAD.pack(VERSION) + b"".join(_ENTRY.pack(*entry) for entry in entries)
+
+
+def mode_of(entries: Acl, mode: int) -> int:
+    """The mode that goes with an ACL."""
+    perm = {tag: bits for tag, bits, _id in entries}
+    return mode & ~0o777 | perm[USER_OBJ] << 6 | perm.get(MASK, perm[GROUP_OBJ]) << 3 | perm[OTHER]
+
+
+def is_mode_only(entries: Acl) -> bool:
+    """Whether the mode says all that the ACL says."""
+    return len(entries) == 3
+
+
+def apply_mode(entries: Acl, mode: int) -> Acl:
+    """The ACL after chmod(mode)."""
+    group = MASK if any(tag == MASK for tag, _perm, _id in entries) else GROUP_OBJ
+    bits = {USER_OBJ: mode >> 6 & 7, group: mode >> 3 & 7, OTHER: mode & 7}
+    return [(tag, bits.get(tag, perm), who) for tag, perm, who in entries]
+
+
+def set_acl(mp: Mount, ino: int, name: bytes, value: bytes, cred: Any) -> None:
+    """Set an ACL, and the mode with an access ACL.  => FsError EACCES (a default ACL of a file), EINVAL.  => Breathes."""
+    entries = parse(value)
+    mode, _uid, gid = layout.tn_access(mp.arena, mp.mem.node(ino))
+    if name == DEFAULT:
+        if not stat.S_ISDIR(mode):
+            raise FsError(errno.EACCES)
+        _store(mp, ino, DEFAULT, entries)
+        return
+    _store(mp, ino, ACCESS, [] if is_mode_only(entries) else entries)
+    mp.breathe()
+    if entries:
+        layout.set_tn_mode(mp.arena, mp.mem.node_w(ino), mode_of(entries, mode))
+
+
+def _store(mp: Mount, ino: int, name: bytes, entries: Acl) -> None:
+    if entries:
+        xattr.set_value(mp, ino, name, encode(entries))
+    elif xattr.find(mp, ino, name) is not None:
+        xattr.remove(mp, ino, name)
+    mp.breathe()
+
+
+def _load(mp: Mount, ino: int, name: bytes) -> Acl:
+    found = xattr.find(mp, ino, name)
+    mp.breathe()
+    return parse(xattr.value_of(mp, found.handle)) if found is not None else []
+
+
+def chmod(mp: Mount, ino: int, mode: int) -> None:
+    """The access ACL, where there is one, follows the mode.  => Breathes."""
+    entries = _load(mp, ino, ACCESS)
+    if entries:
+        _store(mp, ino, ACCESS, apply_mode(entries, mode))
+
+
+def make_inheriting(mp: Mount, dino: int, mode: int, make: Callable[[int], int], unmake: Callable[[int], None]) -> int:
+    """Make a node by make(mode), with what it inherits from the default ACL of its directory, or unmake(ino).
+
+    => Breathes.
+    """
+    default = _load(mp, dino, DEFAULT) if not stat.S_ISLNK(mode) else []
+    if not default:
+        return make(mode)
+    # posix_acl_create_masq(): the mode takes from the ACL what it does not grant, and the other way round.
+    granted = mode_of(default, 0)
+    mode = mode & ~0o777 | mode & granted
+    ino = make(mode)
+    try:
+        access = apply_mode(default, mode)
+        if not is_mode_only(access):
+            _store(mp, ino, ACCESS, access)
+        if stat.S_ISDIR(mode):
+            _store(mp, ino, DEFAULT, default)
+    except VmError:
+        unmake(ino)
+        raise
+    return ino

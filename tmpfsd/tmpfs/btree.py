@@ -1,0 +1,418 @@
+"""tmpfs/btree.py: B+trees in pool items: 64-bit keys, values of 4 bytes (directories) or 8 (extents).
+
+The root and the height stand in the tree's owner, a tmpfs_node.  A tree without entries has no item;
+a small one is a single leaf, which grows and shrinks through the string classes; from a full page on,
+leaves split, and all nodes are pages.  Keys stand together, so that the search in a node is one bisect
+over the arena seen as 64-bit words.
+
+    an inner node's key i is not above any key of its child i; its key 0 is never looked at
+
+Invariants
+    B1  Keys ascend within a node, and lie between the separators above it.
+    B2  Every leaf is `height` levels below the root; count <= cap; only the root of height 0 has an
+        item smaller than a page; no node is empty.
+    B3  An inner root has at least two children.
+
+Breathing   Nothing here breathes: all offsets taken in a call belong to one breath.  A call touches at most
+            two nodes a level and makes one a level: with 340 entries a page, under 20 pages.
+"""
+
+from bisect import bisect_left, bisect_right
+from typing import NamedTuple
+
+from tmpfsd.tmpfs.layout import BT_HEAD, BT_KEY, bt_head, set_bt_head, set_tn_tree, tn_tree
+from tmpfsd.tmpfs.mem import Mem
+from tmpfsd.uvm.errors import NoMemory, SwapIOError, demand
+from tmpfsd.uvm.param import PAGE_SIZE
+
+LEAF_CLASSES = (64, 128, 256, 512, 1024, 2048, PAGE_SIZE)
+CHILD = 4                           # bytes of an inner node's value, a handle
+
+
+class Step(NamedTuple):
+    """A node on the way down: its handle, its offset, and which child was taken (or where the key goes)."""
+
+    handle: int
+    at: int
+    i: int
+
+
+def capacity(nbytes: int, value_size: int) -> int:
+    """Entries that a node of nbytes has room for."""
+    return (nbytes - BT_HEAD) // (BT_KEY + value_size)
+
+
+INNER_CAP = capacity(PAGE_SIZE, CHILD)
+
+
+class BTree:
+    """Operations on trees whose leaves have values of `value_size` bytes; `at` is the owner's offset."""
+
+    __slots__ = ("mem", "value_size", "_shift", "_values", "_caps")
+
+    def __init__(self, mem: Mem, value_size: int) -> None:
+        self.mem = mem
+        self.value_size = value_size
+        self._shift = {4: 2, 8: 3}[value_size]
+        self._values = mem.u32 if value_size == 4 else mem.u64
+        self._caps = [capacity(size, value_size) for size in LEAF_CLASSES]
+
+    # --- looking ---
+
+    def get(self, at: int, key: int) -> int | None:
+        """The value of key.  => SwapIOError."""
+        found = self.first_from(at, key)
+        return found[1] if found is not None and found[0] == key else None
+
+    def first_from(self, at: int, key: int) -> tuple[int, int] | None:
+        """The entry with the lowest key >= key.  => SwapIOError."""
+        path = self._path(at, key)
+        if not path:
+            return None
+        _handle, node, i = path[-1]
+        n = self.mem.u32[node >> 2] & 0xFFFF
+        if i < n:
+            return self._entry(node, i)
+        return self._entry_beyond(path)
+
+    def last_to(self, at: int, key: int) -> tuple[int, int] | None:
+        """The entry with the highest key <= key.  => SwapIOError."""
+        path = self._path(at, key)
+        if not path:
+            return None
+        _handle, node, i = path[-1]
+        n = self.mem.u32[node >> 2] & 0xFFFF
+        if i < n and self.mem.u64[(node + BT_HEAD >> 3) + i] == key:
+            return self._entry(node, i)
+        if i > 0:
+            return self._entry(node, i - 1)
+        return self._entry_before(path)
+
+    def batch_from(self, at: int, key: int) -> list[tuple[int, int]]:
+        """The entries with keys >= key that stand in one leaf, copied; empty only when there are none."""
+        path = self._path(at, key)
+        if not path:
+            return []
+        _handle, node, i = path[-1]
+        entries = self._entries(node, i)
+        if entries:
+            return entries
+        leaf = self._leaf_beyond(path)
+        return [] if leaf is None else self._entries(leaf, 0)
+
+    def _path(self, at: int, key: int) -> list[Step]:
+        """The nodes from root to leaf; in the leaf, i is where key is or would go.  Empty for an empty tree."""
+        mem = self.mem
+        u32, u64, arena = mem.u32, mem.u64, mem.arena
+        handle, level = tn_tree(arena, at)
+        path: list[Step] = []
+        if not handle:
+            return path
+        while True:
+            node = mem.read(mem.string_va(handle))
+            first = node + BT_HEAD >> 3
+            end = first + (u32[node >> 2] & 0xFFFF)
+            if not level:
+                path.append(Step(handle, node, bisect_left(u64, key, first, end) - first))
+                return path
+            i = bisect_right(u64, key, first + 1, end) - first - 1
+            path.append(Step(handle, node, i))
+            handle = self._child(node, i)
+            level -= 1
+
+    def _child(self, node: int, i: int) -> int:
+        return self.mem.u32[(node + BT_HEAD + BT_KEY * INNER_CAP >> 2) + i]
+
+    def _entry(self, node: int, i: int) -> tuple[int, int]:
+        cap = self.mem.u32[node >> 2] >> 16
+        return (self.mem.u64[(node + BT_HEAD >> 3) + i],
+                self._values[(node + BT_HEAD + BT_KEY * cap >> self._shift) + i])
+
+    def _entries(self, node: int, i: int) -> list[tuple[int, int]]:
+        word = self.mem.u32[node >> 2]
+        n, cap = word & 0xFFFF, word >> 16
+        keys, values = node + BT_HEAD >> 3, node + BT_HEAD + BT_KEY * cap >> self._shift
+        return list(zip(self.mem.u64[keys + i:keys + n], self._values[values + i:values + n]))
+
+    def _leaf_beyond(self, path: list[Step]) -> int | None:
+        """The offset of the leaf to the right of the path's."""
+        return self._leaf_beside(path, 1)
+
+    def _entry_beyond(self, path: list[Step]) -> tuple[int, int] | None:
+        leaf = self._leaf_beside(path, 1)
+        return None if leaf is None else self._entry(leaf, 0)
+
+    def _entry_before(self, path: list[Step]) -> tuple[int, int] | None:
+        leaf = self._leaf_beside(path, -1)
+        return None if leaf is None else self._entry(leaf, (self.mem.u32[leaf >> 2] & 0xFFFF) - 1)
+
+    def _leaf_beside(self, path: list[Step], step: int) -> int | None:
+        mem = self.mem
+        for level in range(len(path) - 2, -1, -1):
+            _handle, node, i = path[level]
+            if 0 <= i + step < mem.u32[node >> 2] & 0xFFFF:
+                node = mem.string(self._child(node, i + step))
+                for _ in range(len(path) - 2 - level):
+                    last = (mem.u32[node >> 2] & 0xFFFF) - 1
+                    node = mem.string(self._child(node, 0 if step > 0 else last))
+                return node
+        return None
+
+    # --- changing ---
+
+    def set(self, at: int, key: int, value: int) -> None:
+        """Change the value of a key that is there.  => SwapIOError; cannot fail once the key was looked up."""
+        _handle, node, i = self._path(at, key)[-1]
+        cap = self.mem.u32[node >> 2] >> 16
+        self.mem.vm.phys.dirty[node >> 12] = 1
+        self._values[(node + BT_HEAD + BT_KEY * cap >> self._shift) + i] = value
+
+    def rekey(self, at: int, key: int, new: int) -> None:
+        """Change a key that is there to one that keeps its place in the order.  => As set()."""
+        path = self._path(at, key)
+        _handle, node, i = path[-1]
+        self.mem.vm.phys.dirty[node >> 12] = 1
+        self.mem.u64[(node + BT_HEAD >> 3) + i] = new
+
+    def insert(self, at: int, key: int, value: int) -> None:
+        """Add a key that is not there; `at` must be writable.  => NoMemory, SwapIOError; nothing has changed."""
+        path = self._path(at, key)
+        if not path:
+            self._plant(at, key, value)
+            return
+        handle, node, i = path[-1]
+        word = self.mem.u32[node >> 2]
+        n, cap = word & 0xFFFF, word >> 16
+        if n < cap:
+            self._open(node, i, key, value, self._shift)
+        elif cap < self._caps[-1]:
+            _handle, node = self._resize(at, handle, node, LEAF_CLASSES[self._caps.index(cap) + 1])
+            self._open(node, i, key, value, self._shift)
+        else:
+            self._split(at, path, key, value)
+
+    def _plant(self, at: int, key: int, value: int) -> None:
+        """The first entry of a tree."""
+        mem = self.mem
+        handle = mem.new_string(LEAF_CLASSES[0])
+        node = mem.string_w(handle)
+        set_bt_head(mem.arena, node, 0, self._caps[0], 0)
+        self._open(node, 0, key, value, self._shift)
+        set_tn_tree(mem.arena, at, handle, 0)
+
+    def _resize(self, at: int, handle: int, node: int, nbytes: int) -> tuple[int, int]:
+        """Move the only leaf of a tree to an item of nbytes.  => NoMemory, SwapIOError; nothing has changed."""
+        mem = self.mem
+        arena, size = mem.arena, self.value_size
+        new = mem.new_string(nbytes)
+        to = mem.string_w(new)
+        n, cap, _level = bt_head(arena, node)
+        new_cap = capacity(nbytes, size)
+        set_bt_head(arena, to, n, new_cap, 0)
+        arena.move(to + BT_HEAD, node + BT_HEAD, BT_KEY * n)
+        arena.move(to + BT_HEAD + BT_KEY * new_cap, node + BT_HEAD + BT_KEY * cap, size * n)
+        set_tn_tree(arena, at, new, 0)
+        mem.strings.put(handle)
+        return new, to
+
+    def _open(self, node: int, i: int, key: int, value: int, shift: int) -> None:
+        """Put an entry at place i of a node that has room."""
+        mem = self.mem
+        arena, word = mem.arena, mem.u32[node >> 2]
+        n, cap = word & 0xFFFF, word >> 16
+        keys = node + BT_HEAD + BT_KEY * i
+        values = node + BT_HEAD + BT_KEY * cap + (i << shift)
+        if i < n:
+            arena.move(keys + BT_KEY, keys, BT_KEY * (n - i))
+            arena.move(values + (1 << shift), values, n - i << shift)
+        mem.u64[keys >> 3] = key
+        (mem.u32 if shift == 2 else mem.u64)[values >> shift] = value
+        mem.u32[node >> 2] = word + 1
+        mem.vm.phys.dirty[node >> 12] = 1
+
+    def _close(self, node: int, i: int, shift: int) -> int:
+        """Take entry i out of a node; how many are left."""
+        mem = self.mem
+        arena, word = mem.arena, mem.u32[node >> 2]
+        n, cap = word & 0xFFFF, word >> 16
+        keys = node + BT_HEAD + BT_KEY * i
+        values = node + BT_HEAD + BT_KEY * cap + (i << shift)
+        arena.move(keys, keys + BT_KEY, BT_KEY * (n - i - 1))
+        arena.move(values, values + (1 << shift), n - i - 1 << shift)
+        mem.u32[node >> 2] = word - 1
+        mem.vm.phys.dirty[node >> 12] = 1
+        return n - 1
+
+    def _split(self, at: int, path: list[Step], key: int, value: int) -> None:
+        """Insert into a full leaf: acquire a page for each node that splits, then split from the leaf up."""
+        mem = self.mem
+        full = 1
+        while full < len(path) and mem.u32[path[-1 - full].at >> 2] & 0xFFFF == INNER_CAP:
+            full += 1
+        taken: list[int] = []
+        try:
+            for _ in range(full + (full == len(path))):
+                taken.append(mem.new_string(PAGE_SIZE))
+        except (NoMemory, SwapIOError):
+            for handle in taken:
+                mem.strings.put(handle)
+            raise
+        for level, step in enumerate(reversed(path)):
+            shift = 2 if level else self._shift
+            i = step.i + 1 if level else step.i
+            if level == full:
+                self._open(step.at, i, key, value, shift)
+                return
+            right = taken.pop()
+            key, value = self._split_node(step.at, right, i, key, value, level, shift), right
+        self._raise_root(at, path[0], taken.pop(), key, value, len(path))
+
+    def _split_node(self, node: int, right: int, i: int, key: int, value: int, level: int, shift: int) -> int:
+        """Move the upper part of a full node to the new one and put the entry in; the new node's lowest key."""
+        mem = self.mem
+        arena = mem.arena
+        to = mem.string_w(right)
+        n, cap, _level = bt_head(arena, node)
+        # Appending (extents of a file that grows) leaves full nodes behind it.
+        keep = n if i == n else n >> 1
+        set_bt_head(arena, to, n - keep, cap, level)
+        arena.move(to + BT_HEAD, node + BT_HEAD + BT_KEY * keep, BT_KEY * (n - keep))
+        values = BT_HEAD + BT_KEY * cap
+        arena.move(to + values, node + values + (keep << shift), n - keep << shift)
+        set_bt_head(arena, node, keep, cap, level)
+        mem.vm.phys.dirty[node >> 12] = 1
+        if i < keep or (i == keep and keep < n):
+            self._open(node, i, key, value, shift)
+        else:
+            self._open(to, i - keep, key, value, shift)
+        return mem.u64[to + BT_HEAD >> 3]
+
+    def _raise_root(self, at: int, left: Step, root: int, key: int, right: int, height: int) -> None:
+        mem = self.mem
+        node = mem.string_w(root)
+        set_bt_head(mem.arena, node, 0, INNER_CAP, height)
+        self._open(node, 0, mem.u64[left.at + BT_HEAD >> 3], left.handle, 2)
+        self._open(node, 1, key, right, 2)
+        set_tn_tree(mem.arena, at, root, height)
+
+    def remove(self, at: int, key: int) -> None:
+        """Take a key out that is there; `at` must be writable.
+
+        => SwapIOError, nothing has changed; cannot fail when the key was looked up in this breath.  Never needs
+        memory: making nodes smaller or fewer is tried, and left where it cannot be had.
+        """
+        path = self._path(at, key)
+        shift = self._shift
+        for level in range(len(path) - 1, -1, -1):
+            handle, node, i = path[level]
+            left = self._close(node, i, shift)
+            if left:
+                break
+            self.mem.strings.put(handle)
+            shift = 2
+        else:
+            set_tn_tree(self.mem.arena, at, 0, 0)
+            return
+        if len(path) == 1:
+            self._shrink_leaf(at, handle, node, left)
+            return
+        if level:
+            self._merge(path[level - 1], node, left, shift)
+        self._lower_root(at)
+
+    def _shrink_leaf(self, at: int, handle: int, node: int, left: int) -> None:
+        """Move an only leaf that is a quarter full to the next smaller class, if there is memory for it."""
+        cap = self.mem.u32[node >> 2] >> 16
+        size = self._caps.index(cap)
+        if size and left <= cap >> 2:
+            try:
+                self._resize(at, handle, node, LEAF_CLASSES[size - 1])
+            except (NoMemory, SwapIOError):
+                pass
+
+    def _merge(self, parent: Step, node: int, left: int, shift: int) -> None:
+        """Move what is left of a sparse node to its neighbour, if that one can be read and has room."""
+        mem = self.mem
+        cap = mem.u32[node >> 2] >> 16
+        if left > cap >> 2:
+            return
+        first = parent.i - 1 if parent.i else 0
+        if first + 1 >= mem.u32[parent.at >> 2] & 0xFFFF:
+            return
+        try:
+            into, source = mem.string(self._child(parent.at, first)), mem.string(self._child(parent.at, first + 1))
+        except SwapIOError:
+            return
+        n, m = mem.u32[into >> 2] & 0xFFFF, mem.u32[source >> 2] & 0xFFFF
+        if n + m > cap * 3 >> 2:
+            return
+        arena, values = mem.arena, BT_HEAD + BT_KEY * cap
+        arena.move(into + BT_HEAD + BT_KEY * n, source + BT_HEAD, BT_KEY * m)
+        arena.move(into + values + (n << shift), source + values, m << shift)
+        if shift == 2 and bt_head(arena, into)[2]:
+            # An inner node's first key was never looked at where it stood; here it is a separator.
+            mem.u64[(into + BT_HEAD >> 3) + n] = mem.u64[(parent.at + BT_HEAD >> 3) + first + 1]
+        mem.u32[into >> 2] += m
+        mem.vm.phys.dirty[into >> 12] = 1
+        gone = self._child(parent.at, first + 1)
+        self._close(parent.at, first + 1, 2)
+        mem.strings.put(gone)
+
+    def _lower_root(self, at: int) -> None:
+        """An inner root with one child gives its place to it."""
+        mem = self.mem
+        root, height = tn_tree(mem.arena, at)
+        while height:
+            node = mem.read(mem.string_va(root))
+            if mem.u32[node >> 2] & 0xFFFF > 1:
+                break
+            child = self._child(node, 0)
+            mem.strings.put(root)
+            root, height = child, height - 1
+        set_tn_tree(mem.arena, at, root, height)
+
+    # --- checks ---
+
+    def walk(self, at: int):
+        """Every node as (handle, level, entries), breadth last; each node is looked up when it is reached."""
+        root, height = tn_tree(self.mem.arena, at)
+        if root:
+            yield from self._walk(root, height)
+
+    def _walk(self, handle: int, level: int):
+        mem = self.mem
+        mem.vm.breathe()
+        node = mem.string(handle)
+        n, cap, seen = bt_head(mem.arena, node)
+        size = CHILD if level else self.value_size
+        demand(seen == level, "B2", f"node {handle:#x} is at level {level}, says {seen}")
+        demand(0 < n <= cap == capacity(mem.strings.size(handle), size), "B2", f"node {handle:#x}: {n} of {cap}")
+        if level:
+            first = node + BT_HEAD >> 3
+            entries = [(mem.u64[first + i], self._child(node, i)) for i in range(n)]
+        else:
+            entries = self._entries(node, 0)
+        yield handle, level, entries
+        for _key, child in entries if level else ():
+            yield from self._walk(child, level - 1)
+
+    def check(self, at: int) -> int:
+        """Raise Inconsistent where B1-B3 do not hold; the number of entries.  => Breathes."""
+        root, height = tn_tree(self.mem.arena, at)
+        total, last = 0, -1
+        bounds: dict[int, tuple[int, int]] = {root: (-1, 1 << 64)}      # of the nodes on the way down only
+        for handle, level, entries in self.walk(at):
+            low, high = bounds.pop(handle)
+            keys = [key for key, _value in entries]
+            if level:
+                demand(handle != root or len(entries) > 1, "B3", "an inner root has one child")
+                keys = keys[1:]
+                edges = [low, *keys, high]
+                bounds.update((child, (edges[i], edges[i + 1])) for i, (_key, child) in enumerate(entries))
+            demand(all(a < b for a, b in zip(keys, keys[1:])), "B1", f"node {handle:#x}: keys do not ascend")
+            demand(not keys or (keys[0] >= low and keys[-1] < high), "B1", f"node {handle:#x} leaves its bounds")
+            if not level:
+                demand(keys[0] > last, "B1", f"leaf {handle:#x} overlaps the one before")
+                demand(handle == root or self.mem.strings.size(handle) == PAGE_SIZE, "B2", "a small leaf in a tall tree")
+                total, last = total + len(keys), keys[-1]
+        return total

@@ -1,0 +1,196 @@
+"""tmpfs/check.py: the whole-file-system check.
+
+Recomputes from the pages what every counter and bitmap says (after tx_check.go of bbolt: freed twice, used
+twice, reachable but free, neither reachable nor free), and demands the invariants of every room by number.  It
+repairs nothing.  It walks every node, so it takes a while on a large mount.
+
+Breathing   Breathes at every node and every node of a tree.
+
+Limits      Needs memory for what it counts: this is the one place where the Python heap grows with the files.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from tmpfsd.tmpfs import layout, xattr
+from tmpfsd.tmpfs.directory import COUNTER_BITS, DIR_SIZE, DIRENT_SIZE
+from tmpfsd.tmpfs.layout import (EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN, SPEC,
+                                 unpack_extent)
+from tmpfsd.tmpfs.mem import OWNER_DATA
+from tmpfsd.uvm.errors import demand
+from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from tmpfsd.tmpfs.mount import Mount
+
+ROOT_INO = 1
+
+
+class _Seen:
+    """What the walk has met."""
+
+    def __init__(self) -> None:
+        self.strings: set[int] = set()
+        self.pages: set[int] = set()
+        self.links: dict[int, int] = {}
+        self.inner_names: set[int] = set()
+        self.parents: dict[int, int] = {ROOT_INO: ROOT_INO}
+        self.subdirs: dict[int, int] = {}
+
+    def use_string(self, mp: Mount, handle: int, what: str) -> None:
+        """An item has one user, and is handed out."""
+        demand(handle not in self.strings, "P4", f"string {handle:#x} is used twice, last by {what}")
+        demand(mp.mem.strings.is_held(handle), "P4", f"string {handle:#x} is used by {what} and free")
+        self.strings.add(handle)
+
+
+def check(mp: Mount) -> None:
+    """Raise Inconsistent at the first invariant that does not hold."""
+    mp.vm.check()
+    mp.mem.check()
+    seen = _Seen()
+    for ino in _inodes(mp):
+        _check_node(mp, ino, seen)
+    for ino in _inodes(mp):
+        _check_links(mp, ino, seen)
+    _check_reachable(mp, seen)
+    _check_leaks(mp, seen)
+    mp.vm.check(deep=False)
+
+
+def _inodes(mp: Mount):
+    for i in mp.mem.nodes.held():
+        mp.breathe()
+        yield i + 1
+
+
+def _check_node(mp: Mount, ino: int, seen: _Seen) -> None:
+    arena = mp.arena
+    at = mp.mem.node(ino)
+    mode, kind, size = layout.tn_mode(arena, at), layout.tn_kind(arena, at), layout.tn_size(arena, at)
+    if stat.S_ISDIR(mode):
+        _check_directory(mp, ino, size, seen)
+    elif stat.S_ISREG(mode) and kind == KIND_TREE:
+        _check_extents(mp, ino, size, seen)
+    elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):
+        _check_packed(mp, ino, at, kind, size, seen)
+    else:
+        demand(size == 0, "R2", f"inode {ino}: a special file of {size} bytes")
+    for attribute in xattr.chain(mp, ino):
+        for item in xattr.items(mp, attribute.handle):
+            seen.use_string(mp, item, f"an attribute of inode {ino}")
+
+
+def _check_packed(mp: Mount, ino: int, at: int, kind: int, size: int, seen: _Seen) -> None:
+    demand(kind in (KIND_INLINE, KIND_STRING), "R2", f"inode {ino}: kind {kind}")
+    start, room = at + SPEC, INLINE_MAX
+    if kind == KIND_STRING:
+        handle = layout.tn_string(mp.arena, at)
+        seen.use_string(mp, handle, f"inode {ino}")
+        start, room = mp.mem.string(handle), mp.mem.strings.size(handle)
+    demand(size <= room, "R1", f"inode {ino}: {size} bytes packed in {room}")
+    if stat.S_ISREG(layout.tn_mode(mp.arena, at)):
+        demand(not any(mp.arena[start + size:start + room]), "R1", f"inode {ino}: bytes behind the end are not zero")
+
+
+def _check_extents(mp: Mount, ino: int, size: int, seen: _Seen) -> None:
+    npages, end = 0, 0
+    mp.extents.check(mp.mem.node(ino))
+    for handle, level, entries in mp.extents.walk(mp.mem.node(ino)):
+        seen.use_string(mp, handle, f"the extents of inode {ino}")
+        for first, value in () if level else entries:
+            vpn, count = unpack_extent(value)
+            demand(count > 0 and first >= end, "R2", f"inode {ino}: extent {first}+{count} after {end}")
+            npages, end = npages + count, first + count
+            for page in range(vpn, vpn + count):
+                demand(page not in seen.pages, "R3", f"page {page} is in two extents, last of inode {ino}")
+                demand(page < len(mp.vm.flags) and mp.vm.flags[page] == OWNER_DATA, "R3", f"page {page} is not data")
+                seen.pages.add(page)
+    mp.breathe()
+    demand(npages == layout.tn_pages(mp.arena, mp.mem.node(ino)), "R2", f"inode {ino}: {npages} pages")
+    demand(end <= size + PAGE_MASK >> PAGE_SHIFT, "R2", f"inode {ino}: pages to {end}, size {size}")
+    _check_tail(mp, ino, size)
+
+
+def _check_tail(mp: Mount, ino: int, size: int) -> None:
+    last = mp.extents.last_to(mp.mem.node(ino), size >> PAGE_SHIFT)
+    if size & PAGE_MASK and last is not None:
+        vpn, count = unpack_extent(last[1])
+        if last[0] + count > size >> PAGE_SHIFT:
+            at = mp.mem.data(vpn + (size >> PAGE_SHIFT) - last[0])
+            tail = mp.arena[at + (size & PAGE_MASK):at + PAGE_SIZE]
+            demand(not any(tail), "R1", f"inode {ino}: bytes behind the end are not zero")
+
+
+def _check_directory(mp: Mount, ino: int, size: int, seen: _Seen) -> None:
+    tree = mp.dirs.tree
+    nentries = tree.check(mp.mem.node(ino))
+    demand(size == DIR_SIZE + DIRENT_SIZE * nentries, "E1", f"directory {ino}: {nentries} entries, size {size}")
+    names: set[bytes] = set()
+    for handle, level, entries in tree.walk(mp.mem.node(ino)):
+        seen.use_string(mp, handle, f"directory {ino}")
+        for key, value in () if level else entries:
+            mp.breathe()
+            name = _check_entry(mp, ino, key, value, seen)
+            demand(name not in names, "E2", f"directory {ino}: name {name!r} twice")
+            names.add(name)
+
+
+def _check_entry(mp: Mount, dino: int, key: int, value: int, seen: _Seen) -> bytes:
+    if value & EXTERNAL:
+        seen.use_string(mp, value ^ EXTERNAL, f"a dirent of directory {dino}")
+    else:
+        demand(value not in seen.inner_names, "E3", f"the name in inode {value} is used twice")
+        seen.inner_names.add(value)
+        demand(mp.mem.nodes.is_held(value - 1), "E4", f"directory {dino} names inode {value}, which is free")
+    ino, name = mp.dirs.read_value(value)
+    demand(mp.mem.nodes.is_held(ino - 1), "E4", f"directory {dino} names inode {ino}, which is free")
+    demand(name and mp.dirs.hash(name) == key >> COUNTER_BITS, "E2", f"directory {dino}: {name!r} under key {key:#x}")
+    seen.links[ino] = seen.links.get(ino, 0) + 1
+    if stat.S_ISDIR(layout.tn_mode(mp.arena, mp.mem.node(ino))):
+        demand(ino not in seen.parents, "E4", f"directory {ino} has two names")
+        seen.parents[ino] = dino
+        seen.subdirs[dino] = seen.subdirs.get(dino, 0) + 1
+    return name
+
+
+def _check_links(mp: Mount, ino: int, seen: _Seen) -> None:
+    arena = mp.arena
+    at = mp.mem.node(ino)
+    links, is_dir = layout.tn_links(arena, at), stat.S_ISDIR(layout.tn_mode(arena, at))
+    names = seen.links.get(ino, 0)
+    expected = names
+    if is_dir and ino in seen.parents:
+        expected = 2 + seen.subdirs.get(ino, 0)
+        demand(layout.tn_parent(arena, at) == seen.parents[ino], "E4", f"directory {ino} has another parent")
+    demand(links == expected, "N1", f"inode {ino}: tn_links {links}, {expected} by its names")
+    demand(bool(layout.tn_name(arena, at)) == (ino in seen.inner_names), "E3", f"inode {ino} keeps a name nobody uses")
+    word = mp.mem.u32[mp.mem.nlookup_word(ino)]
+    demand(bool(word & ORPHAN) == (links == 0), "N1", f"inode {ino}: {links} links, lookup word {word:#x}")
+    demand(links or word & NLOOKUP_MAX or mp.lost_nodes, "N2", f"inode {ino} has neither link nor reference")
+
+
+def _check_reachable(mp: Mount, seen: _Seen) -> None:
+    """Every directory with a name leads up to the root."""
+    rooted = {ROOT_INO}
+    for start in seen.parents:
+        ino, way = start, []
+        while ino not in rooted:
+            way.append(ino)
+            demand(len(way) <= len(seen.parents), "E4", f"directory {start} is below itself")
+            demand(ino in seen.parents, "E4", f"directory {start} is not below the root")
+            ino = seen.parents[ino]
+            demand(ino in seen.parents or ino in rooted or not way, "E4", f"directory {start} is cut off")
+        rooted.update(way)
+
+
+def _check_leaks(mp: Mount, seen: _Seen) -> None:
+    """Nothing is handed out that nobody uses."""
+    if mp.lost_nodes:
+        return
+    for handle in mp.mem.strings.handles():
+        demand(handle in seen.strings, "P4", f"string {handle:#x} is handed out and used by nobody")
+    demand(len(seen.pages) == mp.vm.pages_of[OWNER_DATA], "R3",
+           f"{mp.vm.pages_of[OWNER_DATA]} data pages, {len(seen.pages)} in extents")

@@ -1,0 +1,15 @@
+"""tmpfs/errors.py: what an operation answers when it refuses."""
+
+import errno
+import os
+
+
+class FsError(Exception):
+    """An operation is refused; `errno` is what the system call returns."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.errno = number
+
+    def __str__(self) -> str:
+        return f"{errno.errorcode.get(self.errno, self.errno)}: {os.strerror(self.errno)}"

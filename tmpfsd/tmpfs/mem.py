@@ -1,0 +1,138 @@
+"""tmpfs/mem.py: the memory of one mount: its pools, its limits, its accounting (after tmpfs_mem.c).
+
+Nodes, strings and lookup counts come from the backend of the mount; file data from ranges of
+kernel_map, always pageable.  `size` limits data and metadata pages together (vm.limit), nr_inodes
+the nodes.
+
+Breathing   Nothing here breathes.  node() and the like return offsets: good until the next breathe().
+"""
+
+from tmpfsd.pool import Backend, Pool, Strings, Table, make_backend
+from tmpfsd.uvm.errors import NoMemory
+from tmpfsd.uvm.param import PAGE_SHIFT
+from tmpfsd.uvm.vm import Vm
+
+OWNER_DATA, OWNER_NODE, OWNER_NLOOKUP, OWNER_STRINGS = 1, 2, 3, 4
+MAX_NODES = (1 << 31) - 1           # an inode number and dirent flag share 32 bits
+DATA_RUN = 256                      # most pages of data allocated at a time
+
+
+class Mem:
+    """The pools of one mount over one Vm."""
+
+    __slots__ = ("vm", "backend", "nodes", "nlookup", "strings", "arena", "u32", "u64", "max_nodes",
+                 "string_va", "read", "write")
+
+    def __init__(self, vm: Vm, backend_name: str, submap_bytes: int = 0, per_pool: bool = False,
+                 nr_inodes: int = 0) -> None:
+        self.vm = vm
+        self.backend: Backend = make_backend(backend_name, vm, submap_bytes, per_pool)
+        self.nodes = Pool(vm, self.backend, "node", OWNER_NODE, 160, MAX_NODES)
+        self.nlookup = Table(vm, self.backend, "nlookup", OWNER_NLOOKUP)
+        self.strings = Strings(vm, self.backend, OWNER_STRINGS)
+        self.max_nodes = nr_inodes or MAX_NODES
+        self.arena, self.u32, self.u64 = vm.phys.arena, vm.phys.u32, vm.phys.u64
+        self.string_va = self.strings.va
+        self.read, self.write = vm.read, vm.write
+
+    # --- where things are ---
+
+    def node(self, ino: int) -> int:
+        """The offset of a node, to read.  => SwapIOError."""
+        return self.read(self.nodes.va(ino - 1))
+
+    def node_w(self, ino: int) -> int:
+        """The offset of a node, to change.  => SwapIOError."""
+        return self.write(self.nodes.va(ino - 1))
+
+    def string(self, handle: int) -> int:
+        """The offset of a string item, to read.  => SwapIOError."""
+        return self.read(self.string_va(handle))
+
+    def string_w(self, handle: int) -> int:
+        """The offset of a string item, to change.  => SwapIOError."""
+        return self.write(self.string_va(handle))
+
+    # --- nodes ---
+
+    def get_node(self) -> int:
+        """The inode number of a free node, its lookup count 0 and its page in.  => NoMemory, SwapIOError."""
+        if self.nodes.nitems >= self.max_nodes:
+            raise NoMemory("nr_inodes is used up")
+        i = self.nodes.get()
+        try:
+            self.nlookup.enter(i)
+            try:
+                self.u32[self.write(self.nlookup.va(i)) >> 2] = 0
+                self.write(self.nodes.va(i))
+            except BaseException:
+                self.nlookup.remove(i)
+                raise
+        except BaseException:
+            self.nodes.put(i)
+            raise
+        return i + 1
+
+    def put_node(self, ino: int) -> None:
+        """Give a node back.  => Cannot fail."""
+        self.nlookup.remove(ino - 1)
+        self.nodes.put(ino - 1)
+
+    def nlookup_word(self, ino: int) -> int:
+        """Where the lookup count of a node is, as an index into u32.  => SwapIOError."""
+        return self.write(self.nlookup.va(ino - 1)) >> 2
+
+    # --- strings that are born filled ---
+
+    def new_string(self, nbytes: int) -> int:
+        """A string item whose page is in, so that writing it cannot fail.  => NoMemory, SwapIOError."""
+        handle = self.strings.get(nbytes)
+        try:
+            self.write(self.string_va(handle))
+        except BaseException:
+            self.strings.put(handle)
+            raise
+        return handle
+
+    # --- data pages ---
+
+    def alloc_data(self, npages: int, after: int = 0) -> tuple[int, int]:
+        """Up to npages data pages in a row, behind page `after` - 1 if that can be: (first, count >= 1).
+
+        => NoMemory when not even one can be had.
+        """
+        vm = self.vm
+        first, count = vm.kernel_map.alloc_some(min(npages, DATA_RUN), after)
+        for i in range(count):
+            try:
+                vm.alloc_page(first + i, OWNER_DATA)
+            except NoMemory:
+                vm.kernel_map.free(first + i, count - i)
+                if not i:
+                    raise
+                return first, i
+        return first, count
+
+    def free_data(self, vpn: int, npages: int) -> None:
+        """Give data pages back.  => Cannot fail; faults nothing in."""
+        self.vm.free_pages(vpn, npages)
+        self.vm.kernel_map.free(vpn, npages)
+
+    def data(self, vpn: int) -> int:
+        """The offset of a data page, to read.  => SwapIOError."""
+        return self.read(vpn << PAGE_SHIFT)
+
+    def data_w(self, vpn: int) -> int:
+        """The offset of a data page, to change.  => SwapIOError."""
+        return self.write(vpn << PAGE_SHIFT)
+
+    def pools(self) -> list[Pool | Table]:
+        """All pools, for the status."""
+        return [self.nodes, self.nlookup, *self.strings.pools]
+
+    def check(self) -> None:
+        """Check every pool and the backend."""
+        self.nodes.check()
+        self.nlookup.check()
+        self.strings.check()
+        self.backend.check()

@@ -1,0 +1,88 @@
+"""tmpfs/mount.py: one mounted file system: its machine, its pools, its directories (after tmpfs_vfsops.c).
+
+The server makes a Mount from a Config, calls breathe() before each operation of vnops.py, and idle()
+while nothing else is to be done.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tmpfsd.options import Config
+from tmpfsd.tmpfs import check, vnops
+from tmpfsd.tmpfs.btree import BTree
+from tmpfsd.tmpfs.directory import Directories
+from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
+from tmpfsd.uvm.param import PAGE_SHIFT, atop, ptoa
+from tmpfsd.uvm.swap import Swap, open_swap
+from tmpfsd.uvm.vm import Vm
+
+
+class Mount:
+    """A file system in memory that pages out.  => OSError: the swap file or device cannot be opened."""
+
+    __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "now", "generation", "lost_nodes",
+                 "noatime", "acl", "xattr", "nr_inodes")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.vm = Vm(config.ram_bytes, _swap_of(config), atop(config.size_bytes))
+        submap = 0 if config.submap == "auto" else int(config.submap)
+        self.mem = Mem(self.vm, config.backend, submap, config.submap_sharing == "per-pool", config.nr_inodes)
+        self.dirs = Directories(self.mem)
+        self.extents = BTree(self.mem, 8)
+        self.arena = self.vm.phys.arena
+        self.breathe = self.vm.breathe
+        self.now = time.time_ns
+        self.generation = 0
+        self.lost_nodes = 0                 # nodes whose pages could not be read back to be freed
+        self.noatime, self.acl, self.xattr = config.noatime, config.acl, config.xattr
+        self.nr_inodes = config.nr_inodes
+        vnops.make_root(self, config.mode, config.uid, config.gid)
+
+    def idle(self) -> bool:
+        """One slice of background work; whether there is more."""
+        return self.vm.idle()
+
+    def check(self) -> None:
+        """Raise Inconsistent where an invariant of any floor does not hold.  Changes nothing but residency."""
+        check.check(self)
+
+    def close(self) -> None:
+        """Give memory and swap back; nothing is walked."""
+        self.vm.close()
+
+    def status(self) -> dict[str, Any]:
+        """The file system's part of `tmpfsctl status --json`."""
+        vm, mem, daemon, swap = self.vm, self.mem, self.vm.daemon, self.vm.swap
+        data_resident = vm.resident_of[OWNER_DATA]
+        return {
+            "backend": mem.backend.name,
+            "size_bytes": ptoa(vm.limit),
+            "used_bytes": ptoa(vm.npages),
+            "inodes": mem.nodes.nitems,
+            "inodes_max": self.nr_inodes,
+            "ram_bytes": ptoa(vm.phys.nframes),
+            "resident_bytes": ptoa(vm.phys.nframes - len(vm.phys.free_frames)),
+            "wired_bytes": ptoa(vm.nwired),
+            "dirty_bytes": ptoa(vm.phys.dirty.count(1)),
+            "submap": mem.backend.stats(),
+            "swap": {"path": swap.path if swap else "none",
+                     "size_bytes": ptoa(swap.nslots) if swap else 0,
+                     "used_bytes": ptoa(swap.nheld) if swap else 0},
+            "paging": {"faults": vm.faults, "pageins": vm.pageins, "pageouts": daemon.pageouts,
+                       "scans": daemon.scans, "reclaims": daemon.reclaims, "stalls": daemon.stalls,
+                       "read_errors": vm.read_errors, "write_errors": daemon.write_errors},
+            "pools": [pool.stats() for pool in mem.pools() if pool.npages],
+            "data": {"pages": vm.pages_of[OWNER_DATA], "resident_pages": data_resident,
+                     "swapped_pages": vm.pages_of[OWNER_DATA] - data_resident},
+        }
+
+
+def _swap_of(config: Config) -> Swap | None:
+    if config.swap is None:
+        return None
+    fd, size = open_swap(config.swap, config.swap_io == "direct")
+    nbytes = min(config.swap_size_bytes, size) if size else config.swap_size_bytes
+    return Swap(fd, max((nbytes >> PAGE_SHIFT) - 1, 0), config.swap)

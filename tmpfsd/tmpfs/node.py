@@ -1,0 +1,102 @@
+"""tmpfs/node.py: the life of a node (after tmpfs_alloc_node() and tmpfs_free_node() of tmpfs_subr.c).
+
+A node lives while it has a link or while the kernel knows it (nlookup).  The kernel's references are
+counted in dense pages beside the nodes, with a mark (ORPHAN) for those whose last link is gone: so a
+FORGET, of which the kernel sends a hundred thousand when its memory is short, touches a node only
+when it ends it.
+
+Picture     new_node --attach--> linked --last link--> ORPHAN --last forget--> destroyed
+
+Invariants
+    N1  ORPHAN is set in a node's lookup word exactly when tn_links is 0.
+    N2  A node that is not linked has a lookup count above 0.
+
+Limits      A lookup count that reaches 2^31 - 1 stays there: such a node goes at unmount only.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+from typing import TYPE_CHECKING
+
+from tmpfsd.tmpfs import layout, regfile, xattr
+from tmpfsd.tmpfs.layout import KIND_INLINE, KIND_STRING, NLOOKUP_MAX, ORPHAN
+from tmpfsd.uvm.errors import VmError
+
+if TYPE_CHECKING:
+    from tmpfsd.tmpfs.mount import Mount
+
+log = logging.getLogger(__name__)
+
+
+def new_node(mp: Mount, mode: int, uid: int, gid: int, rdev: int = 0) -> int:
+    """The inode number of a new node without links.  => NoMemory, SwapIOError; nothing has changed."""
+    ino = mp.mem.get_node()
+    mp.generation += 1
+    layout.init_node(mp.arena, mp.mem.node_w(ino), mode, uid, gid, mp.generation, mp.now(), rdev)
+    return ino
+
+
+def hold(mp: Mount, ino: int, n: int = 1) -> None:
+    """The kernel has been told of a node n times.  => SwapIOError; cannot fail once its word was touched."""
+    word = mp.mem.nlookup_word(ino)
+    value = mp.mem.u32[word]
+    count = min((value & NLOOKUP_MAX) + n, NLOOKUP_MAX)
+    mp.mem.u32[word] = value & ORPHAN | count
+
+
+def forget(mp: Mount, ino: int, n: int) -> None:
+    """The kernel gives n references back.  Never raises.  => Breathes when that ends the node."""
+    try:
+        word = mp.mem.nlookup_word(ino)
+        value = mp.mem.u32[word]
+        count = value & NLOOKUP_MAX
+        if count == NLOOKUP_MAX:
+            return
+        count = max(count - n, 0)
+        mp.mem.u32[word] = value & ORPHAN | count
+        if value & ORPHAN and not count:
+            destroy(mp, ino)
+    except VmError as error:
+        log.error("inode %d: forget: %s", ino, error)
+
+
+def add_link(mp: Mount, at: int, ino: int, now: int) -> None:
+    """A name refers to the node at `at`, which was touched in this breath, as was its word."""
+    links = layout.tn_links(mp.arena, at)
+    layout.set_tn_links(mp.arena, at, links + 1)
+    layout.set_tn_ctime(mp.arena, at, now)
+    if not links:
+        mp.mem.u32[mp.mem.nlookup_word(ino)] &= ~ORPHAN
+
+
+def drop_links(mp: Mount, at: int, ino: int, n: int, now: int) -> bool:
+    """n names less; whether the node must be destroyed (as the caller's last act: that breathes)."""
+    links = layout.tn_links(mp.arena, at) - n
+    layout.set_tn_links(mp.arena, at, links)
+    layout.set_tn_ctime(mp.arena, at, now)
+    if links:
+        return False
+    word = mp.mem.nlookup_word(ino)
+    mp.mem.u32[word] |= ORPHAN
+    return mp.mem.u32[word] == ORPHAN
+
+
+def destroy(mp: Mount, ino: int) -> None:
+    """Free a node and all it has.  What cannot be read back is lost, and said so.  => Breathes."""
+    try:
+        mode = layout.tn_mode(mp.arena, mp.mem.node(ino))
+        if stat.S_ISREG(mode):
+            regfile.truncate(mp, ino, 0)
+        xattr.remove_all(mp, ino)
+        mp.breathe()
+        at = mp.mem.node(ino)
+        if layout.tn_kind(mp.arena, at) == KIND_STRING:
+            mp.mem.strings.put(layout.tn_string(mp.arena, at))
+            layout.set_tn_kind(mp.arena, mp.mem.node_w(ino), KIND_INLINE)
+    except VmError as error:
+        mp.lost_nodes += 1
+        log.error("inode %d: cannot be freed, its pages stay allocated: %s", ino, error)
+        return
+    mp.mem.put_node(ino)

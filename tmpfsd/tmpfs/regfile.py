@@ -1,0 +1,362 @@
+"""tmpfs/regfile.py: the data of regular files.
+
+Small files are packed: up to 48 bytes in the node, up to 2 KiB in a string class.  Larger ones have
+pages of kernel_map, found through extents (page index in the file -> first page and count) in a B+tree.
+Holes have no pages.  A file that was once in pages stays there until it is empty.
+
+Picture     KIND_INLINE --grows--> KIND_STRING --grows--> KIND_TREE --truncate to 0--> KIND_INLINE
+
+Invariants
+    R1  Packed bytes beyond tn_size are zero, and so are those of the last page.
+    R2  tn_pages counts the pages of all extents; extents do not overlap and lie within round_page(tn_size).
+    R3  A data page belongs to one extent of one file.
+
+Breathing   All breathe: read() and write() every CHUNK pages, truncate() and punch() at every extent.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from tmpfsd.tmpfs import layout
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.layout import (INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, pack_extent,
+                                 set_tn_kind, set_tn_pages, set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size,
+                                 tn_string, unpack_extent)
+from tmpfsd.uvm.errors import VmError
+from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from tmpfsd.tmpfs.mount import Mount
+
+PACKED_MAX = 2048
+MAX_SIZE = (1 << 63) - 1
+CHUNK = 16                          # pages handled between two breaths
+CHUNK_BYTES = CHUNK << PAGE_SHIFT
+EXTENT_MAX = (1 << layout.EXTENT_COUNT_BITS) - 1
+
+
+# --- reading ---
+
+def read(mp: Mount, ino: int, offset: int, length: int) -> bytes | bytearray:
+    """Up to length bytes from offset on; fewer at the end of the file.  => SwapIOError.  => Breathes."""
+    mem = mp.mem
+    at = mem.node(ino)
+    size = tn_size(mp.arena, at)
+    length = min(length, size - offset)
+    if length <= 0:
+        return b""
+    if tn_kind(mp.arena, at) != KIND_TREE:
+        start = _packed(mp, at) + offset
+        return mp.arena[start:start + length]
+    out = bytearray(length)
+    done = 0
+    while done < length:
+        mp.breathe()
+        n = min(length - done, CHUNK_BYTES - (offset + done & PAGE_MASK))
+        _read_chunk(mp, mem.node(ino), offset + done, memoryview(out)[done:done + n])
+        done += n
+    return out
+
+
+def _read_chunk(mp: Mount, at: int, offset: int, out: memoryview) -> None:
+    """Copy from at most CHUNK pages; holes leave `out` as it is."""
+    mem, source = mp.mem, mp.vm.phys.mem
+    done = 0
+    while done < len(out):
+        page, start = offset + done >> PAGE_SHIFT, offset + done & PAGE_MASK
+        vpn, count = _extent_at(mp, at, page)
+        for i in range(count):
+            n = min(PAGE_SIZE - start, len(out) - done)
+            if vpn:
+                data = mem.data(vpn + i) + start
+                out[done:done + n] = source[data:data + n]
+            done += n
+            start = 0
+            if done == len(out):
+                break
+
+
+def _packed(mp: Mount, at: int) -> int:
+    """The offset of a packed file's bytes, to read."""
+    if tn_kind(mp.arena, at) == KIND_STRING:
+        return mp.mem.string(tn_string(mp.arena, at))
+    return at + SPEC
+
+
+def _extent_at(mp: Mount, at: int, page: int) -> tuple[int, int]:
+    """(page number, how many in a row) for a page index; page number 0 for a hole."""
+    found = mp.extents.last_to(at, page)
+    if found is not None:
+        vpn, count = unpack_extent(found[1])
+        skip = page - found[0]
+        if skip < count:
+            return vpn + skip, count - skip
+    after = mp.extents.first_from(at, page)
+    return 0, after[0] - page if after is not None else EXTENT_MAX
+
+
+# --- writing ---
+
+def write(mp: Mount, ino: int, offset: int, data: bytes) -> int:
+    """Bytes written: all, or those before the first that could not be (NoMemory, SwapIOError when none).
+
+    => Breathes.  FsError EFBIG.
+    """
+    if not data:
+        return 0
+    end = offset + len(data)
+    if end > MAX_SIZE:
+        raise FsError(errno.EFBIG)
+    at = mp.mem.node_w(ino)
+    if tn_kind(mp.arena, at) != KIND_TREE:
+        need = max(end, tn_size(mp.arena, at))
+        if need <= PACKED_MAX:
+            start = _make_packed(mp, at, need) + offset
+            mp.arena[start:start + len(data)] = data
+            set_tn_size(mp.arena, at, need)
+            return len(data)
+        _unpack(mp, at)
+    return _write_pages(mp, ino, offset, memoryview(data))
+
+
+def _write_pages(mp: Mount, ino: int, offset: int, data: memoryview) -> int:
+    done = 0
+    try:
+        while done < len(data):
+            mp.breathe()
+            n = min(len(data) - done, CHUNK_BYTES - (offset + done & PAGE_MASK))
+            for piece in _write_chunk(mp, mp.mem.node_w(ino), offset + done, data[done:done + n]):
+                done += piece
+    except VmError:
+        if not done:
+            raise
+    return done
+
+
+def _write_chunk(mp: Mount, at: int, offset: int, data: memoryview):
+    """Write to at most CHUNK pages, and yield the bytes of each; tn_size follows."""
+    mem, target, arena = mp.mem, mp.vm.phys.mem, mp.arena
+    last = offset + len(data) - 1 >> PAGE_SHIFT
+    done = 0
+    while done < len(data):
+        page, start = offset + done >> PAGE_SHIFT, offset + done & PAGE_MASK
+        vpn, count = _extent_at(mp, at, page)
+        if not vpn:
+            vpn, count = _fill_hole(mp, at, page, min(count, last - page + 1))
+        for i in range(min(count, last - page + 1)):
+            n = min(PAGE_SIZE - start, len(data) - done)
+            to = mem.data_w(vpn + i) + start
+            target[to:to + n] = data[done:done + n]
+            done += n
+            start = 0
+            if offset + done > tn_size(arena, at):
+                set_tn_size(arena, at, offset + done)
+            yield n
+
+
+def _fill_hole(mp: Mount, at: int, page: int, npages: int) -> tuple[int, int]:
+    """Give a hole zeroed pages, as many of npages as can be had in a row: (first, count)."""
+    mem, arena = mp.mem, mp.arena
+    before = mp.extents.last_to(at, page)
+    follows, length = 0, 0
+    if before is not None:
+        vpn, length = unpack_extent(before[1])
+        if before[0] + length == page and length + npages <= EXTENT_MAX:
+            follows = vpn + length
+    first, count = mem.alloc_data(npages, follows)
+    if before is not None and first == follows:
+        mp.extents.set(at, before[0], pack_extent(follows - length, length + count))
+    else:
+        try:
+            mp.extents.insert(at, page, pack_extent(first, count))
+        except VmError:
+            mem.free_data(first, count)
+            raise
+    set_tn_pages(arena, at, tn_pages(arena, at) + count)
+    if tn_size(arena, at) <= page << PAGE_SHIFT:
+        # R2: an extent never lies beyond the size, whatever comes after this.
+        set_tn_size(arena, at, (page << PAGE_SHIFT) + 1)
+    return first, count
+
+
+def _make_packed(mp: Mount, at: int, need: int) -> int:
+    """Room for `need` bytes in a packed file: the offset of its bytes.  => NoMemory, SwapIOError; nothing changed."""
+    mem, arena = mp.mem, mp.arena
+    kind = tn_kind(arena, at)
+    if kind == KIND_INLINE and need <= INLINE_MAX:
+        return at + SPEC
+    if kind == KIND_STRING and need <= mem.strings.size(tn_string(arena, at)):
+        return mem.string_w(tn_string(arena, at))
+    size, source = tn_size(arena, at), _packed(mp, at)
+    handle = mem.new_string(need)
+    to = mem.string_w(handle)
+    room = mem.strings.size(handle)
+    arena.move(to, source, size)
+    arena[to + size:to + room] = bytes(room - size)
+    _free_packed(mp, at)
+    set_tn_kind(arena, at, KIND_STRING)
+    set_tn_string(arena, at, handle)
+    return to
+
+
+def _free_packed(mp: Mount, at: int) -> None:
+    """Forget a packed file's bytes; the type-specific part is zero afterwards."""
+    if tn_kind(mp.arena, at) == KIND_STRING:
+        mp.mem.strings.put(tn_string(mp.arena, at))
+    clear_spec(mp.arena, at)
+
+
+def _unpack(mp: Mount, at: int) -> None:
+    """Move a packed file's bytes to a page.  => NoMemory, SwapIOError; nothing has changed."""
+    mem, arena = mp.mem, mp.arena
+    size, source = tn_size(arena, at), _packed(mp, at)
+    if not size:
+        _free_packed(mp, at)
+        set_tn_kind(arena, at, KIND_TREE)
+        return
+    kind, spec = tn_kind(arena, at), arena[at + SPEC:at + SPEC + INLINE_MAX]
+    vpn, _count = mem.alloc_data(1)
+    arena.move(mem.data_w(vpn), source, size)
+    clear_spec(arena, at)
+    try:
+        mp.extents.insert(at, 0, pack_extent(vpn, 1))
+    except VmError:
+        mem.free_data(vpn, 1)
+        arena[at + SPEC:at + SPEC + INLINE_MAX] = spec
+        raise
+    if kind == KIND_STRING:
+        handle = layout.TN_STRING.field("tn_string")[0](spec, 0)
+        mem.strings.put(handle)
+    set_tn_kind(arena, at, KIND_TREE)
+    set_tn_pages(arena, at, 1)
+
+
+# --- truncation and holes ---
+
+def truncate(mp: Mount, ino: int, size: int) -> None:
+    """Make a file `size` bytes long.  => Breathes.
+
+    => NoMemory, SwapIOError, FsError EFBIG: nothing has changed, or a part that cannot be read back broke it off
+    and the file is as long as it says.
+    """
+    if size > MAX_SIZE:
+        raise FsError(errno.EFBIG)
+    at = mp.mem.node_w(ino)
+    if tn_kind(mp.arena, at) != KIND_TREE:
+        _truncate_packed(mp, at, size)
+        return
+    if size < tn_size(mp.arena, at):
+        _zero_tail(mp, at, size)
+        while _cut_last_extent(mp, ino, size):
+            mp.breathe()
+    at = mp.mem.node_w(ino)
+    set_tn_size(mp.arena, at, size)
+    if not size:
+        clear_spec(mp.arena, at)
+        set_tn_kind(mp.arena, at, KIND_INLINE)
+
+
+def _truncate_packed(mp: Mount, at: int, size: int) -> None:
+    arena, old = mp.arena, tn_size(mp.arena, at)
+    if size > PACKED_MAX:
+        _unpack(mp, at)
+    elif size > old:
+        _make_packed(mp, at, size)
+    elif not size:
+        _free_packed(mp, at)
+        set_tn_kind(arena, at, KIND_INLINE)
+    elif size < old:
+        start = at + SPEC
+        if tn_kind(arena, at) == KIND_STRING:
+            start = mp.mem.string_w(tn_string(arena, at))
+        arena[start + size:start + old] = bytes(old - size)
+    set_tn_size(arena, at, size)
+
+
+def _zero_tail(mp: Mount, at: int, size: int) -> None:
+    """Zero the bytes behind `size` in its page."""
+    start = size & PAGE_MASK
+    if start:
+        vpn, _count = _extent_at(mp, at, size >> PAGE_SHIFT)
+        if vpn:
+            data = mp.mem.data_w(vpn)
+            mp.arena[data + start:data + PAGE_SIZE] = bytes(PAGE_SIZE - start)
+
+
+def _cut_last_extent(mp: Mount, ino: int, size: int) -> bool:
+    """Free the pages of the last extent that lie behind `size`; whether there were any."""
+    arena = mp.arena
+    at = mp.mem.node_w(ino)
+    keep = size + PAGE_MASK >> PAGE_SHIFT
+    found = mp.extents.last_to(at, (1 << 64) - 1)
+    if found is None:
+        return False
+    first = found[0]
+    vpn, count = unpack_extent(found[1])
+    if first + count <= keep:
+        return False
+    left = max(keep - first, 0)
+    if left:
+        mp.extents.set(at, first, pack_extent(vpn, left))
+    else:
+        mp.extents.remove(at, first)
+    mp.mem.free_data(vpn + left, count - left)
+    set_tn_pages(arena, at, tn_pages(arena, at) - (count - left))
+    set_tn_size(arena, at, max(size, min(tn_size(arena, at), first << PAGE_SHIFT)))
+    return True
+
+
+def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
+    """Make [offset, offset + length) a hole; the size stays.  => As truncate().  => Breathes."""
+    arena = mp.arena
+    at = mp.mem.node_w(ino)
+    end = min(offset + length, tn_size(arena, at))
+    if offset >= end:
+        return
+    if tn_kind(arena, at) != KIND_TREE:
+        start = at + SPEC
+        if tn_kind(arena, at) == KIND_STRING:
+            start = mp.mem.string_w(tn_string(arena, at))
+        arena[start + offset:start + end] = bytes(end - offset)
+        return
+    if end == tn_size(arena, at):
+        end = end + PAGE_MASK & ~PAGE_MASK      # what lies behind the end is zero: the whole page may go
+    first, last = offset + PAGE_MASK >> PAGE_SHIFT, end >> PAGE_SHIFT
+    _zero_range(mp, at, offset, min(end, first << PAGE_SHIFT))
+    if last >= first:
+        _zero_range(mp, at, max(offset, last << PAGE_SHIFT), end)
+    while _punch_extent(mp, ino, first, last):
+        mp.breathe()
+
+
+def _zero_range(mp: Mount, at: int, offset: int, end: int) -> None:
+    """Zero bytes of one page."""
+    if offset < end:
+        vpn, _count = _extent_at(mp, at, offset >> PAGE_SHIFT)
+        if vpn:
+            data = mp.mem.data_w(vpn) + (offset & PAGE_MASK)
+            mp.arena[data:data + end - offset] = bytes(end - offset)
+
+
+def _punch_extent(mp: Mount, ino: int, first: int, last: int) -> bool:
+    """Free the pages [first, last) of the last extent that reaches into them; whether there was one."""
+    at = mp.mem.node_w(ino)
+    found = mp.extents.last_to(at, last - 1) if last > first else None
+    if found is None:
+        return False
+    start = found[0]
+    vpn, count = unpack_extent(found[1])
+    low, high = max(start, first), min(start + count, last)
+    if low >= high:
+        return False
+    if high < start + count:
+        mp.extents.insert(at, high, pack_extent(vpn + high - start, start + count - high))
+    if low > start:
+        mp.extents.set(at, start, pack_extent(vpn, low - start))
+    else:
+        mp.extents.remove(at, start)
+    mp.mem.free_data(vpn + low - start, high - low)
+    set_tn_pages(mp.arena, at, tn_pages(mp.arena, at) - (high - low))
+    return True

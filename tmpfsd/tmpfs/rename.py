@@ -1,0 +1,196 @@
+"""tmpfs/rename.py: rename, with NOREPLACE, EXCHANGE and WHITEOUT (rename(2); after tmpfs_rename.c).
+
+The kernel has locked the directories and asked whether the one is below the other; it is asked again here, as
+a wrong answer would cut a tree off.  That walk may be long and breathes; what follows is one breath.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import TYPE_CHECKING, Any
+
+from tmpfsd.tmpfs import layout, node
+from tmpfsd.tmpfs.directory import Entry
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.layout import (set_tn_ctime, set_tn_links, set_tn_parent, tn_links, tn_mode, tn_name, tn_parent,
+                                 touch)
+from tmpfsd.uvm.errors import VmError
+
+if TYPE_CHECKING:
+    from tmpfsd.tmpfs.mount import Mount
+
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4       # <linux/fs.h>
+NAME_MAX = 255
+ROOT_INO = 1
+
+
+class Place:
+    """One end of a rename: a directory, a name, the entry there if any, and its node."""
+
+    __slots__ = ("mp", "dino", "name", "dat", "entry", "at")
+
+    def __init__(self, mp: Mount, dino: int, name: bytes) -> None:
+        self.mp, self.dino, self.name = mp, dino, name
+        self.dat = mp.mem.node_w(dino)
+        if not stat.S_ISDIR(tn_mode(mp.arena, self.dat)):
+            raise FsError(errno.ENOTDIR)
+        self.entry: Entry | None = mp.dirs.find(self.dat, name)
+        self.at = 0
+        if self.entry is not None:
+            self.at = mp.mem.node_w(self.entry.ino)
+            mp.mem.nlookup_word(self.entry.ino)
+
+    @property
+    def ino(self) -> int:
+        """The inode number of the entry, 0 without one."""
+        return self.entry.ino if self.entry is not None else 0
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether the entry is a directory."""
+        return self.entry is not None and stat.S_ISDIR(tn_mode(self.mp.arena, self.at))
+
+    def new_value(self, ino: int, at: int, gone: int) -> int:
+        """A value for `name` here that leads to another node, whose entry `gone` this operation takes away."""
+        free = not tn_name(self.mp.arena, at) or not gone & layout.EXTERNAL
+        return self.mp.dirs.new_value(ino, self.name, free)
+
+    def count_subdirs(self, n: int) -> None:
+        """n more directories in this one."""
+        if n:
+            set_tn_links(self.mp.arena, self.dat, tn_links(self.mp.arena, self.dat) + n)
+
+
+def rename(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, flags: int, cred: Any) -> None:
+    """Rename.  => FsError as rename(2).  => Breathes."""
+    if flags & ~7 or (flags & RENAME_EXCHANGE and flags & (RENAME_NOREPLACE | RENAME_WHITEOUT)):
+        raise FsError(errno.EINVAL)
+    if len(name) > NAME_MAX or len(nname) > NAME_MAX:
+        raise FsError(errno.ENAMETOOLONG)
+    _refuse_loops(mp, dino, name, ndino, nname, flags)
+    source, target = Place(mp, dino, name), Place(mp, ndino, nname)
+    if source.entry is None:
+        raise FsError(errno.ENOENT)
+    if flags & RENAME_NOREPLACE and target.entry is not None:
+        raise FsError(errno.EEXIST)
+    if not tn_links(mp.arena, target.dat):
+        raise FsError(errno.ENOENT)
+    if source.ino == target.ino:
+        return
+    if flags & RENAME_EXCHANGE:
+        if target.entry is None:
+            raise FsError(errno.ENOENT)
+        _exchange(mp, source, target)
+        return
+    _refuse_target(mp, source, target)
+    ended = _move(mp, source, target, cred if flags & RENAME_WHITEOUT else None)
+    if ended:
+        node.destroy(mp, ended)
+
+
+def _refuse_loops(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, flags: int) -> None:
+    """=> FsError EINVAL where a directory would come to lie below itself, ENOTEMPTY where it would replace its parent."""
+    if dino == ndino:
+        return
+    source, target = Place(mp, dino, name), Place(mp, ndino, nname)
+    moved = source.ino if source.is_dir else 0
+    replaced = target.ino if target.is_dir else 0
+    if moved and _is_below(mp, ndino, moved):
+        raise FsError(errno.EINVAL)
+    if replaced and _is_below(mp, dino, replaced):
+        raise FsError(errno.EINVAL if flags & RENAME_EXCHANGE else errno.ENOTEMPTY)
+    mp.breathe()
+
+
+def _is_below(mp: Mount, dino: int, ancestor: int) -> bool:
+    """Whether a directory is `ancestor` or below it.  => Breathes."""
+    while dino != ancestor:
+        if dino == ROOT_INO:
+            return False
+        mp.breathe()
+        dino = tn_parent(mp.arena, mp.mem.node(dino))
+    return True
+
+
+def _refuse_target(mp: Mount, source: Place, target: Place) -> None:
+    if target.entry is None:
+        return
+    if source.is_dir and not target.is_dir:
+        raise FsError(errno.ENOTDIR)
+    if target.is_dir and not source.is_dir:
+        raise FsError(errno.EISDIR)
+    if target.is_dir and not mp.dirs.is_empty(target.at):
+        raise FsError(errno.ENOTEMPTY)
+
+
+def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
+    """Give the source's node the target's name; the inode number of a node to destroy, or 0."""
+    dirs, old = mp.dirs, source.entry
+    assert old is not None
+    white = white_value = value = 0
+    try:
+        if whiteout_cred is not None:
+            white = node.new_node(mp, stat.S_IFCHR, whiteout_cred.uid, whiteout_cred.gid)
+            white_value = dirs.new_value(white, source.name, slot_free=True)
+        value = target.new_value(old.ino, source.at, old.value)
+        if target.entry is None:
+            dirs.insert(target.dat, target.name, value)
+    except VmError:
+        dirs.drop_value(value)
+        dirs.drop_value(white_value)
+        if white:
+            mp.mem.put_node(white)
+        raise
+    now, moved_dir, ended = mp.now(), int(source.is_dir), 0
+    if target.entry is not None:
+        replaced_dir = target.is_dir
+        dirs.set(target.dat, target.entry.key, value)
+        dirs.unbind(target.entry.value)
+        target.count_subdirs(-replaced_dir)
+        if node.drop_links(mp, target.at, target.ino, 2 if replaced_dir else 1, now):
+            ended = target.ino
+    if white:
+        dirs.set(source.dat, old.key, white_value)
+        dirs.unbind(old.value)
+        dirs.bind(white_value, source.name)
+        set_tn_links(mp.arena, mp.mem.node_w(white), 1)
+    else:
+        dirs.remove(source.dat, old.key)
+        dirs.unbind(old.value)
+    dirs.bind(value, target.name)
+    _moved(mp, source, target, moved_dir, now)
+    return ended
+
+
+def _moved(mp: Mount, source: Place, target: Place, is_dir: int, now: int) -> None:
+    """Parent, link counts and times after source's node went to target's directory."""
+    arena = mp.arena
+    if is_dir and source.dino != target.dino:
+        set_tn_parent(arena, source.at, target.dino)
+        source.count_subdirs(-1)
+        target.count_subdirs(1)
+    set_tn_ctime(arena, source.at, now)
+    touch(arena, source.dat, now)
+    touch(arena, target.dat, now)
+
+
+def _exchange(mp: Mount, one: Place, two: Place) -> None:
+    """Let two entries change places."""
+    dirs, first, second = mp.dirs, one.entry, two.entry
+    assert first is not None and second is not None
+    value_of_two = one.new_value(second.ino, two.at, second.value)
+    try:
+        value_of_one = two.new_value(first.ino, one.at, first.value)
+    except VmError:
+        dirs.drop_value(value_of_two)
+        raise
+    now, one_is_dir, two_is_dir = mp.now(), int(one.is_dir), int(two.is_dir)
+    dirs.set(one.dat, first.key, value_of_two)
+    dirs.set(two.dat, second.key, value_of_one)
+    dirs.unbind(first.value)
+    dirs.unbind(second.value)
+    dirs.bind(value_of_two, one.name)
+    dirs.bind(value_of_one, two.name)
+    _moved(mp, one, two, one_is_dir, now)
+    _moved(mp, two, one, two_is_dir, now)

@@ -1,0 +1,441 @@
+"""tmpfs/vnops.py: the operations, one function each (after tmpfs_vnops.c).
+
+Every operation has three parts: look (read all it needs and refuse; a failed page-in is EIO here and
+nothing has changed), acquire (what may be refused: nodes, names, room in a directory; undone in reverse)
+and commit, which cannot fail.  They are plain functions that run to completion, so they are atomic with
+respect to each other.  Permissions are the kernel's matter (default_permissions).
+
+`mp` is the Mount, `cred` has uid and gid, names are bytes without '/' and NUL.  Operations marked (+1) leave
+the returned node with one more kernel reference.  Errors: FsError, and VmError from below.
+
+Breathing   The caller breathes before each operation.  rename, read, write, readdir, xattrs and whatever ends
+            a node breathe inside.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Any, Callable
+
+from tmpfsd.tmpfs import acl, layout, node, regfile, xattr
+from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, DIR_SIZE
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.layout import (INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, set_tn_ctime,
+                                 set_tn_kind, set_tn_links, set_tn_parent, set_tn_size, set_tn_string, tn_access,
+                                 tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat, tn_string, touch)
+from tmpfsd.tmpfs.node import hold
+from tmpfsd.tmpfs.rename import rename as rename
+from tmpfsd.uvm.errors import VmError
+from tmpfsd.uvm.param import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from tmpfsd.tmpfs.mount import Mount
+
+ROOT_INO = 1
+NAME_MAX = 255
+LINK_MAX = (1 << 31) - 1
+PATH_MAX = 4096
+DAY = 86_400_000_000_000
+Emit = Callable[[bytes, int, tuple, int], bool]
+
+forget = node.forget
+
+
+# --- looking ---
+
+def directory(mp: Mount, dino: int) -> int:
+    """The offset of a directory's node, to change.  => FsError ENOTDIR."""
+    dat = mp.mem.node_w(dino)
+    if not stat.S_ISDIR(tn_mode(mp.arena, dat)):
+        raise FsError(errno.ENOTDIR)
+    return dat
+
+
+def lookup(mp: Mount, dino: int, name: bytes) -> int:
+    """The inode number of a name, or 0 (+1).  Handles "." and ".." for file handles that come back."""
+    if len(name) > NAME_MAX:
+        raise FsError(errno.ENAMETOOLONG)
+    if name == b"." or name == b"..":
+        ino = _dot(mp, dino, name)
+    else:
+        found = mp.dirs.find(mp.mem.node(dino), name)
+        if found is None:
+            return 0
+        ino = found.ino
+    mp.mem.node(ino)
+    hold(mp, ino)
+    return ino
+
+
+def _dot(mp: Mount, dino: int, name: bytes) -> int:
+    if not mp.mem.nodes.is_held(dino - 1):
+        raise FsError(errno.ESTALE)
+    at = mp.mem.node(dino)
+    if name == b".":
+        return dino
+    return tn_parent(mp.arena, at) if stat.S_ISDIR(tn_mode(mp.arena, at)) else 0
+
+
+def getattr(mp: Mount, ino: int) -> tuple:
+    """(mode, nlink, uid, gid, rdev, size, blocks, atime_ns, mtime_ns, ctime_ns, generation)."""
+    return tn_stat(mp.arena, mp.mem.node(ino))
+
+
+def readlink(mp: Mount, ino: int) -> bytes:
+    """The target of a symlink.  => FsError EINVAL."""
+    at = mp.mem.node(ino)
+    if not stat.S_ISLNK(tn_mode(mp.arena, at)):
+        raise FsError(errno.EINVAL)
+    _accessed(mp, ino, at)
+    size = tn_size(mp.arena, at)
+    start = at + SPEC if tn_kind(mp.arena, at) == KIND_INLINE else mp.mem.string(tn_string(mp.arena, at))
+    return mp.arena[start:start + size]
+
+
+def _accessed(mp: Mount, ino: int, at: int) -> None:
+    """Update atime as relatime does: when it is not later than mtime or ctime, or a day old (mount(8))."""
+    if mp.noatime:
+        return
+    now = mp.now()
+    atime = layout.tn_atime(mp.arena, at)
+    if atime > layout.tn_mtime(mp.arena, at) and atime > layout.tn_ctime(mp.arena, at) and now - atime < DAY:
+        return
+    layout.set_tn_atime(mp.arena, mp.mem.node_w(ino), now)
+
+
+# --- making ---
+
+def create(mp: Mount, dino: int, name: bytes, mode: int, cred: Any) -> int:
+    """A regular file (+1).  => FsError EEXIST, ENOENT (the directory was removed), ENAMETOOLONG."""
+    return _make(mp, dino, name, stat.S_IFREG | stat.S_IMODE(mode), cred)
+
+
+def mknod(mp: Mount, dino: int, name: bytes, mode: int, rdev: int, cred: Any) -> int:
+    """A file of any type but directory and symlink (+1)."""
+    if stat.S_IFMT(mode) not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
+        raise FsError(errno.EINVAL)
+    return _make(mp, dino, name, mode, cred, rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0)
+
+
+def mkdir(mp: Mount, dino: int, name: bytes, mode: int, cred: Any) -> int:
+    """A directory (+1)."""
+    return _make(mp, dino, name, stat.S_IFDIR | stat.S_IMODE(mode), cred)
+
+
+def symlink(mp: Mount, dino: int, name: bytes, target: bytes, cred: Any) -> int:
+    """A symlink (+1).  => FsError ENAMETOOLONG for a target of PATH_MAX bytes and more, ENOENT for an empty one."""
+    if not target:
+        raise FsError(errno.ENOENT)
+    if len(target) >= PATH_MAX:
+        raise FsError(errno.ENAMETOOLONG)
+    return _make(mp, dino, name, stat.S_IFLNK | 0o777, cred, target=target)
+
+
+def _make(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: int = 0, target: bytes = b"") -> int:
+    dat = _parent_for(mp, dino, name)
+    if not mp.acl:
+        return _make_node(mp, dino, dat, name, mode, cred, rdev, target)
+
+    def make(mode: int) -> int:
+        return _make_node(mp, dino, mp.mem.node_w(dino), name, mode, cred, rdev, target)
+
+    def unmake(ino: int) -> None:
+        mp.breathe()
+        _remove(mp, dino, name, stat.S_ISDIR(mode))
+        forget(mp, ino, 1)
+
+    return acl.make_inheriting(mp, dino, mode, make, unmake)
+
+
+def _parent_for(mp: Mount, dino: int, name: bytes) -> int:
+    """The offset of a directory that may take a new name."""
+    if len(name) > NAME_MAX:
+        raise FsError(errno.ENAMETOOLONG)
+    dat = directory(mp, dino)
+    if not tn_links(mp.arena, dat):
+        raise FsError(errno.ENOENT)
+    if mp.dirs.find(dat, name) is not None:
+        raise FsError(errno.EEXIST)
+    return dat
+
+
+def _make_node(mp: Mount, dino: int, dat: int, name: bytes, mode: int, cred: Any, rdev: int, target: bytes) -> int:
+    """Acquire and commit: a new node under a free name."""
+    mem, arena, dirs = mp.mem, mp.arena, mp.dirs
+    dmode, _uid, gid = tn_access(arena, dat)
+    if not dmode & stat.S_ISGID:
+        gid = cred.gid
+    elif stat.S_ISDIR(mode):
+        mode |= stat.S_ISGID
+    ino = node.new_node(mp, mode, cred.uid, gid, rdev)
+    value = handle = 0
+    try:
+        value = dirs.new_value(ino, name, slot_free=True)
+        if len(target) > INLINE_MAX:
+            handle = mem.new_string(len(target))
+        dirs.insert(dat, name, value)
+    except VmError:
+        if handle:
+            mem.strings.put(handle)
+        dirs.drop_value(value)
+        mem.put_node(ino)
+        raise
+    at = mem.node_w(ino)
+    dirs.bind(value, name)
+    hold(mp, ino)
+    if stat.S_ISDIR(mode):
+        _init_directory(mp, at, dino)
+        set_tn_links(arena, dat, tn_links(arena, dat) + 1)
+    else:
+        set_tn_links(arena, at, 1)
+        if target:
+            _init_symlink(mp, at, target, handle)
+    touch(arena, dat, mp.now())
+    return ino
+
+
+def _init_directory(mp: Mount, at: int, parent: int) -> None:
+    """Make a new node an empty directory."""
+    set_tn_links(mp.arena, at, 2)
+    set_tn_size(mp.arena, at, DIR_SIZE)
+    set_tn_kind(mp.arena, at, KIND_TREE)
+    clear_spec(mp.arena, at)
+    set_tn_parent(mp.arena, at, parent)
+
+
+def _init_symlink(mp: Mount, at: int, target: bytes, handle: int) -> None:
+    arena = mp.arena
+    set_tn_size(arena, at, len(target))
+    if handle:
+        set_tn_kind(arena, at, KIND_STRING)
+        set_tn_string(arena, at, handle)
+        start = mp.mem.string_w(handle)
+    else:
+        set_tn_kind(arena, at, KIND_INLINE)
+        start = at + SPEC
+    arena[start:start + len(target)] = target
+
+
+def make_root(mp: Mount, mode: int, uid: int, gid: int) -> None:
+    """The first node of a file system: its own parent, never forgotten."""
+    ino = node.new_node(mp, stat.S_IFDIR | mode, uid, gid)
+    assert ino == ROOT_INO
+    _init_directory(mp, mp.mem.node_w(ino), ino)
+    hold(mp, ino)
+
+
+# --- links ---
+
+def link(mp: Mount, ino: int, dino: int, name: bytes) -> int:
+    """Another name for a node (+1).  => FsError EPERM for a directory, ENOENT for a node without a link, EMLINK."""
+    mem, arena, dirs = mp.mem, mp.arena, mp.dirs
+    dat = _parent_for(mp, dino, name)
+    at = mem.node_w(ino)
+    links = tn_links(arena, at)
+    if stat.S_ISDIR(tn_mode(arena, at)):
+        raise FsError(errno.EPERM)
+    if not links:
+        raise FsError(errno.ENOENT)
+    if links >= LINK_MAX:
+        raise FsError(errno.EMLINK)
+    hold(mp, ino, 0)
+    value = dirs.new_value(ino, name, slot_free=not layout.tn_name(arena, at))
+    try:
+        dirs.insert(dat, name, value)
+    except VmError:
+        dirs.drop_value(value)
+        raise
+    dirs.bind(value, name)
+    now = mp.now()
+    node.add_link(mp, at, ino, now)
+    touch(arena, dat, now)
+    hold(mp, ino)
+    return ino
+
+
+def unlink(mp: Mount, dino: int, name: bytes) -> None:
+    """Remove a name.  => FsError ENOENT, EISDIR.  Never needs memory.  => Breathes when that ends the node."""
+    _remove(mp, dino, name, is_dir=False)
+
+
+def rmdir(mp: Mount, dino: int, name: bytes) -> None:
+    """Remove an empty directory.  => FsError ENOENT, ENOTDIR, ENOTEMPTY.  Never needs memory."""
+    _remove(mp, dino, name, is_dir=True)
+
+
+def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
+    mem, arena, dirs = mp.mem, mp.arena, mp.dirs
+    dat = directory(mp, dino)
+    found = dirs.find(dat, name)
+    if found is None:
+        raise FsError(errno.ENOENT)
+    at = mem.node_w(found.ino)
+    if stat.S_ISDIR(tn_mode(arena, at)) != is_dir:
+        raise FsError(errno.ENOTDIR if is_dir else errno.EISDIR)
+    if is_dir and not dirs.is_empty(at):
+        raise FsError(errno.ENOTEMPTY)
+    mem.nlookup_word(found.ino)
+    now = mp.now()
+    dirs.remove(dat, found.key)
+    dirs.unbind(found.value)
+    touch(arena, dat, now)
+    if is_dir:
+        set_tn_links(arena, dat, tn_links(arena, dat) - 1)
+    if node.drop_links(mp, at, found.ino, 2 if is_dir else 1, now):
+        node.destroy(mp, found.ino)
+
+
+# --- attributes ---
+
+def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | None = None, gid: int | None = None,
+            size: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
+            ctime_ns: int | None = None) -> None:
+    """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size).  => Breathes."""
+    if size is not None:
+        _resize(mp, ino, size)
+    if mode is not None and mp.acl:
+        acl.chmod(mp, ino, mode)
+    arena = mp.arena
+    at = mp.mem.node_w(ino)
+    old_mode, old_uid, old_gid = tn_access(arena, at)
+    new_mode = old_mode if mode is None else stat.S_IFMT(old_mode) | stat.S_IMODE(mode)
+    layout.set_tn_access(arena, at, new_mode, old_uid if uid is None else uid, old_gid if gid is None else gid)
+    if atime_ns is not None:
+        layout.set_tn_atime(arena, at, atime_ns)
+    if mtime_ns is not None:
+        layout.set_tn_mtime(arena, at, mtime_ns)
+    set_tn_ctime(arena, at, mp.now() if ctime_ns is None else ctime_ns)
+
+
+def _resize(mp: Mount, ino: int, size: int) -> None:
+    mode = tn_mode(mp.arena, mp.mem.node(ino))
+    if stat.S_ISDIR(mode):
+        raise FsError(errno.EISDIR)
+    if not stat.S_ISREG(mode):
+        raise FsError(errno.EINVAL)
+    regfile.truncate(mp, ino, size)
+    mp.breathe()
+    touch(mp.arena, mp.mem.node_w(ino), mp.now())
+
+
+def truncate(mp: Mount, ino: int, size: int) -> None:
+    """Make a regular file `size` bytes long.  => FsError EISDIR, EINVAL, EFBIG.  => Breathes."""
+    _resize(mp, ino, size)
+
+
+def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
+    """Make a range of a regular file a hole.  => Breathes."""
+    regfile.punch(mp, ino, offset, length)
+    mp.breathe()
+    touch(mp.arena, mp.mem.node_w(ino), mp.now())
+
+
+# --- data ---
+
+def open(mp: Mount, ino: int, flags: int) -> None:
+    """Open a file: O_TRUNC is done here.  No state is kept for an open file: the kernel's reference holds the node."""
+    if flags & os.O_TRUNC:
+        if stat.S_ISREG(tn_mode(mp.arena, mp.mem.node(ino))):
+            _resize(mp, ino, 0)
+
+
+def read(mp: Mount, ino: int, offset: int, size: int) -> bytes | bytearray:
+    """Up to size bytes from offset on.  => Breathes."""
+    _accessed(mp, ino, mp.mem.node(ino))
+    return regfile.read(mp, ino, offset, size)
+
+
+def write(mp: Mount, ino: int, offset: int, data: bytes) -> int:
+    """Bytes written, fewer than all when memory ran out on the way.  => FsError EFBIG.  => Breathes."""
+    done = regfile.write(mp, ino, offset, data)
+    touch(mp.arena, mp.mem.node_w(ino), mp.now())
+    return done
+
+
+# --- directories ---
+
+def readdir(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
+    """Emit the entries after cookie until emit() says that there is no room.
+
+    An entry that is there from before the first call to after the last one is emitted exactly once.  Each
+    emitted entry but "." and ".." has one more kernel reference.  => Breathes.
+    """
+    dat = mp.mem.node(ino)
+    _accessed(mp, ino, dat)
+    if cookie < COOKIE_DOT and not emit(b".", ino, getattr(mp, ino), COOKIE_DOT):
+        return
+    if cookie < COOKIE_DOTDOT:
+        parent = tn_parent(mp.arena, mp.mem.node(ino))
+        attributes = getattr(mp, parent if mp.mem.nodes.is_held(parent - 1) else ino)
+        if not emit(b"..", parent, attributes, COOKIE_DOTDOT):
+            return
+        cookie = COOKIE_DOTDOT
+    tree, read_value = mp.dirs.tree, mp.dirs.read_value
+    while True:
+        mp.breathe()
+        entries = tree.batch_from(mp.mem.node(ino), cookie + 1)
+        if not entries:
+            return
+        for key, value in entries:
+            mp.breathe()
+            entry, name = read_value(value)
+            attributes = getattr(mp, entry)
+            hold(mp, entry, 0)
+            if not emit(name, entry, attributes, key):
+                return
+            hold(mp, entry)
+        cookie = key
+
+
+# --- extended attributes ---
+
+def getxattr(mp: Mount, ino: int, name: bytes) -> bytes:
+    """The value of an attribute.  => FsError ENODATA, EOPNOTSUPP, ERANGE.  => Breathes."""
+    xattr.demand_supported(mp, name)
+    found = xattr.find(mp, ino, name)
+    if found is None:
+        raise FsError(errno.ENODATA)
+    mp.breathe()
+    return xattr.value_of(mp, found.handle)
+
+
+def setxattr(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0, cred: Any = None) -> None:
+    """Set an attribute.  => FsError EEXIST, ENODATA (by flags), E2BIG, EOPNOTSUPP, ERANGE.  => Breathes."""
+    xattr.demand_supported(mp, name)
+    if len(value) > xattr.XATTR_SIZE_MAX:
+        raise FsError(errno.E2BIG)
+    if name in xattr.ACL_NAMES:
+        acl.set_acl(mp, ino, name, value, cred)
+    else:
+        xattr.set_value(mp, ino, name, value, flags)
+    _changed(mp, ino)
+
+
+def removexattr(mp: Mount, ino: int, name: bytes) -> None:
+    """Remove an attribute.  => FsError ENODATA, EOPNOTSUPP.  => Breathes."""
+    xattr.demand_supported(mp, name)
+    xattr.remove(mp, ino, name)
+    _changed(mp, ino)
+
+
+def listxattr(mp: Mount, ino: int, cred: Any) -> list[bytes]:
+    """The names of a node's attributes that cred may see.  => Breathes."""
+    return xattr.names(mp, ino, cred is None or cred.uid == 0)
+
+
+def _changed(mp: Mount, ino: int) -> None:
+    mp.breathe()
+    set_tn_ctime(mp.arena, mp.mem.node_w(ino), mp.now())
+
+
+# --- the file system ---
+
+def statfs(mp: Mount) -> tuple:
+    """(bsize, blocks, bfree, bavail, files, ffree, favail, namemax); free is what could be allocated now."""
+    limit, used = mp.vm.limit, mp.vm.npages
+    files = mp.mem.max_nodes if mp.nr_inodes else min(limit * mp.mem.nodes.items_per_page, mp.mem.max_nodes)
+    free = max(limit - used, 0)
+    ffree = max(files - mp.mem.nodes.nitems, 0)
+    return PAGE_SIZE, limit, free, free, files, ffree, ffree, NAME_MAX
