@@ -264,7 +264,8 @@ IGNORED_VALUED = ("x-", "comment=", "user=", "helper=", "uhelper=")
 
 OPPOSITES = (
     ("ro", "rw"), ("suid", "nosuid"), ("dev", "nodev"), ("exec", "noexec"), ("sync", "async"),
-    ("acl", "noacl"), ("xattr", "noxattr"), ("noatime", "atime"), ("noatime", "relatime"), ("nodiratime", "diratime"),
+    ("acl", "noacl"), ("xattr", "noxattr"), ("noatime", "atime"), ("noatime", "relatime"),
+    ("nodiratime", "diratime"),
     ("noxattr", "acl"),         # ACLs are kept in xattrs
 )
 

@@ -58,6 +58,7 @@ class Record:
             return unpack(mem, at + offset)
 
         def put(mem: Any, at: int, *values: Any) -> None:
+            assert "x" not in code, "pad bytes would be written as zeroes"
             pack(mem, at + offset, *values)
 
         return get, put
@@ -108,7 +109,7 @@ tn_ctime, set_tn_ctime = TMPFS_NODE.field("tn_ctime")
 tn_xattr, set_tn_xattr = TMPFS_NODE.field("tn_xattr")
 tn_pages, set_tn_pages = TMPFS_NODE.field("tn_pages")
 tn_owner, set_tn_owner = TMPFS_NODE.group("tn_uid", "tn_gid")
-tn_access, set_tn_access = TMPFS_NODE.group("tn_mode", "tn_uid", "tn_gid")
+tn_access = TMPFS_NODE.group("tn_mode", "tn_uid", "tn_gid")[0]
 _tn_atime, _set_tn_atime = TMPFS_NODE.group("tn_atime", "tn_atimehi")
 _tn_mtime, _set_tn_mtime = TMPFS_NODE.group("tn_mtime", "tn_mtimehi")
 _set_tn_mctime = TMPFS_NODE.group("tn_mtime", "tn_ctime")[1]

@@ -301,7 +301,8 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
     at = mp.mem.node_w(ino)
     old_mode, old_uid, old_gid = tn_access(arena, at)
     new_mode = old_mode if mode is None else stat.S_IFMT(old_mode) | stat.S_IMODE(mode)
-    layout.set_tn_access(arena, at, new_mode, old_uid if uid is None else uid, old_gid if gid is None else gid)
+    layout.set_tn_mode(arena, at, new_mode)
+    layout.set_tn_owner(arena, at, old_uid if uid is None else uid, old_gid if gid is None else gid)
     if atime_ns is not None:
         layout.set_tn_atime(arena, at, atime_ns)
     if mtime_ns is not None:
