@@ -58,7 +58,7 @@ class PageDaemon:
         self.fresh = bytearray(nframes)
         self.count = [nframes, 0, 0]
         self.clock = 0                      # pages that have left; what refault distances are measured in
-        self.batch = min(max(nframes >> 5, CLUSTER), 512)
+        self.batch = min(max(nframes >> 5, CLUSTER), 512, (nframes - vm.reserve + 3) // 4)
         self.resting_until = 0.0
         self.scans = self.reclaims = self.stalls = self.pageouts = self.write_errors = 0
 
@@ -101,13 +101,13 @@ class PageDaemon:
     # --- which page leaves ---
 
     def reclaim(self) -> None:
-        """Evict until the reserve is full again and a batch beyond it is free.  => Offsets are stale afterwards."""
+        """Evict until a batch of frames beyond the low watermark is free.  => Offsets are stale afterwards."""
         now = time.monotonic()
         if now < self.resting_until:
             return
         self.scans += 1
         vm, free = self.vm, self.vm.phys.free_frames
-        target = vm.reserve + self.batch
+        target = vm.low + self.batch
         left = 2 * (self.count[ACTIVE] + self.count[INACTIVE])      # second chances end
         before = len(free)
         while len(free) < target and left > 0:

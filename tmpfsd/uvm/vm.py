@@ -31,13 +31,14 @@ from array import array
 from typing import Iterable
 
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError, demand
-from tmpfsd.uvm.pagedaemon import ACTIVE, INACTIVE, PageDaemon
+from tmpfsd.uvm.pagedaemon import ACTIVE, CLUSTER, INACTIVE, PageDaemon
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE, PhysMem
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.vmmap import VmMap
 
 RESERVE = 64                # frames an operation may take between two breaths: faults and new pages together
+SLACK = 32                  # frames above the reserve at which reclaim begins: two clusters
 READAHEAD = 8               # pages read at once where they were written together and are read in order
 NO_FRAME = -1               # frame_of: the page has no owner; -2 and below: it is out, and since when
 WIRED = 0x80                # flags; the rest is the owner
@@ -48,7 +49,7 @@ UNLIMITED = 1 << 62
 class Vm:
     """One machine: `ram_bytes` of frames, a page table, a page daemon and perhaps a swap file."""
 
-    __slots__ = ("phys", "swap", "kernel_map", "daemon", "reserve", "limit", "frame_of", "slot_of", "flags",
+    __slots__ = ("phys", "swap", "kernel_map", "daemon", "reserve", "low", "limit", "frame_of", "slot_of", "flags",
                  "npages", "nslotless", "nwired", "pages_of", "resident_of", "faults", "pageins", "read_errors",
                  "thrash", "check_level", "_referenced", "_dirty", "_free")
 
@@ -58,6 +59,8 @@ class Vm:
         self.swap = swap
         self.kernel_map = VmMap("kernel_map")
         self.reserve = reserve
+        # Reclaim begins above the reserve, so that the pages an operation adds seldom reach the bound of V6.
+        self.low = reserve + min(SLACK, (self.phys.nframes - reserve) // 4)
         self.limit = limit                  # pages that may exist, resident or out
         self.frame_of = array("i")
         self.slot_of = array("I")
@@ -93,7 +96,7 @@ class Vm:
 
     def breathe(self) -> None:
         """Let pages leave, so that the reserve is full.  => Every offset is stale afterwards."""
-        if len(self._free) < self.reserve:
+        if len(self._free) < self.low:
             self.daemon.reclaim()
         if self.thrash:
             self.daemon.evict_all()
@@ -192,7 +195,7 @@ class Vm:
         """Write pages out until another page without a slot is allowed (V6)."""
         most = self.phys.nframes - self.reserve
         if self.swap is not None:
-            self.daemon.give_slots(self.daemon.batch)
+            self.daemon.give_slots(CLUSTER)
         if self.nslotless >= most:
             raise NoMemory("ram is full of pages that cannot leave" if self.nwired >= most // 2
                            else "ram is full and no swap space is left")
