@@ -13,7 +13,7 @@ from bisect import bisect_left
 
 from tmpfsd.pool.backends import Backend
 from tmpfsd.pool.pool import Pool
-from tmpfsd.uvm.param import PAGE_SIZE
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vm import Vm
 
 CLASSES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1360, 2048, PAGE_SIZE)
@@ -25,12 +25,14 @@ MAX_SIZE = CLASSES[-1]
 class Strings:
     """The pools of the classes, with the owners from first_owner on."""
 
-    __slots__ = ("vm", "pools")
+    __slots__ = ("vm", "pools", "_places")
 
     def __init__(self, vm: Vm, backend: Backend, first_owner: int) -> None:
         self.vm = vm
         self.pools = [Pool(vm, backend, f"string-{size}", first_owner + i, size, 1 << INDEX_BITS)
                       for i, size in enumerate(CLASSES)]
+        # What va() needs of each class, at hand: a call of Pool.va() costs 0.15 us more.
+        self._places = [(pool.pages, pool.items_per_page, pool.item_size) for pool in self.pools]
 
     def get(self, nbytes: int) -> int:
         """The handle of an item of at least nbytes; its bytes may be anything.  => NoMemory."""
@@ -43,7 +45,9 @@ class Strings:
 
     def va(self, handle: int) -> int:
         """Where an item is."""
-        return self.pools[(handle >> INDEX_BITS) - 1].va(handle & INDEX_MASK)
+        pages, per_page, size = self._places[(handle >> INDEX_BITS) - 1]
+        page, k = divmod(handle & INDEX_MASK, per_page)
+        return (pages[page] << PAGE_SHIFT) + k * size
 
     def size(self, handle: int) -> int:
         """How many bytes an item has room for."""

@@ -18,7 +18,6 @@ Breathing   Nothing here breathes: all offsets taken in a call belong to one bre
 """
 
 from bisect import bisect_left, bisect_right
-from typing import NamedTuple
 
 from tmpfsd.tmpfs.layout import BT_HEAD, BT_KEY, bt_head, set_bt_head, set_tn_tree, tn_tree
 from tmpfsd.tmpfs.mem import Mem
@@ -29,12 +28,9 @@ LEAF_CLASSES = (64, 128, 256, 512, 1024, 2048, PAGE_SIZE)
 CHILD = 4                           # bytes of an inner node's value, a handle
 
 
-class Step(NamedTuple):
-    """A node on the way down: its handle, its offset, and which child was taken (or where the key goes)."""
-
-    handle: int
-    at: int
-    i: int
+# The nodes from root to leaf: the handle, the offset, and which child was taken (in the leaf: where the key is or
+# would go).  Plain tuples, as a named one costs 0.25 us a level.  Good until the tree changes or the next breath.
+Path = list[tuple[int, int, int]]
 
 
 def capacity(nbytes: int, value_size: int) -> int:
@@ -43,6 +39,7 @@ def capacity(nbytes: int, value_size: int) -> int:
 
 
 INNER_CAP = capacity(PAGE_SIZE, CHILD)
+INNER_VALUES = BT_HEAD + BT_KEY * INNER_CAP
 
 
 class BTree:
@@ -66,18 +63,26 @@ class BTree:
 
     def first_from(self, at: int, key: int) -> tuple[int, int] | None:
         """The entry with the lowest key >= key.  => SwapIOError."""
-        path = self._path(at, key)
+        return self.entry(self.seek(at, key))
+
+    def entry(self, path: Path) -> tuple[int, int] | None:
+        """The entry at or behind the place that seek() found.  => SwapIOError."""
         if not path:
             return None
         _handle, node, i = path[-1]
-        n = self.mem.u32[node >> 2] & 0xFFFF
-        if i < n:
+        if self.covers(path):
             return self._entry(node, i)
-        return self._entry_beyond(path)
+        leaf = self._leaf_beside(path, 1)
+        return None if leaf is None else self._entry(leaf, 0)
+
+    def covers(self, path: Path) -> bool:
+        """Whether the place that seek() found has an entry (else the next one is in another leaf)."""
+        _handle, node, i = path[-1]
+        return i < self.mem.u32[node >> 2] & 0xFFFF
 
     def last_to(self, at: int, key: int) -> tuple[int, int] | None:
         """The entry with the highest key <= key.  => SwapIOError."""
-        path = self._path(at, key)
+        path = self.seek(at, key)
         if not path:
             return None
         _handle, node, i = path[-1]
@@ -90,38 +95,38 @@ class BTree:
 
     def batch_from(self, at: int, key: int) -> list[tuple[int, int]]:
         """The entries with keys >= key that stand in one leaf, copied; empty only when there are none."""
-        path = self._path(at, key)
+        path = self.seek(at, key)
         if not path:
             return []
         _handle, node, i = path[-1]
         entries = self._entries(node, i)
         if entries:
             return entries
-        leaf = self._leaf_beyond(path)
+        leaf = self._leaf_beside(path, 1)
         return [] if leaf is None else self._entries(leaf, 0)
 
-    def _path(self, at: int, key: int) -> list[Step]:
-        """The nodes from root to leaf; in the leaf, i is where key is or would go.  Empty for an empty tree."""
+    def seek(self, at: int, key: int) -> Path:
+        """The way to where key is or would go; empty in an empty tree.  => SwapIOError."""
         mem = self.mem
-        u32, u64, arena = mem.u32, mem.u64, mem.arena
-        handle, level = tn_tree(arena, at)
-        path: list[Step] = []
+        u32, u64 = mem.u32, mem.u64
+        handle, level = tn_tree(mem.arena, at)
+        path: Path = []
         if not handle:
             return path
-        while True:
-            node = mem.read(mem.string_va(handle))
+        while level:
+            node = mem.page(handle)
             first = node + BT_HEAD >> 3
-            end = first + (u32[node >> 2] & 0xFFFF)
-            if not level:
-                path.append(Step(handle, node, bisect_left(u64, key, first, end) - first))
-                return path
-            i = bisect_right(u64, key, first + 1, end) - first - 1
-            path.append(Step(handle, node, i))
-            handle = self._child(node, i)
+            i = bisect_right(u64, key, first + 1, first + (u32[node >> 2] & 0xFFFF)) - first - 1
+            path.append((handle, node, i))
+            handle = u32[(node + INNER_VALUES >> 2) + i]
             level -= 1
+        node = mem.string(handle)
+        first = node + BT_HEAD >> 3
+        path.append((handle, node, bisect_left(u64, key, first, first + (u32[node >> 2] & 0xFFFF)) - first))
+        return path
 
     def _child(self, node: int, i: int) -> int:
-        return self.mem.u32[(node + BT_HEAD + BT_KEY * INNER_CAP >> 2) + i]
+        return self.mem.u32[(node + INNER_VALUES >> 2) + i]
 
     def _entry(self, node: int, i: int) -> tuple[int, int]:
         cap = self.mem.u32[node >> 2] >> 16
@@ -134,19 +139,11 @@ class BTree:
         keys, values = node + BT_HEAD >> 3, node + BT_HEAD + BT_KEY * cap >> self._shift
         return list(zip(self.mem.u64[keys + i:keys + n], self._values[values + i:values + n]))
 
-    def _leaf_beyond(self, path: list[Step]) -> int | None:
-        """The offset of the leaf to the right of the path's."""
-        return self._leaf_beside(path, 1)
-
-    def _entry_beyond(self, path: list[Step]) -> tuple[int, int] | None:
-        leaf = self._leaf_beside(path, 1)
-        return None if leaf is None else self._entry(leaf, 0)
-
-    def _entry_before(self, path: list[Step]) -> tuple[int, int] | None:
+    def _entry_before(self, path: Path) -> tuple[int, int] | None:
         leaf = self._leaf_beside(path, -1)
         return None if leaf is None else self._entry(leaf, (self.mem.u32[leaf >> 2] & 0xFFFF) - 1)
 
-    def _leaf_beside(self, path: list[Step], step: int) -> int | None:
+    def _leaf_beside(self, path: Path, step: int) -> int | None:
         mem = self.mem
         for level in range(len(path) - 2, -1, -1):
             _handle, node, i = path[level]
@@ -162,21 +159,17 @@ class BTree:
 
     def set(self, at: int, key: int, value: int) -> None:
         """Change the value of a key that is there.  => SwapIOError; cannot fail once the key was looked up."""
-        _handle, node, i = self._path(at, key)[-1]
+        _handle, node, i = self.seek(at, key)[-1]
         cap = self.mem.u32[node >> 2] >> 16
         self.mem.vm.phys.dirty[node >> 12] = 1
         self._values[(node + BT_HEAD + BT_KEY * cap >> self._shift) + i] = value
 
-    def rekey(self, at: int, key: int, new: int) -> None:
-        """Change a key that is there to one that keeps its place in the order.  => As set()."""
-        path = self._path(at, key)
-        _handle, node, i = path[-1]
-        self.mem.vm.phys.dirty[node >> 12] = 1
-        self.mem.u64[(node + BT_HEAD >> 3) + i] = new
+    def insert(self, at: int, key: int, value: int, path: Path | None = None) -> None:
+        """Add a key that is not there; `at` must be writable, path is what seek() says if it was asked.
 
-    def insert(self, at: int, key: int, value: int) -> None:
-        """Add a key that is not there; `at` must be writable.  => NoMemory, SwapIOError; nothing has changed."""
-        path = self._path(at, key)
+        => NoMemory, SwapIOError; nothing has changed.
+        """
+        path = path or self.seek(at, key)
         if not path:
             self._plant(at, key, value)
             return
@@ -243,11 +236,11 @@ class BTree:
         mem.vm.phys.dirty[node >> 12] = 1
         return n - 1
 
-    def _split(self, at: int, path: list[Step], key: int, value: int) -> None:
+    def _split(self, at: int, path: Path, key: int, value: int) -> None:
         """Insert into a full leaf: acquire a page for each node that splits, then split from the leaf up."""
         mem = self.mem
         full = 1
-        while full < len(path) and mem.u32[path[-1 - full].at >> 2] & 0xFFFF == INNER_CAP:
+        while full < len(path) and mem.u32[path[-1 - full][1] >> 2] & 0xFFFF == INNER_CAP:
             full += 1
         taken: list[int] = []
         try:
@@ -257,14 +250,14 @@ class BTree:
             for handle in taken:
                 mem.strings.put(handle)
             raise
-        for level, step in enumerate(reversed(path)):
+        for level, (_handle, node, i) in enumerate(reversed(path)):
             shift = 2 if level else self._shift
-            i = step.i + 1 if level else step.i
+            i += level > 0
             if level == full:
-                self._open(step.at, i, key, value, shift)
+                self._open(node, i, key, value, shift)
                 return
             right = taken.pop()
-            key, value = self._split_node(step.at, right, i, key, value, level, shift), right
+            key, value = self._split_node(node, right, i, key, value, level, shift), right
         self._raise_root(at, path[0], taken.pop(), key, value, len(path))
 
     def _split_node(self, node: int, right: int, i: int, key: int, value: int, level: int, shift: int) -> int:
@@ -287,21 +280,21 @@ class BTree:
             self._open(to, i - keep, key, value, shift)
         return mem.u64[to + BT_HEAD >> 3]
 
-    def _raise_root(self, at: int, left: Step, root: int, key: int, right: int, height: int) -> None:
+    def _raise_root(self, at: int, left: tuple[int, int, int], root: int, key: int, right: int, height: int) -> None:
         mem = self.mem
         node = mem.string_w(root)
         set_bt_head(mem.arena, node, 0, INNER_CAP, height)
-        self._open(node, 0, mem.u64[left.at + BT_HEAD >> 3], left.handle, 2)
+        self._open(node, 0, mem.u64[left[1] + BT_HEAD >> 3], left[0], 2)
         self._open(node, 1, key, right, 2)
         set_tn_tree(mem.arena, at, root, height)
 
-    def remove(self, at: int, key: int) -> None:
-        """Take a key out that is there; `at` must be writable.
+    def remove(self, at: int, key: int, path: Path | None = None) -> None:
+        """Take a key out that is there; `at` must be writable, path is what seek() says if it was asked.
 
         => SwapIOError, nothing has changed; cannot fail when the key was looked up in this breath.  Never needs
         memory: making nodes smaller or fewer is tried, and left where it cannot be had.
         """
-        path = self._path(at, key)
+        path = path or self.seek(at, key)
         shift = self._shift
         for level in range(len(path) - 1, -1, -1):
             handle, node, i = path[level]
@@ -315,10 +308,8 @@ class BTree:
             return
         if len(path) == 1:
             self._shrink_leaf(at, handle, node, left)
-            return
-        if level:
-            self._merge(path[level - 1], node, left, shift)
-        self._lower_root(at)
+        elif level == 0 or self._merge(path[level - 1], node, left, shift):
+            self._lower_root(at)
 
     def _shrink_leaf(self, at: int, handle: int, node: int, left: int) -> None:
         """Move an only leaf that is a quarter full to the next smaller class, if there is memory for it."""
@@ -330,33 +321,33 @@ class BTree:
             except (NoMemory, SwapIOError):
                 pass
 
-    def _merge(self, parent: Step, node: int, left: int, shift: int) -> None:
-        """Move what is left of a sparse node to its neighbour, if that one can be read and has room."""
+    def _merge(self, parent: tuple[int, int, int], node: int, left: int, shift: int) -> bool:
+        """Move what is left of a sparse node to its neighbour, if that one can be read and has room; whether it was."""
         mem = self.mem
+        _handle, above, place = parent
         cap = mem.u32[node >> 2] >> 16
-        if left > cap >> 2:
-            return
-        first = parent.i - 1 if parent.i else 0
-        if first + 1 >= mem.u32[parent.at >> 2] & 0xFFFF:
-            return
+        first = place - 1 if place else 0
+        if left > cap >> 2 or first + 1 >= mem.u32[above >> 2] & 0xFFFF:
+            return False
+        gone = self._child(above, first + 1)
         try:
-            into, source = mem.string(self._child(parent.at, first)), mem.string(self._child(parent.at, first + 1))
+            into, source = mem.string(self._child(above, first)), mem.string(gone)
         except SwapIOError:
-            return
+            return False
         n, m = mem.u32[into >> 2] & 0xFFFF, mem.u32[source >> 2] & 0xFFFF
         if n + m > cap * 3 >> 2:
-            return
+            return False
         arena, values = mem.arena, BT_HEAD + BT_KEY * cap
         arena.move(into + BT_HEAD + BT_KEY * n, source + BT_HEAD, BT_KEY * m)
         arena.move(into + values + (n << shift), source + values, m << shift)
         if shift == 2 and bt_head(arena, into)[2]:
             # An inner node's first key was never looked at where it stood; here it is a separator.
-            mem.u64[(into + BT_HEAD >> 3) + n] = mem.u64[(parent.at + BT_HEAD >> 3) + first + 1]
+            mem.u64[(into + BT_HEAD >> 3) + n] = mem.u64[(above + BT_HEAD >> 3) + first + 1]
         mem.u32[into >> 2] += m
         mem.vm.phys.dirty[into >> 12] = 1
-        gone = self._child(parent.at, first + 1)
-        self._close(parent.at, first + 1, 2)
+        self._close(above, first + 1, 2)
         mem.strings.put(gone)
+        return True
 
     def _lower_root(self, at: int) -> None:
         """An inner root with one child gives its place to it."""

@@ -22,7 +22,7 @@ import os
 from typing import NamedTuple
 
 from tmpfsd.tmpfs import layout
-from tmpfsd.tmpfs.btree import BTree
+from tmpfsd.tmpfs.btree import BTree, Path
 from tmpfsd.tmpfs.layout import EXTERNAL, NAME_INLINE_MAX, TD_NAME
 from tmpfsd.tmpfs.mem import Mem
 from tmpfsd.uvm.errors import NoMemory
@@ -36,11 +36,12 @@ COOKIE_DOT, COOKIE_DOTDOT = 1, 2        # below every key
 
 
 class Entry(NamedTuple):
-    """An entry that was found: its key, its value, the node it names."""
+    """An entry that was found: its key, its value, the node it names, and the way there until the tree changes."""
 
     key: int
     value: int
     ino: int
+    path: Path
 
 
 class Directories:
@@ -64,14 +65,34 @@ class Directories:
 
     def find(self, dat: int, name: bytes) -> Entry | None:
         """The entry of that name.  => SwapIOError."""
-        hashed = self.hash(name)
-        found = self.tree.first_from(dat, hashed << COUNTER_BITS)
+        hashed, tree = self.hash(name), self.tree
+        path = tree.seek(dat, hashed << COUNTER_BITS)
+        found = tree.entry(path)
         while found is not None and found[0] >> COUNTER_BITS == hashed:
-            ino = self._names(found[1], name)
+            key, value = found
+            ino = self._names(value, name)
+            if not tree.covers(path):
+                path = tree.seek(dat, key)
             if ino:
-                return Entry(found[0], found[1], ino)
-            found = self.tree.first_from(dat, found[0] + 1)
+                return Entry(key, value, ino, path)
+            path = tree.seek(dat, key + 1)
+            found = tree.entry(path)
         return None
+
+    def vacancy(self, dat: int, name: bytes) -> tuple[int, Path] | None:
+        """The key for a new entry of that name and the way to its place, or None when there is such an entry.
+
+        => SwapIOError; NoMemory when COUNTERS other names have its hash.
+        """
+        hashed, tree = self.hash(name), self.tree
+        path = tree.seek(dat, hashed << COUNTER_BITS)
+        found = tree.entry(path)
+        if found is None or found[0] >> COUNTER_BITS != hashed:
+            return hashed << COUNTER_BITS, path
+        if self.find(dat, name) is not None:
+            return None
+        key = self._free_key(dat, hashed)
+        return key, tree.seek(dat, key)
 
     def _names(self, value: int, name: bytes) -> int:
         """The inode number an entry leads to if it has that name, else 0."""
@@ -129,9 +150,10 @@ class Directories:
 
     # --- entries ---
 
-    def insert(self, dat: int, name: bytes, value: int) -> None:
-        """Attach an entry to a writable directory.  => NoMemory, SwapIOError; nothing has changed."""
-        self.tree.insert(dat, self._free_key(dat, self.hash(name)), value)
+    def insert(self, dat: int, vacancy: tuple[int, Path], value: int) -> None:
+        """Attach an entry to a writable directory, where vacancy() said.  => NoMemory, SwapIOError; nothing has changed."""
+        key, path = vacancy
+        self.tree.insert(dat, key, value, path)
         layout.set_tn_size(self.mem.arena, dat, layout.tn_size(self.mem.arena, dat) + DIRENT_SIZE)
 
     def _free_key(self, dat: int, hashed: int) -> int:
@@ -145,9 +167,12 @@ class Directories:
             raise NoMemory("too many names with one hash")
         return key
 
-    def remove(self, dat: int, key: int) -> None:
-        """Detach an entry that was found in this breath.  => Cannot fail; its value is the caller's to unbind."""
-        self.tree.remove(dat, key)
+    def remove(self, dat: int, key: int, path: Path | None = None) -> None:
+        """Detach an entry that was found in this breath; path as it was found, if the tree has not changed since.
+
+        => Cannot fail; its value is the caller's to unbind.
+        """
+        self.tree.remove(dat, key, path)
         layout.set_tn_size(self.mem.arena, dat, layout.tn_size(self.mem.arena, dat) - DIRENT_SIZE)
 
     def set(self, dat: int, key: int, value: int) -> None:

@@ -116,7 +116,7 @@ _set_tn_mctime = TMPFS_NODE.group("tn_mtime", "tn_ctime")[1]
 _tn_mtimehi, _set_tn_mtimehi = TMPFS_NODE.field("tn_mtimehi")
 _tn_stat = TMPFS_NODE.group("tn_mode", "tn_kind", "tn_links", "tn_uid", "tn_gid", "tn_size", "tn_gen", "tn_atime",
                             "tn_mtime", "tn_ctime", "tn_atimehi", "tn_mtimehi", "tn_rdev", "tn_pages")[0]
-_init_node = Struct("<HBBIIIQQQQQQhhIII48s32s").pack_into
+_init_node = TMPFS_NODE.group(*TMPFS_NODE.code)[1]
 
 SPEC = TMPFS_NODE.offset["tn_spec"]
 NAME = TMPFS_NODE.offset["tn_name"]
@@ -126,10 +126,11 @@ _HIGHEST = (1 << 79) - 1
 _PER_PAGE = PAGE_SIZE // 512
 
 
-def init_node(mem, at: int, mode: int, uid: int, gid: int, gen: int, now: int, rdev: int = 0) -> None:
-    """A new node without a link or a name."""
-    kind = KIND_INLINE if mode & 0o170000 == 0o100000 else KIND_NONE
-    _init_node(mem, at, mode, kind, 0, 0, uid, gid, 0, gen, now, now, now, now, 0, 0, 0, rdev, 0, b"", b"")
+def init_node(mem, at: int, mode: int, kind: int, links: int, uid: int, gid: int, size: int, gen: int, now: int,
+              rdev: int = 0, spec: bytes = b"", name: bytes = b"") -> None:
+    """A new node, all of it."""
+    _init_node(mem, at, mode, kind, len(name), links, uid, gid, size, gen, now, now, now, now, 0, 0, 0, rdev, 0,
+               spec, name)
 
 
 def tn_stat(mem, at: int) -> tuple:
@@ -188,6 +189,16 @@ def touch(mem, at: int, now: int) -> None:
 
 TN_TREE = Record("tn_spec, KIND_TREE", 48, (("tn_root", "I"), ("tn_height", "I"), ("tn_parent", "I"), ("", "36s")))
 TN_STRING = Record("tn_spec, KIND_STRING", 48, (("tn_string", "I"), ("", "44s")))
+
+
+def directory_spec(parent: int) -> bytes:
+    """The type-specific part of an empty directory."""
+    return Struct("<" + "".join(TN_TREE.code.values())).pack(0, 0, parent, b"")
+
+
+def string_spec(handle: int) -> bytes:
+    """The type-specific part of a node whose bytes are in a string."""
+    return Struct("<" + "".join(TN_STRING.code.values())).pack(handle, b"")
 
 
 def _in_spec(record: Record, name: str):

@@ -8,10 +8,14 @@ Breathing   Nothing here breathes.  node() and the like return offsets: good unt
 """
 
 from tmpfsd.pool import Backend, Pool, Strings, Table, make_backend
+from tmpfsd.pool.strings import INDEX_MASK
+from tmpfsd.tmpfs.layout import TMPFS_NODE
 from tmpfsd.uvm.errors import NoMemory
-from tmpfsd.uvm.param import PAGE_SHIFT
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vm import Vm
 
+NODE_SIZE = TMPFS_NODE.size
+NODES_PER_PAGE = PAGE_SIZE // NODE_SIZE
 OWNER_DATA, OWNER_NODE, OWNER_NLOOKUP, OWNER_STRINGS = 1, 2, 3, 4
 MAX_NODES = (1 << 31) - 1           # an inode number and dirent flag share 32 bits
 DATA_RUN = 256                      # most pages of data allocated at a time
@@ -21,29 +25,54 @@ class Mem:
     """The pools of one mount over one Vm."""
 
     __slots__ = ("vm", "backend", "nodes", "nlookup", "strings", "arena", "u32", "u64", "max_nodes",
-                 "string_va", "read", "write")
+                 "string_va", "read", "write", "_node_pages", "_page_pages", "_frame_of", "_referenced", "_dirty")
 
     def __init__(self, vm: Vm, backend_name: str, submap_bytes: int = 0, per_pool: bool = False,
                  nr_inodes: int = 0) -> None:
         self.vm = vm
         self.backend: Backend = make_backend(backend_name, vm, submap_bytes, per_pool)
-        self.nodes = Pool(vm, self.backend, "node", OWNER_NODE, 160, MAX_NODES)
+        self.nodes = Pool(vm, self.backend, "node", OWNER_NODE, NODE_SIZE, MAX_NODES)
         self.nlookup = Table(vm, self.backend, "nlookup", OWNER_NLOOKUP)
         self.strings = Strings(vm, self.backend, OWNER_STRINGS)
         self.max_nodes = nr_inodes or MAX_NODES
         self.arena, self.u32, self.u64 = vm.phys.arena, vm.phys.u32, vm.phys.u64
         self.string_va = self.strings.va
         self.read, self.write = vm.read, vm.write
+        self._node_pages, self._page_pages = self.nodes.pages, self.strings.pools[-1].pages
+        self._frame_of, self._referenced, self._dirty = vm.frame_of, vm.phys.referenced, vm.phys.dirty
 
     # --- where things are ---
 
+    # node(), node_w() and page() are Pool.va() and Vm.read() or Vm.write() in one: 0.35 us instead of 0.65.
+
     def node(self, ino: int) -> int:
         """The offset of a node, to read.  => SwapIOError."""
-        return self.read(self.nodes.va(ino - 1))
+        page, k = divmod(ino - 1, NODES_PER_PAGE)
+        vpn = self._node_pages[page]
+        pfn = self._frame_of[vpn]
+        if pfn < 0:
+            pfn = self.vm.fault(vpn)
+        self._referenced[pfn] = 1
+        return (pfn << PAGE_SHIFT) + k * NODE_SIZE
 
     def node_w(self, ino: int) -> int:
         """The offset of a node, to change.  => SwapIOError."""
-        return self.write(self.nodes.va(ino - 1))
+        page, k = divmod(ino - 1, NODES_PER_PAGE)
+        vpn = self._node_pages[page]
+        pfn = self._frame_of[vpn]
+        if pfn < 0:
+            pfn = self.vm.fault(vpn)
+        self._referenced[pfn] = self._dirty[pfn] = 1
+        return (pfn << PAGE_SHIFT) + k * NODE_SIZE
+
+    def page(self, handle: int) -> int:
+        """The offset of a string item that is a whole page, to read.  => SwapIOError."""
+        vpn = self._page_pages[handle & INDEX_MASK]
+        pfn = self._frame_of[vpn]
+        if pfn < 0:
+            pfn = self.vm.fault(vpn)
+        self._referenced[pfn] = 1
+        return pfn << PAGE_SHIFT
 
     def string(self, handle: int) -> int:
         """The offset of a string item, to read.  => SwapIOError."""
@@ -55,16 +84,16 @@ class Mem:
 
     # --- nodes ---
 
-    def get_node(self) -> int:
-        """The inode number of a free node, its lookup count 0 and its page in.  => NoMemory, SwapIOError."""
+    def get_node(self, nlookup: int) -> int:
+        """The inode number of a free node, its page in and its lookup count set.  => NoMemory, SwapIOError."""
         if self.nodes.nitems >= self.max_nodes:
             raise NoMemory("nr_inodes is used up")
         i = self.nodes.get()
         try:
             self.nlookup.enter(i)
             try:
-                self.u32[self.write(self.nlookup.va(i)) >> 2] = 0
-                self.write(self.nodes.va(i))
+                self.u32[self.write(self.nlookup.va(i)) >> 2] = nlookup
+                self.node_w(i + 1)
             except BaseException:
                 self.nlookup.remove(i)
                 raise

@@ -5,7 +5,7 @@ counted in dense pages beside the nodes, with a mark (ORPHAN) for those whose la
 FORGET, of which the kernel sends a hundred thousand when its memory is short, touches a node only
 when it ends it.
 
-Picture     new_node --attach--> linked --last link--> ORPHAN --last forget--> destroyed
+Picture     get_node --attach--> linked --last link--> ORPHAN --last forget--> destroyed
 
 Invariants
     N1  ORPHAN is set in a node's lookup word exactly when tn_links is 0.
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
 log = logging.getLogger(__name__)
-
-
-def new_node(mp: Mount, mode: int, uid: int, gid: int, rdev: int = 0) -> int:
-    """The inode number of a new node without links.  => NoMemory, SwapIOError; nothing has changed."""
-    ino = mp.mem.get_node()
-    mp.generation += 1
-    layout.init_node(mp.arena, mp.mem.node_w(ino), mode, uid, gid, mp.generation, mp.now(), rdev)
-    return ino
 
 
 def hold(mp: Mount, ino: int, n: int = 1) -> None:

@@ -131,11 +131,13 @@ def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
     white = white_value = value = 0
     try:
         if whiteout_cred is not None:
-            white = node.new_node(mp, stat.S_IFCHR, whiteout_cred.uid, whiteout_cred.gid)
+            white = mp.mem.get_node(0)
             white_value = dirs.new_value(white, source.name, slot_free=True)
         value = target.new_value(old.ino, source.at, old.value)
         if target.entry is None:
-            dirs.insert(target.dat, target.name, value)
+            vacancy = dirs.vacancy(target.dat, target.name)
+            assert vacancy is not None
+            dirs.insert(target.dat, vacancy, value)
     except VmError:
         dirs.drop_value(value)
         dirs.drop_value(white_value)
@@ -153,8 +155,10 @@ def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
     if white:
         dirs.set(source.dat, old.key, white_value)
         dirs.unbind(old.value)
+        mp.generation += 1
+        layout.init_node(mp.arena, mp.mem.node_w(white), stat.S_IFCHR, layout.KIND_NONE, 1, whiteout_cred.uid,
+                         whiteout_cred.gid, 0, mp.generation, now)
         dirs.bind(white_value, source.name)
-        set_tn_links(mp.arena, mp.mem.node_w(white), 1)
     else:
         dirs.remove(source.dat, old.key)
         dirs.unbind(old.value)

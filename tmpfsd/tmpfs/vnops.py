@@ -17,14 +17,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from stat import S_IFDIR, S_ISGID
 from typing import TYPE_CHECKING, Any, Callable
 
 from tmpfsd.tmpfs import acl, layout, node, regfile, xattr
 from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, DIR_SIZE
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.layout import (INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, set_tn_ctime,
-                                 set_tn_kind, set_tn_links, set_tn_parent, set_tn_size, set_tn_string, tn_access,
-                                 tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat, tn_string, touch)
+from tmpfsd.tmpfs.btree import Path
+from tmpfsd.tmpfs.layout import (EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, directory_spec,
+                                 init_node, set_tn_ctime, set_tn_links, string_spec, tn_access, tn_kind, tn_links,
+                                 tn_mode, tn_parent, tn_size, tn_stat, tn_string, touch)
 from tmpfsd.tmpfs.node import hold
 from tmpfsd.tmpfs.rename import rename as rename
 from tmpfsd.uvm.errors import VmError
@@ -37,6 +39,7 @@ ROOT_INO = 1
 NAME_MAX = 255
 LINK_MAX = (1 << 31) - 1
 PATH_MAX = 4096
+TYPE_MASK = 0o170000             # S_IFMT, which Python has as a function only
 DAY = 86_400_000_000_000
 Emit = Callable[[bytes, int, tuple, int], bool]
 
@@ -134,12 +137,11 @@ def symlink(mp: Mount, dino: int, name: bytes, target: bytes, cred: Any) -> int:
 
 
 def _make(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: int = 0, target: bytes = b"") -> int:
-    dat = _parent_for(mp, dino, name)
     if not mp.acl:
-        return _make_node(mp, dino, dat, name, mode, cred, rdev, target)
+        return _make_node(mp, dino, name, mode, cred, rdev, target)
 
     def make(mode: int) -> int:
-        return _make_node(mp, dino, mp.mem.node_w(dino), name, mode, cred, rdev, target)
+        return _make_node(mp, dino, name, mode, cred, rdev, target)
 
     def unmake(ino: int) -> None:
         mp.breathe()
@@ -149,81 +151,64 @@ def _make(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: int = 0
     return acl.make_inheriting(mp, dino, mode, make, unmake)
 
 
-def _parent_for(mp: Mount, dino: int, name: bytes) -> int:
-    """The offset of a directory that may take a new name."""
+def _vacancy(mp: Mount, dino: int, name: bytes) -> tuple[int, tuple[int, Path]]:
+    """The offset of a directory that may take a new name, and where the name goes."""
     if len(name) > NAME_MAX:
         raise FsError(errno.ENAMETOOLONG)
     dat = directory(mp, dino)
     if not tn_links(mp.arena, dat):
         raise FsError(errno.ENOENT)
-    if mp.dirs.find(dat, name) is not None:
+    vacancy = mp.dirs.vacancy(dat, name)
+    if vacancy is None:
         raise FsError(errno.EEXIST)
-    return dat
+    return dat, vacancy
 
 
-def _make_node(mp: Mount, dino: int, dat: int, name: bytes, mode: int, cred: Any, rdev: int, target: bytes) -> int:
-    """Acquire and commit: a new node under a free name."""
+def _make_node(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: int, target: bytes) -> int:
     mem, arena, dirs = mp.mem, mp.arena, mp.dirs
+    dat, vacancy = _vacancy(mp, dino, name)
+    is_dir = mode & TYPE_MASK == S_IFDIR
     dmode, _uid, gid = tn_access(arena, dat)
-    if not dmode & stat.S_ISGID:
+    if not dmode & S_ISGID:
         gid = cred.gid
-    elif stat.S_ISDIR(mode):
-        mode |= stat.S_ISGID
-    ino = node.new_node(mp, mode, cred.uid, gid, rdev)
+    elif is_dir:
+        mode |= S_ISGID
+    ino = mem.get_node(1)
     value = handle = 0
     try:
         value = dirs.new_value(ino, name, slot_free=True)
         if len(target) > INLINE_MAX:
             handle = mem.new_string(len(target))
-        dirs.insert(dat, name, value)
+        dirs.insert(dat, vacancy, value)
     except VmError:
         if handle:
             mem.strings.put(handle)
         dirs.drop_value(value)
         mem.put_node(ino)
         raise
-    at = mem.node_w(ino)
-    dirs.bind(value, name)
-    hold(mp, ino)
-    if stat.S_ISDIR(mode):
-        _init_directory(mp, at, dino)
+    kind, links, size, spec = KIND_INLINE, 1, len(target), target
+    if is_dir:
+        kind, links, size, spec = KIND_TREE, 2, DIR_SIZE, directory_spec(dino)
         set_tn_links(arena, dat, tn_links(arena, dat) + 1)
-    else:
-        set_tn_links(arena, at, 1)
-        if target:
-            _init_symlink(mp, at, target, handle)
-    touch(arena, dat, mp.now())
+    elif handle:
+        kind, spec = KIND_STRING, string_spec(handle)
+        start = mem.string_w(handle)
+        arena[start:start + size] = target
+    now = mp.now()
+    mp.generation += 1
+    init_node(arena, mem.node_w(ino), mode, kind, links, cred.uid, gid, size, mp.generation, now, rdev, spec,
+              b"" if value & EXTERNAL else name)
+    touch(arena, dat, now)
     return ino
-
-
-def _init_directory(mp: Mount, at: int, parent: int) -> None:
-    """Make a new node an empty directory."""
-    set_tn_links(mp.arena, at, 2)
-    set_tn_size(mp.arena, at, DIR_SIZE)
-    set_tn_kind(mp.arena, at, KIND_TREE)
-    clear_spec(mp.arena, at)
-    set_tn_parent(mp.arena, at, parent)
-
-
-def _init_symlink(mp: Mount, at: int, target: bytes, handle: int) -> None:
-    arena = mp.arena
-    set_tn_size(arena, at, len(target))
-    if handle:
-        set_tn_kind(arena, at, KIND_STRING)
-        set_tn_string(arena, at, handle)
-        start = mp.mem.string_w(handle)
-    else:
-        set_tn_kind(arena, at, KIND_INLINE)
-        start = at + SPEC
-    arena[start:start + len(target)] = target
 
 
 def make_root(mp: Mount, mode: int, uid: int, gid: int) -> None:
     """The first node of a file system: its own parent, never forgotten."""
-    ino = node.new_node(mp, stat.S_IFDIR | mode, uid, gid)
+    ino = mp.mem.get_node(1)
     assert ino == ROOT_INO
-    _init_directory(mp, mp.mem.node_w(ino), ino)
-    hold(mp, ino)
+    mp.generation += 1
+    init_node(mp.arena, mp.mem.node_w(ino), S_IFDIR | mode, KIND_TREE, 2, uid, gid, DIR_SIZE, mp.generation, mp.now(),
+              0, directory_spec(ino))
 
 
 # --- links ---
@@ -231,7 +216,7 @@ def make_root(mp: Mount, mode: int, uid: int, gid: int) -> None:
 def link(mp: Mount, ino: int, dino: int, name: bytes) -> int:
     """Another name for a node (+1).  => FsError EPERM for a directory, ENOENT for a node without a link, EMLINK."""
     mem, arena, dirs = mp.mem, mp.arena, mp.dirs
-    dat = _parent_for(mp, dino, name)
+    dat, vacancy = _vacancy(mp, dino, name)
     at = mem.node_w(ino)
     links = tn_links(arena, at)
     if stat.S_ISDIR(tn_mode(arena, at)):
@@ -243,7 +228,7 @@ def link(mp: Mount, ino: int, dino: int, name: bytes) -> int:
     hold(mp, ino, 0)
     value = dirs.new_value(ino, name, slot_free=not layout.tn_name(arena, at))
     try:
-        dirs.insert(dat, name, value)
+        dirs.insert(dat, vacancy, value)
     except VmError:
         dirs.drop_value(value)
         raise
@@ -278,7 +263,7 @@ def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
         raise FsError(errno.ENOTEMPTY)
     mem.nlookup_word(found.ino)
     now = mp.now()
-    dirs.remove(dat, found.key)
+    dirs.remove(dat, found.key, found.path)
     dirs.unbind(found.value)
     touch(arena, dat, now)
     if is_dir:
