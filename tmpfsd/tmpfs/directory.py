@@ -19,11 +19,10 @@ Limits      256 names of one directory with one hash: a chance no key-less attac
 """
 
 import os
-from typing import NamedTuple
 
 from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.btree import BTree, Path
-from tmpfsd.tmpfs.layout import EXTERNAL, NAME_INLINE_MAX, TD_NAME
+from tmpfsd.tmpfs.layout import EXTERNAL, NAME_INLINE_MAX, TD_NAME, tn_name
 from tmpfsd.tmpfs.mem import Mem
 from tmpfsd.uvm.errors import NoMemory
 
@@ -35,13 +34,9 @@ DIRENT_SIZE = 20
 COOKIE_DOT, COOKIE_DOTDOT = 1, 2        # below every key
 
 
-class Entry(NamedTuple):
-    """An entry that was found: its key, its value, the node it names, and the way there until the tree changes."""
-
-    key: int
-    value: int
-    ino: int
-    path: Path
+# An entry that was found: its key, its value, the node it names, and the way there until the tree changes.  A plain
+# tuple: a named one costs 0.25 us of a look-up's 5.
+Entry = tuple[int, int, int, Path]
 
 
 class Directories:
@@ -74,7 +69,7 @@ class Directories:
             if not tree.covers(path):
                 path = tree.seek(dat, key)
             if ino:
-                return Entry(key, value, ino, path)
+                return key, value, ino, path
             path = tree.seek(dat, key + 1)
             found = tree.entry(path)
         return None
@@ -98,7 +93,7 @@ class Directories:
         """The inode number an entry leads to if it has that name, else 0."""
         mem = self.mem
         if not value & EXTERNAL:
-            return value if layout.tn_name(mem.arena, mem.node(value)) == name else 0
+            return value if tn_name(mem.arena, mem.node(value)) == name else 0
         at = mem.string(value ^ EXTERNAL)
         ino, namelen = layout.td_head(mem.arena, at)
         return ino if layout.td_name(mem.arena, at, namelen) == name else 0
@@ -107,7 +102,7 @@ class Directories:
         """(inode number, name) of an entry.  => SwapIOError."""
         mem = self.mem
         if not value & EXTERNAL:
-            return value, layout.tn_name(mem.arena, mem.node(value))
+            return value, tn_name(mem.arena, mem.node(value))
         at = mem.string(value ^ EXTERNAL)
         ino, namelen = layout.td_head(mem.arena, at)
         return ino, layout.td_name(mem.arena, at, namelen)

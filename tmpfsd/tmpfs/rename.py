@@ -11,7 +11,6 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from tmpfsd.tmpfs import layout, node
-from tmpfsd.tmpfs.directory import Entry
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (set_tn_ctime, set_tn_links, set_tn_parent, tn_links, tn_mode, tn_name, tn_parent,
                                  touch)
@@ -26,30 +25,26 @@ ROOT_INO = 1
 
 
 class Place:
-    """One end of a rename: a directory, a name, the entry there if any, and its node."""
+    """One end of a rename: a directory, a name, and the entry there with its node (ino 0 when there is none)."""
 
-    __slots__ = ("mp", "dino", "name", "dat", "entry", "at")
+    __slots__ = ("mp", "dino", "name", "dat", "key", "value", "ino", "at")
 
     def __init__(self, mp: Mount, dino: int, name: bytes) -> None:
         self.mp, self.dino, self.name = mp, dino, name
         self.dat = mp.mem.node_w(dino)
         if not stat.S_ISDIR(tn_mode(mp.arena, self.dat)):
             raise FsError(errno.ENOTDIR)
-        self.entry: Entry | None = mp.dirs.find(self.dat, name)
+        # The path is not kept: what one end does to a tree makes the other's stale.
+        self.key, self.value, self.ino, _path = mp.dirs.find(self.dat, name) or (0, 0, 0, None)
         self.at = 0
-        if self.entry is not None:
-            self.at = mp.mem.node_w(self.entry.ino)
-            mp.mem.nlookup_word(self.entry.ino)
-
-    @property
-    def ino(self) -> int:
-        """The inode number of the entry, 0 without one."""
-        return self.entry.ino if self.entry is not None else 0
+        if self.ino:
+            self.at = mp.mem.node_w(self.ino)
+            mp.mem.nlookup_word(self.ino)
 
     @property
     def is_dir(self) -> bool:
         """Whether the entry is a directory."""
-        return self.entry is not None and stat.S_ISDIR(tn_mode(self.mp.arena, self.at))
+        return self.ino != 0 and stat.S_ISDIR(tn_mode(self.mp.arena, self.at))
 
     def new_value(self, ino: int, at: int, gone: int) -> int:
         """A value for `name` here that leads to another node, whose entry `gone` this operation takes away."""
@@ -70,16 +65,16 @@ def rename(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, flags: i
         raise FsError(errno.ENAMETOOLONG)
     _refuse_loops(mp, dino, name, ndino, nname, flags)
     source, target = Place(mp, dino, name), Place(mp, ndino, nname)
-    if source.entry is None:
+    if not source.ino:
         raise FsError(errno.ENOENT)
-    if flags & RENAME_NOREPLACE and target.entry is not None:
+    if flags & RENAME_NOREPLACE and target.ino:
         raise FsError(errno.EEXIST)
     if not tn_links(mp.arena, target.dat):
         raise FsError(errno.ENOENT)
     if source.ino == target.ino:
         return
     if flags & RENAME_EXCHANGE:
-        if target.entry is None:
+        if not target.ino:
             raise FsError(errno.ENOENT)
         _exchange(mp, source, target)
         return
@@ -114,7 +109,7 @@ def _is_below(mp: Mount, dino: int, ancestor: int) -> bool:
 
 
 def _refuse_target(mp: Mount, source: Place, target: Place) -> None:
-    if target.entry is None:
+    if not target.ino:
         return
     if source.is_dir and not target.is_dir:
         raise FsError(errno.ENOTDIR)
@@ -126,15 +121,14 @@ def _refuse_target(mp: Mount, source: Place, target: Place) -> None:
 
 def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
     """Give the source's node the target's name; the inode number of a node to destroy, or 0."""
-    dirs, old = mp.dirs, source.entry
-    assert old is not None
+    dirs = mp.dirs
     white = white_value = value = 0
     try:
         if whiteout_cred is not None:
             white = mp.mem.get_node(0)
             white_value = dirs.new_value(white, source.name, slot_free=True)
-        value = target.new_value(old.ino, source.at, old.value)
-        if target.entry is None:
+        value = target.new_value(source.ino, source.at, source.value)
+        if not target.ino:
             vacancy = dirs.vacancy(target.dat, target.name)
             assert vacancy is not None
             dirs.insert(target.dat, vacancy, value)
@@ -145,23 +139,23 @@ def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
             mp.mem.put_node(white)
         raise
     now, moved_dir, ended = mp.now(), int(source.is_dir), 0
-    if target.entry is not None:
+    if target.ino:
         replaced_dir = target.is_dir
-        dirs.set(target.dat, target.entry.key, value)
-        dirs.unbind(target.entry.value)
+        dirs.set(target.dat, target.key, value)
+        dirs.unbind(target.value)
         target.count_subdirs(-replaced_dir)
         if node.drop_links(mp, target.at, target.ino, 2 if replaced_dir else 1, now):
             ended = target.ino
     if white:
-        dirs.set(source.dat, old.key, white_value)
-        dirs.unbind(old.value)
+        dirs.set(source.dat, source.key, white_value)
+        dirs.unbind(source.value)
         mp.generation += 1
         layout.init_node(mp.arena, mp.mem.node_w(white), stat.S_IFCHR, layout.KIND_NONE, 1, whiteout_cred.uid,
                          whiteout_cred.gid, 0, mp.generation, now)
         dirs.bind(white_value, source.name)
     else:
-        dirs.remove(source.dat, old.key)
-        dirs.unbind(old.value)
+        dirs.remove(source.dat, source.key)
+        dirs.unbind(source.value)
     dirs.bind(value, target.name)
     _moved(mp, source, target, moved_dir, now)
     return ended
@@ -181,19 +175,18 @@ def _moved(mp: Mount, source: Place, target: Place, is_dir: int, now: int) -> No
 
 def _exchange(mp: Mount, one: Place, two: Place) -> None:
     """Let two entries change places."""
-    dirs, first, second = mp.dirs, one.entry, two.entry
-    assert first is not None and second is not None
-    value_of_two = one.new_value(second.ino, two.at, second.value)
+    dirs = mp.dirs
+    value_of_two = one.new_value(two.ino, two.at, two.value)
     try:
-        value_of_one = two.new_value(first.ino, one.at, first.value)
+        value_of_one = two.new_value(one.ino, one.at, one.value)
     except VmError:
         dirs.drop_value(value_of_two)
         raise
     now, one_is_dir, two_is_dir = mp.now(), int(one.is_dir), int(two.is_dir)
-    dirs.set(one.dat, first.key, value_of_two)
-    dirs.set(two.dat, second.key, value_of_one)
-    dirs.unbind(first.value)
-    dirs.unbind(second.value)
+    dirs.set(one.dat, one.key, value_of_two)
+    dirs.set(two.dat, two.key, value_of_one)
+    dirs.unbind(one.value)
+    dirs.unbind(two.value)
     dirs.bind(value_of_two, one.name)
     dirs.bind(value_of_one, two.name)
     _moved(mp, one, two, one_is_dir, now)

@@ -51,7 +51,7 @@ forget = node.forget
 def directory(mp: Mount, dino: int) -> int:
     """The offset of a directory's node, to change.  => FsError ENOTDIR."""
     dat = mp.mem.node_w(dino)
-    if not stat.S_ISDIR(tn_mode(mp.arena, dat)):
+    if tn_mode(mp.arena, dat) & TYPE_MASK != S_IFDIR:
         raise FsError(errno.ENOTDIR)
     return dat
 
@@ -66,7 +66,7 @@ def lookup(mp: Mount, dino: int, name: bytes) -> int:
         found = mp.dirs.find(mp.mem.node(dino), name)
         if found is None:
             return 0
-        ino = found.ino
+        ino = found[2]
     mp.mem.node(ino)
     hold(mp, ino)
     return ino
@@ -256,20 +256,21 @@ def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
     found = dirs.find(dat, name)
     if found is None:
         raise FsError(errno.ENOENT)
-    at = mem.node_w(found.ino)
-    if stat.S_ISDIR(tn_mode(arena, at)) != is_dir:
+    key, value, ino, path = found
+    at = mem.node_w(ino)
+    if (tn_mode(arena, at) & TYPE_MASK == S_IFDIR) != is_dir:
         raise FsError(errno.ENOTDIR if is_dir else errno.EISDIR)
     if is_dir and not dirs.is_empty(at):
         raise FsError(errno.ENOTEMPTY)
-    mem.nlookup_word(found.ino)
+    mem.nlookup_word(ino)
     now = mp.now()
-    dirs.remove(dat, found.key, found.path)
-    dirs.unbind(found.value)
+    dirs.remove(dat, key, path)
+    dirs.unbind(value)
     touch(arena, dat, now)
     if is_dir:
         set_tn_links(arena, dat, tn_links(arena, dat) - 1)
-    if node.drop_links(mp, at, found.ino, 2 if is_dir else 1, now):
-        node.destroy(mp, found.ino)
+    if node.drop_links(mp, at, ino, 2 if is_dir else 1, now):
+        node.destroy(mp, ino)
 
 
 # --- attributes ---
