@@ -4,20 +4,22 @@ Called from vm.breathe() when frames run short, from vm.alloc_page() when too ma
 have no slot, and from the idle loop to launder ahead.  It never runs between two breaths
 of an operation but to write pages out, which moves none of them.
 
-Two queues of frames, as in UVM.  A page comes in fresh at the inactive tail.  At the inactive
+Two queues of frames, as in UVM, and a third for pages that could not be written.  A page comes in fresh at the inactive tail.  At the inactive
 head, a page that was referenced goes round once more if it is fresh (a burst of touches to one
 page counts once: this is what keeps a scan from flushing the working set) and is activated if it
 was referenced again; one that was not referenced leaves.  A page that comes back soon after it
 left, sooner than the machine has frames, is activated at once (the refault distance of Linux
-mm/workingset.c).
+mm/workingset.c).  A dirty page for which there is no slot is held aside until there is one: where swap is full,
+nobody scans it again and again.
 
 Picture     --enter--> INACTIVE(fresh) --> INACTIVE --referenced--> ACTIVE
                           |                   |     <--balance--      |
                           +--- reclaim: clean, drop                 (refault: --enter--> ACTIVE)
+                               no slot: HELD --there are slots--> INACTIVE
 
 Invariants
     D1  A frame is on a queue exactly when it holds a page that may leave.
-    D2  nactive and ninactive count the queues.
+    D2  count says how many frames each queue has.
 
 Breathing   reclaim() and evict_all() make offsets stale.  launder() leaves them, but a page it cleaned must be
             looked up again before it is written: only give_slots() may run inside an operation.
@@ -36,10 +38,10 @@ from tmpfsd.uvm.errors import NoSwap, demand
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
-NOT_QUEUED, ACTIVE, INACTIVE = 0, 1, 2
+NOT_QUEUED, ACTIVE, INACTIVE, HELD = range(4)
 CLUSTER = 16                # pages written together: 64 KiB
 WRITE_TRIES = 3             # slots tried for one page before it stays
-BACKOFF = 0.05              # seconds of rest after a reclaim that could free nothing
+BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device left short
 
 
 class PageDaemon:
@@ -51,12 +53,12 @@ class PageDaemon:
     def __init__(self, vm: Vm) -> None:
         nframes = vm.phys.nframes
         self.vm = vm
-        # Circular lists through the frames; the two heads stand behind the last frame.
-        self.next = array("I", range(nframes + 2))
-        self.prev = array("I", range(nframes + 2))
+        # Circular lists through the frames; the heads stand behind the last frame.
+        self.next = array("I", range(nframes + 3))
+        self.prev = array("I", range(nframes + 3))
         self.queue = bytearray(nframes)
         self.fresh = bytearray(nframes)
-        self.count = [nframes, 0, 0]
+        self.count = [nframes, 0, 0, 0]
         self.clock = 0                      # pages that have left; what refault distances are measured in
         self.batch = min(max(nframes >> 5, CLUSTER), 512, (nframes - vm.reserve + 3) // 4)
         self.resting_until = 0.0
@@ -108,8 +110,10 @@ class PageDaemon:
         self.scans += 1
         vm, free = self.vm, self.vm.phys.free_frames
         target = vm.low + self.batch
-        left = 2 * (self.count[ACTIVE] + self.count[INACTIVE])      # second chances end
-        before = len(free)
+        errors = self.write_errors
+        self._retry_held()
+        # A page is looked at once for its reference, once for being fresh or active, and once more to leave.
+        left = 4 * (self.count[ACTIVE] + self.count[INACTIVE])
         while len(free) < target and left > 0:
             self._balance()
             if not self.count[INACTIVE]:
@@ -118,7 +122,7 @@ class PageDaemon:
             self._consider(self._head(INACTIVE))
         if len(free) < vm.reserve:
             self.stalls += 1
-            if len(free) == before:
+            if self.write_errors > errors:
                 self.resting_until = now + BACKOFF
 
     def _consider(self, pfn: int) -> None:
@@ -129,9 +133,16 @@ class PageDaemon:
             self._requeue(pfn, INACTIVE if self.fresh[pfn] else ACTIVE)
             self.fresh[pfn] = 0
         elif vm.phys.dirty[pfn] and not self.clean(pfn):
-            self._requeue(pfn, INACTIVE)
+            self._requeue(pfn, HELD)
         else:
             self.drop(pfn)
+
+    def _retry_held(self) -> None:
+        """Let as many held pages try again as there may be slots for."""
+        swap = self.vm.swap
+        if self.count[HELD] and swap is not None and swap.space:
+            for pfn in list(islice(self.frames(HELD), min(swap.nfree, self.batch))):
+                self._requeue(pfn, INACTIVE)
 
     def _balance(self) -> None:
         """Keep a third of the pages inactive: so long is the run-up in which a page can prove itself."""
@@ -162,7 +173,7 @@ class PageDaemon:
 
     def evict_all(self) -> None:
         """Evict whatever may leave (TMPFSD_THRASH, `flush`).  => Offsets are stale afterwards."""
-        for queue in (INACTIVE, ACTIVE):
+        for queue in (INACTIVE, ACTIVE, HELD):
             for pfn in list(self.frames(queue)):
                 if not self.vm.phys.dirty[pfn] or self.clean(pfn):
                     self.drop(pfn)
@@ -183,7 +194,8 @@ class PageDaemon:
         They stay dirty: the operation may hold offsets into them and write there after us.
         """
         vm, most = self.vm, self.vm.nslotless - npages
-        for pfn in chain(self.frames(INACTIVE), self.frames(ACTIVE)):
+        held = list(islice(self.frames(HELD), npages))
+        for pfn in chain(held, self.frames(INACTIVE), self.frames(ACTIVE)):
             if not vm.slot_of[vm.phys.owner[pfn]] and not self.clean(pfn, settle=False) or vm.nslotless <= most:
                 break
 
@@ -244,8 +256,11 @@ class PageDaemon:
         old = vm.slot_of[lo:hi]
         for i, vpn in enumerate(range(lo, hi)):
             vm.slot_of[vpn] = slot + i
+            pfn = vm.frame_of[vpn]
             if settle:
-                vm.phys.dirty[vm.frame_of[vpn]] = 0
+                vm.phys.dirty[pfn] = 0
+            if self.queue[pfn] == HELD:
+                self._requeue(pfn, INACTIVE)
         vm.nslotless -= old.count(0)
         vm.free_slots(old)
 
@@ -302,7 +317,7 @@ class PageDaemon:
         """Raise Inconsistent where D1 or D2 does not hold."""
         vm = self.vm
         seen: dict[int, int] = {}
-        for queue in (ACTIVE, INACTIVE):
+        for queue in (ACTIVE, INACTIVE, HELD):
             frames = list(self.frames(queue))
             demand(len(frames) == self.count[queue], "D2", f"queue {queue}: {len(frames)}, counted {self.count[queue]}")
             seen.update((pfn, queue) for pfn in frames)

@@ -69,7 +69,7 @@ class Swap:
         self.nslots = nslots
         self.nheld = self.nbad = 0
         self.space = True
-        self.untrimmed = 0                      # slots freed since the last whole trim
+        self.untrimmed = 0                      # slots freed since the last trim began
         self.sums = array("I", [0])
         self._arena = Vmem(1, nslots)           # S1
         self._trim_at = 0
@@ -145,8 +145,10 @@ class Swap:
 
     def trim(self, budget: int = 64) -> bool:
         """Punch holes where slots are free, at most `budget` runs; whether there is more to do."""
-        if not self.untrimmed or not self._can_punch:
+        if not self._can_punch or not (self.untrimmed or self._trim_at):
             return False
+        if not self._trim_at:
+            self.untrimmed = 0          # what is freed from here on, perhaps behind us, is the next pass's
         top = len(self.sums)
         for start, length in self._arena.runs(self._trim_at):
             if start >= top:
@@ -157,14 +159,14 @@ class Swap:
             self._trim_at = start + 1
             budget -= 1
         self._trim_at = 0
-        self.untrimmed = 0
-        return False
+        return self.untrimmed > 0
 
     def _punch(self, slot: int, n: int) -> None:
         mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
         if _fallocate(self.fd, mode, slot << PAGE_SHIFT, n << PAGE_SHIFT) != 0:
-            self._can_punch = False
-            log.info("swap %s: no hole punching: %s", self.path, os.strerror(ctypes.get_errno()))
+            error = ctypes.get_errno()
+            self._can_punch = error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
+            log.info("swap %s: a hole was not punched: %s", self.path, os.strerror(error))
 
     def close(self) -> None:
         """Close the file; an unlinked one is gone."""
