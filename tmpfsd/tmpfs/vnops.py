@@ -17,18 +17,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from stat import S_IFDIR, S_ISGID
+from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
 from typing import TYPE_CHECKING, Any, Callable
 
 from tmpfsd.tmpfs import acl, layout, node, regfile, xattr
+from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, DIR_SIZE
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.btree import Path
-from tmpfsd.tmpfs.layout import (EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, directory_spec,
-                                 init_node, set_tn_ctime, set_tn_links, string_spec, tn_access, tn_kind, tn_links,
-                                 tn_mode, tn_parent, tn_size, tn_stat, tn_string, touch)
+from tmpfsd.tmpfs.layout import (
+    EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, directory_spec, init_node, set_tn_ctime,
+    set_tn_links, string_spec, tn_access, tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat, tn_string,
+    touch
+)
 from tmpfsd.tmpfs.node import hold
-from tmpfsd.tmpfs.rename import rename as rename
+from tmpfsd.tmpfs.rename import rename
 from tmpfsd.uvm.errors import VmError
 from tmpfsd.uvm.param import PAGE_SIZE
 
@@ -41,6 +43,10 @@ LINK_MAX = (1 << 31) - 1
 PATH_MAX = 4096
 TYPE_MASK = 0o170000             # S_IFMT, which Python has as a function only
 DAY = 86_400_000_000_000
+__all__ = ["create", "forget", "getattr", "getxattr", "link", "listxattr", "lookup", "make_root", "mkdir", "mknod",
+           "open", "punch", "read", "readdir", "readlink", "removexattr", "rename", "rmdir", "setattr", "setxattr",
+           "statfs", "symlink", "truncate", "unlink", "write"]
+
 Emit = Callable[[bytes, int, tuple, int], bool]
 
 forget = node.forget
@@ -300,7 +306,7 @@ def _resize(mp: Mount, ino: int, size: int) -> None:
     mode = tn_mode(mp.arena, mp.mem.node(ino))
     if stat.S_ISDIR(mode):
         raise FsError(errno.EISDIR)
-    if not stat.S_ISREG(mode):
+    if not S_ISREG(mode):
         raise FsError(errno.EINVAL)
     regfile.truncate(mp, ino, size)
     mp.breathe()
@@ -321,11 +327,18 @@ def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
 
 # --- data ---
 
-def open(mp: Mount, ino: int, flags: int) -> None:
-    """Open a file: O_TRUNC is done here.  No state is kept for an open file: the kernel's reference holds the node."""
-    if flags & os.O_TRUNC:
-        if stat.S_ISREG(tn_mode(mp.arena, mp.mem.node(ino))):
-            _resize(mp, ino, 0)
+def open(mp: Mount, ino: int, flags: int, cred: Any = None) -> None:
+    """Open a file: O_TRUNC is done here, with what it does to set-id bits, as the kernel hands it over whole.
+
+    No state is kept for an open file: the kernel's reference holds the node.
+    """
+    if not flags & os.O_TRUNC or not S_ISREG(tn_mode(mp.arena, mp.mem.node(ino))):
+        return
+    _resize(mp, ino, 0)
+    if cred is not None and cred.uid != 0:
+        at = mp.mem.node_w(ino)
+        mode = tn_mode(mp.arena, at)
+        layout.set_tn_mode(mp.arena, at, mode & ~(S_ISUID | (S_ISGID if mode & S_IXGRP else 0)))
 
 
 def read(mp: Mount, ino: int, offset: int, size: int) -> bytes | bytearray:

@@ -163,8 +163,11 @@ class Swap:
 
     def _punch(self, slot: int, n: int) -> None:
         mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-        if _fallocate(self.fd, mode, slot << PAGE_SHIFT, n << PAGE_SHIFT) != 0:
-            error = ctypes.get_errno()
+        error = errno.EINTR                 # the server's timer ticks while there is traffic
+        while error == errno.EINTR:
+            done = _fallocate(self.fd, mode, slot << PAGE_SHIFT, n << PAGE_SHIFT) == 0
+            error = 0 if done else ctypes.get_errno()
+        if error:
             self._can_punch = error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
             log.info("swap %s: a hole was not punched: %s", self.path, os.strerror(error))
 

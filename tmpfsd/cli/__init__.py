@@ -1,0 +1,1 @@
+"""cli: the commands tmpfsd (mount) and tmpfsctl (status, check)."""

@@ -1,0 +1,222 @@
+"""mount.py: the command tmpfsd, which mounts.
+
+tmpfsd [SOURCE] MOUNTPOINT [-f] [-o OPT[,OPT...]]: SOURCE is ignored, so that mount -t fuse.tmpfsd and fstab
+work.
+
+Picture     parent: options, preflight -> fork -> wait for the child's word -> statvfs(mountpoint) -> exit 0
+            child:  setsid -> daemon.run() -> "ok" once INIT was served, or one line that says what is wrong
+Invariants  M1 Whatever is wrong is one line on stderr and exit status 1; a traceback only with --debug.
+            M2 The parent exits 0 only when the mount answered, and else ends the child and what it mounted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from tmpfsd import __version__, options
+from tmpfsd.cli.preflight import CliError, check_fuse, check_mountpoint, check_swap
+from tmpfsd.options import Config, OptionError
+from tmpfsd.server.errors import MountError
+from tmpfsd.uvm.errors import VmError
+
+START_SECONDS = 60.0
+ANSWER_SECONDS = 10.0
+END_SECONDS = 5.0
+OK = b"ok\n"
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line and status 1."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, and exit."""
+        self.exit(1, f"{self.prog}: {message}\n")
+
+
+def make_parser() -> Parser:
+    """Build the parser of the command line."""
+    parser = Parser(prog="tmpfsd", allow_abbrev=False,
+                    usage="tmpfsd [SOURCE] MOUNTPOINT [-f] [-o OPT[,OPT...]]",
+                    description="Mount a tmpfs whose data and metadata page out beyond a budget of memory.",
+                    epilog="Options are in README.md; sizes take k, m, g, t and %% of physical memory.")
+    parser.add_argument("paths", nargs="+", metavar="[SOURCE] MOUNTPOINT")
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
+    parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPT[,OPT...]",
+                        help="mount options, for example ram=64m,size=4g,swap=/var/tmp")
+    parser.add_argument("--debug", action="store_true", help="log more, and show tracebacks")
+    parser.add_argument("--version", action="version", version=f"tmpfsd {__version__}")
+    return parser
+
+
+def one_line(text: str) -> str:
+    """Make one line of a message."""
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip()) or "unknown error"
+
+
+def describe(error: BaseException) -> str:
+    """Say in one line what an exception means to the user."""
+    if isinstance(error, OSError):
+        return one_line(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    if isinstance(error, MemoryError):
+        return "not enough memory for this ram="
+    if isinstance(error, (CliError, OptionError, MountError, VmError)):
+        return one_line(str(error) or type(error).__name__)
+    return one_line(f"internal error: {type(error).__name__}: {error} (--debug shows more)")
+
+
+def serve(config: Config, mountpoint: str, foreground: bool, debug: bool, report: Callable[[], None]) -> None:
+    """Start the log and run the daemon.  Imported here: a wrong option need not wait for it."""
+    from tmpfsd.server import daemon, process
+    process.start_log(mountpoint, foreground, debug)
+    daemon.run(config, mountpoint, report)
+
+
+def child(config: Config, mountpoint: str, debug: bool, pipe: int) -> int:
+    """Be the daemon; return the exit status."""
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    if null > 2:
+        os.close(null)
+    told = False
+
+    def tell(word: bytes) -> None:
+        nonlocal told
+        told = True
+        with contextlib.suppress(OSError):      # the parent may be gone
+            os.write(pipe, word)
+        os.close(pipe)
+
+    try:
+        serve(config, mountpoint, False, debug, lambda: tell(OK))
+    except BaseException as error:
+        text = traceback.format_exc() if debug else describe(error)
+        if told:                                # the descriptor's number may be another's now
+            logging.getLogger(__name__).critical("ended: %s", text)
+        else:
+            tell(text.encode(errors="replace")[:60_000])
+        return 1
+    return 0
+
+
+def background(config: Config, mountpoint: str, debug: bool) -> None:
+    """Start the daemon and return once the mount answers; CliError when it does not."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(reader)
+            status = child(config, mountpoint, debug, writer)
+        finally:
+            os._exit(status)            # the parent's buffers and handlers are not the child's to run
+    os.close(writer)
+    try:
+        word = read_word(reader)
+        if word != OK:
+            raise CliError(word.decode(errors="replace") or "the daemon ended without a word")
+        if not answers(mountpoint):
+            raise CliError(f"{mountpoint}: mounted, but it did not answer in {ANSWER_SECONDS:g} seconds")
+    except BaseException:
+        end(pid, mountpoint)
+        raise
+    finally:
+        os.close(reader)
+
+
+def read_word(reader: int) -> bytes:
+    """Return what the child has to say."""
+    word, deadline = b"", time.monotonic() + START_SECONDS
+    while word != OK:
+        ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise CliError(f"the daemon did not start in {START_SECONDS:g} seconds")
+        data = os.read(reader, 65536)
+        if not data:
+            break
+        word += data
+    return word
+
+
+def answers(mountpoint: str) -> bool:
+    """Ask the mount for something, in a thread that can be left behind when it never answers."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        os.statvfs(mountpoint)
+        answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(ANSWER_SECONDS)
+
+
+def end(pid: int, mountpoint: str) -> None:
+    """End our child: asked first, then by force, and then what it mounted is taken away."""
+    for number in (None, signal.SIGTERM, signal.SIGKILL):
+        if number is not None:
+            os.kill(pid, number)
+        deadline = time.monotonic() + END_SECONDS
+        while time.monotonic() < deadline:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                if number == signal.SIGKILL:
+                    take_away(mountpoint)
+                return
+            time.sleep(0.01)
+
+
+def take_away(mountpoint: str) -> None:
+    """Unmount what a killed daemon left; preflight saw that no tmpfsd was mounted there before."""
+    from tmpfsd.server import daemon, mountinfo
+    mounted = mountinfo.find(mountpoint)
+    if mounted and mounted.fstype == mountinfo.FSTYPE:
+        daemon.unmount(mountpoint, lazy=True)
+
+
+def mount(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    if len(args.paths) > 2:
+        raise CliError(f"{args.paths[2]}: too many arguments: [SOURCE] MOUNTPOINT")
+    config = options.parse(args.options)
+    check_fuse()
+    mountpoint = check_mountpoint(args.paths[-1])
+    config = check_swap(config, mountpoint)
+    for warning in config.warnings:
+        print(f"tmpfsd: warning: {warning}", file=sys.stderr)
+    sys.stderr.flush()
+    if args.foreground:
+        serve(config, mountpoint, True, args.debug, lambda: None)
+    else:
+        background(config, mountpoint, args.debug)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    args = make_parser().parse_intermixed_args(argv)
+    try:
+        mount(args)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+        else:
+            print(f"tmpfsd: {describe(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

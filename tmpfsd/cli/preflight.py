@@ -1,0 +1,119 @@
+"""preflight.py: what can be seen to be wrong before anything is mounted.
+
+Each check raises CliError with one line for the user.  A mount can still fail after all of them passed (the
+daemon reports that); these give the plain cases a plain message.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+
+from tmpfsd.options import Config
+from tmpfsd.server import mountinfo
+
+DEVICE = "/dev/fuse"
+
+
+class CliError(Exception):
+    """Something is wrong; the text is one line for the user."""
+
+
+def why(error: OSError) -> str:
+    """Return the reason of an OSError, without the number and the path."""
+    return error.strerror or str(error)
+
+
+def check_fuse() -> None:
+    """FUSE must be there, and for anyone but root the helper that mounts."""
+    if not os.path.exists(DEVICE):
+        raise CliError(f"{DEVICE} is missing: load the kernel module (modprobe fuse), "
+                       "or give the container the device")
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        raise CliError(f"{DEVICE}: not permitted: this user may not use FUSE")
+    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+        raise CliError("fusermount3 is missing: install the package fuse3, or mount as root")
+
+
+def check_mountpoint(path: str) -> str:
+    """Return the mount point as an absolute path without symbolic links."""
+    resolved = mountinfo.resolve(path)
+    mounted = mountinfo.find(resolved)
+    if mounted and mounted.fstype == mountinfo.FSTYPE:
+        raise CliError(f"{path}: already a tmpfsd mount (unmount it first)")
+    try:
+        status = os.stat(resolved)
+    except OSError as error:
+        raise CliError(f"mount point {path}: {why(error)}") from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise CliError(f"mount point {path}: not a directory")
+    if os.geteuid() != 0 and not os.access(resolved, os.W_OK):
+        raise CliError(f"mount point {path}: not permitted: this user may not write there")
+    return resolved
+
+
+def check_swap(config: Config, mountpoint: str) -> Config:
+    """See that swap can be used; return the Config with the size that a block device has."""
+    path = config.swap
+    if path is None:
+        return config
+    if path == mountpoint or path.startswith(mountpoint.rstrip("/") + "/"):
+        raise CliError(f"swap={path}: inside the mount point {mountpoint}")
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            check_directory(path, config)
+        elif stat.S_ISREG(mode):
+            check_file(path, config)
+        elif stat.S_ISBLK(mode):
+            return check_device(path, config)
+        else:
+            raise CliError(f"swap={path}: must be a directory, a file or a block device")
+    except OSError as error:
+        raise CliError(f"swap={path}: {why(error)}") from None
+    return config
+
+
+def check_directory(path: str, config: Config) -> None:
+    """A swap file must be possible in this directory."""
+    with tempfile.TemporaryFile(dir=path, buffering=0) as file:
+        check_direct(file.fileno(), path, config)
+
+
+def check_file(path: str, config: Config) -> None:
+    """This file must be writable; its contents will be lost."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        check_direct(descriptor, path, config)
+    finally:
+        os.close(descriptor)
+
+
+def check_device(path: str, config: Config) -> Config:
+    """This block device must be writable, not in use, and large enough."""
+    descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)    # O_EXCL: busy when it is mounted
+    try:
+        check_direct(descriptor, path, config)
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+    finally:
+        os.close(descriptor)
+    if config.swap_size_bytes <= size:
+        return config
+    if "swap_size" in config.given:
+        raise CliError(f"swap_size={config.swap_size_bytes}: the device {path} has only {size} bytes")
+    return dataclasses.replace(config, swap_size_bytes=size)
+
+
+def check_direct(descriptor: int, path: str, config: Config) -> None:
+    """O_DIRECT must be possible where it is asked for."""
+    if config.swap_io != "direct":
+        return
+    try:
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+    except OSError:
+        raise CliError(f"swap_io=direct: the file system of {path} has no O_DIRECT") from None

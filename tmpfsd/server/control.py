@@ -1,0 +1,205 @@
+"""control.py: the control socket of a mount: JSON lines over a unix socket.
+
+A request is one line {"command": NAME, ...}, answered by one line {"ok": true, "result": ...} or {"ok":
+false, "error": TEXT}; a client may send several.  The socket is found from the device number of the mount,
+which mountinfo tells without asking the file system: /run/tmpfsd for root's mounts, $XDG_RUNTIME_DIR/tmpfsd
+or /tmp/tmpfsd-UID for those of others.
+
+Invariants  C1 Input is bounded: MAX_LINE bytes a line, IDLE_SECONDS to send it, MAX_CLIENTS at once.
+            C2 Only root and the mounting user get an answer (mode 0600, and the peer's credentials).
+Limits      A command runs to its end like any operation: `check` holds up requests while it looks around.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import trio
+
+from tmpfsd.server.errors import ControlError
+
+log = logging.getLogger(__name__)
+
+MAX_LINE = 64 << 10
+MAX_CLIENTS = 64
+IDLE_SECONDS = 5.0
+CREDENTIALS = struct.Struct("3i")       # struct ucred: pid, uid, gid
+ROOT_DIRECTORY = "/run/tmpfsd"
+
+Command = Callable[[Mapping[str, Any]], Any]
+
+
+def directories(uid: int) -> list[str]:
+    """Return the places where the sockets of a user's mounts can be, the preferred one first."""
+    if uid == 0:
+        return [ROOT_DIRECTORY]
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "") if uid == os.geteuid() else ""
+    places = [runtime, f"/run/user/{uid}"]
+    found = [os.path.join(place, "tmpfsd") for place in dict.fromkeys(places) if place and owned(place, uid)]
+    return [*found, f"/tmp/tmpfsd-{uid}"]
+
+
+def owned(path: str, uid: int) -> bool:
+    """Tell whether path is a directory of this user that nobody else may write to."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid and not status.st_mode & 0o022
+
+
+def socket_name(major: int, minor: int) -> str:
+    """Return the name of a mount's socket in its directory."""
+    return f"{major}-{minor}.sock"
+
+
+def make_directory(uid: int) -> str:
+    """Make the directory for this user's sockets and return it.
+
+    => raises ControlError when it belongs to someone else.
+    """
+    path = directories(uid)[0]
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    if not owned(path, uid):
+        raise ControlError(f"{path}: not a directory of this user alone")
+    return path
+
+
+def listen(path: str) -> socket.socket:
+    """Bind the socket at path, mode 0600.  What is there is stale: the device number is ours."""
+    if os.path.lexists(path):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        previous = os.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(previous)
+        listener.listen(MAX_CLIENTS)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class ControlServer:
+    """Answers the clients of one mount."""
+
+    def __init__(self, commands: Mapping[str, Command], owner: int) -> None:
+        self.commands = commands
+        self.owner = owner
+        self.nclients = 0
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Accept clients until cancelled; closes the listener."""
+        with trio.socket.from_stdlib_socket(listener) as sock:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    try:
+                        client, _ = await sock.accept()
+                    except OSError as error:            # out of descriptors: others will be closed
+                        log.warning("control socket: %s", error)
+                        await trio.sleep(0.1)
+                        continue
+                    nursery.start_soon(self._client, client)
+
+    async def _client(self, client: Any) -> None:
+        """Serve one client to its end; whatever it does, only it suffers."""
+        self.nclients += 1
+        try:
+            with client:
+                error = self._refusal(client)
+                if error:
+                    await send(client, {"ok": False, "error": error})
+                else:
+                    await self._lines(client)
+        except (OSError, trio.TooSlowError):
+            pass
+        finally:
+            self.nclients -= 1
+
+    def _refusal(self, client: Any) -> str | None:
+        """Return why this client is not served, or None."""
+        if self.nclients > MAX_CLIENTS:
+            return f"too many clients: at most {MAX_CLIENTS} at once"
+        _, uid, _ = CREDENTIALS.unpack(
+            client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+        return None if uid in (0, self.owner) else "only root and the mounting user may ask"
+
+    async def _lines(self, client: Any) -> None:
+        """Answer line after line."""
+        pending = bytearray()
+        while True:
+            with trio.move_on_after(IDLE_SECONDS) as scope:
+                line = await read_line(client, pending)
+            if scope.cancelled_caught:
+                await send(client, {"ok": False, "error": f"nothing for {IDLE_SECONDS:g} seconds"})
+                return
+            if line is None:
+                return
+            await send(client, self.answer(line))
+            if len(line) > MAX_LINE:
+                return
+
+    def answer(self, line: bytes) -> dict[str, Any]:
+        """Run the command of one line."""
+        try:
+            name, request = parse_request(line)
+            command = self.commands.get(name)
+            if command is None:
+                known = ", ".join(sorted(self.commands))
+                raise ControlError(f"unknown command {name[:40]!r}; there are: {known}")
+            return {"ok": True, "result": command(request)}
+        except ControlError as error:
+            return {"ok": False, "error": str(error)}
+        except Exception as error:
+            log.exception("control command failed")
+            return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+
+
+def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:
+    """Read one line; ControlError says what is wrong with it."""
+    if len(line) > MAX_LINE:
+        raise ControlError(f"line longer than {MAX_LINE} bytes")
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ControlError("not a JSON line") from None
+    if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+        raise ControlError('not an object with a "command"')
+    return request["command"], request
+
+
+async def read_line(client: Any, pending: bytearray) -> bytes | None:
+    """Return the next line, or None at the end.
+
+    => a line that is too long comes back as more than MAX_LINE bytes.
+    """
+    while (end := pending.find(b"\n")) < 0 and len(pending) <= MAX_LINE:
+        data = await client.recv(4096)
+        if not data:
+            return None
+        pending += data
+    end = end if end >= 0 else len(pending)
+    line = bytes(pending[:end])
+    del pending[:end + 1]
+    return line
+
+
+async def send(client: Any, answer: dict[str, Any]) -> None:
+    """Send one answer; TooSlowError when the client does not take it."""
+    data = json.dumps(answer).encode() + b"\n"
+    with trio.fail_after(IDLE_SECONDS):
+        while data:
+            data = data[await client.send(data):]

@@ -1,0 +1,243 @@
+"""daemon.py: the life of one mount, from an empty process to the last unmount.
+
+run() builds the Mount, has libfuse mount it, and serves it until it is unmounted or a signal ends it.  One
+nursery owns all tasks: the request loop, the control socket, the signal watcher, the idle worker.
+
+Picture     BUILD -> MOUNTED (pyfuse3.init) -> READY (INIT served, told to report) -> ENDING -> CLOSED
+            umount by a user: the descriptor says ENODEV, the loop ends by itself.
+            a signal: umount; where that is busy, detach, and the loop is told to end.
+Invariants  D1 Nothing is unmounted at the mount point but the mount with our own device number.
+            D2 Signals are held back from before the mount until the watcher is there: nothing half made.
+            D3 However run() ends, swap is released, the socket removed, and nothing of ours stays mounted.
+Limits      A signal ends the mount though files are open there: their users get ENOTCONN.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyfuse3
+import trio
+
+from tmpfsd.options import Config, quote
+from tmpfsd.server import control, mountinfo, process
+from tmpfsd.server.control import ControlServer
+from tmpfsd.server.dispatch import Dispatcher, install, tick
+from tmpfsd.server.errors import ControlError, MountError
+from tmpfsd.server.operations import Operations
+from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.errors import Inconsistent, VmError
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+MNT_DETACH = 2
+GRACE = 1.0         # seconds
+
+
+def fuse_options(config: Config) -> set[str]:
+    """Return the options for libfuse."""
+    options = set(config.generic)
+    options |= {"default_permissions", "subtype=tmpfsd", f"fsname={quote(config.fsname)}"}
+    if os.geteuid() == 0:       # as the kernel's tmpfs; libfuse's own default is nosuid,nodev
+        options |= {flag for flag in ("suid", "dev") if "no" + flag not in options}
+    else:                       # only root may have them; mount.fuse asks for them always
+        options -= {"suid", "dev"}
+    return options
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[Callable[[], str]]:
+    """Collect what C code and child processes write to descriptor 2.
+
+    => yields a function that returns it as one line.
+    """
+    saved = os.dup(2)
+    collected = os.memfd_create("stderr")
+    os.dup2(collected, 2)
+
+    def text() -> str:
+        data = os.pread(collected, 4096, 0).decode(errors="replace")
+        return "; ".join(line.strip() for line in data.splitlines() if line.strip())
+
+    try:
+        yield text
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(collected)
+
+
+class Daemon:
+    """One mount being served."""
+
+    def __init__(self, config: Config, mountpoint: str, report: Callable[[], None]) -> None:
+        self.config = config
+        self.mountpoint = mountpoint
+        self.report = report
+        self.mount = Mount(config)
+        self.operations = Operations(self.mount, config)
+        self.dispatcher: Dispatcher | None = None
+        self.place: mountinfo.MountPoint | None = None
+        self.socket_path = ""
+
+    # Mounting and its undoing
+
+    def attach(self) -> None:
+        """Have libfuse mount; MountError with its message when it cannot."""
+        self.dispatcher = install(self.config.spin)
+        with captured_stderr() as text:
+            try:
+                pyfuse3.init(self.operations, self.mountpoint, fuse_options(self.config))
+            except RuntimeError as error:
+                raise MountError(text() or str(error)) from None
+        place = mountinfo.find(self.mountpoint)
+        if place is None or place.fstype != mountinfo.FSTYPE:
+            pyfuse3.close(unmount=True)
+            raise MountError("mounted, but /proc/self/mountinfo does not show it")
+        self.place = place
+
+    def still_ours(self) -> bool:
+        """Tell whether what is mounted at the mount point is this mount (D1)."""
+        return self.place is not None and mountinfo.find(self.mountpoint) == self.place
+
+    def detach(self) -> None:
+        """End the session and unmount what is ours, however busy."""
+        pyfuse3.close(unmount=False)        # first: umount must not wait for a server that answers no more
+        if self.still_ours():
+            unmount(self.mountpoint, lazy=True)
+
+    # Tasks
+
+    async def serve(self) -> None:
+        """Serve until the request loop ends."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.watch_signals)
+            ready = trio.Event()
+            self.operations.on_init = ready.set
+            self.open_control(nursery)
+            nursery.start_soon(self.idle_worker)
+            nursery.start_soon(self.tell_ready, ready)
+            await pyfuse3.main(min_tasks=1, max_tasks=1)
+            nursery.cancel_scope.cancel()
+
+    def open_control(self, nursery: trio.Nursery) -> None:
+        """Open the control socket; a mount without it still serves files."""
+        assert self.place is not None
+        commands = {"status": self.status, "check": self.check, "ping": lambda _request: "pong"}
+        try:
+            directory = control.make_directory(os.geteuid())
+            path = os.path.join(directory, control.socket_name(self.place.major, self.place.minor))
+            listener: socket.socket = control.listen(path)
+        except (OSError, ControlError) as error:
+            log.warning("no control socket: %s", error)
+            return
+        self.socket_path = path
+        nursery.start_soon(ControlServer(commands, os.geteuid()).serve, listener)
+
+    async def tell_ready(self, ready: trio.Event) -> None:
+        """Report once the kernel's INIT was served."""
+        await ready.wait()
+        process.still_garbage()
+        log.info("mounted: backend=%s ram=%d size=%d swap=%s", self.config.backend, self.config.ram_bytes,
+                 self.config.size_bytes, self.config.swap)
+        self.report()
+
+    async def watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
+        """End the mount at the first signal."""
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            task_status.started()
+            async for number in signals:
+                log.info("%s: unmounting", signal.Signals(number).name)
+                if await self.try_unmount():
+                    await trio.sleep(GRACE)     # the loop ends by itself, if nobody bound the mount elsewhere
+                pyfuse3.terminate()
+
+    async def try_unmount(self) -> bool:
+        """Unmount cleanly while requests are served; False when it is busy or not there any more."""
+        if not self.still_ours():
+            return False
+        error = await trio.to_thread.run_sync(unmount, self.mountpoint)
+        if error:
+            log.warning("%s: ending all the same", error)
+        return not error
+
+    async def idle_worker(self) -> None:
+        """Do background work in slices while there are no requests."""
+        traffic = self.dispatcher
+        while traffic is not None:
+            await traffic.wait_quiet()
+            try:
+                while traffic.quiet and self.mount.idle():
+                    await trio.lowlevel.checkpoint()
+            except VmError as error:
+                log.error("background work: %s", error)
+            except Exception:
+                log.exception("background work")
+            await traffic.wait_traffic()
+
+    # Commands of the control socket
+
+    def status(self, _request: Any) -> dict[str, Any]:
+        """The keys of `tmpfsctl status --json`."""
+        requests = {name: count for name, count in self.operations.requests.items() if count}
+        return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests}
+
+    def check(self, _request: Any) -> str:
+        """Check the whole file system."""
+        try:
+            self.mount.check()
+        except Inconsistent as error:
+            log.critical("check: %s\n%s", error, error.dump)
+            raise ControlError(f"inconsistent: {error}") from None
+        except VmError as error:        # a page that cannot be read is no broken invariant
+            log.error("check: %s", error)
+            raise ControlError(f"not checked: {error}") from None
+        return "consistent"
+
+
+def unmount(mountpoint: str, lazy: bool = False) -> str | None:
+    """Unmount, as root by the system call, else by fusermount3; return what went wrong."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.umount2(os.fsencode(mountpoint), MNT_DETACH if lazy else 0) == 0:
+            return None
+        return os.strerror(ctypes.get_errno())
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return str(error)
+    return None if done.returncode == 0 else done.stderr.strip() or f"fusermount3: status {done.returncode}"
+
+
+def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
+    """Mount and serve until the end; report() is called once the mount answers.
+
+    => raises MountError, VmError or OSError when it cannot be mounted: nothing is left mounted then.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)       # D2
+    daemon = Daemon(config, mountpoint, report)
+    try:
+        process.harden()
+        daemon.attach()
+        try:
+            trio.run(daemon.serve)
+        finally:
+            tick(0)             # a tick that came when the interpreter has put its handlers back would kill
+            daemon.detach()
+    finally:
+        if daemon.socket_path:
+            with contextlib.suppress(OSError):
+                os.unlink(daemon.socket_path)
+        daemon.mount.close()
+    log.info("unmounted")

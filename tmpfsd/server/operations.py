@@ -1,0 +1,308 @@
+"""operations.py: pyfuse3's handlers, each one call of a vnop.
+
+Types and errno only; what an operation means is decided in tmpfs/vnops.py.  Every handler is made by
+@handler, which counts the request, breathes, runs the vnop to its end and turns what it raises into an
+errno: an exception that left a handler would end the server.  A broken invariant is logged with its dump,
+answered with EIO, and from then on the mount refuses changes (EROFS).
+
+Limits      Handlers never await, so no two requests are ever under way together (dispatch.py relies on it).
+            Entries and attributes never time out: every change comes through the kernel that caches them.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import stat
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError
+
+from tmpfsd.options import Config
+from tmpfsd.tmpfs import vnops
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.errors import Inconsistent, VmError
+
+log = logging.getLogger(__name__)
+
+FOREVER = 1_000_000_000         # seconds
+NAME_MAX = 255                  # the kernel passes names of up to 1,024 bytes
+BLOCK_SIZE = 4096
+
+
+def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., Any]:
+    """Make a pyfuse3 handler of a plain method; changes: it is refused once an invariant broke."""
+    name = func.__name__
+
+    @functools.wraps(func)
+    async def handle(self: Operations, *args: Any) -> Any:
+        self.requests[name] += 1
+        try:
+            if changes and self.broken:
+                raise FsError(errno.EROFS)
+            self.breathe()
+            return func(self, *args)
+        except FUSEError:
+            raise
+        except (FsError, VmError) as error:
+            code = self.errno_of(error, name)
+        except Exception:
+            log.exception("%s: unexpected", name)
+            code = errno.EIO
+        raise FUSEError(code)       # outside the except: an exception must not keep the other's frames alive
+
+    return handle
+
+
+def changing(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a handler of an operation that changes the file system."""
+    return handler(func, changes=True)
+
+
+def check_name(name: bytes) -> None:
+    """Refuse a name that is too long."""
+    if len(name) > NAME_MAX:
+        raise FUSEError(errno.ENAMETOOLONG)
+
+
+def entry_of(ino: int, attr: tuple[int, ...]) -> EntryAttributes:
+    """Build what the kernel caches of a node."""
+    entry = EntryAttributes()
+    entry.st_ino = ino
+    entry.attr_timeout = entry.entry_timeout = FOREVER
+    (entry.st_mode, entry.st_nlink, entry.st_uid, entry.st_gid, entry.st_rdev, entry.st_size, entry.st_blocks,
+     entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns, entry.generation) = attr
+    return entry
+
+
+def no_entry() -> EntryAttributes:
+    """Build the answer that lets the kernel remember that there is no such name."""
+    entry = EntryAttributes()
+    entry.st_ino = 0
+    entry.attr_timeout = entry.entry_timeout = FOREVER
+    return entry
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers of one mount."""
+
+    supports_dot_lookup = True
+
+    def __init__(self, mount: Mount, config: Config) -> None:
+        super().__init__()
+        self.mount = mount
+        self.breathe = mount.breathe
+        self.enable_writeback_cache = config.writeback
+        self.enable_acl = config.acl
+        self.xattr = config.xattr
+        self.broken = False
+        self.on_init: Callable[[], None] = lambda: None
+        self.requests = dict.fromkeys(KINDS, 0)
+
+    def init(self) -> None:
+        """Say that the kernel's INIT is being served."""
+        self.on_init()
+
+    def errno_of(self, error: FsError | VmError, name: str) -> int:
+        """Turn an error of the file system into an errno; log what should not be."""
+        if isinstance(error, Inconsistent):
+            self.broken = True
+            log.critical("%s: %s; changes are refused from now on\n%s", name, error, error.dump)
+        elif error.errno == errno.EIO:
+            log.error("%s: %s", name, error)
+        return error.errno
+
+    def entry(self, ino: int) -> EntryAttributes:
+        """Build the entry of a node."""
+        return entry_of(ino, vnops.getattr(self.mount, ino))
+
+    # Names
+
+    @handler
+    def lookup(self, parent: int, name: bytes, _ctx: Any) -> EntryAttributes:
+        check_name(name)
+        ino = vnops.lookup(self.mount, parent, name)
+        return entry_of(ino, vnops.getattr(self.mount, ino)) if ino else no_entry()
+
+    @changing
+    def create(self, parent: int, name: bytes, mode: int, _flags: int,
+               ctx: Any) -> tuple[FileInfo, EntryAttributes]:
+        check_name(name)
+        ino = vnops.create(self.mount, parent, name, mode, ctx)
+        return FileInfo(fh=ino, keep_cache=True), self.entry(ino)
+
+    @changing
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: Any) -> EntryAttributes:
+        check_name(name)
+        return self.entry(vnops.mknod(self.mount, parent, name, mode, rdev, ctx))
+
+    @changing
+    def mkdir(self, parent: int, name: bytes, mode: int, ctx: Any) -> EntryAttributes:
+        check_name(name)
+        return self.entry(vnops.mkdir(self.mount, parent, name, mode, ctx))
+
+    @changing
+    def symlink(self, parent: int, name: bytes, target: bytes, ctx: Any) -> EntryAttributes:
+        check_name(name)
+        return self.entry(vnops.symlink(self.mount, parent, name, target, ctx))
+
+    @changing
+    def link(self, ino: int, parent: int, name: bytes, _ctx: Any) -> EntryAttributes:
+        check_name(name)
+        return self.entry(vnops.link(self.mount, ino, parent, name))
+
+    @changing
+    def unlink(self, parent: int, name: bytes, _ctx: Any) -> None:
+        check_name(name)
+        vnops.unlink(self.mount, parent, name)
+
+    @changing
+    def rmdir(self, parent: int, name: bytes, _ctx: Any) -> None:
+        check_name(name)
+        vnops.rmdir(self.mount, parent, name)
+
+    @changing
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int,
+               ctx: Any) -> None:
+        check_name(name)
+        check_name(new_name)
+        vnops.rename(self.mount, parent, name, new_parent, new_name, flags, ctx)
+
+    async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
+        """Drop the kernel's references.  Must not raise, and may be a long list: breathe at each."""
+        requests, mount, breathe = self.requests, self.mount, self.breathe
+        for ino, nlookup in inodes:
+            requests["forget"] += 1
+            try:
+                breathe()
+                vnops.forget(mount, ino, nlookup)
+            except Exception:
+                log.exception("forget of inode %d", ino)
+
+    # Nodes
+
+    @handler
+    def getattr(self, ino: int, _ctx: Any) -> EntryAttributes:
+        return entry_of(ino, vnops.getattr(self.mount, ino))
+
+    @changing
+    def setattr(self, ino: int, attr: EntryAttributes, fields: Any, _fh: int | None,
+                ctx: Any) -> EntryAttributes:
+        wanted: dict[str, int] = {}
+        if fields.update_mode:
+            wanted["mode"] = stat.S_IMODE(attr.st_mode)
+        if fields.update_uid:
+            wanted["uid"] = attr.st_uid
+        if fields.update_gid:
+            wanted["gid"] = attr.st_gid
+        if fields.update_size:
+            wanted["size"] = attr.st_size
+        if fields.update_atime:
+            wanted["atime_ns"] = attr.st_atime_ns
+        if fields.update_mtime:
+            wanted["mtime_ns"] = attr.st_mtime_ns
+        if fields.update_ctime:
+            wanted["ctime_ns"] = attr.st_ctime_ns
+        vnops.setattr(self.mount, ino, ctx, **wanted)
+        return self.entry(ino)
+
+    @handler
+    def readlink(self, ino: int, _ctx: Any) -> bytes:
+        return vnops.readlink(self.mount, ino)
+
+    @handler
+    def access(self, _ino: int, _mode: int, _ctx: Any) -> bool:
+        return True         # the kernel checks: default_permissions is always on
+
+    @handler
+    def statfs(self, _ctx: Any) -> pyfuse3.StatvfsData:
+        data = pyfuse3.StatvfsData()
+        (data.f_bsize, data.f_blocks, data.f_bfree, data.f_bavail, data.f_files, data.f_ffree, data.f_favail,
+         data.f_namemax) = vnops.statfs(self.mount)
+        data.f_frsize = data.f_bsize
+        return data
+
+    # Files
+
+    @handler
+    def open(self, ino: int, flags: int, ctx: Any) -> FileInfo:
+        vnops.open(self.mount, ino, flags, ctx)
+        return FileInfo(fh=ino, keep_cache=True)
+
+    @handler
+    def read(self, fh: int, offset: int, size: int) -> Any:
+        return vnops.read(self.mount, fh, offset, size)
+
+    @changing
+    def write(self, fh: int, offset: int, data: bytes) -> int:
+        return vnops.write(self.mount, fh, offset, data)
+
+    @handler
+    def flush(self, _fh: int) -> None:
+        raise FUSEError(errno.ENOSYS)       # the kernel asks once and never again
+
+    @handler
+    def fsync(self, _fh: int, _datasync: bool) -> None:
+        raise FUSEError(errno.ENOSYS)
+
+    @handler
+    def release(self, _fh: int) -> None:
+        pass                                # there is no state of an open file: fh is the inode
+
+    # Directories
+
+    @handler
+    def opendir(self, ino: int, _ctx: Any) -> int:
+        return ino
+
+    @handler
+    def readdir(self, fh: int, cookie: int, token: Any) -> None:
+        reply = pyfuse3.readdir_reply
+
+        def emit(name: bytes, ino: int, attr: tuple[int, ...], next_cookie: int) -> bool:
+            return reply(token, name, entry_of(ino, attr), next_cookie)
+
+        vnops.readdir(self.mount, fh, cookie, emit)
+
+    @handler
+    def fsyncdir(self, _fh: int, _datasync: bool) -> None:
+        raise FUSEError(errno.ENOSYS)
+
+    @handler
+    def releasedir(self, _fh: int) -> None:
+        pass
+
+    # Extended attributes
+
+    def need_xattr(self) -> None:
+        """Refuse where the mount has none; the kernel makes EOPNOTSUPP of it and never asks again."""
+        if not self.xattr:
+            raise FUSEError(errno.ENOSYS)
+
+    @handler
+    def getxattr(self, ino: int, name: bytes, _ctx: Any) -> bytes:
+        self.need_xattr()
+        return bytes(vnops.getxattr(self.mount, ino, name))
+
+    @changing
+    def setxattr(self, ino: int, name: bytes, value: bytes, ctx: Any) -> None:
+        self.need_xattr()
+        vnops.setxattr(self.mount, ino, name, value, 0, ctx)    # CREATE and REPLACE are seen to by pyfuse3
+
+    @handler
+    def listxattr(self, ino: int, ctx: Any) -> list[bytes]:
+        self.need_xattr()
+        return vnops.listxattr(self.mount, ino, ctx)
+
+    @changing
+    def removexattr(self, ino: int, name: bytes, _ctx: Any) -> None:
+        self.need_xattr()
+        vnops.removexattr(self.mount, ino, name)
+
+
+KINDS = tuple(sorted({"forget"} | {
+    name for name, value in vars(Operations).items() if hasattr(value, "__wrapped__")}))

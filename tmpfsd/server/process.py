@@ -1,0 +1,61 @@
+"""process.py: what the daemon asks of the kernel about itself, and where its log goes."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import logging.handlers
+import os
+import sys
+
+PR_SET_DUMPABLE = 4
+PR_SET_IO_FLUSHER = 57
+SYSLOG_SOCKET = "/dev/log"
+
+log = logging.getLogger(__name__)
+
+
+def prctl(option: int, value: int) -> bool:
+    """Call prctl(2); tell whether it worked."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) == 0
+
+
+def harden() -> None:
+    """Make the process fit to serve other people's files."""
+    os.umask(0)                         # the caller's umask counts, not the daemon's
+    prctl(PR_SET_DUMPABLE, 0)           # no core dump and no ptrace: memory and swap hold everybody's data
+    if os.geteuid() == 0:
+        # Writing to swap must not wait for dirty pages of our own mount to be written back by us.
+        prctl(PR_SET_IO_FLUSHER, 1)
+
+
+def still_garbage() -> None:
+    """Turn the cyclic collector off.
+
+    A full pass looks at every object of the tables and stalls requests; a request makes no cycles.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def start_log(mountpoint: str, foreground: bool, debug: bool) -> None:
+    """Log to stderr in the foreground, to syslog in the background."""
+    handler: logging.Handler
+    if foreground:
+        handler = logging.StreamHandler(sys.stderr)
+    elif os.path.exists(SYSLOG_SOCKET):
+        try:
+            handler = logging.handlers.SysLogHandler(SYSLOG_SOCKET, logging.handlers.SysLogHandler.LOG_DAEMON)
+        except OSError:
+            handler = logging.NullHandler()
+    else:
+        handler = logging.NullHandler()
+    place = mountpoint.replace("%", "%%")
+    handler.setFormatter(logging.Formatter(f"tmpfsd[{os.getpid()}]: %(levelname)s {place}: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    logging.raiseExceptions = False     # a log that cannot be written must not disturb the file system
