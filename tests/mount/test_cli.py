@@ -1,0 +1,421 @@
+"""The commands tmpfsd and tmpfsctl as a user meets them.
+
+Every mistake is one line and status 1, and leaves nothing mounted and no process.  A real mount each; skipped
+where there is no /dev/fuse.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tmpfsd.server import control, mountinfo
+
+FUSE = os.access("/dev/fuse", os.R_OK | os.W_OK)
+ROOT = os.geteuid() == 0
+NOBODY = 65534
+SECONDS = 30
+
+pytestmark = pytest.mark.skipif(not FUSE, reason="no /dev/fuse that this user may use")
+needs_root = pytest.mark.skipif(not ROOT, reason="needs root")
+
+
+def run(*command: str, **keywords: object) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, with a bound on its time."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False,
+                          stdin=subprocess.DEVNULL, **keywords)  # type: ignore[call-overload,no-any-return]
+
+
+def tmpfsd(*args: str, **keywords: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command tmpfsd."""
+    return run(sys.executable, "-m", "tmpfsd", *args, **keywords)
+
+
+def tmpfsctl(*args: str, **keywords: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command tmpfsctl."""
+    return run(sys.executable, "-m", "tmpfsd.cli.ctl", *args, **keywords)
+
+
+def unmount(path: Path) -> "subprocess.CompletedProcess[str]":
+    """Unmount as the user would."""
+    return run("umount", str(path)) if ROOT else run("fusermount3", "-u", str(path))
+
+
+def servers(mountpoint: Path) -> set[int]:
+    """Return the processes that were started for this mount point."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if os.fsencode(str(mountpoint)) in words and b"tmpfsd" in words:
+                found.add(int(entry.name))
+    return found
+
+
+def gone(mountpoint: Path, seconds: float = 10) -> bool:
+    """Wait until nothing is mounted and no process is left."""
+    deadline = time.monotonic() + seconds
+    while servers(mountpoint) or mountinfo.find(str(mountpoint)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture
+def mountpoint(tmp_path: Path) -> Iterator[Path]:
+    """A directory to mount at, left clean whatever the test did."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    yield path
+    while mountinfo.find(str(path)):
+        if unmount(path).returncode and run(*(["umount", "-l"] if ROOT else ["fusermount3", "-uz"]),
+                                            str(path)).returncode:
+            break
+    for pid in servers(path):
+        os.kill(pid, signal.SIGKILL)
+    assert gone(path)
+
+
+@pytest.fixture
+def mounted(mountpoint: Path) -> Path:
+    """A mount."""
+    options = "ram=4m,size=64m" + (",allow_other" if ROOT else "")
+    done = tmpfsd("source", str(mountpoint), "-o", options)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return mountpoint
+
+
+def assert_refused(done: "subprocess.CompletedProcess[str]", *names: str) -> None:
+    """Require status 1, one line on stderr that has these names, and nothing on stdout."""
+    assert done.returncode == 1, done
+    assert done.stdout == "" and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("tmpfsd: ") or done.stderr.startswith("tmpfsctl"), done.stderr
+    for name in names:
+        assert name in done.stderr
+
+
+WRONG = [
+    "frobnicate", "frobnicate=1", "size", "size=", "size=0", "size=-1", "size=1.5g", "size=x", "size=4k",
+    "size=99t", "ram=0", "ram=-1m", "ram=512k", "ram=99999g", "ram=101%", "nr_inodes=many", "mode=999",
+    "uid=root", "gid=-1", "swap=", "swap_size=0", "swap_size=x", "swap_io=mmap", "backend=magic",
+    "backend=aobj", "backend=pageable-flag", "backend=pageable-object", "submap=0", "submap=99t",
+    "submap_sharing=x", "windows=0", "windows=4", "spin=-1", "spin=x", "acl=1", "noxattr,acl", "ro,rw",
+    "ro=1", "size=1m,size=2m", "submap=2m,size=1m", "huge=always", "mpol=bind:0", "nr_blocks=1",
+    "swap_size=1m,swap=none", "swap_io=direct,swap=none", "submap=1m,backend=wired",
+    "windows=2,backend=wired",
+]
+
+
+@pytest.mark.parametrize("options", WRONG)
+def test_wrong_option(mountpoint: Path, options: str) -> None:
+    """The first of the options is the one that the message must name."""
+    named = options.split(",")[0].split("=")[0]
+    assert_refused(tmpfsd("src", str(mountpoint), "-o", options), f"tmpfsd: {named}")
+    assert not mountinfo.find(str(mountpoint)) and not servers(mountpoint)
+
+
+@pytest.mark.parametrize("args, named", [
+    ((), "MOUNTPOINT"), (("-o",), "-o"), (("--frob", "x"), "--frob"), (("a", "b", "c"), "c"),
+])
+def test_wrong_command_line(args: tuple[str, ...], named: str) -> None:
+    assert_refused(tmpfsd(*args), named)
+
+
+def test_version_and_help() -> None:
+    for done in (tmpfsd("--version"), tmpfsd("--help"), tmpfsctl("--version"), tmpfsctl("status", "--help")):
+        assert done.returncode == 0 and done.stdout and not done.stderr
+
+
+def test_mountpoint_missing_or_a_file(tmp_path: Path) -> None:
+    assert_refused(tmpfsd(str(tmp_path / "no")), str(tmp_path / "no"), "No such file")
+    (tmp_path / "file").touch()
+    assert_refused(tmpfsd(str(tmp_path / "file")), str(tmp_path / "file"), "ot a directory")
+    assert_refused(tmpfsd(str(tmp_path / "file" / "x")), "ot a directory")
+
+
+def test_mountpoint_not_empty_is_allowed(mountpoint: Path) -> None:
+    (mountpoint / "below").touch()
+    assert tmpfsd(str(mountpoint), "-o", "ram=1m").returncode == 0
+    assert os.listdir(mountpoint) == []
+    assert unmount(mountpoint).returncode == 0
+    assert os.listdir(mountpoint) == ["below"]
+
+
+def test_mount_twice(mounted: Path) -> None:
+    before = servers(mounted)
+    assert_refused(tmpfsd(str(mounted)), str(mounted), "already a tmpfsd mount")
+    assert servers(mounted) == before
+    (mounted / "still").touch()
+
+
+def test_swap_that_cannot_be_used(mountpoint: Path, tmp_path: Path) -> None:
+    missing = f"swap={tmp_path}/no"
+    assert_refused(tmpfsd(str(mountpoint), "-o", missing), missing, "No such file")
+    assert_refused(tmpfsd(str(mountpoint), "-o", f"swap={mountpoint}"), f"swap={mountpoint}", "inside")
+    (mountpoint / "d").mkdir()
+    assert_refused(tmpfsd(str(mountpoint), "-o", f"swap={mountpoint}/d"), f"swap={mountpoint}/d", "inside")
+    assert_refused(tmpfsd(str(mountpoint), "-o", "swap=/dev/null"), "swap=/dev/null", "block device")
+    assert_refused(tmpfsd(str(mountpoint), "-o", "swap=/proc"), "swap=/proc")
+    assert not mountinfo.find(str(mountpoint)) and not servers(mountpoint)
+
+
+@needs_root
+def test_swap_not_writable(mountpoint: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    assert run("mount", "-t", "tmpfs", "-o", "ro", "none", str(place)).returncode == 0
+    try:
+        assert_refused(tmpfsd(str(mountpoint), "-o", f"swap={place}"), f"swap={place}", "Read-only")
+    finally:
+        run("umount", str(place))
+
+
+def test_swap_in_a_file(mountpoint: Path, tmp_path: Path) -> None:
+    swap = tmp_path / "swap"
+    swap.touch()
+    assert tmpfsd(str(mountpoint), "-o", f"swap={swap},swap_size=16m,ram=1m,size=32m").returncode == 0
+    data = os.urandom(8 << 20)
+    (mountpoint / "big").write_bytes(data)
+    assert (mountpoint / "big").read_bytes() == data
+    status = json.loads(tmpfsctl("status", str(mountpoint), "--json").stdout)
+    assert status["swap"]["path"] == str(swap) and status["swap"]["used_bytes"] > 0
+
+
+def test_no_swap_warns_and_mounts(mountpoint: Path) -> None:
+    done = tmpfsd(str(mountpoint), "-o", "swap=none,ram=1m")
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1 and "warning: swap=none" in done.stderr
+
+
+def test_answers_at_once_and_looks_as_asked(mounted: Path) -> None:
+    assert os.listdir(mounted) == []
+    found = mountinfo.find(str(mounted))
+    assert found is not None and found.fstype == "fuse.tmpfsd" and found.owner == os.geteuid()
+    assert mounted.stat().st_mode & 0o7777 == 0o1777
+    assert len(servers(mounted)) == 1
+
+
+def test_called_as_mount_calls_it(mountpoint: Path) -> None:
+    done = tmpfsd("none", str(mountpoint), "-o", "rw,noauto,nofail,x-systemd.automount,mode=750", "-o",
+                  "dev,suid,fsname=a\\,b,noexec")
+    assert done.returncode == 0, done.stderr
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    line = next(line for line in lines if str(mountpoint) in line)
+    assert " a,b " in line and "noexec" in line
+    assert mountpoint.stat().st_mode & 0o7777 == 0o750
+    assert ("nosuid" in line) == (not ROOT) and ("nodev" in line) == (not ROOT)
+
+
+def test_read_only(mountpoint: Path) -> None:
+    assert tmpfsd(str(mountpoint), "-o", "ro").returncode == 0
+    with pytest.raises(OSError, match="Read-only"):
+        (mountpoint / "x").touch()
+
+
+def test_path_with_blanks_and_a_link(tmp_path: Path) -> None:
+    path = tmp_path / "a b\\c,d"
+    path.mkdir()
+    (tmp_path / "link").symlink_to(path)
+    assert tmpfsd(str(tmp_path / "link"), "-o", "ram=1m").returncode == 0
+    try:
+        assert tmpfsctl("status", str(path)).returncode == 0
+        assert tmpfsctl("status", str(tmp_path / "link")).returncode == 0
+    finally:
+        assert unmount(path).returncode == 0
+    assert gone(path)
+
+
+def test_umount_ends_the_process_and_the_socket(mounted: Path) -> None:
+    found = mountinfo.find(str(mounted))
+    assert found is not None
+    place = Path(control.directories(os.geteuid())[0]) / control.socket_name(found.major, found.minor)
+    assert place.is_socket()
+    assert unmount(mounted).returncode == 0
+    assert gone(mounted) and not place.exists()
+
+
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+def test_signal_unmounts(mounted: Path, number: int) -> None:
+    (mounted / "x").write_text("data")
+    for pid in servers(mounted):
+        os.kill(pid, number)
+    assert gone(mounted)
+
+
+def test_signal_when_busy(mounted: Path) -> None:
+    file = os.open(mounted / "x", os.O_RDWR | os.O_CREAT)
+    os.write(file, b"data")
+    for pid in servers(mounted):
+        os.kill(pid, signal.SIGTERM)
+    assert gone(mounted)
+    with pytest.raises(OSError):
+        os.write(file, b"more")
+    with contextlib.suppress(OSError):      # close() may say ENOTCONN too
+        os.close(file)
+
+
+def test_unmount_while_busy_is_refused_and_all_goes_on(mounted: Path) -> None:
+    with open(mounted / "x", "w+b", buffering=0) as file:
+        done = unmount(mounted)
+        assert done.returncode != 0 and "busy" in done.stderr
+        file.write(b"goes on")
+        assert os.pread(file.fileno(), 100, 0) == b"goes on"
+        assert tmpfsctl("status", str(mounted)).returncode == 0
+    assert unmount(mounted).returncode == 0
+    assert gone(mounted)
+
+
+@needs_root
+def test_a_server_never_unmounts_what_is_not_its_own(mounted: Path) -> None:
+    held = os.open(mounted, os.O_RDONLY)
+    try:
+        assert run("umount", "-l", str(mounted)).returncode == 0
+        assert run("mount", "-t", "tmpfs", "other", str(mounted)).returncode == 0
+        for pid in servers(mounted):
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while servers(mounted) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        found = mountinfo.find(str(mounted))
+        assert not servers(mounted) and found is not None and found.fstype == "tmpfs"
+    finally:
+        os.close(held)
+        run("umount", str(mounted))
+
+
+def test_killed_server_leaves_a_mount_that_umount_removes(mounted: Path) -> None:
+    for pid in servers(mounted):
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while servers(mounted) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert_refused(tmpfsd(str(mounted)), "already a tmpfsd mount")
+    done = tmpfsctl("status", str(mounted))
+    assert_refused(done, str(mounted))
+    assert unmount(mounted).returncode == 0
+    assert tmpfsd(str(mounted), "-o", "ram=1m").returncode == 0
+
+
+def test_foreground_logs_and_ends_with_0(mountpoint: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "tmpfsd", str(mountpoint), "-f", "-o", "ram=1m"],
+                               stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 10
+        while not mountinfo.find(str(mountpoint)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        (mountpoint / "x").touch()
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "mounted" in log and str(mountpoint) in log and "Traceback" not in log
+
+
+def test_status(mounted: Path) -> None:
+    (mounted / "x").write_bytes(b"x" * 100_000)
+    status = json.loads(tmpfsctl("status", str(mounted), "--json").stdout)
+    assert set(status) == {
+        "mountpoint", "backend", "size_bytes", "used_bytes", "inodes", "inodes_max", "ram_bytes",
+        "resident_bytes", "wired_bytes", "dirty_bytes", "submap", "swap", "paging", "pools", "data",
+        "requests"}
+    assert set(status["submap"]) == {"policy", "sharing", "size_bytes", "used_bytes", "high_water_bytes"}
+    assert set(status["swap"]) == {"path", "size_bytes", "used_bytes"}
+    assert set(status["paging"]) >= {"faults", "pageins", "pageouts", "scans", "reclaims", "stalls"}
+    assert set(status["data"]) == {"pages", "resident_pages", "swapped_pages"}
+    for pool in status["pools"]:
+        assert set(pool) == {"name", "item_size", "items", "pages", "resident_pages", "swapped_pages"}
+    assert status["mountpoint"] == str(mounted) and status["ram_bytes"] == 4 << 20
+    assert status["size_bytes"] == 64 << 20 and status["inodes"] >= 1 and status["requests"]["write"] >= 1
+
+
+def test_status_as_text_fits_a_terminal(mounted: Path) -> None:
+    done = tmpfsctl("status", str(mounted))
+    assert done.returncode == 0 and "pageable-submap" in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines() if str(mounted) not in line) <= 80
+
+
+def test_status_says_that_wired_metadata_fills_ram(mountpoint: Path) -> None:
+    assert tmpfsd(str(mountpoint), "-o", "ram=1m,backend=wired").returncode == 0
+    assert "warning" not in tmpfsctl("status", str(mountpoint)).stdout
+    with pytest.raises(OSError, match="No space left"):
+        for number in range(20_000):
+            (mountpoint / str(number)).touch()
+    done = tmpfsctl("status", str(mountpoint))
+    assert "ram is full of wired metadata" in done.stdout, done.stdout
+
+
+def test_check(mounted: Path) -> None:
+    (mounted / "d").mkdir()
+    done = tmpfsctl("check", str(mounted))
+    assert (done.returncode, done.stderr) == (0, "") and "consistent" in done.stdout
+
+
+@pytest.mark.parametrize("args, named", [
+    ((), "COMMAND"), (("status",), "MOUNTPOINT"), (("frob", "/"), "frob"), (("status", "/proc"), "/proc"),
+    (("status", "/no/such/place"), "/no/such/place"), (("check", "/"), "/"),
+])
+def test_tmpfsctl_mistakes(args: tuple[str, ...], named: str) -> None:
+    assert_refused(tmpfsctl(*args), named)
+
+
+def need_another_user(code: str) -> None:
+    """Skip unless another user can run this, with this Python."""
+    try:
+        probe = run(sys.executable, "-c", code, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/")
+    except PermissionError:
+        pytest.skip(f"another user may not run {sys.executable}")
+    if probe.returncode:
+        pytest.skip(f"another user cannot: {code}")
+
+
+@needs_root
+@pytest.mark.skipif(not shutil.which("fusermount3"), reason="no fusermount3 for an unprivileged mount")
+def test_without_root(tmp_path: Path) -> None:
+    """A user's own mount: made, asked, hidden from others, unmounted."""
+    need_another_user("import os, tmpfsd.cli.mount; os.close(os.open('/dev/fuse', os.O_RDWR))")
+    place = Path("/tmp") / f"tmpfsd-test-{os.getpid()}"
+    place.mkdir(mode=0o755)
+    os.chown(place, NOBODY, NOBODY)
+    user = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}
+    try:
+        done = tmpfsd(str(place), "-o", "ram=1m,dev,suid", **user)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert tmpfsctl("status", str(place), **user).returncode == 0
+        assert tmpfsctl("status", str(place)).returncode == 0
+        assert_refused(tmpfsd("/usr", **user), "/usr")
+        assert_refused(tmpfsd(str(place), **user), "already")
+        pid, = servers(place)
+        os.kill(pid, signal.SIGTERM)
+        assert gone(place)
+    finally:
+        run("umount", "-l", str(place))
+        place.rmdir()
+
+
+@needs_root
+def test_without_fusermount3(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    need_another_user("import tmpfsd.cli.mount")
+    done = tmpfsd("/tmp", user=NOBODY, group=NOBODY, cwd="/", env={**os.environ, "PATH": "/nowhere"})
+    assert_refused(done, "fusermount3")
+
+
+@needs_root
+def test_without_dev_fuse(mountpoint: Path) -> None:
+    """In a mount namespace whose /dev is empty."""
+    script = f"mount -t tmpfs none /dev && exec {sys.executable} -m tmpfsd {mountpoint}"
+    done = run("unshare", "-m", "sh", "-c", script)
+    if "unshare" in done.stderr:
+        pytest.skip("no mount namespaces here")
+    assert_refused(done, "/dev/fuse", "modprobe")

@@ -1,0 +1,111 @@
+"""Machines of a few frames over swap that can be made to fail."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tmpfsd.uvm.swap import Swap, open_swap
+from tmpfsd.uvm.vm import Vm
+
+
+class FaultySwap(Swap):
+    """Swap whose device refuses what a test tells it to."""
+
+    def __init__(self, fd: int, nslots: int) -> None:
+        super().__init__(fd, nslots, "faulty")
+        self.dead = False                       # refuses all writes
+        self.room = -1                          # bytes that it takes before it is full; -1: any
+        self.bad_write: set[int] = set()        # slots
+        self.bad_read: set[int] = set()
+        self.short = False                      # moves half a page more than a page at a time
+        self.writes: list[range] = []           # the slots of each write that was tried
+        self.reads: list[range] = []
+
+    def _transfer(self, call, slot, pages) -> None:
+        tried = self.writes if call is os.pwritev else self.reads
+        tried.append(range(slot, slot + len(pages)))
+        super()._transfer(partial(self._call, call), slot, pages)
+
+    def _call(self, call, fd, pages, offset) -> int:
+        slots = set(range(offset >> 12, (offset >> 12) + len(pages)))
+        if call is os.pwritev:
+            if self.dead or slots & self.bad_write:
+                raise OSError(errno.EIO, "faulty")
+            if self.room >= 0 and len(pages) << 12 > self.room:
+                raise OSError(errno.ENOSPC, "full")
+            if self.room >= 0:
+                self.room -= len(pages) << 12
+        elif slots & self.bad_read:
+            raise OSError(errno.EIO, "faulty")
+        if self.short:
+            pages = [pages[0], pages[1][:2048]] if len(pages) > 1 else pages
+        return call(fd, pages, offset)
+
+    def flip(self, slot: int) -> None:
+        """Change one bit of a slot behind its back."""
+        byte = os.pread(self.fd, 1, (slot << 12) + 99)[0]
+        os.pwrite(self.fd, bytes([byte ^ 4]), (slot << 12) + 99)
+
+
+@pytest.fixture
+def make_swap(tmp_path: Path) -> Iterator[Callable[..., FaultySwap]]:
+    """Make swap files that are closed, where the test or its machine did not, at the end."""
+    made: list[FaultySwap] = []
+
+    def make(nslots: int = 1024) -> FaultySwap:
+        made.append(FaultySwap(open_swap(str(tmp_path))[0], nslots))
+        return made[-1]
+
+    yield make
+    for swap in made:
+        try:
+            swap.close()
+        except OSError:
+            pass
+
+
+@pytest.fixture
+def make_vm(make_swap: Callable[..., FaultySwap]) -> Iterator[Callable[..., Vm]]:
+    """Make machines; each is checked at the end unless it was to be broken (check=False)."""
+    made: list[tuple[Vm, bool]] = []
+
+    def make(nframes: int = 64, reserve: int = 16, nslots: int = 1024, check: bool = True, **more) -> Vm:
+        vm = Vm(nframes << 12, make_swap(nslots) if nslots else None, reserve=reserve, **more)
+        vm.check_level = 1
+        made.append((vm, check))
+        return vm
+
+    yield make
+    for vm, check in made:
+        if check:
+            vm.check()
+        vm.phys.close()
+
+
+@pytest.fixture
+def fill() -> Callable[..., list[int]]:
+    """Give a machine n pages, the number of each at its start, breathing between them."""
+    def pages(vm: Vm, n: int, owner: int = 1) -> list[int]:
+        vpns = []
+        for _ in range(n):
+            vm.breathe()
+            vpn = vm.kernel_map.alloc()
+            try:
+                vm.alloc_page(vpn, owner)
+            except BaseException:
+                vm.kernel_map.free(vpn)
+                raise
+            vm.phys.u64[vm.write(vpn << 12) >> 3] = vpn
+            vpns.append(vpn)
+        return vpns
+    return pages
+
+
+@pytest.fixture
+def number_in() -> Callable[[Vm, int], int]:
+    """Read back what `fill` wrote."""
+    return lambda vm, vpn: vm.phys.u64[vm.read(vpn << 12) >> 3]

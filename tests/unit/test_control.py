@@ -1,0 +1,184 @@
+"""The control socket: bounded, private, and never in the way of requests."""
+
+import json
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tmpfsd.server import control, mountinfo
+from tmpfsd.server.control import MAX_LINE, ControlServer, listen
+from tmpfsd.server.errors import ControlError
+
+
+def refuse(_request: Any) -> None:
+    raise ControlError("not today")
+
+
+def fail(_request: Any) -> None:
+    raise ZeroDivisionError("oops")
+
+
+COMMANDS = {
+    "ping": lambda _request: "pong", "echo": lambda request: request["text"], "refuse": refuse, "fail": fail}
+
+
+def serve(tmp_path: Path, client: Callable[[str], Awaitable[None]], owner: int = os.geteuid()) -> None:
+    """Run a server and a client of it."""
+    async def main() -> None:
+        path = str(tmp_path / "socket")
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ControlServer(COMMANDS, owner).serve, listen(path))
+                await client(path)
+                nursery.cancel_scope.cancel()
+    trio.run(main)
+
+
+async def ask(path: str, data: bytes) -> list[dict[str, Any]]:
+    """Send bytes and return the answers."""
+    with trio.socket.socket(socket.AF_UNIX) as sock:
+        await sock.connect(path)
+        stream = trio.SocketStream(sock)
+        try:
+            await stream.send_all(data)
+            await stream.send_eof()
+        except trio.BrokenResourceError:
+            pass                        # refused before all was taken
+        answer = b""
+        try:
+            while part := await stream.receive_some(65536):
+                answer += part
+        except trio.BrokenResourceError:
+            pass                        # closed with some of ours unread
+    return [json.loads(line) for line in answer.splitlines()]
+
+
+def test_answers_lines(tmp_path: Path) -> None:
+    async def client(path: str) -> None:
+        assert await ask(path, b'{"command": "ping"}\n{"command": "echo", "text": "\\u00e4\\n"}\n') == [
+            {"ok": True, "result": "pong"}, {"ok": True, "result": "ä\n"}]
+    serve(tmp_path, client)
+
+
+@pytest.mark.parametrize("data, why", [
+    (b"garbage\n", "JSON"), (b"\xff\x00\n", "JSON"), (b"[1]\n", "command"), (b'{"command": 1}\n', "command"),
+    (b"\n", "JSON"), (b'{"command": "format"}\n', "unknown command 'format'"), (b"[" * 60000 + b"\n", "JSON"),
+    (b'{"command": "refuse"}\n', "not today"), (b'{"command": "fail"}\n', "ZeroDivisionError: oops"),
+    (b'{"command": "echo"}\n', "KeyError"),
+])
+def test_garbage_is_answered(tmp_path: Path, data: bytes, why: str) -> None:
+    async def client(path: str) -> None:
+        bad, good = await ask(path, data + b'{"command": "ping"}\n')
+        assert bad["ok"] is False and why in bad["error"]
+        assert good == {"ok": True, "result": "pong"}
+    serve(tmp_path, client)
+
+
+def test_too_long_a_line(tmp_path: Path) -> None:
+    async def client(path: str) -> None:
+        answers = await ask(path, b"x" * (MAX_LINE * 3))
+        assert [answer["ok"] for answer in answers] == [False] and "longer" in answers[0]["error"]
+        assert await ask(path, b'{"command": "ping"}\n')
+    serve(tmp_path, client)
+
+
+def test_no_line_end(tmp_path: Path) -> None:
+    async def client(path: str) -> None:
+        assert await ask(path, b'{"command": "ping"}') == []
+    serve(tmp_path, client)
+
+
+def test_who_says_nothing_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "IDLE_SECONDS", 0.05)
+
+    async def client(path: str) -> None:
+        with trio.socket.socket(socket.AF_UNIX) as sock:
+            await sock.connect(path)
+            assert b"nothing for" in await sock.recv(1000)
+            assert await sock.recv(1000) == b""
+    serve(tmp_path, client)
+
+
+def test_who_does_not_listen_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "IDLE_SECONDS", 0.05)
+    monkeypatch.setitem(COMMANDS, "ping", lambda _request: "pong" * 1_000_000)
+
+    async def client(path: str) -> None:
+        with trio.socket.socket(socket.AF_UNIX) as sock:
+            await sock.connect(path)
+            await sock.send(b'{"command": "ping"}\n')
+            await trio.sleep(0.2)
+            assert (await ask(path, b'{"command": "echo", "text": 1}\n'))[0]["ok"]
+            received = 0
+            while part := await sock.recv(1 << 20):
+                received += len(part)
+            assert received < 4_000_000
+    serve(tmp_path, client)
+
+
+def test_too_many_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MAX_CLIENTS", 2)
+
+    async def client(path: str) -> None:
+        socks = [trio.socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for sock in socks:
+            await sock.connect(path)
+        assert b"too many clients" in await socks[2].recv(1000)
+        for sock in socks:
+            sock.close()
+        with trio.move_on_after(2):
+            while not (await ask(path, b'{"command": "ping"}\n'))[0]["ok"]:
+                await trio.sleep(0.01)
+    serve(tmp_path, client)
+
+
+@pytest.mark.parametrize("uid, served", [(0, True), (1000, True), (1001, False)])
+def test_others_may_not_ask(uid: int, served: bool) -> None:
+    class Client:
+        def getsockopt(self, *_args: int) -> bytes:
+            return control.CREDENTIALS.pack(1, uid, uid)
+
+    refusal = ControlServer(COMMANDS, owner=1000)._refusal(Client())
+    assert (refusal is None) == served
+
+
+def test_socket_is_private_and_replaces_a_stale_one(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    listen(str(path)).close()
+    listener = listen(str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    listener.close()
+
+
+def test_directory_of_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "place"
+    monkeypatch.setattr(control, "directories", lambda _uid: [str(place)])
+    assert control.make_directory(os.geteuid()) == str(place)
+    assert control.make_directory(os.geteuid()) == str(place)
+    with pytest.raises(ControlError):
+        control.make_directory(os.geteuid() + 1)
+    place.chmod(0o777)
+    with pytest.raises(ControlError):
+        control.make_directory(os.geteuid())
+
+
+def test_mountinfo_line() -> None:
+    mount = mountinfo.parse("45 27 0:42 / /a\\040b rw sha:3 - fuse.tmpfsd tmpfsd rw,user_id=7,group_id=0\n")
+    assert mount == (0, 42, "/a b", "fuse.tmpfsd", 7)
+    assert mountinfo.parse("22 27 0:21 / /proc rw - proc proc rw").owner == 0
+
+
+def test_mountinfo_finds_and_resolves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to("/proc")
+    assert mountinfo.resolve(str(tmp_path / "link")) == "/proc"
+    monkeypatch.chdir("/")
+    assert mountinfo.resolve("proc/") == "/proc"
+    found = mountinfo.find("/proc")
+    assert found is not None and found.fstype == "proc"
+    assert mountinfo.find(str(tmp_path)) is None

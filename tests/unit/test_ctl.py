@@ -1,0 +1,53 @@
+"""What tmpfsctl prints, from a status made by hand."""
+
+from typing import Any
+
+import pytest
+
+from tmpfsd.cli.ctl import format_status, human, warnings
+
+
+def status(**changes: Any) -> dict[str, Any]:
+    """A status with large numbers, changed where a test wants."""
+    pool = {"name": "tmpfs_node", "item_size": 160, "items": 10**9, "pages": 10**8, "resident_pages": 10**8,
+            "swapped_pages": 10**8}
+    many = 123_456_789_012
+    return {
+        "mountpoint": "/mnt", "backend": "pageable-submap", "size_bytes": 1 << 40, "used_bytes": 1 << 39,
+        "inodes": 10**9, "inodes_max": 10**9, "ram_bytes": 1 << 30, "resident_bytes": 1 << 30,
+        "wired_bytes": 1 << 30, "dirty_bytes": 1 << 30,
+        "submap": {"policy": "auto", "sharing": "per-pool", "size_bytes": 1 << 30, "used_bytes": 1 << 29,
+                   "high_water_bytes": 1 << 30},
+        "swap": {"path": "/var/tmp", "size_bytes": 1 << 40, "used_bytes": 1 << 39},
+        "paging": dict.fromkeys(("faults", "pageins", "pageouts", "scans", "reclaims", "stalls"), many),
+        "pools": [pool, {**pool, "name": "a_name_that_is_longer_than_its_column"}],
+        "data": {"pages": 10**9, "resident_pages": 10**9, "swapped_pages": 10**9},
+        "requests": {f"request{number}": many for number in range(25)},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("nbytes, text", [
+    (0, "0"), (1000, "0.977K"), (999, "999"), (4096, "4K"), (1 << 20, "1M"), (1023 << 20, "0.999G"),
+    (11_837_000_000, "11G"), (1 << 40, "1T"), (1 << 70, "1.05e+06P"),
+])
+def test_human(nbytes: int, text: str) -> None:
+    assert human(nbytes) == text
+
+
+@pytest.mark.parametrize("changes", [{}, {"swap": {"path": None, "size_bytes": 0, "used_bytes": 0}},
+                                     {"submap": None}, {"pools": []}, {"requests": {}}, {"inodes_max": 0}])
+def test_fits_80_columns(changes: dict[str, Any]) -> None:
+    assert max(map(len, format_status(status(**changes)).splitlines())) <= 80
+
+
+def test_full_of_wired_metadata() -> None:
+    wired = status(backend="wired", wired_bytes=(1 << 30) - (512 << 10))
+    assert "warning: ram is full of wired metadata: creates get ENOSPC" in format_status(wired)
+    assert not list(warnings(status(backend="wired", wired_bytes=1 << 29)))
+    assert not list(warnings(status()))
+
+
+def test_full_swap() -> None:
+    full = status(swap={"path": "/x", "size_bytes": 4096, "used_bytes": 4096})
+    assert list(warnings(full)) == ["swap is full: writes and creates get ENOSPC"]

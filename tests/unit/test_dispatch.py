@@ -1,0 +1,167 @@
+"""The request loop's waiting, on a pipe and with a clock that is set by hand."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+pyfuse3 = pytest.importorskip("pyfuse3")
+
+from tmpfsd.server import dispatch  # noqa: E402  (needs pyfuse3)
+from tmpfsd.server.dispatch import LINGER, MICROSECOND, MOST_SPIN, Dispatcher  # noqa: E402
+
+
+class Clock:
+    """A clock that goes on by `step` at each look."""
+
+    def __init__(self, step: int) -> None:
+        self.now, self.step = 0, step
+
+    def __call__(self) -> int:
+        self.now += self.step
+        return self.now
+
+
+@pytest.fixture
+def pipe() -> Iterator[SimpleNamespace]:
+    """A pipe that stands for the descriptor of the session."""
+    reader, writer = os.pipe()
+    handler = signal.getsignal(signal.SIGALRM)
+    timer = signal.getitimer(signal.ITIMER_REAL)        # pytest-timeout's
+    yield SimpleNamespace(reader=reader, writer=writer)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, *timer)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_returns_when_a_request_is_there(pipe: SimpleNamespace) -> None:
+    async def main() -> None:
+        os.write(pipe.writer, b"x")
+        with trio.fail_after(5):
+            await Dispatcher().wait_readable(pipe.reader)
+    trio.run(main)
+
+
+def test_a_read_that_blocks_is_interrupted_while_there_is_traffic(
+        pipe: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "TICK", 0.01)
+    ticks = []
+
+    async def main() -> None:
+        os.write(pipe.writer, b"x")
+        await Dispatcher().wait_readable(pipe.reader)
+        signal.signal(signal.SIGALRM, lambda number, _frame: ticks.append(number))
+        time.sleep(0.05)                # as a read that blocks would
+
+    trio.run(main)
+    assert ticks
+
+
+def test_no_ticks_in_sleep(pipe: SimpleNamespace) -> None:
+    async def main() -> None:
+        dispatcher = Dispatcher(0, Clock(LINGER))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dispatcher.wait_readable, pipe.reader)
+            await dispatcher.wait_quiet()
+            assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+            nursery.cancel_scope.cancel()
+    trio.run(main)
+
+
+@pytest.mark.parametrize("spin", ("auto", 0, 200))
+def test_sleeps_in_trio_and_wakes(pipe: SimpleNamespace, spin: str | int) -> None:
+    async def main() -> None:
+        dispatcher = Dispatcher(spin, Clock(LINGER // 3))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dispatcher.wait_readable, pipe.reader)
+            with trio.fail_after(5):
+                await dispatcher.wait_quiet()
+            assert dispatcher.quiet
+            os.write(pipe.writer, b"x")
+            with trio.fail_after(5):
+                await dispatcher.wait_traffic()
+        assert not dispatcher.quiet
+    trio.run(main)
+
+
+def test_others_get_their_turn_under_load(pipe: SimpleNamespace) -> None:
+    async def main() -> None:
+        os.write(pipe.writer, b"x")             # never read: always readable
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        dispatcher = Dispatcher("auto", Clock(MICROSECOND * 20))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            for _ in range(2000):               # 40 ms: some ten turns
+                await dispatcher.wait_readable(pipe.reader)
+            nursery.cancel_scope.cancel()
+        assert 5 <= turns <= 20
+    trio.run(main)
+
+
+@pytest.mark.parametrize("load", (True, False))
+def test_closing_ends_the_wait(pipe: SimpleNamespace, load: bool) -> None:
+    async def main() -> None:
+        dispatcher = Dispatcher()
+        if load:
+            os.write(pipe.writer, b"x")
+
+        async def close() -> None:
+            await trio.sleep(0.02)
+            dispatcher.notify_closing(pipe.reader)
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(close)
+                with pytest.raises(trio.ClosedResourceError):
+                    while True:
+                        await dispatcher.wait_readable(pipe.reader)
+    trio.run(main)
+
+
+def test_spin_adapts() -> None:
+    dispatcher = Dispatcher("auto")
+    seen = []
+    for _ in range(5):
+        dispatcher._adapt(60 * MICROSECOND)
+        seen.append(dispatcher.spin // MICROSECOND)
+    assert seen == [10, 20, 40, 50, 50]
+    for _ in range(20):
+        dispatcher._adapt(900 * MICROSECOND)
+    assert dispatcher.spin == 0
+
+
+def test_fixed_spin_stays() -> None:
+    dispatcher = Dispatcher(20)
+    dispatcher._adapt(1)
+    dispatcher._adapt(MOST_SPIN * 100)
+    assert dispatcher.spin == 20 * MICROSECOND
+
+
+def test_install_and_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyfuse3, "trio", trio)
+    assert dispatch.install("auto") is pyfuse3.trio
+    monkeypatch.setattr(pyfuse3, "trio", object())      # looked up elsewhere, or changed by another
+    assert dispatch.install("auto") is None
+    monkeypatch.delattr(pyfuse3, "trio")
+    assert dispatch.install("auto") is None
+
+
+def test_has_every_name_that_pyfuse3_uses() -> None:
+    dispatcher = Dispatcher()
+    for name in ("Lock", "open_nursery", "ClosedResourceError"):
+        assert hasattr(dispatcher, name)
+    for name in ("current_trio_token", "current_task", "wait_readable", "notify_closing"):
+        assert hasattr(dispatcher.lowlevel, name)

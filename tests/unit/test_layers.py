@@ -1,0 +1,59 @@
+"""Imports go downwards only: one list says which floor stands on which."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tmpfsd
+
+PACKAGE = Path(tmpfsd.__file__).parent
+FLOORS = ("options", "uvm", "pool", "tmpfs", "server", "cli", "__main__")      # the ground first
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def floor_of(parts: tuple[str, ...]) -> str:
+    """Return the floor of a module, given its path below the package."""
+    return parts[0].removesuffix(".py") if parts else "__init__"
+
+
+def imports(path: Path) -> list[tuple[str, ...]]:
+    """Return what a module imports of the package, at its top or inside a function."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return [tuple(name.split(".")[1:]) for name in found if name.split(".")[0] == "tmpfsd"]
+
+
+def test_every_floor_is_listed() -> None:
+    floors = {floor_of(path.relative_to(PACKAGE).parts) for path in MODULES}
+    assert floors <= {*FLOORS, "__init__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downwards(path: Path) -> None:
+    here = floor_of(path.relative_to(PACKAGE).parts)
+    if here == "__init__":
+        assert not imports(path)
+        return
+    for parts in imports(path):
+        there = floor_of(parts)
+        if there.startswith("__version"):
+            continue
+        if here == "options":
+            raise AssertionError(f"options imports {'.'.join(parts)}: it imports nothing of the project")
+        assert there in FLOORS, f"{here} imports the unknown {'.'.join(parts)}"
+        assert FLOORS.index(there) <= FLOORS.index(here), f"imports {'.'.join(parts)}, which is above it"
+
+
+@pytest.mark.parametrize("floor", ("uvm", "pool", "tmpfs"))
+def test_only_the_server_knows_fuse_and_trio(floor: str) -> None:
+    for path in (PACKAGE / floor).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"pyfuse3", "trio"}, path

@@ -1,0 +1,173 @@
+"""The handlers: no exception leaves them, and each error becomes its errno."""
+
+import errno
+import gc
+import logging
+import stat
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+
+pyfuse3 = pytest.importorskip("pyfuse3")
+
+from tmpfsd.options import Config  # noqa: E402  (needs pyfuse3)
+from tmpfsd.server import operations  # noqa: E402
+from tmpfsd.server.operations import KINDS, Operations  # noqa: E402
+from tmpfsd.tmpfs.errors import FsError  # noqa: E402
+from tmpfsd.uvm.errors import Inconsistent, NoMemory  # noqa: E402
+
+ATTR = (stat.S_IFREG | 0o644, 2, 3, 4, 5, 6, 7, 1_000_000_001, -1, 3_000_000_003, 9)
+LONG = b"x" * 256
+CTX = SimpleNamespace(uid=1, gid=2, umask=0o22, pid=3)
+
+
+def run(func: Callable[..., Any], *args: Any) -> Any:
+    """Run a handler; a number is the errno that it raised."""
+    async def main() -> Any:
+        return await func(*args)
+    try:
+        return trio.run(main)
+    except pyfuse3.FUSEError as error:
+        return error.errno
+
+
+@pytest.fixture
+def vnops(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Vnops that answer what a test wants."""
+    fake = SimpleNamespace(getattr=lambda _mount, _ino: ATTR)
+    monkeypatch.setattr(operations, "vnops", fake)
+    return fake
+
+
+@pytest.fixture
+def ops(vnops: SimpleNamespace) -> Operations:
+    """Operations over those vnops."""
+    return Operations(SimpleNamespace(breathe=lambda: None), Config(swap=None))
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    """Make a vnop that fails."""
+    def vnop(*_args: Any) -> Any:
+        raise error
+    return vnop
+
+
+@pytest.mark.parametrize("error, code", [
+    (FsError(errno.ENOTEMPTY), errno.ENOTEMPTY), (NoMemory("full"), errno.ENOSPC),
+    (ValueError("bug"), errno.EIO), (MemoryError(), errno.EIO), (RecursionError(), errno.EIO),
+    (Inconsistent("S2", "seen", "dump"), errno.EIO),
+])
+def test_errors_become_errno(ops: Operations, vnops: SimpleNamespace, error: Exception, code: int) -> None:
+    vnops.rmdir = raising(error)
+    assert run(ops.rmdir, 1, b"x", CTX) == code
+
+
+def test_broken_invariant_is_logged_and_ends_changes(
+        ops: Operations, vnops: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    vnops.rmdir = raising(Inconsistent("S2", "counts differ", "the whole state"))
+    run(ops.rmdir, 1, b"x", CTX)
+    assert "S2" in caplog.text and "the whole state" in caplog.text
+    vnops.unlink = lambda *_args: None
+    assert run(ops.unlink, 1, b"x", CTX) == errno.EROFS
+    assert run(ops.getattr, 1, CTX).st_ino == 1
+
+
+def test_entry_has_every_attribute(ops: Operations) -> None:
+    entry = run(ops.getattr, 5, CTX)
+    seen = (entry.st_mode, entry.st_nlink, entry.st_uid, entry.st_gid, entry.st_rdev, entry.st_size,
+            entry.st_blocks, entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns, entry.generation)
+    assert seen == ATTR and entry.st_ino == 5
+    assert entry.attr_timeout >= 10**9 and entry.entry_timeout >= 10**9
+
+
+def test_lookup_remembers_that_there_is_nothing(ops: Operations, vnops: SimpleNamespace) -> None:
+    vnops.lookup = lambda *_args: 0
+    entry = run(ops.lookup, 1, b"x", CTX)
+    assert entry.st_ino == 0 and entry.entry_timeout >= 10**9
+
+
+@pytest.mark.parametrize("name, args", [
+    ("lookup", (1, LONG, CTX)), ("create", (1, LONG, 0, 0, CTX)), ("mkdir", (1, LONG, 0, CTX)),
+    ("mknod", (1, LONG, 0, 0, CTX)), ("symlink", (1, LONG, b"y", CTX)), ("unlink", (1, LONG, CTX)),
+    ("link", (1, 1, LONG, CTX)), ("rmdir", (1, LONG, CTX)),
+    ("rename", (1, LONG, 1, b"y", 0, CTX)), ("rename", (1, b"y", 1, LONG, 0, CTX)),
+])
+def test_long_names_are_refused(ops: Operations, name: str, args: tuple[Any, ...]) -> None:
+    assert run(getattr(ops, name), *args) == errno.ENAMETOOLONG
+
+
+def test_setattr_passes_what_is_to_be_set(ops: Operations, vnops: SimpleNamespace) -> None:
+    seen: dict[str, int] = {}
+    vnops.setattr = lambda _mount, _ino, _cred, **wanted: seen.update(wanted)
+    attr = pyfuse3.EntryAttributes()
+    attr.st_mode, attr.st_size, attr.st_mtime_ns = stat.S_IFREG | 0o4755, 5, 7
+    names = ("mode", "uid", "gid", "size", "atime", "mtime", "ctime")
+    fields = SimpleNamespace(**{f"update_{name}": name in ("mode", "size", "mtime") for name in names})
+    assert run(ops.setattr, 1, attr, fields, None, CTX).st_ino == 1
+    assert seen == {"mode": 0o4755, "size": 5, "mtime_ns": 7}
+
+
+def test_without_xattr_the_kernel_stops_asking(vnops: SimpleNamespace) -> None:
+    ops = Operations(SimpleNamespace(breathe=lambda: None), Config(swap=None, xattr=False))
+    for name, args in (("getxattr", (1, b"user.x", CTX)), ("setxattr", (1, b"user.x", b"", CTX)),
+                       ("listxattr", (1, CTX)), ("removexattr", (1, b"user.x", CTX))):
+        assert run(getattr(ops, name), *args) == errno.ENOSYS
+
+
+@pytest.mark.parametrize("name, args", [("flush", (1,)), ("fsync", (1, True)), ("fsyncdir", (1, True))])
+def test_nothing_to_flush(ops: Operations, name: str, args: tuple[Any, ...]) -> None:
+    assert run(getattr(ops, name), *args) == errno.ENOSYS
+
+
+def test_forget_never_raises(
+        ops: Operations, vnops: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    seen = []
+
+    def forget(_mount: Any, ino: int, nlookup: int) -> None:
+        seen.append((ino, nlookup))
+        if ino == 2:
+            raise RuntimeError("bug")
+
+    vnops.forget = forget
+    assert run(ops.forget, [(1, 5), (2, 6), (3, 7)]) is None
+    assert seen == [(1, 5), (2, 6), (3, 7)] and "bug" in caplog.text
+
+
+def test_requests_are_counted_by_kind_only(ops: Operations) -> None:
+    for _ in range(3):
+        run(ops.getattr, 5, CTX)
+    assert ops.requests["getattr"] == 3 and set(ops.requests) == set(KINDS)
+
+
+def test_every_handler_of_pyfuse3_is_answered() -> None:
+    expected = {name for name, value in vars(pyfuse3.Operations).items()
+                if callable(value) and not name.startswith("_")}
+    assert expected - {"init", "stacktrace", "poll"} == set(KINDS)      # poll: pyfuse3's own ENOSYS does
+
+
+def test_errors_leave_no_garbage(
+        ops: Operations, vnops: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL + 1)
+
+    async def garbage(kind: type[Exception], args: tuple[Any, ...]) -> int:
+        def unlink(*_args: Any) -> None:
+            raise kind(*args)           # made anew: one that is kept would keep its frames itself
+
+        vnops.unlink = unlink
+        gc.collect()
+        for _ in range(100):
+            try:
+                await ops.unlink(1, b"x", CTX)
+            except pyfuse3.FUSEError:
+                pass
+        return gc.collect()
+
+    gc.disable()
+    try:
+        assert trio.run(garbage, FsError, (errno.ENOENT,)) < 100
+        assert trio.run(garbage, ValueError, ("bug",)) < 100
+    finally:
+        gc.enable()

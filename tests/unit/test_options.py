@@ -1,0 +1,184 @@
+"""Mount options: what is read, what is refused, and that a refusal names the option."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tmpfsd import options
+from tmpfsd.options import Config, OptionError, filesystem_of, parse, split
+
+PHYSICAL = 8 << 30
+
+
+def read(text: str | list[str] = "") -> Config:
+    """Parse for a machine of 8 GiB whose swap would go to /swap."""
+    return parse(text, physical=PHYSICAL, swap=lambda: "/swap")
+
+
+def test_defaults() -> None:
+    config = read()
+    assert (config.size_bytes, config.ram_bytes, config.mode) == (4 << 30, 128 << 20, 0o1777)
+    assert (config.nr_inodes, config.swap, config.swap_size_bytes) == (0, "/swap", 4 << 30)
+    assert (config.backend, config.submap, config.submap_sharing) == ("pageable-submap", "auto", "shared")
+    assert (config.uid, config.gid) == (os.getuid(), os.getgid())
+    assert (config.swap_io, config.spin, config.acl, config.xattr) == ("buffered", "auto", False, True)
+    assert not config.warnings
+
+
+def test_config_alone_has_the_same_defaults() -> None:
+    config, parsed = Config(size_bytes=4 << 30, swap="/swap"), read()
+    for name in set(Config.__slots__) - {"size_bytes"}:
+        assert getattr(config, name) == getattr(parsed, name), name
+    assert Config(size_bytes=1 << 20).swap_size_bytes == 1 << 20
+
+
+@pytest.mark.parametrize("text, nbytes", [
+    ("1048576", 1 << 20), ("2k", None), ("64k", 64 << 10), ("3M", 3 << 20), ("1g", 1 << 30), ("2t", 2 << 40),
+    ("25%", 2 << 30), ("100%", 8 << 30), ("200%", 16 << 30), ("65537", (64 << 10) + 4096),
+])
+def test_sizes(text: str, nbytes: int | None) -> None:
+    if nbytes is None:
+        with pytest.raises(OptionError, match=f"^size={text}: "):
+            read(f"size={text}")
+    else:
+        assert read(f"size={text}").size_bytes == nbytes
+
+
+def test_ram_is_a_promise_and_rounds_down() -> None:
+    assert read("ram=1048577").ram_bytes == 1 << 20
+    assert read("ram=100%").ram_bytes == PHYSICAL
+
+
+def test_values() -> None:
+    config = read("nr_inodes=2k,mode=755,uid=5,gid=6,spin=20,swap_io=direct,swap_size=1g,submap=1m,"
+                  "submap_sharing=per-pool,noxattr,writeback,noatime,ro,fsname=a\\,b")
+    assert (config.nr_inodes, config.mode, config.uid, config.gid, config.spin) == (2048, 0o755, 5, 6, 20)
+    assert (config.swap_io, config.swap_size_bytes, config.submap) == ("direct", 1 << 30, 1 << 20)
+    assert (config.submap_sharing, config.xattr, config.writeback) == ("per-pool", False, True)
+    assert (config.noatime, config.readonly, config.fsname) == (True, True, "a,b")
+    assert config.generic == ("noatime", "ro")
+
+
+def test_what_mount_and_fstab_write_is_ignored() -> None:
+    config = read([
+        "rw,dev,suid,exec,noauto,nofail,user,_netdev", "x-systemd.automount,user=me,,comment=x,defaults"])
+    assert config.generic == ("rw", "dev", "suid", "exec")
+
+
+def test_swap_is_made_absolute(tmp_path: "os.PathLike[str]", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read("swap=.").swap == os.path.realpath(tmp_path)
+
+
+@pytest.mark.parametrize("text, why", [
+    ("frobnicate", "unknown option"), ("frobnicate=1", "unknown option"), ("=", "unknown option"),
+    ("Size=1g", "unknown option"), ("auto=1", "takes no value"), ("subtype=x", "always tmpfsd"),
+    ("size", "needs a value"), ("size=", "needs a value"), ("ram", "needs a value"),
+    ("acl=1", "takes no value"), ("ro=yes", "takes no value"), ("allow_other=1", "takes no value"),
+    ("size=0", "above zero"), ("size=-1", "negative"), ("size=1x", "not a whole number"),
+    ("size=1.5g", "not a whole"), ("size=1kk", "not a whole"), ("size=4k", "at least 64k"),
+    ("size=17t", "at most 16t"), ("size=١m", "not a whole"), ("size=99999999999999999999t", "at most"),
+    ("size= 1m", "not a whole"), ("ram=0", "at least 1m"), ("ram=1023k", "at least 1m"),
+    ("ram=-1m", "negative"), ("ram=9g", "physical memory"), ("ram=101%", "physical memory"),
+    ("ram=lots", "not a whole number"), ("nr_inodes=x", "whole number"), ("nr_inodes=-1", "whole number"),
+    ("nr_inodes=1t", "whole number"), ("mode=8", "octal"), ("mode=10000", "octal"), ("mode=-1", "octal"),
+    ("mode=rwx", "octal"), ("mode=0o755", "octal"), ("uid=root", "number from 0"),
+    ("uid=-1", "number from 0"), ("uid=4294967295", "number from 0"), ("gid=x", "number from 0"),
+    ("gid=4294967296", "number from 0"), ("swap_size=-5", "negative"), ("swap_size=x", "not a whole"),
+    ("swap_size=0", "swap=none"), ("swap_io=mmap", "buffered or direct"), ("swap_io", "needs a value"),
+    ("swap=", "needs a value"), ("backend=magic", "no such backend"), ("backend=aobj", "not available yet"),
+    ("backend=pageable-flag", "not available yet"), ("backend=pageable-object", "not available yet"),
+    ("submap=0", "too small"), ("submap=big", "not a whole"), ("submap_sharing=none", "shared or per-pool"),
+    ("windows=0", "number from 1"), ("windows=x", "number from 1"), ("windows=4", "backend=aobj"),
+    ("spin=-1", "auto or a number"), ("spin=fast", "auto or a number"), ("spin=100001", "auto or a number"),
+    ("fsname=\x01", "ASCII"), ("fsname=ä", "ASCII"), ("huge=always", "no huge pages"),
+    ("huge", "no huge pages"), ("mpol=bind:0", "numactl"), ("nr_blocks=5", "size="),
+    ("noswap", "swap=none"), ("inode64", "64 bits"), ("usrquota", "quotas"),
+])
+def test_refused_by_name(text: str, why: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        read(text)
+    message = str(caught.value)
+    assert message.startswith(text.split("=")[0])
+    assert why in message and "\n" not in message
+
+
+@pytest.mark.parametrize("text, named, why", [
+    ("size=1m,size=1m", "size=1m", "twice"),
+    ("ram=1m,x-y,ram=2m", "ram=2m", "twice"),
+    ("ro,rw", "ro", "contradicts rw"),
+    ("acl,noacl", "acl", "contradicts noacl"),
+    ("acl,noxattr", "noxattr", "contradicts acl"),
+    ("submap=2m,size=1m", "submap=2097152", "larger than size=1048576"),
+    ("backend=wired,submap=1m", "submap=1048576", "backend=wired"),
+    ("backend=wired,submap_sharing=shared", "submap_sharing=shared", "backend=wired"),
+    ("backend=wired,windows=8", "windows=8", "backend=wired"),
+    ("swap=none,swap_size=1g", "swap_size=1073741824", "swap=none"),
+    ("swap=none,swap_io=direct", "swap_io=direct", "swap=none"),
+    ("swap=/x,swap_size=0", "swap_size=0", "pages out"),
+])
+def test_contradictions(text: str, named: str, why: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        read(text)
+    assert str(caught.value).startswith(named + ":") and why in str(caught.value)
+
+
+def test_no_swap_is_allowed_with_a_warning() -> None:
+    config = read("swap=none")
+    assert config.swap is None and len(config.warnings) == 1 and "swap=none" in config.warnings[0]
+    config = read("swap_size=0,backend=wired")
+    assert config.swap is None and "swap_size=0" in config.warnings[0]
+    config = parse("", physical=PHYSICAL, swap=lambda: None)
+    assert config.swap is None and "/var/tmp" in config.warnings[0]
+
+
+def test_available_backends_are_known() -> None:
+    assert set(options.AVAILABLE_BACKENDS) <= set(options.BACKENDS)
+    for backend in options.AVAILABLE_BACKENDS:
+        assert read(f"backend={backend}").backend == backend
+
+
+def test_split_knows_escapes() -> None:
+    assert split("a,b=c\\,d,,e\\\\") == ["a", "b=c,d", "e\\"]
+    assert split(["a,b", "", "c"]) == ["a", "b", "c"]
+    assert split(options.quote("x,y\\z")) == ["x,y\\z"]
+
+
+WORDS = st.sampled_from([*options.VALUED, *options.FLAGS, *options.REFUSED, "x-", "windows"])
+VALUES = st.one_of(st.text(max_size=8), st.integers(-3, 1 << 70).map(str), st.sampled_from(options.BACKENDS),
+                   st.sampled_from(("1m", "64k", "50%", "none", "auto", "direct", "0")))
+
+
+@given(st.lists(st.one_of(st.text(max_size=12), WORDS, st.tuples(WORDS, VALUES).map("=".join)), max_size=4))
+def test_any_text_is_read_or_refused(words: list[str]) -> None:
+    try:
+        config = read(words)
+    except OptionError:
+        return
+    assert options.MIN_RAM <= config.ram_bytes <= PHYSICAL and config.ram_bytes % options.PAGE_SIZE == 0
+    assert options.MIN_SIZE <= config.size_bytes <= options.MAX_SIZE
+    assert config.backend in options.AVAILABLE_BACKENDS and 0 <= config.mode <= 0o7777
+
+
+MOUNTINFO = """\
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+30 27 0:27 / /tmp rw - tmpfs tmpfs rw
+31 30 0:28 / /tmp/disk\\040here rw shared:5 - xfs /dev/vdb rw
+32 27 0:29 / /var/tmp rw - ext4 /dev/vdc rw
+33 27 0:30 / /var/tmp rw - tmpfs over rw
+""".splitlines()
+
+
+@pytest.mark.parametrize("path, kind", [
+    ("/", "ext4"), ("/tmp", "tmpfs"), ("/tmpx", "ext4"), ("/tmp/a", "tmpfs"), ("/tmp/disk here/a", "xfs"),
+    ("/var/tmp", "tmpfs"), ("/var", "ext4"),
+])
+def test_filesystem_of(path: str, kind: str) -> None:
+    assert filesystem_of(path, MOUNTINFO) == kind
+
+
+def test_default_swap_is_not_in_memory() -> None:
+    path = options.default_swap()
+    assert path is None or os.path.isdir(path)

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Set up what tmpfsd needs: setup.sh run|test VENV.  Called by the Makefile; installs system packages only as root
+# and only what is missing, and otherwise says what to install.
+set -euo pipefail
+
+what=$1
+venv=$2
+
+# command or file that shows it is there -> package
+need=("fusermount3 fuse3" "pkg-config pkg-config" "cc gcc" "fuse3.pc libfuse3-dev" "venv python3-venv" "Python.h python3-dev")
+if [ "$what" = test ]; then
+    need+=("git git" "rsync rsync" "sqlite3 sqlite3" "fio fio" "stress-ng stress-ng" "setfattr attr" "setfacl acl"
+           "tar tar")
+fi
+
+# A python3 that can make a virtual environment and has the headers of its own version.
+usable() { "$1" -c '
+import ensurepip, os, sys, sysconfig, venv
+ok = sys.version_info >= (3, 11) and os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
+sys.exit(not ok)' 2>/dev/null; }
+
+find_python() {
+    local candidate
+    for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
+        if usable "$candidate"; then command -v "$candidate"; return; fi
+    done
+    return 1
+}
+
+there() {
+    case $1 in
+        fuse3.pc) pkg-config --exists fuse3 2>/dev/null ;;
+        venv | Python.h) find_python >/dev/null ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+missing() {
+    local pair
+    for pair in "${need[@]}"; do
+        there "${pair% *}" || printf '%s\n' "${pair#* }"
+    done | sort -u | tr '\n' ' '
+}
+
+packages=$(missing)
+if [ -n "$packages" ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "Installing: $packages"
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get -qq update
+        # shellcheck disable=SC2086
+        apt-get -qq install -y --no-install-recommends $packages >/dev/null
+        packages=$(missing)
+    fi
+    if [ -n "$packages" ]; then
+        echo "Missing: $packages" >&2
+        echo "Install them, as root: apt-get install $packages" >&2
+        echo "(Python must be 3.11 or newer, with the headers of its own version.)" >&2
+        exit 1
+    fi
+fi
+
+python=$(find_python)
+if [ ! -x "$venv/bin/python" ] || ! usable "$venv/bin/python"; then
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+fi
+extras=""
+[ "$what" = test ] && extras="[test,tools,lint]"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".$extras"
