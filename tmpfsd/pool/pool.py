@@ -178,7 +178,7 @@ class Pool:
         for page, vpn in enumerate(self.pages):
             words = self._bitmap[page * self._words:(page + 1) * self._words]
             ones = sum(word.bit_count() for word in words)
-            demand(self._nfree[page] == ones, "P1", f"{self.name}: page {page} has {ones} free, says {self._nfree[page]}")
+            demand(self._nfree[page] == ones, "P1", f"{self.name}: page {page}: {ones} free, says {self._nfree[page]}")
             if vpn:
                 held += self.items_per_page - ones
                 demand(ones < self.items_per_page, "P1", f"{self.name}: page {page} is empty")

@@ -66,7 +66,7 @@ def apply_mode(entries: Acl, mode: int) -> Acl:
 
 
 def set_acl(mp: Mount, ino: int, name: bytes, value: bytes, cred: Any) -> None:
-    """Set an ACL, and the mode with an access ACL.  => FsError EACCES (a default ACL of a file), EINVAL.  => Breathes."""
+    """Set an ACL, and the mode with an access ACL.  => FsError EACCES (a file's default ACL), EINVAL.  => Breathes."""
     entries = parse(value)
     mode, _uid, gid = layout.tn_access(mp.arena, mp.mem.node(ino))
     if name == DEFAULT:

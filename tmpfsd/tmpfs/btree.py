@@ -322,7 +322,7 @@ class BTree:
                 pass
 
     def _merge(self, parent: tuple[int, int, int], node: int, left: int, shift: int) -> bool:
-        """Move what is left of a sparse node to its neighbour, if that one can be read and has room; whether it was."""
+        """Move what is left of a sparse node to its neighbour, if that can be read and has room; whether it was."""
         mem = self.mem
         _handle, above, place = parent
         cap = mem.u32[node >> 2] >> 16
@@ -404,6 +404,7 @@ class BTree:
             demand(not keys or (keys[0] >= low and keys[-1] < high), "B1", f"node {handle:#x} leaves its bounds")
             if not level:
                 demand(keys[0] > last, "B1", f"leaf {handle:#x} overlaps the one before")
-                demand(handle == root or self.mem.strings.size(handle) == PAGE_SIZE, "B2", "a small leaf in a tall tree")
+                whole = self.mem.strings.size(handle) == PAGE_SIZE
+                demand(handle == root or whole, "B2", "a small leaf in a tall tree")
                 total, last = total + len(keys), keys[-1]
         return total

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.tmpfs import layout, xattr
 from tmpfsd.tmpfs.directory import COUNTER_BITS, DIR_SIZE, DIRENT_SIZE
-from tmpfsd.tmpfs.layout import (EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN, SPEC,
-                                 unpack_extent)
+from tmpfsd.tmpfs.layout import (
+    EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN, SPEC, unpack_extent
+)
 from tmpfsd.tmpfs.mem import OWNER_DATA
 from tmpfsd.uvm.errors import demand
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
@@ -147,7 +148,8 @@ def _check_entry(mp: Mount, dino: int, key: int, value: int, seen: _Seen) -> byt
         demand(mp.mem.nodes.is_held(value - 1), "E4", f"directory {dino} names inode {value}, which is free")
     ino, name = mp.dirs.read_value(value)
     demand(mp.mem.nodes.is_held(ino - 1), "E4", f"directory {dino} names inode {ino}, which is free")
-    demand(name and mp.dirs.hash(name) == key >> COUNTER_BITS, "E2", f"directory {dino}: {name!r} under key {key:#x}")
+    hashed = mp.dirs.hash(name)
+    demand(name and hashed == key >> COUNTER_BITS, "E2", f"directory {dino}: {name!r} under key {key:#x}")
     seen.links[ino] = seen.links.get(ino, 0) + 1
     if stat.S_ISDIR(layout.tn_mode(mp.arena, mp.mem.node(ino))):
         demand(ino not in seen.parents, "E4", f"directory {ino} has two names")

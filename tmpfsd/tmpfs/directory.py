@@ -146,7 +146,10 @@ class Directories:
     # --- entries ---
 
     def insert(self, dat: int, vacancy: tuple[int, Path], value: int) -> None:
-        """Attach an entry to a writable directory, where vacancy() said.  => NoMemory, SwapIOError; nothing has changed."""
+        """Attach an entry to a writable directory, where vacancy() said.
+
+        => NoMemory, SwapIOError; nothing has changed.
+        """
         key, path = vacancy
         self.tree.insert(dat, key, value, path)
         layout.set_tn_size(self.mem.arena, dat, layout.tn_size(self.mem.arena, dat) + DIRENT_SIZE)

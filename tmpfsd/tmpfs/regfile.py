@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.layout import (INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, pack_extent,
-                                 set_tn_kind, set_tn_pages, set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size,
-                                 tn_string, unpack_extent)
+from tmpfsd.tmpfs.layout import (
+    INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, pack_extent, set_tn_kind, set_tn_pages,
+    set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size, tn_string, unpack_extent
+)
 from tmpfsd.uvm.errors import VmError
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 

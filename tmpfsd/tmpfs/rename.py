@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tmpfsd.tmpfs import layout, node
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.layout import (set_tn_ctime, set_tn_links, set_tn_parent, tn_links, tn_mode, tn_name, tn_parent,
-                                 touch)
+from tmpfsd.tmpfs.layout import set_tn_ctime, set_tn_links, set_tn_parent, tn_links, tn_mode, tn_name, tn_parent, touch
 from tmpfsd.uvm.errors import VmError
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def rename(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, flags: i
 
 
 def _refuse_loops(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, flags: int) -> None:
-    """=> FsError EINVAL where a directory would come to lie below itself, ENOTEMPTY where it would replace its parent."""
+    """=> FsError EINVAL where a directory would lie below itself, ENOTEMPTY where it would replace its parent."""
     if dino == ndino:
         return
     source, target = Place(mp, dino, name), Place(mp, ndino, nname)

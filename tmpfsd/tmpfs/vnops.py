@@ -26,8 +26,7 @@ from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, DIR_SIZE
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
     EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, directory_spec, init_node, set_tn_ctime,
-    set_tn_links, string_spec, tn_access, tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat, tn_string,
-    touch
+    set_tn_links, string_spec, tn_access, tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat, tn_string, touch
 )
 from tmpfsd.tmpfs.node import hold
 from tmpfsd.tmpfs.rename import rename

@@ -65,7 +65,10 @@ def value_of(mp: Mount, handle: int) -> bytes:
 
 
 def set_value(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-    """Set an attribute.  => FsError EEXIST, ENODATA by flags; NoMemory, SwapIOError; nothing has changed.  => Breathes."""
+    """Set an attribute.  => FsError EEXIST, ENODATA by flags; NoMemory, SwapIOError: nothing has changed.
+
+    => Breathes.
+    """
     old = find(mp, ino, name)
     if old is None and flags & XATTR_REPLACE:
         raise FsError(errno.ENODATA)
@@ -187,5 +190,3 @@ def names(mp: Mount, ino: int, privileged: bool) -> list[bytes]:
     if not privileged:
         found = [name for name in found if not name.startswith(b"trusted.")]
     return found
-
-

@@ -4,13 +4,13 @@ Called from vm.breathe() when frames run short, from vm.alloc_page() when too ma
 have no slot, and from the idle loop to launder ahead.  It never runs between two breaths
 of an operation but to write pages out, which moves none of them.
 
-Two queues of frames, as in UVM, and a third for pages that could not be written.  A page comes in fresh at the inactive tail.  At the inactive
-head, a page that was referenced goes round once more if it is fresh (a burst of touches to one
-page counts once: this is what keeps a scan from flushing the working set) and is activated if it
-was referenced again; one that was not referenced leaves.  A page that comes back soon after it
-left, sooner than the machine has frames, is activated at once (the refault distance of Linux
-mm/workingset.c).  A dirty page for which there is no slot is held aside until there is one: where swap is full,
-nobody scans it again and again.
+Two queues of frames, as in UVM, and a third for pages that could not be written.  A page comes in fresh at
+the inactive tail.  At the inactive head, a page that was referenced goes round once more if it is fresh (a
+burst of touches to one page counts once: this keeps a scan from flushing the working set) and is activated
+if it was referenced again; one that was not referenced leaves.  A page that comes back soon after it left,
+sooner than the machine has frames, is activated at once (the refault distance of Linux mm/workingset.c).  A
+dirty page for which there is no slot is held aside until there is one: where swap is full, nobody scans it
+again and again.
 
 Picture     --enter--> INACTIVE(fresh) --> INACTIVE --referenced--> ACTIVE
                           |                   |     <--balance--      |
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 NOT_QUEUED, ACTIVE, INACTIVE, HELD = range(4)
 CLUSTER = 16                # pages written together: 64 KiB
 WRITE_TRIES = 3             # slots tried for one page before it stays
+MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
 BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device left short
 
 
@@ -114,7 +115,7 @@ class PageDaemon:
         self._retry_held()
         # A page is looked at once for its reference, once for being fresh or active, and once more to leave.
         left = 4 * (self.count[ACTIVE] + self.count[INACTIVE])
-        while len(free) < target and left > 0:
+        while len(free) < target and left > 0 and self.write_errors < errors + MANY_ERRORS:
             self._balance()
             if not self.count[INACTIVE]:
                 break
@@ -202,9 +203,9 @@ class PageDaemon:
     def clean(self, pfn: int, settle: bool = True) -> bool:
         """Write a dirty page out, with dirty neighbours in address space; whether that went well.
 
-        It is clean then, unless settle is false.  Slots are assigned here, in a row.  A page keeps the slot it had until the new one is written;
-        where no new one can be had it is written over in place, so that a page that was ever out can
-        always leave again.
+        It is clean then, unless settle is false.  Slots are assigned here, in a row.  A page keeps the slot it had
+        until the new one is written; where no new one can be had it is written over in place, so that a page that
+        was ever out can always leave again.
         """
         vm = self.vm
         swap = vm.swap
@@ -265,9 +266,13 @@ class PageDaemon:
         vm.free_slots(old)
 
     def _clean_one(self, vpn: int, settle: bool) -> bool:
-        """Write one page to any slot that takes it."""
+        """Write one page to any slot that takes it, and retire those that did not.
+
+        Where none of several takes it, the device is at fault and not the slots: they are kept for better days.
+        """
         swap = self.vm.swap
         assert swap is not None
+        refused: list[int] = []
         for _ in range(WRITE_TRIES):
             try:
                 slot, _count = swap.alloc(1)
@@ -276,14 +281,19 @@ class PageDaemon:
             try:
                 self._write(slot, vpn, vpn + 1)
             except OSError as error:
-                if not self._failed(error):
-                    swap.retire(slot)
-                    continue
-                swap.free(slot)
-                swap.space = False
-                break
+                refused.append(slot)
+                if self._failed(error):
+                    break
+                continue
+            for bad in refused:
+                swap.retire(bad)
             self._assign(slot, vpn, vpn + 1, settle)
             return True
+        full = not swap.space
+        for slot in refused:
+            swap.free(slot)
+        if full:
+            swap.disk_full()
         return self._clean_in_place(vpn, settle)
 
     def _clean_in_place(self, vpn: int, settle: bool) -> bool:
@@ -295,11 +305,7 @@ class PageDaemon:
         try:
             self._write(slot, vpn, vpn + 1)
         except OSError as error:
-            if not self._failed(error):
-                assert vm.swap is not None
-                vm.swap.retire(slot)
-                vm.slot_of[vpn] = 0
-                vm.nslotless += 1
+            self._failed(error)
             return False
         if settle:
             vm.phys.dirty[vm.frame_of[vpn]] = 0
@@ -310,7 +316,7 @@ class PageDaemon:
         self.write_errors += 1
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full and self.vm.swap is not None:
-            self.vm.swap.space = False
+            self.vm.swap.disk_full()
         return full
 
     def check(self) -> None:

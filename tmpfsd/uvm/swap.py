@@ -23,6 +23,7 @@ import logging
 import mmap
 import os
 import stat
+import time
 from array import array
 from typing import Sequence
 from zlib import crc32
@@ -34,6 +35,7 @@ from tmpfsd.uvm.vmem import Vmem
 log = logging.getLogger(__name__)
 
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2        # <linux/falloc.h>; the os module has no names for them
+FULL_SECONDS = 0.5                      # between two looks at a disk that was full
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
@@ -57,18 +59,19 @@ def open_swap(path: str, direct: bool = False) -> tuple[int, int]:
 class Swap:
     """Slots of one swap file.
 
-    `space` is cleared by a write that found the disk full, and set again by the next free:
-    while it is clear, only slots that have their disk blocks are written.
+    `space` is false for a while after a write found the disk full, or until a slot is freed: meanwhile
+    only slots that have their disk blocks are written.
     """
 
-    __slots__ = ("fd", "path", "nslots", "nheld", "nbad", "space", "untrimmed", "sums", "_arena", "_trim_at", "_can_punch")
+    __slots__ = ("fd", "path", "nslots", "nheld", "nbad", "untrimmed", "sums",
+                 "_arena", "_trim_at", "_can_punch", "_full_until")
 
     def __init__(self, fd: int, nslots: int, path: str = "") -> None:
         self.fd = fd
         self.path = path
         self.nslots = nslots
         self.nheld = self.nbad = 0
-        self.space = True
+        self._full_until = 0.0
         self.untrimmed = 0                      # slots freed since the last trim began
         self.sums = array("I", [0])
         self._arena = Vmem(1, nslots)           # S1
@@ -79,6 +82,15 @@ class Swap:
     def nfree(self) -> int:
         """Slots that alloc() can give."""
         return self._arena.nfree
+
+    @property
+    def space(self) -> bool:
+        """Whether the disk under the swap file may have room for more."""
+        return not self._full_until or time.monotonic() >= self._full_until
+
+    def disk_full(self) -> None:
+        """A write found no room on the disk."""
+        self._full_until = time.monotonic() + FULL_SECONDS
 
     def alloc(self, n: int) -> tuple[int, int]:
         """Hold up to n slots in a row: (first, count).  => NoSwap when there is none."""
@@ -98,7 +110,7 @@ class Swap:
         self._arena.free(slot, n)
         self.nheld -= n
         self.untrimmed += n
-        self.space = True
+        self._full_until = 0.0
 
     def retire(self, slot: int) -> None:
         """Never use a held slot again: the device refused it."""

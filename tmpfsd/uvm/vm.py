@@ -53,7 +53,8 @@ class Vm:
                  "npages", "nslotless", "nwired", "pages_of", "resident_of", "faults", "pageins", "read_errors",
                  "thrash", "check_level", "_referenced", "_dirty", "_free")
 
-    def __init__(self, ram_bytes: int, swap: Swap | None = None, limit: int = UNLIMITED, reserve: int = RESERVE) -> None:
+    def __init__(self, ram_bytes: int, swap: Swap | None = None, limit: int = UNLIMITED,
+                 reserve: int = RESERVE) -> None:
         self.phys = PhysMem(ram_bytes)
         assert self.phys.nframes > reserve, "no frame beside the reserve"
         self.swap = swap
@@ -214,7 +215,8 @@ class Vm:
         pfns = [self.phys.alloc(vpn + i) for i in range(run)]
         got = 0
         try:
-            got = self.swap.read_cluster(self.slot_of[vpn], [self.phys.frame(pfn) for pfn in pfns], range(vpn, vpn + run))
+            frames = [self.phys.frame(pfn) for pfn in pfns]
+            got = self.swap.read_cluster(self.slot_of[vpn], frames, range(vpn, vpn + run))
         except SwapIOError:
             self.read_errors += 1
             raise
