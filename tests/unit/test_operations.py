@@ -45,7 +45,7 @@ def vnops(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def ops(vnops: SimpleNamespace) -> Operations:
     """Operations over those vnops."""
-    return Operations(SimpleNamespace(breathe=lambda: None), Config(swap=None))
+    return Operations(SimpleNamespace(breathe=lambda: None, check_level=0), Config(swap=None))
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -111,7 +111,7 @@ def test_setattr_passes_what_is_to_be_set(ops: Operations, vnops: SimpleNamespac
 
 
 def test_without_xattr_the_kernel_stops_asking(vnops: SimpleNamespace) -> None:
-    ops = Operations(SimpleNamespace(breathe=lambda: None), Config(swap=None, xattr=False))
+    ops = Operations(SimpleNamespace(breathe=lambda: None, check_level=0), Config(swap=None, xattr=False))
     for name, args in (("getxattr", (1, b"user.x", CTX)), ("setxattr", (1, b"user.x", b"", CTX)),
                        ("listxattr", (1, CTX)), ("removexattr", (1, b"user.x", CTX))):
         assert run(getattr(ops, name), *args) == errno.ENOSYS
@@ -171,3 +171,13 @@ def test_errors_leave_no_garbage(
         assert trio.run(garbage, ValueError, ("bug",)) < 100
     finally:
         gc.enable()
+
+
+def test_check_level_2_checks_after_each_operation(vnops: SimpleNamespace) -> None:
+    checks: list[int] = []
+    mount = SimpleNamespace(breathe=lambda: None, check_level=2, check=lambda: checks.append(1))
+    ops = Operations(mount, Config(swap=None))
+    vnops.readlink = lambda _mount, _ino: b"x"
+    assert run(ops.readlink, 2, CTX) == b"x"
+    assert run(ops.getattr, 2, CTX).st_nlink == 2
+    assert len(checks) == 2

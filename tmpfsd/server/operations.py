@@ -45,7 +45,10 @@ def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., An
             if changes and self.broken:
                 raise FsError(errno.EROFS)
             self.breathe()
-            return func(self, *args)
+            answer = func(self, *args)
+            if self.check_each:
+                self.mount.check()
+            return answer
         except FUSEError:
             raise
         except (FsError, VmError) as error:
@@ -100,6 +103,7 @@ class Operations(pyfuse3.Operations):
         self.enable_acl = config.acl
         self.xattr = config.xattr
         self.broken = False
+        self.check_each = mount.check_level >= 2     # TMPFSD_CHECK=2
         self.on_init: Callable[[], None] = lambda: None
         self.requests = dict.fromkeys(KINDS, 0)
 
