@@ -12,8 +12,8 @@ from typing import Callable
 
 import pytest
 from mountlib import (
-    RENAME_EXCHANGE, RENAME_WHITEOUT, UTIME_NOW, UTIME_OMIT, fails_with, make_one, needs_root, renameat2,
-    touch, utimensat
+    RENAME_EXCHANGE, RENAME_WHITEOUT, UTIME_NOW, UTIME_OMIT, fails_with, make_one, needs_root, renameat2, touch,
+    utimensat
 )
 
 NS = 1_000_000_000

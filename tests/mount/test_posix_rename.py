@@ -10,9 +10,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from mountlib import (
-    RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, fails_with, needs_root, renameat2, touch
-)
+from mountlib import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, fails_with, needs_root, renameat2, touch
 
 
 def full_directory(path: Path) -> None:

@@ -236,15 +236,31 @@ def test_a_passing_error_does_not_end_hole_punching(make_swap, pages, monkeypatc
     swap = written(make_swap, pages, 64)
     swap.free(1, 64)
 
-    def interrupted(*_args) -> int:
-        ctypes.set_errno(errno.EINTR)
+    def refused(*_args) -> int:
+        ctypes.set_errno(errno.ENOSPC)          # a file system may need a block to split an extent
         return -1
     with monkeypatch.context() as patch:
-        patch.setattr(swap_module, "_fallocate", interrupted)
+        patch.setattr(swap_module, "_fallocate", refused)
         swap.trim()
     swap.untrimmed = 64
     trim_all(swap)
     assert blocks(swap) <= 16
+
+
+def test_an_interrupted_punch_is_tried_again(make_swap, pages, monkeypatch) -> None:
+    swap = written(make_swap, pages, 64)
+    swap.free(1, 64)
+    punch, interruptions = swap_module._fallocate, [1, 1]
+
+    def interrupted(*args) -> int:
+        if interruptions:
+            interruptions.pop()
+            ctypes.set_errno(errno.EINTR)
+            return -1
+        return punch(*args)
+    monkeypatch.setattr(swap_module, "_fallocate", interrupted)
+    trim_all(swap)
+    assert not interruptions and blocks(swap) <= 16
 
 
 def test_a_file_system_without_holes_is_asked_once(make_swap, pages, monkeypatch) -> None:

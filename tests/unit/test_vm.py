@@ -1,10 +1,13 @@
 """The machine: pages that are made, leave, come back and go."""
 
+import os
 import random
+from pathlib import Path
 
 import pytest
 
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
+from tmpfsd.uvm.swap import Swap, open_swap
 from tmpfsd.uvm.vm import READAHEAD, Vm
 
 PAGE = 4096
@@ -159,6 +162,46 @@ def test_wired_pages_stay(make_vm) -> None:
     assert vm.resident_of[1 | 0x80] == vm.nwired == 20
 
 
+@pytest.mark.parametrize("name", ("", "swap"), ids=("directory", "file"))
+@pytest.mark.parametrize("direct", (False, True), ids=("buffered", "direct"))
+def test_kinds_of_swap(tmp_path: Path, fill, number_in, name: str, direct: bool) -> None:
+    try:
+        fd, _size = open_swap(str(tmp_path / name), direct)
+    except OSError as error:
+        pytest.skip(f"no O_DIRECT in {tmp_path}: {error.strerror}")
+    vm = Vm(64 << 12, Swap(fd, 1000), reserve=16)
+    vpns = fill(vm, 300)
+    for vpn in vpns:
+        vm.breathe()
+        assert number_in(vm, vpn) == vpn
+    vm.check()
+    vm.close()
+
+
+def test_what_is_freed_gives_its_disk_blocks_back(make_vm, fill) -> None:
+    vm = make_vm()
+    vpns = fill(vm, 600)
+    blocks = os.fstat(vm.swap.fd).st_blocks
+    if not blocks:
+        pytest.skip("this file system does not count blocks at once")
+    assert blocks >= 8 * 500
+    for i, vpn in enumerate(vpns):
+        vm.free_page(vpn)
+        if i % 50 == 0:
+            vm.idle()
+    while vm.idle():
+        pass
+    assert os.fstat(vm.swap.fd).st_blocks <= 16
+
+
+def test_the_environment_sets_the_debug_levels(monkeypatch) -> None:
+    monkeypatch.setenv("TMPFSD_CHECK", "2")
+    monkeypatch.setenv("TMPFSD_THRASH", "1")
+    vm = Vm(80 << 12)
+    assert (vm.check_level, vm.thrash) == (2, True)
+    vm.close()
+
+
 # --- reading ahead ---
 
 def test_pages_written_together_are_read_together(make_vm, fill, number_in) -> None:
@@ -307,6 +350,7 @@ def test_wired_pages_stop_where_the_reserve_begins(make_vm, fill) -> None:
 
 # --- everything at once ---
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nframes, nslots, thrash", (
     pytest.param(400, 4000, False, id="roomy"), pytest.param(400, 4000, True, id="roomy-thrash"),
     pytest.param(24, 4000, False, id="starving"), pytest.param(24, 4000, True, id="starving-thrash"),

@@ -11,7 +11,7 @@ Picture     page i:  | item 0 | item 1 | ... | item n-1 | slack |     index = i 
 
 Invariants
     P1  nfree[i] is the number of 1 bits in page i's bitmap, and items_per_page where there is no page.
-    P2  The partial list holds just the pages with 0 < nfree < items_per_page, in order.
+    P2  The partial list holds just the pages with 0 < nfree < items_per_page, in order, that are not avoided.
     P3  The holes are just the i below len(pages) without a page, and the last one has a page.
     P4  nitems counts the 0 bits of pages that exist.
 
@@ -50,7 +50,7 @@ class Pool:
     """
 
     __slots__ = ("vm", "backend", "name", "owner", "item_size", "items_per_page", "max_items", "nitems", "npages",
-                 "pages", "_nfree", "_bitmap", "_words", "_empty_page", "_partial", "_holes")
+                 "pages", "_nfree", "_bitmap", "_words", "_empty_page", "_partial", "_holes", "_avoided")
 
     def __init__(self, vm: Vm, backend: Backend, name: str, owner: int, item_size: int,
                  max_items: int = 1 << 31) -> None:
@@ -70,6 +70,7 @@ class Pool:
         self._empty_page = array("Q", [ones >> (64 * k) & (1 << 64) - 1 for k in range(self._words)])
         self._partial = SortedList()
         self._holes = SortedList()
+        self._avoided: set[int] = set()     # pages that could not be read
 
     def va(self, i: int) -> int:
         """Where item i is."""
@@ -100,7 +101,7 @@ class Pool:
         page, k = divmod(i, self.items_per_page)
         at = page * self._words + (k >> 6)
         bit = 1 << (k & 63)
-        if self._bitmap[at] & bit or not self.pages[page]:
+        if page >= len(self.pages) or self._bitmap[at] & bit:
             raise Inconsistent("P4", f"item {i} of pool {self.name} put twice")
         if self.vm.check_level:
             self._poison(i)
@@ -109,8 +110,16 @@ class Pool:
         self.nitems -= 1
         if left == self.items_per_page:
             self._shrink(page)
-        elif left == 1:
+        elif left == 1 and page not in self._avoided:
             self._partial.add(page)
+
+    def avoid(self, i: int) -> None:
+        """Put item i back, and give nothing out from its page until it is empty: it cannot be read."""
+        page = i // self.items_per_page
+        self.put(i)
+        if page < len(self.pages) and self.pages[page] and page not in self._avoided:
+            self._avoided.add(page)
+            self._partial.discard(page)
 
     def is_held(self, i: int) -> bool:
         """Whether item i is handed out."""
@@ -147,8 +156,8 @@ class Pool:
 
     def _shrink(self, page: int) -> None:
         """An empty page goes back; places at the end that have none are forgotten."""
-        if self.items_per_page > 1:
-            self._partial.remove(page)
+        self._partial.discard(page)
+        self._avoided.discard(page)
         self.backend.free_page(self.pages[page], self.owner)
         self.npages -= 1
         self.pages[page] = 0
@@ -186,7 +195,7 @@ class Pool:
             else:
                 holes.append(page)
                 demand(ones == self.items_per_page, "P1", f"{self.name}: place {page} has items and no page")
-            if 0 < ones < self.items_per_page:
+            if 0 < ones < self.items_per_page and page not in self._avoided:
                 partial.append(page)
         demand(partial == list(self._partial), "P2", f"{self.name}: partial pages")
         demand(holes == list(self._holes) and (not self.pages or self.pages[-1]), "P3", f"{self.name}: holes")

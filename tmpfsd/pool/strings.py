@@ -43,6 +43,10 @@ class Strings:
         """Give an item back.  => Cannot fail; faults nothing in."""
         self.pools[(handle >> INDEX_BITS) - 1].put(handle & INDEX_MASK)
 
+    def avoid(self, handle: int) -> None:
+        """Put an item back whose page cannot be read (see Pool.avoid())."""
+        self.pools[(handle >> INDEX_BITS) - 1].avoid(handle & INDEX_MASK)
+
     def va(self, handle: int) -> int:
         """Where an item is."""
         pages, per_page, size = self._places[(handle >> INDEX_BITS) - 1]

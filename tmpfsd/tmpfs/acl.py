@@ -12,11 +12,10 @@ from __future__ import annotations
 import errno
 import stat
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from tmpfsd.tmpfs import layout, xattr
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.uvm.errors import VmError
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
@@ -75,17 +74,16 @@ def set_acl(mp: Mount, ino: int, name: bytes, value: bytes, cred: Any) -> None:
         _store(mp, ino, DEFAULT, entries)
         return
     _store(mp, ino, ACCESS, [] if is_mode_only(entries) else entries)
-    mp.breathe()
-    if entries:
+    if entries:         # in the breath in which the node was last touched
         layout.set_tn_mode(mp.arena, mp.mem.node_w(ino), mode_of(entries, mode))
 
 
 def _store(mp: Mount, ino: int, name: bytes, entries: Acl) -> None:
+    """Set or remove an ACL; the node is in afterwards.  => Breathes before it changes anything."""
     if entries:
         xattr.set_value(mp, ino, name, encode(entries))
     elif xattr.find(mp, ino, name) is not None:
         xattr.remove(mp, ino, name)
-    mp.breathe()
 
 
 def _load(mp: Mount, ino: int, name: bytes) -> Acl:
@@ -101,25 +99,18 @@ def chmod(mp: Mount, ino: int, mode: int) -> None:
         _store(mp, ino, ACCESS, apply_mode(entries, mode))
 
 
-def make_inheriting(mp: Mount, dino: int, mode: int, make: Callable[[int], int], unmake: Callable[[int], None]) -> int:
-    """Make a node by make(mode), with what it inherits from the default ACL of its directory, or unmake(ino).
+def inherit(mp: Mount, dino: int, mode: int) -> tuple[int, int]:
+    """What a new node takes from the default ACL of its directory: (its mode, the chain of its attributes or 0).
 
-    => Breathes.
+    The chain is the caller's to use or to free in this breath.  => NoMemory, SwapIOError.  => Breathes first.
     """
     default = _load(mp, dino, DEFAULT) if not stat.S_ISLNK(mode) else []
     if not default:
-        return make(mode)
+        return mode, 0
     # posix_acl_create_masq(): the mode takes from the ACL what it does not grant, and the other way round.
-    granted = mode_of(default, 0)
-    mode = mode & ~0o777 | mode & granted
-    ino = make(mode)
-    try:
-        access = apply_mode(default, mode)
-        if not is_mode_only(access):
-            _store(mp, ino, ACCESS, access)
-        if stat.S_ISDIR(mode):
-            _store(mp, ino, DEFAULT, default)
-    except VmError:
-        unmake(ino)
-        raise
-    return ino
+    mode = mode & ~0o777 | mode & mode_of(default, 0)
+    access = apply_mode(default, mode)
+    values = [] if is_mode_only(access) else [(ACCESS, encode(access))]
+    if stat.S_ISDIR(mode):
+        values.append((DEFAULT, encode(default)))
+    return mode, xattr.new_chain(mp, values)

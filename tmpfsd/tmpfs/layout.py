@@ -127,10 +127,10 @@ _PER_PAGE = PAGE_SIZE // 512
 
 
 def init_node(mem, at: int, mode: int, kind: int, links: int, uid: int, gid: int, size: int, gen: int, now: int,
-              rdev: int = 0, spec: bytes = b"", name: bytes = b"") -> None:
+              attributes: int = 0, rdev: int = 0, spec: bytes = b"", name: bytes = b"") -> None:
     """A new node, all of it."""
-    _init_node(mem, at, mode, kind, len(name), links, uid, gid, size, gen, now, now, now, now, 0, 0, 0, rdev, 0,
-               spec, name)
+    _init_node(mem, at, mode, kind, len(name), links, uid, gid, size, gen, now, now, now, now, 0, 0, attributes,
+               rdev, 0, spec, name)
 
 
 def tn_stat(mem, at: int) -> tuple:

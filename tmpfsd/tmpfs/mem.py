@@ -10,7 +10,7 @@ Breathing   Nothing here breathes.  node() and the like return offsets: good unt
 from tmpfsd.pool import Backend, Pool, Strings, Table, make_backend
 from tmpfsd.pool.strings import INDEX_MASK
 from tmpfsd.tmpfs.layout import TMPFS_NODE
-from tmpfsd.uvm.errors import NoMemory
+from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vm import Vm
 
@@ -18,6 +18,7 @@ NODE_SIZE = TMPFS_NODE.size
 NODES_PER_PAGE = PAGE_SIZE // NODE_SIZE
 OWNER_DATA, OWNER_NODE, OWNER_NLOOKUP, OWNER_STRINGS = 1, 2, 3, 4
 MAX_NODES = (1 << 31) - 1           # an inode number and dirent flag share 32 bits
+READ_TRIES = 8                      # pages with a free item that are tried when they cannot be read
 DATA_RUN = 256                      # most pages of data allocated at a time
 
 
@@ -88,17 +89,25 @@ class Mem:
         """The inode number of a free node, its page in and its lookup count set.  => NoMemory, SwapIOError."""
         if self.nodes.nitems >= self.max_nodes:
             raise NoMemory("nr_inodes is used up")
-        i = self.nodes.get()
-        try:
-            self.nlookup.enter(i)
+        for _ in range(READ_TRIES):
+            i = self.nodes.get()
             try:
-                self.u32[self.write(self.nlookup.va(i)) >> 2] = nlookup
-                self.node_w(i + 1)
+                return self._enter_node(i, nlookup)
+            except SwapIOError as error:
+                self.nodes.avoid(i)
+                failure = error
             except BaseException:
-                self.nlookup.remove(i)
+                self.nodes.put(i)
                 raise
+        raise failure
+
+    def _enter_node(self, i: int, nlookup: int) -> int:
+        self.nlookup.enter(i)
+        try:
+            self.u32[self.write(self.nlookup.va(i)) >> 2] = nlookup
+            self.node_w(i + 1)
         except BaseException:
-            self.nodes.put(i)
+            self.nlookup.remove(i)
             raise
         return i + 1
 
@@ -115,13 +124,15 @@ class Mem:
 
     def new_string(self, nbytes: int) -> int:
         """A string item whose page is in, so that writing it cannot fail.  => NoMemory, SwapIOError."""
-        handle = self.strings.get(nbytes)
-        try:
-            self.write(self.string_va(handle))
-        except BaseException:
-            self.strings.put(handle)
-            raise
-        return handle
+        for _ in range(READ_TRIES):
+            handle = self.strings.get(nbytes)
+            try:
+                self.write(self.string_va(handle))
+                return handle
+            except SwapIOError as error:
+                self.strings.avoid(handle)
+                failure = error
+        raise failure
 
     # --- data pages ---
 

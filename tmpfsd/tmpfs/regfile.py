@@ -23,7 +23,7 @@ from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
     INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, pack_extent, set_tn_kind, set_tn_pages,
-    set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size, tn_string, unpack_extent
+    set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size, tn_string, touch, unpack_extent
 )
 from tmpfsd.uvm.errors import VmError
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
@@ -126,7 +126,8 @@ def _write_pages(mp: Mount, ino: int, offset: int, data: memoryview) -> int:
     done = 0
     try:
         while done < len(data):
-            mp.breathe()
+            if done:
+                mp.breathe()
             n = min(len(data) - done, CHUNK_BYTES - (offset + done & PAGE_MASK))
             for piece in _write_chunk(mp, mp.mem.node_w(ino), offset + done, data[done:done + n]):
                 done += piece
@@ -257,6 +258,7 @@ def truncate(mp: Mount, ino: int, size: int) -> None:
     if not size:
         clear_spec(mp.arena, at)
         set_tn_kind(mp.arena, at, KIND_INLINE)
+    touch(mp.arena, at, mp.now())
 
 
 def _truncate_packed(mp: Mount, at: int, size: int) -> None:
@@ -274,6 +276,7 @@ def _truncate_packed(mp: Mount, at: int, size: int) -> None:
             start = mp.mem.string_w(tn_string(arena, at))
         arena[start + size:start + old] = bytes(old - size)
     set_tn_size(arena, at, size)
+    touch(arena, at, mp.now())
 
 
 def _zero_tail(mp: Mount, at: int, size: int) -> None:
@@ -314,6 +317,7 @@ def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
     arena = mp.arena
     at = mp.mem.node_w(ino)
     end = min(offset + length, tn_size(arena, at))
+    touch(arena, at, mp.now())
     if offset >= end:
         return
     if tn_kind(arena, at) != KIND_TREE:

@@ -100,10 +100,11 @@ def _refuse_loops(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, f
 def _is_below(mp: Mount, dino: int, ancestor: int) -> bool:
     """Whether a directory is `ancestor` or below it.  => Breathes."""
     while dino != ancestor:
-        if dino == ROOT_INO:
-            return False
+        at = mp.mem.node(dino)
+        if dino == ROOT_INO or not tn_links(mp.arena, at):
+            return False            # at the top, or in a directory that was removed
+        dino = tn_parent(mp.arena, at)
         mp.breathe()
-        dino = tn_parent(mp.arena, mp.mem.node(dino))
     return True
 
 

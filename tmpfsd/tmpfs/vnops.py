@@ -42,6 +42,7 @@ LINK_MAX = (1 << 31) - 1
 PATH_MAX = 4096
 TYPE_MASK = 0o170000             # S_IFMT, which Python has as a function only
 DAY = 86_400_000_000_000
+CTIME_MAX = (1 << 64) - 1           # of the machine's clock; only the writeback cache ever hands one in
 __all__ = ["create", "forget", "getattr", "getxattr", "link", "listxattr", "lookup", "make_root", "mkdir", "mknod",
            "open", "punch", "read", "readdir", "readlink", "removexattr", "rename", "rmdir", "setattr", "setxattr",
            "statfs", "symlink", "truncate", "unlink", "write"]
@@ -68,7 +69,10 @@ def lookup(mp: Mount, dino: int, name: bytes) -> int:
     if name == b"." or name == b"..":
         ino = _dot(mp, dino, name)
     else:
-        found = mp.dirs.find(mp.mem.node(dino), name)
+        dat = mp.mem.node(dino)
+        if tn_mode(mp.arena, dat) & TYPE_MASK != S_IFDIR:
+            raise FsError(errno.ENOTDIR)
+        found = mp.dirs.find(dat, name)
         if found is None:
             return 0
         ino = found[2]
@@ -83,7 +87,11 @@ def _dot(mp: Mount, dino: int, name: bytes) -> int:
     at = mp.mem.node(dino)
     if name == b".":
         return dino
-    return tn_parent(mp.arena, at) if stat.S_ISDIR(tn_mode(mp.arena, at)) else 0
+    if tn_mode(mp.arena, at) & TYPE_MASK != S_IFDIR:
+        raise FsError(errno.ENOTDIR)
+    if not tn_links(mp.arena, at):
+        raise FsError(errno.ENOENT)
+    return tn_parent(mp.arena, at)
 
 
 def getattr(mp: Mount, ino: int) -> tuple:
@@ -117,19 +125,19 @@ def _accessed(mp: Mount, ino: int, at: int) -> None:
 
 def create(mp: Mount, dino: int, name: bytes, mode: int, cred: Any) -> int:
     """A regular file (+1).  => FsError EEXIST, ENOENT (the directory was removed), ENAMETOOLONG."""
-    return _make(mp, dino, name, stat.S_IFREG | stat.S_IMODE(mode), cred)
+    return _make_node(mp, dino, name, stat.S_IFREG | stat.S_IMODE(mode), cred)
 
 
 def mknod(mp: Mount, dino: int, name: bytes, mode: int, rdev: int, cred: Any) -> int:
     """A file of any type but directory and symlink (+1)."""
     if stat.S_IFMT(mode) not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
         raise FsError(errno.EINVAL)
-    return _make(mp, dino, name, mode, cred, rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0)
+    return _make_node(mp, dino, name, mode, cred, rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0)
 
 
 def mkdir(mp: Mount, dino: int, name: bytes, mode: int, cred: Any) -> int:
     """A directory (+1)."""
-    return _make(mp, dino, name, stat.S_IFDIR | stat.S_IMODE(mode), cred)
+    return _make_node(mp, dino, name, stat.S_IFDIR | stat.S_IMODE(mode), cred)
 
 
 def symlink(mp: Mount, dino: int, name: bytes, target: bytes, cred: Any) -> int:
@@ -138,22 +146,7 @@ def symlink(mp: Mount, dino: int, name: bytes, target: bytes, cred: Any) -> int:
         raise FsError(errno.ENOENT)
     if len(target) >= PATH_MAX:
         raise FsError(errno.ENAMETOOLONG)
-    return _make(mp, dino, name, stat.S_IFLNK | 0o777, cred, target=target)
-
-
-def _make(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: int = 0, target: bytes = b"") -> int:
-    if not mp.acl:
-        return _make_node(mp, dino, name, mode, cred, rdev, target)
-
-    def make(mode: int) -> int:
-        return _make_node(mp, dino, name, mode, cred, rdev, target)
-
-    def unmake(ino: int) -> None:
-        mp.breathe()
-        _remove(mp, dino, name, stat.S_ISDIR(mode))
-        forget(mp, ino, 1)
-
-    return acl.make_inheriting(mp, dino, mode, make, unmake)
+    return _make_node(mp, dino, name, stat.S_IFLNK | 0o777, cred, target=target)
 
 
 def _vacancy(mp: Mount, dino: int, name: bytes) -> tuple[int, tuple[int, Path]]:
@@ -169,7 +162,18 @@ def _vacancy(mp: Mount, dino: int, name: bytes) -> tuple[int, tuple[int, Path]]:
     return dat, vacancy
 
 
-def _make_node(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: int, target: bytes) -> int:
+def _make_node(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: int = 0, target: bytes = b"") -> int:
+    mode, attributes = acl.inherit(mp, dino, mode) if mp.acl else (mode, 0)
+    try:
+        return _make_with(mp, dino, name, mode, cred, rdev, target, attributes)
+    except (FsError, VmError):
+        xattr.free_chain(mp, attributes)
+        raise
+
+
+def _make_with(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: int, target: bytes,
+               attributes: int) -> int:
+    """A new node that has a chain of attributes, under a free name."""
     mem, arena, dirs = mp.mem, mp.arena, mp.dirs
     dat, vacancy = _vacancy(mp, dino, name)
     is_dir = mode & TYPE_MASK == S_IFDIR
@@ -201,8 +205,8 @@ def _make_node(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: in
         arena[start:start + size] = target
     now = mp.now()
     mp.generation += 1
-    init_node(arena, mem.node_w(ino), mode, kind, links, cred.uid, gid, size, mp.generation, now, rdev, spec,
-              b"" if value & EXTERNAL else name)
+    init_node(arena, mem.node_w(ino), mode, kind, links, cred.uid, gid, size, mp.generation, now, attributes, rdev,
+              spec, b"" if value & EXTERNAL else name)
     touch(arena, dat, now)
     return ino
 
@@ -213,7 +217,7 @@ def make_root(mp: Mount, mode: int, uid: int, gid: int) -> None:
     assert ino == ROOT_INO
     mp.generation += 1
     init_node(mp.arena, mp.mem.node_w(ino), S_IFDIR | mode, KIND_TREE, 2, uid, gid, DIR_SIZE, mp.generation, mp.now(),
-              0, directory_spec(ino))
+              0, 0, directory_spec(ino))
 
 
 # --- links ---
@@ -298,18 +302,20 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
         layout.set_tn_atime(arena, at, atime_ns)
     if mtime_ns is not None:
         layout.set_tn_mtime(arena, at, mtime_ns)
-    set_tn_ctime(arena, at, mp.now() if ctime_ns is None else ctime_ns)
+    set_tn_ctime(arena, at, mp.now() if ctime_ns is None else max(0, min(ctime_ns, CTIME_MAX)))
 
 
 def _resize(mp: Mount, ino: int, size: int) -> None:
+    _demand_regular(mp, ino)
+    regfile.truncate(mp, ino, size)
+
+
+def _demand_regular(mp: Mount, ino: int) -> None:
     mode = tn_mode(mp.arena, mp.mem.node(ino))
     if stat.S_ISDIR(mode):
         raise FsError(errno.EISDIR)
     if not S_ISREG(mode):
         raise FsError(errno.EINVAL)
-    regfile.truncate(mp, ino, size)
-    mp.breathe()
-    touch(mp.arena, mp.mem.node_w(ino), mp.now())
 
 
 def truncate(mp: Mount, ino: int, size: int) -> None:
@@ -318,10 +324,9 @@ def truncate(mp: Mount, ino: int, size: int) -> None:
 
 
 def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
-    """Make a range of a regular file a hole.  => Breathes."""
+    """Make a range of a regular file a hole.  => FsError EISDIR, EINVAL.  => Breathes."""
+    _demand_regular(mp, ino)
     regfile.punch(mp, ino, offset, length)
-    mp.breathe()
-    touch(mp.arena, mp.mem.node_w(ino), mp.now())
 
 
 # --- data ---
@@ -366,9 +371,9 @@ def readdir(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
     if cookie < COOKIE_DOT and not emit(b".", ino, getattr(mp, ino), COOKIE_DOT):
         return
     if cookie < COOKIE_DOTDOT:
-        parent = tn_parent(mp.arena, mp.mem.node(ino))
-        attributes = getattr(mp, parent if mp.mem.nodes.is_held(parent - 1) else ino)
-        if not emit(b"..", parent, attributes, COOKIE_DOTDOT):
+        dat = mp.mem.node(ino)
+        parent = tn_parent(mp.arena, dat) if tn_links(mp.arena, dat) else ino
+        if not emit(b"..", parent, getattr(mp, parent), COOKIE_DOTDOT):
             return
         cookie = COOKIE_DOTDOT
     tree, read_value = mp.dirs.tree, mp.dirs.read_value
@@ -409,24 +414,17 @@ def setxattr(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0, cre
         acl.set_acl(mp, ino, name, value, cred)
     else:
         xattr.set_value(mp, ino, name, value, flags)
-    _changed(mp, ino)
 
 
 def removexattr(mp: Mount, ino: int, name: bytes) -> None:
     """Remove an attribute.  => FsError ENODATA, EOPNOTSUPP.  => Breathes."""
     xattr.demand_supported(mp, name)
     xattr.remove(mp, ino, name)
-    _changed(mp, ino)
 
 
 def listxattr(mp: Mount, ino: int, cred: Any) -> list[bytes]:
     """The names of a node's attributes that cred may see.  => Breathes."""
     return xattr.names(mp, ino, cred is None or cred.uid == 0)
-
-
-def _changed(mp: Mount, ino: int) -> None:
-    mp.breathe()
-    set_tn_ctime(mp.arena, mp.mem.node_w(ino), mp.now())
 
 
 # --- the file system ---

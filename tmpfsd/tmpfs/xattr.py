@@ -14,7 +14,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Iterator, NamedTuple
 
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.layout import TX_NAME, set_tn_xattr, set_tx_head, set_tx_next, tn_xattr, tx_head
+from tmpfsd.tmpfs.layout import TX_NAME, set_tn_ctime, set_tn_xattr, set_tx_head, set_tx_next, tn_xattr, tx_head
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_SIZE
 
@@ -82,6 +82,7 @@ def set_value(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0) ->
         if old.before:
             mem.string_w(old.before)
     handle = _new(mp, name, value)
+    set_tn_ctime(arena, at, mp.now())
     if old is None:
         _link(mp, at, 0, handle, tn_xattr(arena, at))
     else:
@@ -104,6 +105,7 @@ def remove(mp: Mount, ino: int, name: bytes) -> None:
         set_tx_next(mp.arena, mp.mem.string_w(old.before), after)
     else:
         set_tn_xattr(mp.arena, at, after)
+    set_tn_ctime(mp.arena, at, mp.now())
     _free(mp, old.handle)
 
 
@@ -151,6 +153,28 @@ def _new(mp: Mount, name: bytes, value: bytes) -> int:
     set_tx_head(arena, at, 0, len(value), len(name), len(pieces))
     arena[at + TX_NAME:at + TX_NAME + len(name) + len(tail)] = name + tail
     return taken[0]
+
+
+def new_chain(mp: Mount, pairs: list[tuple[bytes, bytes]]) -> int:
+    """The attributes of a node that is about to be: the first's handle, or 0.  => As set_value(); in one breath."""
+    head = 0
+    try:
+        for name, value in pairs:
+            handle = _new(mp, name, value)
+            set_tx_next(mp.arena, mp.mem.string_w(handle), head)
+            head = handle
+    except (NoMemory, SwapIOError):
+        free_chain(mp, head)
+        raise
+    return head
+
+
+def free_chain(mp: Mount, handle: int) -> None:
+    """Undo new_chain()."""
+    while handle:
+        after = tx_head(mp.arena, mp.mem.string(handle))[0]
+        _free(mp, handle)
+        handle = after
 
 
 def items(mp: Mount, handle: int) -> list[int]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 NOT_QUEUED, ACTIVE, INACTIVE, HELD = range(4)
 CLUSTER = 16                # pages written together: 64 KiB
 WRITE_TRIES = 3             # slots tried for one page before it stays
+FAR = 64                    # slots from a bad one to the next that is tried, and its square
 MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
 BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device left short
 
@@ -134,7 +135,8 @@ class PageDaemon:
             self._requeue(pfn, INACTIVE if self.fresh[pfn] else ACTIVE)
             self.fresh[pfn] = 0
         elif vm.phys.dirty[pfn] and not self.clean(pfn):
-            self._requeue(pfn, HELD)
+            # A page that has a slot can be written over in place whenever the device works again: it stays in sight.
+            self._requeue(pfn, INACTIVE if vm.slot_of[vm.phys.owner[pfn]] else HELD)
         else:
             self.drop(pfn)
 
@@ -275,7 +277,8 @@ class PageDaemon:
         refused: list[int] = []
         for _ in range(WRITE_TRIES):
             try:
-                slot, _count = swap.alloc(1)
+                # Elsewhere at each try: bad blocks come in rows.
+                slot, _count = swap.alloc(1, refused[0] + FAR ** len(refused) if refused else 0)
             except NoSwap:
                 break
             try:

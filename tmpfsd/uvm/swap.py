@@ -92,11 +92,13 @@ class Swap:
         """A write found no room on the disk."""
         self._full_until = time.monotonic() + FULL_SECONDS
 
-    def alloc(self, n: int) -> tuple[int, int]:
-        """Hold up to n slots in a row: (first, count).  => NoSwap when there is none."""
+    def alloc(self, n: int, at: int = 0) -> tuple[int, int]:
+        """Hold up to n slots in a row, from `at` on if that one is free: (first, count).  => NoSwap: there is none."""
         if not self.space:
             raise NoSwap("the disk under the swap file is full")
-        slot, count = self._arena.alloc_some(n)
+        slot, count = at, self._arena.alloc_at(at, n) if at else 0
+        if not count:
+            slot, count = self._arena.alloc_some(n)
         if not count:
             raise NoSwap("the swap file is full")
         self.nheld += count

@@ -1,0 +1,445 @@
+"""B+trees against a dict, roomy and starving, with memory and pages refused in the middle."""
+
+import random
+from bisect import bisect_left, bisect_right
+
+import pytest
+
+from tmpfsd.pool import Strings
+from tmpfsd.tmpfs import btree, layout
+from tmpfsd.tmpfs.btree import BTree
+from tmpfsd.tmpfs.mem import Mem
+from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
+from tmpfsd.uvm.vm import Vm
+
+SMALL = {64: 1, 128: 2, 256: 3, 512: 4, 1024: 5, 2048: 6, 4096: 7}
+
+
+class Tree:
+    """One tree, its owner, and the dict that it must be like."""
+
+    def __init__(self, vm: Vm, value_size: int) -> None:
+        self.vm = vm
+        self.mem = Mem(vm, "pageable-submap")
+        self.tree = BTree(self.mem, value_size)
+        self.bits = 8 * value_size
+        self.model: dict[int, int] = {}
+        self.ino = self.mem.get_node(0)
+        layout.init_node(vm.phys.arena, self.at(), 0o040755, layout.KIND_TREE, 2, 0, 0, 0, 1, 0)
+
+    def at(self) -> int:
+        return self.mem.node_w(self.ino)
+
+    def height(self) -> int:
+        return layout.tn_tree(self.vm.phys.arena, self.at())[1]
+
+    def insert(self, key: int, value: int) -> None:
+        self.vm.breathe()
+        self.tree.insert(self.at(), key, value)
+        self.model[key] = value
+
+    def remove(self, key: int) -> None:
+        self.vm.breathe()
+        self.tree.remove(self.at(), key)
+        del self.model[key]
+
+    def entries(self) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        while True:
+            self.vm.breathe()
+            batch = self.tree.batch_from(self.at(), found[-1][0] + 1 if found else 0)
+            if not batch:
+                return found
+            found += batch
+
+    def check(self) -> None:
+        """The tree is sound, holds what it should, and no item more than its nodes is handed out."""
+        self.vm.breathe()
+        assert self.tree.check(self.at()) == len(self.model)
+        assert self.entries() == sorted(self.model.items())
+        self.vm.breathe()
+        nodes = sum(1 for _node in self.tree.walk(self.at()))
+        assert nodes == sum(1 for _handle in self.mem.strings.handles())
+        self.mem.check()
+
+
+@pytest.fixture
+def make_tree(make_vm, monkeypatch):
+    """Make trees; those not to be broken are checked, emptied and checked again at the end.
+
+    A tall one has nodes of at most seven entries, and is four levels high with a few hundred.
+    """
+    made: list[Tree] = []
+
+    def make(value_size: int = 4, nframes: int = 400, reserve: int = 64, check: bool = True, tall=False) -> Tree:
+        if tall:
+            monkeypatch.setattr(btree, "capacity", lambda nbytes, _value_size: SMALL[nbytes])
+            monkeypatch.setattr(btree, "INNER_CAP", 7)
+            monkeypatch.setattr(btree, "INNER_VALUES", 8 + 8 * 7)
+        tree = Tree(make_vm(nframes, reserve=reserve, nslots=20_000, check=check), value_size)
+        if check:
+            made.append(tree)
+        return tree
+
+    yield make
+    for tree in made:
+        tree.check()
+        for key in list(tree.model):
+            tree.remove(key)
+        tree.check()
+        assert layout.tn_tree(tree.vm.phys.arena, tree.at()) == (0, 0)
+        assert tree.vm.npages == 2              # the owner's and its lookup count's
+
+
+def play(tree: Tree, rng: random.Random, steps: int, keys: int, most: int) -> None:
+    """Random operations, each against the model."""
+    model = tree.model
+    for step in range(steps):
+        tree.vm.breathe()
+        key, at = rng.randrange(keys), tree.at()
+        ordered = sorted(model) if step % 20 == 0 else None
+        assert tree.tree.get(at, key) == model.get(key)
+        if ordered is not None:
+            i = bisect_left(ordered, key)
+            expected = (ordered[i], model[ordered[i]]) if i < len(ordered) else None
+            assert tree.tree.first_from(at, key) == expected
+            i = bisect_right(ordered, key)
+            assert tree.tree.last_to(at, key) == ((ordered[i - 1], model[ordered[i - 1]]) if i else None)
+        if key in model:
+            model[key] = rng.getrandbits(tree.bits)
+            tree.tree.set(at, key, model[key])
+        if len(model) < most and rng.random() < 0.7:
+            key = rng.randrange(keys)
+            if key not in model:
+                tree.insert(key, rng.getrandbits(tree.bits))
+        elif model:
+            tree.remove(rng.choice(list(model)))
+
+
+@pytest.mark.parametrize("value_size", (4, 8))
+@pytest.mark.parametrize("nframes", (400, 72), ids=("roomy", "starving"))
+@pytest.mark.parametrize("seed", range(2))
+def test_against_a_dict(make_tree, value_size: int, nframes: int, seed: int) -> None:
+    tree = make_tree(value_size, nframes)
+    rng = random.Random(seed)
+    for most in (6, 60, 900):
+        play(tree, rng, 2 * most + 100, 1 << 40, most)
+        tree.check()
+    assert tree.height() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value_size", (4, 8))
+@pytest.mark.parametrize("nframes", (700, 72), ids=("roomy", "starving"))
+@pytest.mark.parametrize("seed", range(3))
+def test_tall_trees_against_a_dict(make_tree, value_size: int, nframes: int, seed: int) -> None:
+    tree = make_tree(value_size, nframes, tall=True)
+    rng = random.Random(seed)
+    highest = 0
+    for most, keys in ((400, 1 << 63), (3, 1 << 63), (300, 500)):
+        play(tree, rng, 1000, keys, most)
+        tree.check()
+        highest = max(highest, tree.height())
+    assert highest >= 3
+
+
+@pytest.mark.parametrize("order", ("up", "down", "inside-out"))
+def test_orders_of_insertion_and_removal(make_tree, order: str) -> None:
+    keys = list(range(300))
+    if order == "down":
+        keys.reverse()
+    elif order == "inside-out":
+        keys.sort(key=lambda key: abs(key - 150))
+    tree = make_tree(8, tall=True)
+    for key in keys:
+        tree.insert(key, key)
+    tree.check()
+    for key in keys:
+        tree.remove(key)
+        if key % 20 == 0:
+            tree.check()
+
+
+def test_appending_fills_nodes(make_tree) -> None:
+    tree = make_tree(8)
+    for key in range(255 * 8):
+        tree.insert(key, key)
+    nodes = list(tree.tree.walk(tree.at()))
+    assert [len(entries) for _handle, level, entries in nodes if not level] == [255] * 8
+
+
+def test_a_small_tree_is_a_small_item(make_tree) -> None:
+    tree = make_tree(4)
+    sizes = []
+    for key in range(100):
+        tree.insert(key, key)
+        handle, height = layout.tn_tree(tree.vm.phys.arena, tree.at())
+        assert height == 0
+        sizes.append(tree.mem.strings.size(handle))
+    assert (sizes[0], sizes[3], sizes[4], sizes[99]) == (64, 64, 128, 2048)
+    for key in range(97):
+        tree.remove(key)
+    assert tree.mem.strings.size(layout.tn_tree(tree.vm.phys.arena, tree.at())[0]) == 128
+
+
+def test_the_keys_and_values_at_the_edges(make_tree) -> None:
+    for value_size in (4, 8):
+        tree = make_tree(value_size)
+        most = (1 << 8 * value_size) - 1
+        tree.insert((1 << 64) - 1, most)
+        tree.insert(0, 0)
+        assert tree.tree.first_from(tree.at(), 1) == ((1 << 64) - 1, most)
+        assert tree.tree.last_to(tree.at(), (1 << 64) - 2) == (0, 0)
+
+
+def test_an_empty_tree(make_tree) -> None:
+    tree = make_tree()
+    at = tree.at()
+    assert (tree.tree.get(at, 1), tree.tree.first_from(at, 0), tree.tree.last_to(at, 9)) == (None, None, None)
+    assert tree.tree.batch_from(at, 0) == [] and tree.tree.check(at) == 0
+
+
+def test_the_way_that_was_found_serves_the_change(make_tree) -> None:
+    tree = make_tree(tall=True)
+    for key in range(0, 200, 2):
+        tree.insert(key, key)
+    for key in range(1, 200, 14):
+        at = tree.at()
+        path = tree.tree.seek(at, key)
+        tree.tree.insert(at, key, key, path)
+        tree.model[key] = key
+    for key in range(0, 200, 6):
+        tree.vm.breathe()
+        at = tree.at()
+        path = tree.tree.seek(at, key)
+        assert tree.tree.covers(path) and tree.tree.entry(path) == (key, key)
+        tree.tree.remove(at, key, path)
+        del tree.model[key]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value_size", (4, 8))
+def test_height_2_with_nodes_of_a_page(make_vm, value_size: int) -> None:
+    rng = random.Random(7)
+    tree = Tree(make_vm(3000, reserve=64, nslots=4000), value_size)
+    tree.vm.check_level = 0
+    n = 116_500 if value_size == 4 else 87_500
+    for key in range(n):                        # 340 leaves of 340, or of 255, and a few
+        if not key & 63:
+            tree.vm.breathe()
+            at = tree.at()
+        tree.tree.insert(at, key << 20, key)
+    assert tree.height() == 2
+    for key in rng.sample(range(n), 3000):
+        tree.vm.breathe()
+        assert tree.tree.get(tree.at(), key << 20) == key
+        tree.tree.remove(tree.at(), key << 20)
+        tree.tree.insert(tree.at(), (key << 20) + 1, key)
+    tree.vm.breathe()
+    assert tree.tree.check(tree.at()) == n
+
+
+# --- refusals ---
+
+class Refusing:
+    """A call that raises NoMemory at the n-th time, once."""
+
+    def __init__(self, real, n: int) -> None:
+        self.real, self.left, self.refused = real, n, False
+
+    def __get__(self, instance, _owner=None):
+        return lambda *args, **how: self(instance, *args, **how)
+
+    def __call__(self, *args, **how):
+        self.left -= 1
+        if self.left == 0:
+            self.refused = True
+            raise NoMemory("refused by the test")
+        return self.real(*args, **how)
+
+
+@pytest.mark.parametrize("where", ((Strings, "get"), (Vm, "alloc_page")), ids=("item", "page"))
+@pytest.mark.parametrize("tall", (False, True), ids=("", "tall"))
+def test_every_allocation_refused(make_tree, monkeypatch, where, tall: bool) -> None:
+    tree, rng, refusals = make_tree(tall=tall), random.Random(8), 0
+    for step in range(350):
+        key = step if step < 100 else rng.randrange(1 << 40)
+        if key in tree.model:
+            continue
+        n = 1
+        while True:
+            refusing = Refusing(getattr(*where), n)
+            before = tree.mem.strings.pools[-1].nitems, layout.tn_tree(tree.vm.phys.arena, tree.at())
+            with monkeypatch.context() as patch:
+                patch.setattr(*where, refusing)
+                try:
+                    tree.insert(key, step)
+                except NoMemory:
+                    pass
+            if key in tree.model:
+                break
+            assert refusing.refused
+            after = tree.mem.strings.pools[-1].nitems, layout.tn_tree(tree.vm.phys.arena, tree.at())
+            assert before == after
+            refusals += 1
+            n += 1
+            if step % 10 == 0 or n > 2:
+                tree.check()
+    assert refusals >= 5 + 60 * tall
+
+
+@pytest.mark.parametrize("tall", (False, True), ids=("", "tall"))
+def test_remove_needs_no_memory(make_tree, monkeypatch, tall: bool) -> None:
+    tree, rng = make_tree(tall=tall), random.Random(9)
+    keys = rng.sample(range(1 << 40), 300)
+    for key in keys:
+        tree.insert(key, 1)
+
+    def refuse(*_args) -> int:
+        raise NoMemory("refused by the test")
+    with monkeypatch.context() as patch:
+        patch.setattr(Strings, "get", refuse)
+        for i, key in enumerate(keys):
+            tree.remove(key)
+            if i % 25 == 0:
+                tree.check()
+
+
+def out_pages(tree: Tree) -> list[int]:
+    """Evict all but the owner; the slots of the tree's pages."""
+    tree.vm.breathe()
+    tree.vm.daemon.evict_all()
+    tree.at()
+    pages = [vpn for pool in tree.mem.strings.pools for vpn in pool.pages if vpn]
+    return [tree.vm.slot_of[vpn] for vpn in pages if not tree.vm.is_resident(vpn)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_page_that_cannot_be_read(make_tree, seed: int) -> None:
+    tree, rng = make_tree(8, tall=True), random.Random(seed)
+    for key in range(0, 250, 2):
+        tree.insert(key, key)
+    failures = 0
+    for _ in range(150):
+        key = rng.randrange(250)
+        tree.vm.swap.bad_read = set(rng.sample(out_pages(tree), 3))
+        try:
+            if key in tree.model:
+                tree.remove(key)
+            else:
+                tree.insert(key, key)
+        except SwapIOError:
+            failures += 1
+        tree.vm.swap.bad_read.clear()
+        tree.check()
+    assert failures >= 5
+
+
+def test_lowering_the_root_onto_a_page_that_cannot_be_read(make_tree) -> None:
+    tree = make_tree(8, check=False, tall=True)
+    for key in range(50):                       # 49 fill seven leaves of seven; the last begins another branch
+        tree.insert(key, key)
+    root, height = layout.tn_tree(tree.vm.phys.arena, tree.at())
+    assert height == 2
+    branch = [entries for handle, _level, entries in tree.tree.walk(tree.at()) if handle == root][0][0][1]
+    out_pages(tree)
+    tree.vm.swap.bad_read = {tree.vm.slot_of[tree.mem.strings.va(branch) >> 12]}
+    try:
+        tree.remove(49)
+    except SwapIOError:
+        pass
+    tree.vm.swap.bad_read.clear()
+    tree.check()
+
+
+def test_an_unreadable_page_with_room_does_not_refuse_all_others(make_tree) -> None:
+    tree = make_tree(check=False)
+    mem = tree.mem
+    mem.new_string(64)
+    tree.vm.daemon.evict_all()
+    tree.vm.swap.bad_read = {tree.vm.slot_of[mem.strings.pools[1].pages[0]]}
+    for _ in range(100):
+        try:
+            mem.new_string(64)
+            return
+        except SwapIOError:
+            pass
+    mem.new_string(64)
+
+
+# --- invariants ---
+
+@pytest.fixture
+def tree(make_tree) -> Tree:
+    """A tree of height 2 in memory, to be broken."""
+    tree = make_tree(8, check=False, tall=True)
+    for key in range(0, 200, 2):
+        tree.insert(key, key)
+    tree.check()
+    assert tree.height() == 2
+    return tree
+
+
+def node_of(tree: Tree, level: int, nth: int = 1) -> tuple[int, int]:
+    """(handle, offset) of the nth node of a level."""
+    handles = [handle for handle, at, _entries in tree.tree.walk(tree.at()) if at == level]
+    return handles[nth], tree.mem.string_w(handles[nth])
+
+
+def broken(tree: Tree, invariant: str) -> None:
+    with pytest.raises(Inconsistent) as caught:
+        tree.tree.check(tree.at())
+    assert caught.value.invariant == invariant
+
+
+def test_b1_keys_do_not_ascend(tree: Tree) -> None:
+    at = node_of(tree, 0)[1] + 8 >> 3
+    tree.mem.u64[at], tree.mem.u64[at + 1] = tree.mem.u64[at + 1], tree.mem.u64[at]
+    broken(tree, "B1")
+
+
+@pytest.mark.parametrize("key", (0, 199))
+def test_b1_a_leaf_leaves_its_bounds(tree: Tree, key: int) -> None:
+    at = node_of(tree, 0)[1]
+    tree.mem.u64[(at + 8 >> 3) + (6 if key else 0)] = key
+    broken(tree, "B1")
+
+
+def test_b1_a_separator_is_wrong(tree: Tree) -> None:
+    at = node_of(tree, 1)[1]
+    tree.mem.u64[(at + 8 >> 3) + 1] += 1
+    broken(tree, "B1")
+
+
+def test_b2_a_node_says_another_level(tree: Tree) -> None:
+    layout.set_bt_head(tree.mem.arena, node_of(tree, 0)[1], 7, 7, 1)
+    broken(tree, "B2")
+
+
+@pytest.mark.parametrize("count, cap", ((0, 7), (8, 7), (7, 8), (3, 3)))
+def test_b2_counts(tree: Tree, count: int, cap: int) -> None:
+    layout.set_bt_head(tree.mem.arena, node_of(tree, 0)[1], count, cap, 0)
+    broken(tree, "B2")
+
+
+def test_b2_the_height_is_wrong(tree: Tree) -> None:
+    root, height = layout.tn_tree(tree.mem.arena, tree.at())
+    layout.set_tn_tree(tree.mem.arena, tree.at(), root, height + 1)
+    broken(tree, "B2")
+
+
+def test_b2_a_small_leaf_in_a_tall_tree(tree: Tree) -> None:
+    mem = tree.mem
+    leaf = node_of(tree, 0, 0)[1]
+    small = mem.new_string(64)
+    at = mem.string_w(small)
+    layout.set_bt_head(mem.arena, at, 1, 1, 0)
+    mem.u64[at + 8 >> 3] = mem.u64[leaf + 8 >> 3]
+    parent = node_of(tree, 1, 0)[1]
+    mem.u32[parent + 8 + 8 * 7 >> 2] = small
+    broken(tree, "B2")
+
+
+def test_b3_an_inner_root_has_one_child(tree: Tree) -> None:
+    layout.set_bt_head(tree.mem.arena, node_of(tree, 2, 0)[1], 1, 7, 2)
+    broken(tree, "B3")
