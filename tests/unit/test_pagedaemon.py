@@ -240,7 +240,7 @@ def test_a_bad_slot_is_retired_and_another_used(make_vm, fill, number_in) -> Non
     vm.swap.bad_write = {1, 2, 20, 21}
     vpns = fill(vm, 200)
     survive(vm, vpns, number_in)
-    assert vm.swap.nbad >= 2
+    assert vm.swap.nbad >= 1
     assert not vm.swap.bad_write & set(vm.slot_of)
     assert vm.daemon.write_errors >= vm.swap.nbad
 

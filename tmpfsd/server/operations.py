@@ -184,6 +184,8 @@ class Operations(pyfuse3.Operations):
             try:
                 breathe()
                 vnops.forget(mount, ino, nlookup)
+            except VmError as error:
+                self.errno_of(error, "forget")
             except Exception:
                 log.exception("forget of inode %d", ino)
 

@@ -69,7 +69,7 @@ def set_acl(mp: Mount, ino: int, name: bytes, value: bytes, cred: Any) -> None:
     entries = parse(value)
     mode, _uid, gid = layout.tn_access(mp.arena, mp.mem.node(ino))
     if name == DEFAULT:
-        if not stat.S_ISDIR(mode):
+        if entries and not stat.S_ISDIR(mode):
             raise FsError(errno.EACCES)
         _store(mp, ino, DEFAULT, entries)
         return

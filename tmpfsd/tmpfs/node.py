@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.tmpfs import layout, regfile, xattr
 from tmpfsd.tmpfs.layout import KIND_INLINE, KIND_STRING, NLOOKUP_MAX, ORPHAN
-from tmpfsd.uvm.errors import VmError
+from tmpfsd.uvm.errors import SwapIOError
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
@@ -39,7 +39,7 @@ def hold(mp: Mount, ino: int, n: int = 1) -> None:
 
 
 def forget(mp: Mount, ino: int, n: int) -> None:
-    """The kernel gives n references back.  Never raises.  => Breathes when that ends the node."""
+    """The kernel gives n references back.  Raises nothing but Inconsistent.  => Breathes when that ends the node."""
     try:
         word = mp.mem.nlookup_word(ino)
         value = mp.mem.u32[word]
@@ -50,7 +50,7 @@ def forget(mp: Mount, ino: int, n: int) -> None:
         mp.mem.u32[word] = value & ORPHAN | count
         if value & ORPHAN and not count:
             destroy(mp, ino)
-    except VmError as error:
+    except SwapIOError as error:
         log.error("inode %d: forget: %s", ino, error)
 
 
@@ -87,7 +87,7 @@ def destroy(mp: Mount, ino: int) -> None:
         if layout.tn_kind(mp.arena, at) == KIND_STRING:
             mp.mem.strings.put(layout.tn_string(mp.arena, at))
             layout.set_tn_kind(mp.arena, mp.mem.node_w(ino), KIND_INLINE)
-    except VmError as error:
+    except SwapIOError as error:
         mp.lost_nodes += 1
         log.error("inode %d: cannot be freed, its pages stay allocated: %s", ino, error)
         return

@@ -25,7 +25,7 @@ from tmpfsd.tmpfs.layout import (
     INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, pack_extent, set_tn_kind, set_tn_pages,
     set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size, tn_string, touch, unpack_extent
 )
-from tmpfsd.uvm.errors import VmError
+from tmpfsd.uvm.errors import NoMemory, SwapIOError, VmError
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _write_pages(mp: Mount, ino: int, offset: int, data: memoryview) -> int:
             n = min(len(data) - done, CHUNK_BYTES - (offset + done & PAGE_MASK))
             for piece in _write_chunk(mp, mp.mem.node_w(ino), offset + done, data[done:done + n]):
                 done += piece
-    except VmError:
+    except (NoMemory, SwapIOError):
         if not done:
             raise
     return done

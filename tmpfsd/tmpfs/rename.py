@@ -88,6 +88,8 @@ def _refuse_loops(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, f
     if dino == ndino:
         return
     source, target = Place(mp, dino, name), Place(mp, ndino, nname)
+    if not source.ino:
+        raise FsError(errno.ENOENT)
     moved = source.ino if source.is_dir else 0
     replaced = target.ino if target.is_dir else 0
     if moved and _is_below(mp, ndino, moved):
@@ -150,8 +152,9 @@ def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
         dirs.set(source.dat, source.key, white_value)
         dirs.unbind(source.value)
         mp.generation += 1
+        dmode, _uid, gid = layout.tn_access(mp.arena, source.dat)
         layout.init_node(mp.arena, mp.mem.node_w(white), stat.S_IFCHR, layout.KIND_NONE, 1, whiteout_cred.uid,
-                         whiteout_cred.gid, 0, mp.generation, now)
+                         gid if dmode & stat.S_ISGID else whiteout_cred.gid, 0, mp.generation, now)
         dirs.bind(white_value, source.name)
     else:
         dirs.remove(source.dat, source.key)

@@ -288,10 +288,10 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
             size: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
             ctime_ns: int | None = None) -> None:
     """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size).  => Breathes."""
-    if size is not None:
-        _resize(mp, ino, size)
     if mode is not None and mp.acl:
         acl.chmod(mp, ino, mode)
+    if size is not None:
+        _resize(mp, ino, size)
     arena = mp.arena
     at = mp.mem.node_w(ino)
     old_mode, old_uid, old_gid = tn_access(arena, at)

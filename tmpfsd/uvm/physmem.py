@@ -58,10 +58,13 @@ class PhysMem:
         return self.mem[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT]
 
     def close(self) -> None:
-        """Give the arena back to the system."""
-        for view in (self.u64, self.u32, self.mem):
-            view.release()
-        self.arena.close()
+        """Give the arena back to the system, now or when the last that looks at it is gone (a traceback may)."""
+        try:
+            for view in (self.u64, self.u32, self.mem):
+                view.release()
+            self.arena.close()
+        except BufferError:
+            pass
 
     def check(self) -> None:
         """Raise Inconsistent where F1 or F2 does not hold."""

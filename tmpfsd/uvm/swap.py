@@ -9,9 +9,13 @@ found out as surely as one with a flipped bit.
 Picture     FREE --alloc--> HELD --free--> FREE (its disk blocks stay until trim)
                             HELD --retire--> BAD (a write failed; never again)
 
+What a slot is stands in a map of one byte a slot, as long as slots were ever used; a run of free ones is found by
+searching it for zeroes from where the last one was found.  A sorted map of free runs was tried: after random
+rewriting it took 300 bytes for each run, so for each second page.
+
 Invariants
     S1  Slot 0 is never handed out (0 means "none" in the page table).
-    S2  A slot is free, held or bad: nslots == nfree + nheld + nbad.
+    S2  The map says what each slot is: nheld are held by one page each, nbad are bad, the rest are free.
     S3  sums[slot] is the checksum of what was written to a held slot.
 
 Limits      One swap file.  A file system without hole punching keeps its blocks.
@@ -19,22 +23,26 @@ Limits      One swap file.  A file system without hole punching keeps its blocks
 
 import ctypes
 import errno
+import fcntl
 import logging
 import mmap
 import os
+import re
 import stat
 import time
 from array import array
 from typing import Sequence
 from zlib import crc32
 
-from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
+from tmpfsd.uvm.errors import Inconsistent, NoSwap, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
-from tmpfsd.uvm.vmem import Vmem
 
 log = logging.getLogger(__name__)
 
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2        # <linux/falloc.h>; the os module has no names for them
+FREE, HELD, BAD = range(3)
+FREE_RUN, HELD_RUN = bytes(64), bytes((HELD,)) * 64
+FREE_RUNS = re.compile(b"\0+")
 FULL_SECONDS = 0.5                      # between two looks at a disk that was full
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -43,17 +51,30 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 def open_swap(path: str, direct: bool = False) -> tuple[int, int]:
     """Open a directory (an unlinked file in it), a file or a block device: (fd, size limit in bytes or 0).
 
-    => OSError names what the system refused.
+    => OSError names what the system refused; EBUSY for a file or device that another mount pages to.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
     if os.path.isdir(path):
         # Never reachable by name, gone with the daemon however it ends.
         return os.open(path, flags | os.O_TMPFILE | os.O_EXCL, 0o600), 0
     fd = os.open(path, flags | os.O_CREAT, 0o600)
+    try:
+        return fd, _own(fd, path)
+    except OSError:
+        os.close(fd)
+        raise
+
+
+def _own(fd: int, path: str) -> int:
+    """Lock a swap file or device and empty it; the size of a device, 0 for a file."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(errno.EBUSY, "another mount pages to it", path) from None
     if stat.S_ISBLK(os.fstat(fd).st_mode):
-        return fd, os.lseek(fd, 0, os.SEEK_END)
+        return os.lseek(fd, 0, os.SEEK_END)
     os.ftruncate(fd, 0)
-    return fd, 0
+    return 0
 
 
 class Swap:
@@ -64,7 +85,7 @@ class Swap:
     """
 
     __slots__ = ("fd", "path", "nslots", "nheld", "nbad", "untrimmed", "sums",
-                 "_arena", "_trim_at", "_can_punch", "_full_until")
+                 "_map", "_hand", "_trim_at", "_can_punch", "_full_until")
 
     def __init__(self, fd: int, nslots: int, path: str = "") -> None:
         self.fd = fd
@@ -74,14 +95,15 @@ class Swap:
         self._full_until = 0.0
         self.untrimmed = 0                      # slots freed since the last trim began
         self.sums = array("I", [0])
-        self._arena = Vmem(1, nslots)           # S1
+        self._map = bytearray((HELD,))          # S1
+        self._hand = 1                          # where the search for free slots goes on
         self._trim_at = 0
         self._can_punch = True
 
     @property
     def nfree(self) -> int:
         """Slots that alloc() can give."""
-        return self._arena.nfree
+        return self.nslots - self.nheld - self.nbad
 
     @property
     def space(self) -> bool:
@@ -96,26 +118,60 @@ class Swap:
         """Hold up to n slots in a row, from `at` on if that one is free: (first, count).  => NoSwap: there is none."""
         if not self.space:
             raise NoSwap("the disk under the swap file is full")
-        slot, count = at, self._arena.alloc_at(at, n) if at else 0
-        if not count:
-            slot, count = self._arena.alloc_some(n)
-        if not count:
+        if not self.nfree:
             raise NoSwap("the swap file is full")
+        n = min(n, self.nfree, len(FREE_RUN))
+        if at and self._is_free(at):
+            slot, count = at, 1
+        else:
+            slot, count = self._find(n)
+        self._reach(slot + count)
+        self._map[slot:slot + count] = HELD_RUN[:count]
+        self._hand = slot + count
         self.nheld += count
-        missing = slot + count - len(self.sums)
+        return slot, count
+
+    def _find(self, n: int) -> tuple[int, int]:
+        """A run of free slots, n of them or half as many, and so on: (first, count).  There is a free one."""
+        top = len(self._map)
+        while n:
+            slot = self._map.find(FREE_RUN[:n], self._hand)
+            if slot < 0 and 2 * self.nheld < top:
+                slot = self._map.find(FREE_RUN[:n], 1)          # room below: rather there than a longer file
+            if slot < 0 and top + n <= self.nslots + 1:
+                slot = top
+            if slot < 0:
+                slot = self._map.find(FREE_RUN[:n], 1)
+            if slot >= 0:
+                return slot, n
+            n >>= 1
+        raise Inconsistent("S2", f"{self.nfree} slots should be free, and none is")
+
+    def _is_free(self, slot: int) -> bool:
+        return slot <= self.nslots and (slot >= len(self._map) or self._map[slot] == FREE)
+
+    def _reach(self, top: int) -> None:
+        """Make map and checksums long enough for the slots below top."""
+        missing = top - len(self._map)
+        if missing > 0:
+            self._map.extend(bytes(missing))
+        missing = top - len(self.sums)
         if missing > 0:
             self.sums.frombytes(bytes(4 * (missing + (len(self.sums) >> 3))))
-        return slot, count
 
     def free(self, slot: int, n: int = 1) -> None:
         """Give slots back; their disk blocks go at the next trim()."""
-        self._arena.free(slot, n)
+        assert self._map.count(HELD, slot, slot + n) == n and slot, "slot freed twice"
+        self._map[slot:slot + n] = bytes(n)
         self.nheld -= n
         self.untrimmed += n
         self._full_until = 0.0
+        if not self.nheld:
+            self._hand = 1
 
     def retire(self, slot: int) -> None:
         """Never use a held slot again: the device refused it."""
+        self._map[slot] = BAD
         self.nheld -= 1
         self.nbad += 1
         log.warning("swap %s: slot %d cannot be written; retired (%d so far)", self.path, slot, self.nbad)
@@ -163,14 +219,11 @@ class Swap:
             return False
         if not self._trim_at:
             self.untrimmed = 0          # what is freed from here on, perhaps behind us, is the next pass's
-        top = len(self.sums)
-        for start, length in self._arena.runs(self._trim_at):
-            if start >= top:
-                break
+        for run in FREE_RUNS.finditer(self._map, self._trim_at):
             if not budget:
                 return True
-            self._punch(start, min(length, top - start))
-            self._trim_at = start + 1
+            self._punch(run.start(), run.end() - run.start())
+            self._trim_at = run.end()
             budget -= 1
         self._trim_at = 0
         return self.untrimmed > 0
@@ -191,15 +244,16 @@ class Swap:
 
     def check(self, held: set[int] | None = None) -> None:
         """Raise Inconsistent where S1-S3 do not hold; held is the set of slots that pages name."""
-        self._arena.check()
-        demand(not self._arena.is_free(0), "S1", "slot 0 is free")
-        total = self._arena.nfree + self.nheld + self.nbad
-        demand(total == self.nslots, "S2", f"{self.nslots} slots, {total} accounted for")
+        demand(self._map[0] == HELD, "S1", "slot 0 is free")
+        nheld, nbad = self._map.count(HELD) - 1, self._map.count(BAD)
+        demand((nheld, nbad) == (self.nheld, self.nbad), "S2",
+               f"{nheld} slots are held and {nbad} bad, counted {self.nheld} and {self.nbad}")
+        demand(len(self._map) <= self.nslots + 1, "S2", f"slots up to {len(self._map)}, there are {self.nslots}")
         if held is None:
             return
         demand(len(held) == self.nheld, "S2", f"{self.nheld} held, pages name {len(held)}")
         for slot in held:
-            demand(not self._arena.is_free(slot), "S2", f"slot {slot} is held and free")
+            demand(not self._is_free(slot), "S2", f"slot {slot} is held and free")
 
     def verify(self, slot: int, vpn: int) -> bool:
         """Whether a held slot answers with its page (S3); reads it without changing anything."""

@@ -1,0 +1,356 @@
+"""fs/fslib.py: drive vnops as the kernel would, and see what is left.
+
+Driver breathes before each operation and counts the kernel references that it is given, so that all
+can be given back at the end.  Operations have the names and arguments of vnops, without `mp`.
+
+Picture     Driver(make_mount(...)) --operations--> finish(): check, remove all, compare counts, close
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, NamedTuple
+
+import pytest
+
+from tmpfsd.options import Config
+from tmpfsd.pool import Pool
+from tmpfsd.tmpfs import btree, vnops
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.errors import NoMemory, SwapIOError, VmError
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.swap import Swap
+from tmpfsd.uvm.vm import RESERVE, Vm
+
+ROOT = vnops.ROOT_INO
+MODES = ("roomy", "starving", "thrash")
+STARVING_FRAMES = RESERVE + 12
+BLOCK = 512
+# Entries of a tree node by bytes, where trees are to be deep with few entries.
+TINY_CAPS = {64: 2, 128: 3, 256: 4, 512: 5, 1024: 6, 2048: 7, PAGE_SIZE: 8}
+
+
+class Cred(NamedTuple):
+    """Who asks."""
+
+    uid: int = 0
+    gid: int = 0
+    umask: int = 0o022
+
+
+CRED = Cred()
+USER = Cred(1000, 1001)
+
+
+class Stat(NamedTuple):
+    """What getattr answers."""
+
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blocks: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    generation: int
+
+
+def make_mount(swap: str | None, mode: str = "roomy", **options: Any) -> Mount:
+    """A Mount with debug level 1, roomy, starving or with everything evicted at each breath."""
+    frames = STARVING_FRAMES if mode == "starving" else 768
+    settings = {"ram_bytes": frames << PAGE_SHIFT, "size_bytes": 256 << 20, "swap": swap, "uid": 0, "gid": 0}
+    mp = Mount(Config(**{**settings, **options}))
+    mp.vm.check_level = 1
+    mp.vm.thrash |= mode == "thrash"
+    return mp
+
+
+@contextmanager
+def tiny_trees() -> Iterator[None]:
+    """Mounts made within have B+trees with nodes of at most 8 entries."""
+    inner = TINY_CAPS[PAGE_SIZE]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(btree, "capacity", lambda nbytes, value_size: TINY_CAPS[nbytes])
+        patch.setattr(btree, "INNER_CAP", inner)
+        patch.setattr(btree, "INNER_VALUES", btree.BT_HEAD + btree.BT_KEY * inner)
+        yield
+
+
+class Driver:
+    """Operations of one mount, with the kernel's references counted."""
+
+    def __init__(self, mp: Mount, mode: str = "roomy") -> None:
+        self.mp = mp
+        self.mode = mode
+        self.refs: Counter[int] = Counter()
+        self.start = self.counts()
+
+    @property
+    def roomy(self) -> bool:
+        """Whether a test may be large."""
+        return self.mode == "roomy"
+
+    # --- operations ---
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operation = getattr(vnops, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.mp.breathe()
+            return operation(self.mp, *args, **kwargs)
+
+        return call
+
+    def _hold(self, ino: int) -> int:
+        if ino:
+            self.refs[ino] += 1
+        return ino
+
+    def lookup(self, dino: int, name: bytes) -> int:
+        """(+1)"""
+        self.mp.breathe()
+        return self._hold(vnops.lookup(self.mp, dino, name))
+
+    def create(self, dino: int, name: bytes, mode: int = 0o644, cred: Any = CRED) -> int:
+        """(+1)"""
+        self.mp.breathe()
+        return self._hold(vnops.create(self.mp, dino, name, mode, cred))
+
+    def mknod(self, dino: int, name: bytes, mode: int, rdev: int = 0, cred: Any = CRED) -> int:
+        """(+1)"""
+        self.mp.breathe()
+        return self._hold(vnops.mknod(self.mp, dino, name, mode, rdev, cred))
+
+    def mkdir(self, dino: int, name: bytes, mode: int = 0o755, cred: Any = CRED) -> int:
+        """(+1)"""
+        self.mp.breathe()
+        return self._hold(vnops.mkdir(self.mp, dino, name, mode, cred))
+
+    def symlink(self, dino: int, name: bytes, target: bytes, cred: Any = CRED) -> int:
+        """(+1)"""
+        self.mp.breathe()
+        return self._hold(vnops.symlink(self.mp, dino, name, target, cred))
+
+    def link(self, ino: int, dino: int, name: bytes) -> int:
+        """(+1)"""
+        self.mp.breathe()
+        return self._hold(vnops.link(self.mp, ino, dino, name))
+
+    def rename(self, dino: int, name: bytes, ndino: int, nname: bytes, flags: int = 0, cred: Any = CRED) -> None:
+        """rename(2)."""
+        self.mp.breathe()
+        vnops.rename(self.mp, dino, name, ndino, nname, flags, cred)
+
+    def setattr(self, ino: int, cred: Any = CRED, **changes: Any) -> None:
+        """Attributes by name."""
+        self.mp.breathe()
+        vnops.setattr(self.mp, ino, cred, **changes)
+
+    def getattr(self, ino: int) -> Stat:
+        """stat(2)."""
+        self.mp.breathe()
+        return Stat(*vnops.getattr(self.mp, ino))
+
+    def listxattr(self, ino: int, cred: Any = CRED) -> list[bytes]:
+        """Names, sorted."""
+        self.mp.breathe()
+        return sorted(vnops.listxattr(self.mp, ino, cred))
+
+    def forget(self, ino: int, n: int = 0) -> None:
+        """Give n references back, or all that were taken."""
+        n = n or self.refs[ino]
+        self.refs[ino] -= n
+        if not self.refs[ino]:
+            del self.refs[ino]
+        self.mp.breathe()
+        vnops.forget(self.mp, ino, n)
+
+    def forget_all(self) -> None:
+        """Give every reference back."""
+        for ino in list(self.refs):
+            self.forget(ino)
+
+    def readdir_some(self, ino: int, cookie: int, n: int) -> list[tuple[bytes, int, Stat, int]]:
+        """At most n entries after cookie, as one FUSE reply would have them."""
+        out: list[tuple[bytes, int, Stat, int]] = []
+
+        def emit(name: bytes, child: int, attributes: tuple, cookie: int) -> bool:
+            if len(out) == n:
+                return False
+            out.append((name, child, Stat(*attributes), cookie))
+            if name not in (b".", b".."):
+                self._hold(child)
+            return True
+
+        self.mp.breathe()
+        vnops.readdir(self.mp, ino, cookie, emit)
+        return out
+
+    def entries(self, ino: int, step: int = 64) -> dict[bytes, int]:
+        """Names and inode numbers of a directory, "." and ".." left out; no reference is kept."""
+        found: dict[bytes, int] = {}
+        cookie = 0
+        while some := self.readdir_some(ino, cookie, step):
+            for name, child, attributes, cookie in some:
+                assert name not in found, f"{name!r} twice"
+                found[name] = child
+                if name not in (b".", b".."):
+                    assert attributes == self.getattr(child)
+                    self.forget(child, 1)
+        assert found.pop(b".") == ino
+        found.pop(b"..")
+        return found
+
+    # --- the whole ---
+
+    def content(self, ino: int) -> bytes:
+        """All bytes of a regular file; huge sparse ones by their last page and extents only."""
+        size = self.getattr(ino).size
+        if size > 1 << 24:
+            return bytes(self.read(ino, size - PAGE_SIZE, PAGE_SIZE))
+        return bytes(self.read(ino, 0, size))
+
+    def describe(self, ino: int) -> tuple:
+        """All that a user can see of a node, but atime."""
+        st = self.getattr(ino)
+        data: Any = None
+        if stat.S_ISREG(st.mode):
+            data = self.content(ino)
+        elif stat.S_ISLNK(st.mode):
+            data = self.readlink(ino)
+        attributes = {name: bytes(self.getxattr(ino, name)) for name in self.listxattr(ino)}
+        return st._replace(atime_ns=0), data, attributes
+
+    def dump(self) -> dict[int, tuple]:
+        """Every node that has a name or a reference of ours."""
+        seen: dict[int, tuple] = {}
+        todo = [ROOT, *self.refs]
+        while todo:
+            ino = todo.pop()
+            if ino in seen:
+                continue
+            entries: dict[bytes, int] = {}
+            if stat.S_ISDIR(self.getattr(ino).mode):
+                entries = self.entries(ino)
+                todo.extend(entries.values())
+            seen[ino] = (*self.describe(ino), entries)
+        return seen
+
+    def counts(self) -> dict[str, Any]:
+        """What must be as it was when what was made is removed."""
+        vm, mem = self.mp.vm, self.mp.mem
+        submap_pages = mem.backend.stats()["size_bytes"] >> PAGE_SHIFT      # a fixed one of a pool is made when needed
+        return {"pages": vm.npages, "pages_of": vm.pages_of[:20], "nodes": mem.nodes.nitems,
+                "strings": [pool.nitems for pool in mem.strings.pools], "map": vm.kernel_map.nused - submap_pages,
+                "slotless": vm.nslotless + (vm.swap.nheld if vm.swap else 0)}
+
+    def check(self) -> None:
+        """Every invariant holds."""
+        self.mp.breathe()
+        self.mp.check()
+
+    def remove_all(self, dino: int = ROOT) -> None:
+        """Empty a directory."""
+        for name, ino in self.entries(dino).items():
+            if stat.S_ISDIR(self.getattr(ino).mode):
+                self.remove_all(ino)
+                self.rmdir(dino, name)
+            else:
+                self.unlink(dino, name)
+
+    def empty(self) -> None:
+        """Remove everything; counts are what they were after mounting, and swap is empty."""
+        self.remove_all()
+        self.forget_all()
+        for name in self.listxattr(ROOT):
+            self.removexattr(ROOT, name)
+        self.check()
+        now = self.counts()
+        # A page has a slot, or none, or keeps a slot while it is dirty: only pages are exact.
+        assert now.pop("slotless") <= self.start["slotless"] + now["pages"]
+        assert now == {key: value for key, value in self.start.items() if key != "slotless"}
+        self.settle()
+
+    def settle(self) -> None:
+        """Idle until there is nothing to do; the swap file's blocks are those of the pages that are out."""
+        for _ in range(10_000):
+            self.mp.breathe()
+            if not self.mp.idle():
+                break
+        else:
+            raise AssertionError("idle() never ends")
+        swap = self.mp.vm.swap
+        if swap is not None:
+            blocks = os.fstat(swap.fd).st_blocks * BLOCK >> PAGE_SHIFT
+            assert blocks <= swap.nheld + 8, f"{blocks} pages on disk, {swap.nheld} held"
+
+    def finish(self) -> None:
+        """The end of every test."""
+        self.check()
+        self.empty()
+
+
+# --- expecting refusals ---
+
+@contextmanager
+def refused(*numbers: int) -> Iterator[None]:
+    """What runs within is refused with one of the errno values."""
+    with pytest.raises((FsError, VmError)) as info:
+        yield
+    assert info.value.errno in numbers, info.value
+
+
+# --- failures ---
+
+class Fuse:
+    """Fails the n-th of the calls it is put into, counted from 0; or only counts them."""
+
+    def __init__(self, error: Callable[[], Exception], n: int = -1) -> None:
+        self.error, self.n, self.calls, self.on = error, n, 0, True
+
+    def burn(self) -> None:
+        """One call."""
+        if self.on:
+            self.calls += 1
+            if self.calls == self.n + 1:
+                raise self.error()
+
+
+def _no_memory() -> Exception:
+    return NoMemory("injected")
+
+
+def _io_error() -> Exception:
+    return SwapIOError("injected")
+
+
+# What fails: where the call is, and how.
+POINTS: dict[str, tuple[type, str, Callable[[], Exception]]] = {
+    "page": (Vm, "alloc_page", _no_memory),
+    "item": (Pool, "get", _no_memory),
+    "pagein": (Swap, "read_cluster", _io_error),
+}
+
+
+@contextmanager
+def failing(point: str, n: int) -> Iterator[Fuse]:
+    """Let the n-th call of a point fail."""
+    where, name, error = POINTS[point]
+    original, fuse = getattr(where, name), Fuse(error, n)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        fuse.burn()
+        return original(*args, **kwargs)
+
+    setattr(where, name, call)
+    try:
+        yield fuse
+    finally:
+        setattr(where, name, original)

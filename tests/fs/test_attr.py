@@ -1,0 +1,107 @@
+"""getattr and setattr: modes, owners, times before 1970 and beyond every format; statfs."""
+
+import stat
+
+import pytest
+
+from tests.fs.fslib import ROOT, Driver
+from tmpfsd.tmpfs import vnops
+
+YEAR = 31_556_952 * 10 ** 9
+HIGHEST = (1 << 79) - 1
+
+
+@pytest.mark.parametrize("ns", [0, -1, -70 * YEAR, 292 * YEAR + 1, 476 * YEAR, 600 * YEAR, 10 ** 6 * YEAR,
+                                (1 << 64) - 1, 1 << 64, -(1 << 64), HIGHEST, -HIGHEST])
+def test_times_are_kept(fs: Driver, ns: int) -> None:
+    ino = fs.create(ROOT, b"a")
+    fs.setattr(ino, atime_ns=ns, mtime_ns=-ns)
+    assert fs.getattr(ino)[7:9] == (ns, -ns)
+    fs.setattr(ino, mtime_ns=5)
+    assert fs.getattr(ino)[7:9] == (ns, 5)
+
+
+def test_times_beyond_are_clamped(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"a")
+    fs.setattr(ino, atime_ns=1 << 90, mtime_ns=-(1 << 90))
+    assert fs.getattr(ino)[7:9] == (HIGHEST, -HIGHEST)
+
+
+def test_a_touched_node_forgets_its_far_time(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"a")
+    fs.setattr(ino, mtime_ns=1 << 70)
+    fs.mp.now = lambda: 10 ** 18
+    fs.write(ino, 0, b"x")
+    assert fs.getattr(ino)[8:10] == (10 ** 18,) * 2
+
+
+@pytest.mark.parametrize("ns", [0, -1, 1 << 64])
+def test_ctime_may_be_given(fs: Driver, ns: int) -> None:
+    ino = fs.create(ROOT, b"a")
+    fs.setattr(ino, ctime_ns=ns)
+    assert fs.getattr(ino).ctime_ns in (ns, max(0, min(ns, (1 << 64) - 1)))
+
+
+def test_mode_keeps_the_type(fs: Driver) -> None:
+    for i, ino in enumerate((fs.create(ROOT, b"f"), fs.mkdir(ROOT, b"d"), fs.symlink(ROOT, b"s", b"t"))):
+        before = fs.getattr(ino)
+        fs.mp.now = lambda i=i: (i + 2) * 10 ** 18
+        fs.setattr(ino, mode=0o7321)
+        after = fs.getattr(ino)
+        assert after.mode == stat.S_IFMT(before.mode) | 0o7321
+        assert after._replace(mode=before.mode, ctime_ns=before.ctime_ns) == before
+        assert after.ctime_ns == (i + 2) * 10 ** 18
+
+
+def test_owner(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"a")
+    fs.setattr(ino, uid=(1 << 32) - 2)
+    assert fs.getattr(ino)[2:4] == ((1 << 32) - 2, 0)
+    fs.setattr(ino, gid=(1 << 32) - 2)
+    assert fs.getattr(ino)[2:4] == ((1 << 32) - 2,) * 2
+
+
+def test_size_and_times_at_once(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"a")
+    fs.setattr(ino, size=10_000, mtime_ns=5, mode=0o600)
+    st = fs.getattr(ino)
+    assert (st.size, st.mtime_ns, stat.S_IMODE(st.mode)) == (10_000, 5, 0o600)
+
+
+def test_relatime(fs: Driver) -> None:
+    day = vnops.DAY
+    fs.mp.now = lambda: 100 * day
+    ino = fs.create(ROOT, b"a")
+    fs.write(ino, 0, b"x")
+
+    def atime_after(now: int, **times: int) -> int:
+        fs.setattr(ino, ctime_ns=50 * day, **times)
+        fs.mp.now = lambda: now
+        fs.read(ino, 0, 1)
+        return fs.getattr(ino).atime_ns
+
+    assert atime_after(100 * day + 5, atime_ns=60 * day, mtime_ns=60 * day) == 100 * day + 5
+    assert atime_after(100 * day, atime_ns=100 * day - 9, mtime_ns=60 * day) == 100 * day - 9
+    assert atime_after(100 * day, atime_ns=99 * day, mtime_ns=60 * day) == 100 * day
+    fs.mp.noatime = True
+    assert atime_after(500 * day, atime_ns=1, mtime_ns=60 * day) == 1
+
+
+def test_blocks(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"a")
+    for size, blocks in ((0, 0), (1, 1), (512, 1), (513, 2), (2048, 4)):
+        fs.truncate(ino, 0)
+        fs.write(ino, 0, b"x" * size)
+        assert fs.getattr(ino).blocks == blocks
+    fs.write(ino, 0, b"x" * 5000)
+    assert fs.getattr(ino).blocks == 16
+
+
+def test_statfs(fs: Driver) -> None:
+    bsize, blocks, bfree, bavail, files, ffree, favail, namemax = fs.statfs()
+    assert (bsize, blocks, namemax) == (4096, (256 << 20) >> 12, 255)
+    assert bfree == bavail == blocks - fs.mp.vm.npages and ffree == favail == files - 1
+    ino = fs.create(ROOT, b"a")
+    fs.write(ino, 0, b"x" * 40_960)
+    after = fs.statfs()
+    assert after[2] <= bfree - 10 and after[5] == ffree - 1

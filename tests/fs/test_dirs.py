@@ -1,0 +1,115 @@
+"""readdir: cookies, changes while it goes on, names with one hash; directories that grow and shrink."""
+
+import random
+from typing import Callable
+
+import pytest
+
+from tests.fs.fslib import ROOT, Driver
+from tmpfsd.tmpfs.directory import Directories
+
+
+def names_of(some: list) -> list[bytes]:
+    """The names of a reply."""
+    return [name for name, _ino, _attributes, _cookie in some]
+
+
+def test_dots(fs: Driver) -> None:
+    parent = fs.mkdir(ROOT, b"p")
+    ino = fs.mkdir(parent, b"d")
+    (dot, self, _, cookie), (dotdot, above, attributes, _) = fs.readdir_some(ino, 0, 10)
+    assert (dot, self, dotdot, above) == (b".", ino, b"..", parent)
+    assert attributes == fs.getattr(parent)
+    assert names_of(fs.readdir_some(ino, cookie, 10)) == [b".."]
+    assert fs.refs[ino] == fs.refs[parent] == 1
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 1000])
+def test_steps(fs: Driver, step: int) -> None:
+    made = {b"%d" % i: fs.create(ROOT, b"%d" % i) for i in range(150)}
+    assert fs.entries(ROOT, step) == made
+    assert all(fs.refs[ino] == 1 for ino in made.values())
+
+
+def test_a_refused_entry_takes_no_reference(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"a")
+    assert len(fs.readdir_some(ROOT, 0, 2)) == 2
+    word = fs.mp.mem.u32[fs.mp.mem.nlookup_word(ino)]
+    assert word == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_entries_come_and_go(fs: Driver, seed: int) -> None:
+    rng = random.Random(seed)
+    n = 600 if fs.roomy else 120
+    staying = {b"stay-%d" % i for i in range(n)}
+    going = [b"go-%d" % i for i in range(n)]
+    for name in [*staying, *going]:
+        fs.forget(fs.create(ROOT, name))
+    seen: list[bytes] = []
+    cookie = new = 0
+    while some := fs.readdir_some(ROOT, cookie, 13):
+        for name, ino, _attributes, cookie in some:
+            seen.append(name)
+            if name not in (b".", b".."):
+                fs.forget(ino, 1)
+        for _ in range(40):
+            if going and rng.random() < 0.7:
+                fs.unlink(ROOT, going.pop(rng.randrange(len(going))))
+            elif rng.random() < 0.5:
+                fs.forget(fs.create(ROOT, b"new-%d" % new))
+                new += 1
+    assert len(seen) == len(set(seen))
+    assert staying <= set(seen)
+
+
+@pytest.fixture
+def weak_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three hashes for all names."""
+    monkeypatch.setattr(Directories, "hash", lambda self, name: 1 + sum(name) % 3)
+
+
+def test_names_with_one_hash(weak_hash: None, fs: Driver) -> None:
+    rng = random.Random(3)
+    made: dict[bytes, int] = {}
+    for i in range(400):
+        name = b"%d" % rng.randrange(60)
+        if name in made:
+            fs.unlink(ROOT, name)
+            fs.forget(made.pop(name))
+        else:
+            made[name] = fs.create(ROOT, name)
+        if i % 20 == 0:
+            assert fs.entries(ROOT, 5) == made
+            fs.check()
+    for name, ino in made.items():
+        assert fs.lookup(ROOT, name) == ino
+        fs.rename(ROOT, name, ROOT, b"x" + name)
+    fs.check()
+
+
+def test_grow_and_shrink(fs: Driver) -> None:
+    n = 3000 if fs.roomy else 400
+    names = [b"%d" % i for i in range(n)]
+    random.Random(1).shuffle(names)
+    for name in names:
+        fs.forget(fs.create(ROOT, name))
+    fs.check()
+    assert fs.getattr(ROOT).size == 40 + 20 * n
+    random.Random(2).shuffle(names)
+    for i, name in enumerate(names):
+        fs.unlink(ROOT, name)
+        if i % (n // 10) == 0:
+            fs.check()
+    assert fs.counts()["strings"] == fs.start["strings"]
+
+
+def test_many_in_order_then_few(make_fs: Callable[..., Driver]) -> None:
+    fs = make_fs("roomy")
+    names = [b"%d" % i for i in range(8000)]
+    for name in names:
+        fs.forget(fs.create(ROOT, name))
+    for name in names[10:]:
+        fs.unlink(ROOT, name)
+    assert set(fs.entries(ROOT)) == set(names[:10])
+    assert fs.mp.mem.strings.pools[-1].nitems <= 10, "pages of the index that are nearly empty"

@@ -1,0 +1,116 @@
+"""Extended attributes: sizes, flags, name spaces, the chain."""
+
+import errno
+import random
+from itertools import permutations
+from typing import Callable
+
+import pytest
+
+from tests.fs.fslib import CRED, ROOT, USER, Driver, refused
+
+SIZES = [0, 1, 100, 2020, 2027, 2028, 2029, 2048, 2049, 4095, 4096, 4097, 8192, 30_000, 65_535, 65_536]
+CREATE, REPLACE = 1, 2
+
+
+@pytest.mark.parametrize("name", [b"user.a", b"user." + b"n" * 250], ids=len)
+def test_sizes(fs: Driver, name: bytes) -> None:
+    ino = fs.create(ROOT, b"a")
+    for size in SIZES:
+        value = random.Random(size).randbytes(size)
+        fs.setxattr(ino, name, value)
+        assert fs.getxattr(ino, name) == value
+        fs.check()
+    fs.setxattr(ino, name, b"")
+    assert fs.getxattr(ino, name) == b"" and fs.listxattr(ino) == [name]
+    with refused(errno.E2BIG):
+        fs.setxattr(ino, name, bytes(65_537))
+
+
+@pytest.mark.parametrize("old", SIZES[::3])
+def test_replacing_gives_the_old_back(fs: Driver, old: int) -> None:
+    ino = fs.create(ROOT, b"a")
+    for new in SIZES[::2]:
+        before = fs.counts()["strings"]
+        fs.setxattr(ino, b"user.a", bytes(old))
+        fs.setxattr(ino, b"user.a", bytes(new))
+        fs.removexattr(ino, b"user.a")
+        assert fs.counts()["strings"] == before
+
+
+def test_flags(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"a")
+    with refused(errno.ENODATA):
+        fs.setxattr(ino, b"user.a", b"v", REPLACE)
+    fs.setxattr(ino, b"user.a", b"v", CREATE)
+    with refused(errno.EEXIST):
+        fs.setxattr(ino, b"user.a", b"w", CREATE)
+    fs.setxattr(ino, b"user.a", b"x", REPLACE)
+    assert fs.getxattr(ino, b"user.a") == b"x"
+    for operation in (fs.getxattr, fs.removexattr):
+        with refused(errno.ENODATA):
+            operation(ino, b"user.none")
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4)))[::3])
+def test_removal_anywhere_in_the_chain(fs: Driver, order: tuple[int, ...]) -> None:
+    ino = fs.mkdir(ROOT, b"a")
+    kept = {b"user.%d" % i: bytes([i]) * (1 + i * 2500) for i in range(4)}
+    for name, value in kept.items():
+        fs.setxattr(ino, name, value)
+    for i in order:
+        fs.removexattr(ino, b"user.%d" % i)
+        del kept[b"user.%d" % i]
+        assert {name: fs.getxattr(ino, name) for name in fs.listxattr(ino)} == kept
+        fs.check()
+
+
+def test_many(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"a")
+    names = [b"user.%03d" % i for i in range(100 if fs.roomy else 40)]
+    for name in names:
+        fs.setxattr(ino, name, name * 20)
+    assert fs.listxattr(ino) == names
+    assert all(fs.getxattr(ino, name) == name * 20 for name in names)
+    fs.unlink(ROOT, b"a")
+    fs.forget(ino)
+    assert fs.counts()["strings"] == fs.start["strings"]
+
+
+BAD_NAMES = {b"user.": errno.EINVAL, b"trusted.": errno.EINVAL, b"": errno.ERANGE, b"user." + b"n" * 251: errno.ERANGE,
+             b"system.x": errno.EOPNOTSUPP, b"nodot": errno.EOPNOTSUPP, b"users.x": errno.EOPNOTSUPP,
+             b"system.posix_acl_access": errno.EOPNOTSUPP}
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_are_refused(fs: Driver, name: bytes) -> None:
+    ino = fs.create(ROOT, b"a")
+    for operation in (lambda: fs.setxattr(ino, name, b"v"), lambda: fs.getxattr(ino, name),
+                      lambda: fs.removexattr(ino, name)):
+        with refused(BAD_NAMES[name]):
+            operation()
+
+
+def test_trusted_names_are_for_the_privileged(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"a")
+    names = [b"security.s", b"trusted.t", b"user.u"]
+    for name in names:
+        fs.setxattr(ino, name, b"v")
+    assert fs.listxattr(ino, CRED) == names
+    assert fs.listxattr(ino, USER) == [b"security.s", b"user.u"]
+
+
+def test_option_noxattr(make_fs: Callable[..., Driver]) -> None:
+    fs = make_fs(xattr=False)
+    with refused(errno.EOPNOTSUPP):
+        fs.setxattr(ROOT, b"user.a", b"v")
+
+
+def test_ctime(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"a")
+    mtime = fs.getattr(ino).mtime_ns
+    for now, change in ((10 ** 18, lambda: fs.setxattr(ino, b"user.a", b"v")),
+                        (2 * 10 ** 18, lambda: fs.removexattr(ino, b"user.a"))):
+        fs.mp.now = lambda now=now: now
+        change()
+        assert fs.getattr(ino)[8:10] == (mtime, now)
