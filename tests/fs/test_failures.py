@@ -113,7 +113,7 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("case, point", itertools.product(CASES, POINTS))
+@pytest.mark.parametrize("case, point", list(itertools.product(CASES, POINTS)))
 def test_nothing_has_changed(make_fs: Callable[..., Driver], case: str, point: str) -> None:
     fs = make_fs(tiny=True, noatime=True, acl=True)
     scene = Scene(fs)
