@@ -175,6 +175,7 @@ BREAKS: dict[str, tuple[str, Callable[[Scene], Any]]] = {
     "too few links": ("N1", lambda s: _links(s, s.file, 3)),
     "links of a directory": ("N1", lambda s: _links(s, s.dir, 2)),
     "neither link nor reference": ("N2", lambda s: s.set_word(s.orphan, ORPHAN)),
+    "orphans miscounted": ("N3", lambda s: setattr(s.mp.mem, "norphans", 9)),
     "size of a directory": ("E1", lambda s: _size(s, s.dir, 40)),
     "name under another's hash": ("E2", lambda s: s.reset_name(s.other, b"othes")),
     "empty name": ("E2", lambda s: s.reset_name(s.other, b"")),

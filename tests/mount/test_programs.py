@@ -135,6 +135,7 @@ class TestCompiler:
 
 
 @needs("rsync")
+@needs("setfacl")
 @needs_root
 class TestRsync:
     """rsync with everything it can compare."""
@@ -157,12 +158,15 @@ class TestRsync:
         os.setxattr(place / "link", "user.attribute", b"value" * 500)
         os.setxattr(place / "d1", "user.attribute", b"on a directory")
         os.chmod(place / "d2", 0o2750)
+        run("setfacl", "-m", "u:65534:rwx,g:100:r,d:u:65534:rx", place / "d3")
+        run("setfacl", "-m", "u:65534:rw", place / "link")
         return place
 
-    def test_there_and_back(self, mnt, tmp_path):
+    def test_there_and_back(self, make_fs, tmp_path):
+        mnt = make_fs(size="1g", tmpfsd="ram=4m,acl").mnt
         (tmp_path / "source").mkdir()
         source, there, back = self.source(tmp_path / "source"), mnt / "there", tmp_path / "back"
-        options = ["-aHX", "--checksum", "--itemize-changes"]
+        options = ["-aHAX", "--checksum", "--itemize-changes"]
         run("rsync", *options, f"{source}/", f"{there}/")
         run("rsync", *options, f"{there}/", f"{back}/")
         for one, other in ((source, there), (there, back), (source, back)):

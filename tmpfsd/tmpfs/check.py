@@ -39,6 +39,7 @@ class _Seen:
         self.inner_names: set[int] = set()
         self.parents: dict[int, int] = {ROOT_INO: ROOT_INO}
         self.subdirs: dict[int, int] = {}
+        self.norphans = 0
 
     def use_string(self, mp: Mount, handle: int, what: str) -> None:
         """An item has one user, and is handed out."""
@@ -57,6 +58,7 @@ def check(mp: Mount) -> None:
     for ino in _inodes(mp):
         _check_links(mp, ino, seen)
     _check_reachable(mp, seen)
+    demand(seen.norphans == mp.mem.norphans, "N3", f"{seen.norphans} orphans, counted {mp.mem.norphans}")
     _check_leaks(mp, seen)
     mp.vm.check(deep=False)
 
@@ -170,6 +172,7 @@ def _check_links(mp: Mount, ino: int, seen: _Seen) -> None:
     demand(links == expected, "N1", f"inode {ino}: tn_links {links}, {expected} by its names")
     demand(bool(layout.tn_name(arena, at)) == (ino in seen.inner_names), "E3", f"inode {ino} keeps a name nobody uses")
     word = mp.mem.u32[mp.mem.nlookup_word(ino)]
+    seen.norphans += links == 0
     demand(bool(word & ORPHAN) == (links == 0), "N1", f"inode {ino}: {links} links, lookup word {word:#x}")
     demand(links or word & NLOOKUP_MAX or mp.lost_nodes, "N2", f"inode {ino} has neither link nor reference")
 

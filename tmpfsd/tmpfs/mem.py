@@ -26,7 +26,7 @@ class Mem:
     """The pools of one mount over one Vm."""
 
     __slots__ = ("vm", "backend", "nodes", "nlookup", "strings", "arena", "u32", "u64", "max_nodes",
-                 "string_va", "read", "write", "_node_pages", "_page_pages", "_frame_of", "_referenced", "_dirty")
+                 "norphans", "string_va", "read", "write", "_node_pages", "_page_pages", "_frame_of", "_referenced", "_dirty")
 
     def __init__(self, vm: Vm, backend_name: str, submap_bytes: int = 0, per_pool: bool = False,
                  nr_inodes: int = 0) -> None:
@@ -36,6 +36,7 @@ class Mem:
         self.nlookup = Table(vm, self.backend, "nlookup", OWNER_NLOOKUP)
         self.strings = Strings(vm, self.backend, OWNER_STRINGS)
         self.max_nodes = nr_inodes or MAX_NODES
+        self.norphans = 0                   # nodes without a link that the kernel still knows
         self.arena, self.u32, self.u64 = vm.phys.arena, vm.phys.u32, vm.phys.u64
         self.string_va = self.strings.va
         self.read, self.write = vm.read, vm.write
@@ -87,7 +88,8 @@ class Mem:
 
     def get_node(self, nlookup: int) -> int:
         """The inode number of a free node, its page in and its lookup count set.  => NoMemory, SwapIOError."""
-        if self.nodes.nitems >= self.max_nodes:
+        # What was removed makes room at once; the kernel forgets it a moment later.
+        if self.nodes.nitems - self.norphans >= self.max_nodes:
             raise NoMemory("nr_inodes is used up")
         for _ in range(READ_TRIES):
             i = self.nodes.get()

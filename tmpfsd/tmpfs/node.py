@@ -10,6 +10,7 @@ Picture     get_node --attach--> linked --last link--> ORPHAN --last forget--> d
 Invariants
     N1  ORPHAN is set in a node's lookup word exactly when tn_links is 0.
     N2  A node that is not linked has a lookup count above 0.
+    N3  norphans counts the nodes that are marked.
 
 Limits      A lookup count that reaches 2^31 - 1 stays there: such a node goes at unmount only.
 """
@@ -54,15 +55,6 @@ def forget(mp: Mount, ino: int, n: int) -> None:
         log.error("inode %d: forget: %s", ino, error)
 
 
-def add_link(mp: Mount, at: int, ino: int, now: int) -> None:
-    """A name refers to the node at `at`, which was touched in this breath, as was its word."""
-    links = layout.tn_links(mp.arena, at)
-    layout.set_tn_links(mp.arena, at, links + 1)
-    layout.set_tn_ctime(mp.arena, at, now)
-    if not links:
-        mp.mem.u32[mp.mem.nlookup_word(ino)] &= ~ORPHAN
-
-
 def drop_links(mp: Mount, at: int, ino: int, n: int, now: int) -> bool:
     """n names less; whether the node must be destroyed (as the caller's last act: that breathes)."""
     links = layout.tn_links(mp.arena, at) - n
@@ -72,6 +64,7 @@ def drop_links(mp: Mount, at: int, ino: int, n: int, now: int) -> bool:
         return False
     word = mp.mem.nlookup_word(ino)
     mp.mem.u32[word] |= ORPHAN
+    mp.mem.norphans += 1
     return mp.mem.u32[word] == ORPHAN
 
 
@@ -91,4 +84,5 @@ def destroy(mp: Mount, ino: int) -> None:
         mp.lost_nodes += 1
         log.error("inode %d: cannot be freed, its pages stay allocated: %s", ino, error)
         return
+    mp.mem.norphans -= 1
     mp.mem.put_node(ino)

@@ -243,7 +243,8 @@ def link(mp: Mount, ino: int, dino: int, name: bytes) -> int:
         raise
     dirs.bind(value, name)
     now = mp.now()
-    node.add_link(mp, at, ino, now)
+    set_tn_links(arena, at, links + 1)
+    set_tn_ctime(arena, at, now)
     touch(arena, dat, now)
     hold(mp, ino)
     return ino
@@ -434,5 +435,5 @@ def statfs(mp: Mount) -> tuple:
     limit, used = mp.vm.limit, mp.vm.npages
     files = mp.mem.max_nodes if mp.nr_inodes else min(limit * mp.mem.nodes.items_per_page, mp.mem.max_nodes)
     free = max(limit - used, 0)
-    ffree = max(files - mp.mem.nodes.nitems, 0)
+    ffree = max(files - mp.mem.nodes.nitems + mp.mem.norphans, 0)
     return PAGE_SIZE, limit, free, free, files, ffree, ffree, NAME_MAX
