@@ -25,8 +25,8 @@ DATA_RUN = 256                      # most pages of data allocated at a time
 class Mem:
     """The pools of one mount over one Vm."""
 
-    __slots__ = ("vm", "backend", "nodes", "nlookup", "strings", "arena", "u32", "u64", "max_nodes",
-                 "norphans", "string_va", "read", "write", "_node_pages", "_page_pages", "_frame_of", "_referenced", "_dirty")
+    __slots__ = ("vm", "backend", "nodes", "nlookup", "strings", "arena", "u32", "u64", "max_nodes", "norphans",
+                 "string_va", "read", "write", "_node_pages", "_page_pages", "_frame_of", "_referenced", "_dirty")
 
     def __init__(self, vm: Vm, backend_name: str, submap_bytes: int = 0, per_pool: bool = False,
                  nr_inodes: int = 0) -> None:
