@@ -24,12 +24,13 @@ MIN_SIZE = 64 << 10
 MAX_SIZE = 16 << 40         # a page table of 16 bytes a page is wired: 64 GiB of it at this size
 MAX_SPIN = 100_000
 MAX_WINDOWS = 65_536
+MIN_WINDOWS = 64            # uvm.vm.RESERVE: what an operation may touch between two breaths
 MAX_ID = (1 << 32) - 2      # -1 means "leave it" to chown(2)
 DEFAULT_RAM = 128 << 20
 AS_SIZE = -1                # swap_size_bytes: as large as size_bytes
 
 BACKENDS = ("wired", "pageable-flag", "pageable-submap", "aobj", "pageable-object")
-AVAILABLE_BACKENDS = ("wired", "pageable-submap")
+NEVER_OUT = ("wired", "pageable-flag")          # their pages never leave, so they need no swap
 SWAP_CANDIDATES = ("/var/tmp", "/tmp")
 MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs", "devtmpfs", "fuse.tmpfsd"))
 
@@ -204,12 +205,13 @@ def one_of(*words: str) -> Callable[[str, int], str]:
     return parser
 
 
-def parse_backend(text: str, _physical: int) -> str:
-    """Read backend=; a name of the design that is not built yet is told from a wrong one."""
-    if text in AVAILABLE_BACKENDS:
-        return text
-    known = "not available yet" if text in BACKENDS else "no such backend"
-    raise ValueError(f"{known}: must be {' or '.join(AVAILABLE_BACKENDS)}")
+def parse_windows(text: str, physical: int) -> int:
+    """Read windows=; fewer than an operation can need are refused."""
+    windows = int(number(1, MAX_WINDOWS)(text, physical))
+    if windows < MIN_WINDOWS:
+        raise ValueError(f"an operation holds two records at once and up to {MIN_WINDOWS} pages (its reserve): "
+                         f"at least {MIN_WINDOWS}")
+    return windows
 
 
 def parse_swap(text: str, _physical: int) -> str | None:
@@ -234,10 +236,10 @@ VALUED: dict[str, Option] = {
     "swap": Option("swap", parse_swap, "a directory, a file, a block device, or none"),
     "swap_size": Option("swap_size_bytes", parse_space, SIZES),
     "swap_io": Option("swap_io", one_of("buffered", "direct"), "buffered or direct"),
-    "backend": Option("backend", parse_backend, " or ".join(AVAILABLE_BACKENDS)),
+    "backend": Option("backend", one_of(*BACKENDS), " or ".join(BACKENDS)),
     "submap": Option("submap", parse_submap, "auto or a size"),
     "submap_sharing": Option("submap_sharing", one_of("shared", "per-pool"), "shared or per-pool"),
-    "windows": Option("windows", number(1, MAX_WINDOWS), "a number"),
+    "windows": Option("windows", parse_windows, f"a number from {MIN_WINDOWS} on"),
     "spin": Option("spin", number(0, MAX_SPIN, "auto"), "auto or microseconds"),
     "fsname": Option("fsname", parse_fsname, "a name"),
 }
@@ -371,7 +373,7 @@ def agree(values: dict[str, Any]) -> Config:
     if isinstance(config.submap, int) and config.submap > config.size_bytes:
         raise OptionError(f"submap={config.submap}: larger than size={config.size_bytes}")
     if config.swap_size_bytes == 0 and config.swap is not None:
-        if backend != "wired":
+        if backend not in NEVER_OUT:
             raise OptionError(f"swap_size=0: backend={backend} pages out; give a size, or swap=none")
         values["swap"] = None
     return Config(**values, warnings=agree_on_swap(Config(**values)))

@@ -48,7 +48,16 @@ def mode(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def fs(make_fs: Callable[..., Driver], mode: str) -> Driver:
+# The default backend in every mode; the others where their pages go out, or where they never do.
+MATRIX = [*((mode, {}) for mode in MODES),
+          ("starving", {"submap_sharing": "per-pool"}),
+          ("starving", {"backend": "aobj"}), ("thrash", {"backend": "aobj"}),
+          ("starving", {"backend": "pageable-object"}),
+          ("roomy", {"backend": "wired"}), ("roomy", {"backend": "pageable-flag"})]
+
+
+@pytest.fixture(params=MATRIX, ids=lambda param: "-".join((param[0], *param[1].values())))
+def fs(make_fs: Callable[..., Driver], request: pytest.FixtureRequest) -> Driver:
     """The file system most tests take; thrashing, its trees are deep with few entries."""
-    return make_fs(mode, tiny=mode == "thrash")
+    mode, options = request.param
+    return make_fs(mode, tiny=mode == "thrash", **options)

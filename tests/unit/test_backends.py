@@ -2,7 +2,7 @@
 
 import pytest
 
-from tmpfsd.pool import PageableSubmap, Wired, make_backend
+from tmpfsd.pool import PageableSubmap, make_backend
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
 from tmpfsd.uvm.vmmap import SUBMAP_CHUNK
 
@@ -47,7 +47,7 @@ def test_a_refusal_changes_nothing(make_vm, name: str, how: dict) -> None:
 
 def test_wired_stops_at_ram(make_vm) -> None:
     vm = make_vm(64, reserve=16)
-    backend = Wired(vm)
+    backend = make_backend("wired", vm)
     with pytest.raises(NoMemory, match="cannot leave"):
         while True:
             vm.breathe()
@@ -103,7 +103,7 @@ def test_per_pool_one_pools_end_is_not_anothers(make_vm) -> None:
 
 
 def test_no_such_backend(make_vm) -> None:
-    with pytest.raises(ValueError, match="aerogel"):
+    with pytest.raises(ValueError, match="no backend 'aerogel'"):
         make_backend("aerogel", make_vm())
 
 

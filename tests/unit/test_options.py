@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tmpfsd import options
 from tmpfsd.options import Config, OptionError, filesystem_of, parse, split
+from tmpfsd.uvm.vm import RESERVE
 
 PHYSICAL = 8 << 30
 
@@ -88,10 +89,10 @@ def test_swap_is_made_absolute(tmp_path: "os.PathLike[str]", monkeypatch: pytest
     ("uid=-1", "number from 0"), ("uid=4294967295", "number from 0"), ("gid=x", "number from 0"),
     ("gid=4294967296", "number from 0"), ("swap_size=-5", "negative"), ("swap_size=x", "not a whole"),
     ("swap_size=0", "swap=none"), ("swap_io=mmap", "buffered or direct"), ("swap_io", "needs a value"),
-    ("swap=", "needs a value"), ("backend=magic", "no such backend"), ("backend=aobj", "not available yet"),
-    ("backend=pageable-flag", "not available yet"), ("backend=pageable-object", "not available yet"),
+    ("swap=", "needs a value"), ("backend=magic", "must be wired or pageable-flag"),
+    ("windows=1", "two records at once"), ("windows=63", "at least 64"),
     ("submap=0", "too small"), ("submap=big", "not a whole"), ("submap_sharing=none", "shared or per-pool"),
-    ("windows=0", "number from 1"), ("windows=x", "number from 1"), ("windows=4", "backend=aobj"),
+    ("windows=0", "number from 1"), ("windows=x", "number from 1"), ("windows=64", "backend=aobj"),
     ("spin=-1", "auto or a number"), ("spin=fast", "auto or a number"), ("spin=100001", "auto or a number"),
     ("fsname=\x01", "ASCII"), ("fsname=ä", "ASCII"), ("huge=always", "no huge pages"),
     ("huge", "no huge pages"), ("mpol=bind:0", "numactl"), ("nr_blocks=5", "size="),
@@ -114,7 +115,10 @@ def test_refused_by_name(text: str, why: str) -> None:
     ("submap=2m,size=1m", "submap=2097152", "larger than size=1048576"),
     ("backend=wired,submap=1m", "submap=1048576", "backend=wired"),
     ("backend=wired,submap_sharing=shared", "submap_sharing=shared", "backend=wired"),
-    ("backend=wired,windows=8", "windows=8", "backend=wired"),
+    ("backend=wired,windows=64", "windows=64", "backend=wired"),
+    ("backend=pageable-flag,windows=64", "windows=64", "is for backend=aobj"),
+    ("backend=aobj,submap=1m", "submap=1048576", "is for backend=pageable-submap"),
+    ("backend=pageable-object,submap_sharing=shared", "submap_sharing=shared", "is for backend=pageable-submap"),
     ("swap=none,swap_size=1g", "swap_size=1073741824", "swap=none"),
     ("swap=none,swap_io=direct", "swap_io=direct", "swap=none"),
     ("swap=/x,swap_size=0", "swap_size=0", "pages out"),
@@ -134,10 +138,14 @@ def test_no_swap_is_allowed_with_a_warning() -> None:
     assert config.swap is None and "/var/tmp" in config.warnings[0]
 
 
-def test_available_backends_are_known() -> None:
-    assert set(options.AVAILABLE_BACKENDS) <= set(options.BACKENDS)
-    for backend in options.AVAILABLE_BACKENDS:
-        assert read(f"backend={backend}").backend == backend
+@pytest.mark.parametrize("backend", options.BACKENDS)
+def test_backends(backend: str) -> None:
+    assert read(f"backend={backend}").backend == backend
+
+
+def test_the_fewest_windows_are_the_reserve_of_an_operation() -> None:
+    assert options.MIN_WINDOWS == RESERVE
+    assert read(f"backend=aobj,windows={RESERVE}").windows == RESERVE
 
 
 def test_split_knows_escapes() -> None:
@@ -159,7 +167,7 @@ def test_any_text_is_read_or_refused(words: list[str]) -> None:
         return
     assert options.MIN_RAM <= config.ram_bytes <= PHYSICAL and config.ram_bytes % options.PAGE_SIZE == 0
     assert options.MIN_SIZE <= config.size_bytes <= options.MAX_SIZE
-    assert config.backend in options.AVAILABLE_BACKENDS and 0 <= config.mode <= 0o7777
+    assert config.backend in options.BACKENDS and 0 <= config.mode <= 0o7777
 
 
 MOUNTINFO = """\

@@ -8,7 +8,7 @@ import pytest
 from tmpfsd.uvm import pagedaemon
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
 from tmpfsd.uvm.pagedaemon import ACTIVE, BACKOFF, HELD, INACTIVE
-from tmpfsd.uvm.vm import Vm
+from tmpfsd.uvm.vm import WIRED, Vm
 
 
 def touch(vm: Vm, vpns) -> None:
@@ -157,7 +157,7 @@ def test_a_cluster_leaves_out_what_is_clean_active_or_wired(make_vm, fill) -> No
     vm = make_vm()
     vpns = fill(vm, 15)
     vm.daemon._requeue(vm.frame_of[vpns[3]], ACTIVE)
-    vm.alloc_page(vm.kernel_map.alloc(), 2, wired=True)
+    vm.alloc_page(vm.kernel_map.alloc(), 2, WIRED)
     assert vm.daemon._cluster(vpns[5]) == (vpns[4], vpns[14] + 1)
     vm.daemon.clean(vm.frame_of[vpns[3]])       # itself, though it is active, and its neighbours
     assert vm.swap.writes == [range(1, 16)]
@@ -470,7 +470,7 @@ def broken(vm: Vm, invariant: str) -> None:
 
 def test_d1_a_wired_page_is_on_a_queue(make_vm) -> None:
     vm = make_vm(check=False)
-    vm.alloc_page(1, 1, wired=True)
+    vm.alloc_page(1, 1, WIRED)
     vm.daemon.enter(vm.frame_of[1])
     broken(vm, "D1")
 

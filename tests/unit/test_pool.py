@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tmpfsd.pool import PageableSubmap, Pool, Wired
+from tmpfsd.pool import PageableSubmap, Pool, make_backend
 from tmpfsd.pool import pool as pool_module
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
 
@@ -173,7 +173,7 @@ def test_no_page_to_be_had_changes_nothing(make_pool, item_size: int) -> None:
 
 def test_wired_pools(make_vm) -> None:
     vm = make_vm()
-    pool = Pool(vm, Wired(vm), "item", 3, 160)
+    pool = Pool(vm, make_backend("wired", vm), "item", 3, 160)
     for _ in range(60):
         pool.get()
     vm.daemon.evict_all()

@@ -8,7 +8,7 @@ import pytest
 
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
 from tmpfsd.uvm.swap import Swap, open_swap
-from tmpfsd.uvm.vm import READAHEAD, Vm
+from tmpfsd.uvm.vm import READAHEAD, WIRED, Vm
 
 PAGE = 4096
 
@@ -47,10 +47,10 @@ def test_pages_are_counted_by_owner(make_vm, fill) -> None:
     vm = make_vm()
     fill(vm, 3, owner=5)
     fill(vm, 2, owner=6)
-    vm.alloc_page(vm.kernel_map.alloc(), 6, wired=True)
+    vm.alloc_page(vm.kernel_map.alloc(), 6, WIRED)
     vm.daemon.evict_all()
     assert (vm.pages_of[5], vm.pages_of[6], vm.npages, vm.nwired) == (3, 3, 6, 1)
-    assert (vm.resident_of[5], vm.resident_of[6], vm.resident_of[6 | 0x80]) == (0, 0, 1)
+    assert (vm.resident_of[5], vm.resident_of[6], vm.resident_of[6 | WIRED]) == (0, 0, 1)
 
 
 def test_the_limit_refuses_and_nothing_has_changed(make_vm, fill) -> None:
@@ -156,10 +156,10 @@ def test_reading_does_not_make_a_page_dirty(make_vm, fill, number_in) -> None:
 def test_wired_pages_stay(make_vm) -> None:
     vm = make_vm()
     for _ in range(20):
-        vm.alloc_page(vm.kernel_map.alloc(), 1, wired=True)
+        vm.alloc_page(vm.kernel_map.alloc(), 1, WIRED)
     vm.daemon.evict_all()
     assert vm.daemon.pageouts == 0
-    assert vm.resident_of[1 | 0x80] == vm.nwired == 20
+    assert vm.resident_of[1 | WIRED] == vm.nwired == 20
 
 
 @pytest.mark.parametrize("name", ("", "swap"), ids=("directory", "file"))
@@ -341,7 +341,7 @@ def test_wired_pages_stop_where_the_reserve_begins(make_vm, fill) -> None:
         while True:
             vm.breathe()
             vpn = vm.kernel_map.alloc()
-            vm.alloc_page(vpn, 2, wired=True)
+            vm.alloc_page(vpn, 2, WIRED)
     vm.kernel_map.free(vpn)
     assert vm.nwired == 48
     vm.breathe()
@@ -405,7 +405,7 @@ def vm(make_vm, fill) -> Vm:
     for vpn in vpns[:5]:
         vm.read(vpn << 12)
     fill(vm, 3)
-    vm.alloc_page(20, 3, wired=True)
+    vm.alloc_page(20, 3, WIRED)
     vm.check()
     return vm
 

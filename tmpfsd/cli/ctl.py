@@ -80,8 +80,13 @@ def count_lines(title: str, counts: Iterable[tuple[str, int]]) -> Iterator[str]:
 def warnings(state: dict[str, Any]) -> Iterator[str]:
     """Return what the user should know now."""
     most = state["ram_bytes"] - RESERVE * PAGE_SIZE         # the rest is kept for faults
-    if state["backend"] in ("wired", "pageable-flag") and state["wired_bytes"] >= FULL * most:
+    if state["backend"] == "wired" and state["wired_bytes"] >= FULL * most:
         yield "ram is full of wired metadata: creates get ENOSPC"
+    if state.get("unowned_bytes", 0) >= FULL * most:
+        yield (f"ram is full of pageable pages without an owner: {state['paging']['scans']:,} scans found none of them"
+               " on a queue, creates get ENOSPC")
+    for reason, count in sorted(state.get("refused", {}).items()):
+        yield f"ENOSPC {count:,} times: {reason}"
     swap = state["swap"]
     if swap and swap.get("path") and swap["size_bytes"] and swap["used_bytes"] >= swap["size_bytes"]:
         yield "swap is full: writes and creates get ENOSPC"

@@ -3,9 +3,9 @@
 Usable without a file system: see Pool.
 """
 
-from tmpfsd.pool.backends import Backend, PageableSubmap, Wired, make_backend
+from tmpfsd.pool.backends import Aobj, Backend, KernelMap, PageableSubmap, make_backend
 from tmpfsd.pool.pool import Pool
 from tmpfsd.pool.strings import Strings
 from tmpfsd.pool.table import Table
 
-__all__ = ["Backend", "PageableSubmap", "Pool", "Strings", "Table", "Wired", "make_backend"]
+__all__ = ["Aobj", "Backend", "KernelMap", "PageableSubmap", "Pool", "Strings", "Table", "make_backend"]

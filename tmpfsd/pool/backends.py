@@ -4,20 +4,27 @@ A backend gives single pages: a page number in some map, with memory behind it. 
 above them do not know which one is in use.
 
     wired               kernel_map, wired: what every tmpfs does to this day
-    pageable-submap     a pageable submap of kernel_map: the way of the mail of 2006 that worked
+    pageable-flag       kernel_map, allocated PAGEABLE but owned by no object, so on no queue that the page daemon
+                        scans: never leaves either (the second approach of the mail of 2006)
+    pageable-submap     a pageable submap of kernel_map, or one for each pool (the third approach, the one that worked)
+    aobj                an anonymous object seen through windows (the first approach)
+    pageable-object     kernel_map, owned by the kernel object: no submap, no size to choose
 """
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
+from tmpfsd.uvm.aobj import AnonObject
 from tmpfsd.uvm.param import atop, ptoa
-from tmpfsd.uvm.vm import Vm
+from tmpfsd.uvm.vm import RESERVE, UNOWNED, WINDOWED, WIRED, Vm
 from tmpfsd.uvm.vmmap import Submap
+
+KINDS = {"wired": WIRED, "pageable-flag": UNOWNED, "pageable-object": 0}
 
 
 class Backend(Protocol):
-    """The page source of pools.  `owner` numbers the pool (below uvm.vm.MAX_OWNERS)."""
+    """The page source of pools.  `owner` numbers the pool (from 1, below uvm.vm.MAX_OWNERS)."""
 
     name: str
 
@@ -27,6 +34,9 @@ class Backend(Protocol):
     def free_page(self, vpn: int, owner: int) -> None:
         """Give a page back.  => Cannot fail; faults nothing in."""
 
+    def introduce(self, owner: int, name: str) -> None:
+        """A pool says what it is called, for messages."""
+
     def stats(self) -> dict[str, Any]:
         """The `submap` object of the status: policy, sharing and bytes."""
 
@@ -34,20 +44,23 @@ class Backend(Protocol):
         """Raise Inconsistent where its maps are not right."""
 
 
-class Wired:
-    """Pages of kernel_map that never leave."""
+class KernelMap:
+    """Single pages of kernel_map, of one kind."""
 
-    name = "wired"
-
-    def __init__(self, vm: Vm) -> None:
+    def __init__(self, vm: Vm, name: str, kind: int) -> None:
         self.vm = vm
+        self.name = name
+        self.kind = kind
         self.npages = self.high_water = 0
+
+    def introduce(self, owner: int, name: str) -> None:
+        """See Backend; kernel_map is never full before something else is."""
 
     def alloc_page(self, owner: int) -> int:
         """See Backend."""
         vpn = self.vm.kernel_map.alloc()
         try:
-            self.vm.alloc_page(vpn, owner, wired=True)
+            self.vm.alloc_page(vpn, owner, self.kind)
         except BaseException:
             self.vm.kernel_map.free(vpn)
             raise
@@ -70,6 +83,42 @@ class Wired:
         """See Backend; kernel_map checks itself."""
 
 
+class Aobj:
+    """Pages of an anonymous object, seen through windows."""
+
+    name = "aobj"
+
+    def __init__(self, vm: Vm, nwindows: int) -> None:
+        self.vm = vm
+        self.object = AnonObject(vm, nwindows)
+
+    def introduce(self, owner: int, name: str) -> None:
+        """See Backend; the object grows as long as there is memory."""
+
+    def alloc_page(self, owner: int) -> int:
+        """See Backend."""
+        vpn = self.object.alloc()
+        try:
+            self.vm.alloc_page(vpn, owner, WINDOWED)
+        except BaseException:
+            self.object.free(vpn)
+            raise
+        return vpn
+
+    def free_page(self, vpn: int, owner: int) -> None:
+        """See Backend."""
+        self.vm.free_page(vpn)
+        self.object.free(vpn)
+
+    def stats(self) -> dict[str, Any]:
+        """The object's bytes, and its windows."""
+        return {"policy": "object", "sharing": "shared", **self.object.stats()}
+
+    def check(self) -> None:
+        """See Backend."""
+        self.object.check()
+
+
 class PageableSubmap:
     """Pages of a submap, which page out: one submap for all pools, or one for each."""
 
@@ -80,13 +129,18 @@ class PageableSubmap:
         self.npages_fixed = atop(size_bytes)
         self.per_pool = per_pool
         self._submaps: dict[int, Submap] = {}       # by owner: at most one for each pool
+        self._names: dict[int, str] = {}
         if not per_pool:
             self._submap(0)
+
+    def introduce(self, owner: int, name: str) -> None:
+        """See Backend."""
+        self._names[owner] = name
 
     def _submap(self, owner: int) -> Submap:
         key = owner if self.per_pool else 0
         if key not in self._submaps:
-            name = f"of pool {key}" if self.per_pool else "of the pools"
+            name = f"of pool {self._names.get(key, key)}" if self.per_pool else "of all pools"
             self._submaps[key] = Submap(name, self.vm.kernel_map, self.npages_fixed)
         return self._submaps[key]
 
@@ -119,10 +173,12 @@ class PageableSubmap:
             submap.check()
 
 
-def make_backend(name: str, vm: Vm, submap_bytes: int = 0, per_pool: bool = False) -> Backend:
-    """The backend of that name; submap_bytes 0 means a submap that sizes itself."""
-    if name == Wired.name:
-        return Wired(vm)
+def make_backend(name: str, vm: Vm, submap_bytes: int = 0, per_pool: bool = False, windows: int = RESERVE) -> Backend:
+    """The backend of that name; submap_bytes 0 means submaps that size themselves."""
     if name == PageableSubmap.name:
         return PageableSubmap(vm, submap_bytes, per_pool)
-    raise ValueError(f"no backend {name!r}")
+    if name == Aobj.name:
+        return Aobj(vm, windows)
+    if name not in KINDS:
+        raise ValueError(f"no backend {name!r}")
+    return KernelMap(vm, name, KINDS[name])

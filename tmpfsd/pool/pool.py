@@ -25,7 +25,7 @@ from sortedcontainers import SortedList
 from tmpfsd.pool.backends import Backend
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
-from tmpfsd.uvm.vm import Vm
+from tmpfsd.uvm.vm import OWNER_MASK, Vm
 
 POISON = b"\xdb"            # TMPFSD_CHECK: what freed items and never used ones hold
 
@@ -71,6 +71,7 @@ class Pool:
         self._partial = SortedList()
         self._holes = SortedList()
         self._avoided: set[int] = set()     # pages that could not be read
+        backend.introduce(owner, name)
 
     def va(self, i: int) -> int:
         """Where item i is."""
@@ -171,13 +172,13 @@ class Pool:
     def _poison(self, i: int) -> None:
         """Make whoever still reads a freed item notice; a page that is out is left alone."""
         va = self.va(i)
-        if self.vm.is_resident(va >> PAGE_SHIFT):
+        if self.vm.frame_of[va >> PAGE_SHIFT] >= 0:
             at = self.vm.write(va)
             self.vm.phys.arena[at:at + self.item_size] = POISON * self.item_size
 
     def stats(self) -> dict[str, int | str]:
         """An element of `pools` of the status."""
-        resident = self.vm.resident_of[self.owner] + self.vm.resident_of[self.owner | 0x80]
+        resident = self.vm.resident(self.owner)
         return {"name": self.name, "item_size": self.item_size, "items": self.nitems, "pages": self.npages,
                 "resident_pages": resident, "swapped_pages": self.npages - resident}
 
@@ -191,7 +192,7 @@ class Pool:
             if vpn:
                 held += self.items_per_page - ones
                 demand(ones < self.items_per_page, "P1", f"{self.name}: page {page} is empty")
-                demand(self.vm.flags[vpn] & 0x7F == self.owner, "P1", f"{self.name}: page {page} is another's")
+                demand(self.vm.flags[vpn] & OWNER_MASK == self.owner, "P1", f"{self.name}: page {page} is another's")
             else:
                 holes.append(page)
                 demand(ones == self.items_per_page, "P1", f"{self.name}: place {page} has items and no page")

@@ -31,6 +31,7 @@ class Table:
         self.npages = 0
         self.pages = array("I")
         self._uses = array("H")
+        backend.introduce(owner, name)
 
     def enter(self, i: int) -> None:
         """Make word i exist.  Its bits are what they were when it was last removed, or 0.  => NoMemory."""
@@ -61,7 +62,7 @@ class Table:
 
     def stats(self) -> dict[str, int | str]:
         """An element of `pools` of the status."""
-        resident = self.vm.resident_of[self.owner] + self.vm.resident_of[self.owner | 0x80]
+        resident = self.vm.resident(self.owner)
         return {"name": self.name, "item_size": WORD, "items": sum(self._uses), "pages": self.npages,
                 "resident_pages": resident, "swapped_pages": self.npages - resident}
 

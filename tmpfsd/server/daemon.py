@@ -190,7 +190,8 @@ class Daemon:
     def status(self, _request: Any) -> dict[str, Any]:
         """The keys of `tmpfsctl status --json`."""
         requests = {name: count for name, count in self.operations.requests.items() if count}
-        return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests}
+        return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests,
+                "refused": self.operations.refused}
 
     def check(self, _request: Any) -> str:
         """Check the whole file system."""

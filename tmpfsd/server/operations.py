@@ -25,13 +25,13 @@ from tmpfsd.options import Config
 from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
-from tmpfsd.uvm.errors import Inconsistent, VmError
+from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
 
 log = logging.getLogger(__name__)
 
 FOREVER = 1_000_000_000         # seconds
 NAME_MAX = 255                  # the kernel passes names of up to 1,024 bytes
-BLOCK_SIZE = 4096
+MOST_REASONS = 32               # what can be full: size, ram, swap, nr_inodes, a map for each pool
 
 
 def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., Any]:
@@ -106,6 +106,7 @@ class Operations(pyfuse3.Operations):
         self.check_each = mount.check_level >= 2     # TMPFSD_CHECK=2
         self.on_init: Callable[[], None] = lambda: None
         self.requests = dict.fromkeys(KINDS, 0)
+        self.refused: dict[str, int] = {}
 
     def init(self) -> None:
         """Say that the kernel's INIT is being served."""
@@ -116,9 +117,19 @@ class Operations(pyfuse3.Operations):
         if isinstance(error, Inconsistent):
             self.broken = True
             log.critical("%s: %s; changes are refused from now on\n%s", name, error, error.dump)
+        elif isinstance(error, NoMemory):
+            self.count_refusal(str(error))
         elif error.errno == errno.EIO:
             log.error("%s: %s", name, error)
         return error.errno
+
+    def count_refusal(self, reason: str) -> None:
+        """Count an ENOSPC by what is full; the first of each kind is logged."""
+        if reason not in self.refused and len(self.refused) < MOST_REASONS:
+            self.refused[reason] = 0
+            log.warning("ENOSPC: %s", reason)
+        if reason in self.refused:
+            self.refused[reason] += 1
 
     def entry(self, ino: int) -> EntryAttributes:
         """Build the entry of a node."""

@@ -12,7 +12,7 @@ from tmpfsd.pool.strings import INDEX_MASK
 from tmpfsd.tmpfs.layout import TMPFS_NODE
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
-from tmpfsd.uvm.vm import Vm
+from tmpfsd.uvm.vm import RESERVE, Vm
 
 NODE_SIZE = TMPFS_NODE.size
 NODES_PER_PAGE = PAGE_SIZE // NODE_SIZE
@@ -29,9 +29,9 @@ class Mem:
                  "string_va", "read", "write", "_node_pages", "_page_pages", "_frame_of", "_referenced", "_dirty")
 
     def __init__(self, vm: Vm, backend_name: str, submap_bytes: int = 0, per_pool: bool = False,
-                 nr_inodes: int = 0) -> None:
+                 nr_inodes: int = 0, windows: int = RESERVE) -> None:
         self.vm = vm
-        self.backend: Backend = make_backend(backend_name, vm, submap_bytes, per_pool)
+        self.backend: Backend = make_backend(backend_name, vm, submap_bytes, per_pool, windows)
         self.nodes = Pool(vm, self.backend, "node", OWNER_NODE, NODE_SIZE, MAX_NODES)
         self.nlookup = Table(vm, self.backend, "nlookup", OWNER_NLOOKUP)
         self.strings = Strings(vm, self.backend, OWNER_STRINGS)

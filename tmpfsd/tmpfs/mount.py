@@ -29,7 +29,8 @@ class Mount:
         self.config = config
         self.vm = Vm(config.ram_bytes, _swap_of(config), atop(config.size_bytes))
         submap = 0 if config.submap == "auto" else int(config.submap)
-        self.mem = Mem(self.vm, config.backend, submap, config.submap_sharing == "per-pool", config.nr_inodes)
+        self.mem = Mem(self.vm, config.backend, submap, config.submap_sharing == "per-pool", config.nr_inodes,
+                       config.windows)
         self.dirs = Directories(self.mem)
         self.extents = BTree(self.mem, 8)
         self.arena = self.vm.phys.arena
@@ -57,7 +58,7 @@ class Mount:
     def status(self) -> dict[str, Any]:
         """The file system's part of `tmpfsctl status --json`."""
         vm, mem, daemon, swap = self.vm, self.mem, self.vm.daemon, self.vm.swap
-        data_resident = vm.resident_of[OWNER_DATA]
+        data_resident = vm.resident(OWNER_DATA)
         return {
             "backend": mem.backend.name,
             "size_bytes": ptoa(vm.limit),
@@ -67,6 +68,7 @@ class Mount:
             "ram_bytes": ptoa(vm.phys.nframes),
             "resident_bytes": ptoa(vm.phys.nframes - len(vm.phys.free_frames)),
             "wired_bytes": ptoa(vm.nwired),
+            "unowned_bytes": ptoa(vm.nunowned),
             "dirty_bytes": ptoa(vm.phys.dirty.count(1)),
             "submap": mem.backend.stats(),
             "swap": {"path": swap.path if swap else "none",

@@ -43,13 +43,13 @@ CLUSTER = 16                # pages written together: 64 KiB
 WRITE_TRIES = 3             # slots tried for one page before it stays
 FAR = 64                    # slots from a bad one to the next that is tried, and its square
 MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
-BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device left short
+BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device or empty queues left short
 
 
 class PageDaemon:
     """The queues of one Vm and the policy over them."""
 
-    __slots__ = ("vm", "next", "prev", "queue", "fresh", "count", "clock", "batch", "resting_until",
+    __slots__ = ("vm", "next", "prev", "queue", "fresh", "count", "clock", "batch", "resting_until", "vain_until",
                  "scans", "reclaims", "stalls", "pageouts", "write_errors")
 
     def __init__(self, vm: Vm) -> None:
@@ -63,7 +63,7 @@ class PageDaemon:
         self.count = [nframes, 0, 0, 0]
         self.clock = 0                      # pages that have left; what refault distances are measured in
         self.batch = min(max(nframes >> 5, CLUSTER), 512, (nframes - vm.reserve + 3) // 4)
-        self.resting_until = 0.0
+        self.resting_until = self.vain_until = 0.0
         self.scans = self.reclaims = self.stalls = self.pageouts = self.write_errors = 0
 
     # --- queues ---
@@ -107,9 +107,13 @@ class PageDaemon:
     def reclaim(self) -> None:
         """Evict until a batch of frames beyond the low watermark is free.  => Offsets are stale afterwards."""
         now = time.monotonic()
-        if now < self.resting_until:
+        if now < self.resting_until or now < self.vain_until and not any(self.count[ACTIVE:]):
             return
         self.scans += 1
+        if not any(self.count[ACTIVE:]):
+            self.stalls += 1
+            self.vain_until = now + BACKOFF         # no queue has a page: looking harder finds none
+            return
         vm, free = self.vm, self.vm.phys.free_frames
         target = vm.low + self.batch
         errors = self.write_errors
@@ -163,6 +167,8 @@ class PageDaemon:
         """Evict a clean page: its frame is free, its slot keeps it."""
         vm = self.vm
         vpn = vm.phys.owner[pfn]
+        if vm.windows is not None:
+            vm.windows.unmap(pfn)
         vm.frame_of[vpn] = -2 - self.clock
         self.clock = (self.clock + 1) & 0x3FFFFFFF
         vm.resident_of[vm.flags[vpn]] -= 1
@@ -234,23 +240,23 @@ class PageDaemon:
     def _cluster(self, vpn: int) -> tuple[int, int]:
         """The pages around vpn that are dirty and wait for eviction too: [lo, hi) within one aligned window."""
         vm = self.vm
-        frame_of, dirty, queue = vm.frame_of, vm.phys.dirty, self.queue
+        pfn_of, dirty, queue = vm.pfn_of, vm.phys.dirty, self.queue
         lo = hi = vpn
         base = vpn & -CLUSTER
-        while lo > base and (pfn := frame_of[lo - 1]) >= 0 and dirty[pfn] and queue[pfn] == INACTIVE:
+        while lo > base and (pfn := pfn_of(lo - 1)) >= 0 and dirty[pfn] and queue[pfn] == INACTIVE:
             lo -= 1
         hi += 1
-        top = min(base + CLUSTER, len(frame_of))
-        while hi < top and (pfn := frame_of[hi]) >= 0 and dirty[pfn] and queue[pfn] == INACTIVE:
+        top = min(base + CLUSTER, len(vm.flags))
+        while hi < top and (pfn := pfn_of(hi)) >= 0 and dirty[pfn] and queue[pfn] == INACTIVE:
             hi += 1
         return lo, hi
 
     def _write(self, slot: int, lo: int, hi: int) -> None:
         vm = self.vm
-        frame, frame_of = vm.phys.frame, vm.frame_of
+        frame, pfn_of = vm.phys.frame, vm.pfn_of
         vpns = range(lo, hi)
         assert vm.swap is not None
-        vm.swap.write_cluster(slot, [frame(frame_of[vpn]) for vpn in vpns], vpns)
+        vm.swap.write_cluster(slot, [frame(pfn_of(vpn)) for vpn in vpns], vpns)
         self.pageouts += hi - lo
 
     def _assign(self, slot: int, lo: int, hi: int, settle: bool) -> None:
@@ -259,7 +265,7 @@ class PageDaemon:
         old = vm.slot_of[lo:hi]
         for i, vpn in enumerate(range(lo, hi)):
             vm.slot_of[vpn] = slot + i
-            pfn = vm.frame_of[vpn]
+            pfn = vm.pfn_of(vpn)
             if settle:
                 vm.phys.dirty[pfn] = 0
             if self.queue[pfn] == HELD:
@@ -311,7 +317,7 @@ class PageDaemon:
             self._failed(error)
             return False
         if settle:
-            vm.phys.dirty[vm.frame_of[vpn]] = 0
+            vm.phys.dirty[vm.pfn_of(vpn)] = 0
         return True
 
     def _failed(self, error: OSError) -> bool:
@@ -332,6 +338,6 @@ class PageDaemon:
             seen.update((pfn, queue) for pfn in frames)
         for pfn in range(vm.phys.nframes):
             vpn = vm.phys.owner[pfn]
-            may_leave = vpn != 0 and not vm.is_wired(vpn)
+            may_leave = vpn != 0 and vm.may_leave(vpn)
             demand((pfn in seen) == may_leave, "D1", f"frame {pfn}, page {vpn}, queue {seen.get(pfn)}")
             demand(self.queue[pfn] == seen.get(pfn, NOT_QUEUED), "D1", f"frame {pfn} says {self.queue[pfn]}")

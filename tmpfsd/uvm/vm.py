@@ -2,7 +2,7 @@
 
 A va is a byte address in one dense space; its page number indexes flat arrays: frame_of
 (the frame, or when the page last left), slot_of (its place in the swap file), flags (who owns it,
-whether it is wired).  Nine bytes a page, and four for the checksum of a slot: all that the Python
+and its kind).  Nine bytes a page, and four for the checksum of a slot: all that the Python
 heap holds for a page.
 
 read() and write() return an offset into the arena.  It stays valid until the next breathe(), and
@@ -18,7 +18,7 @@ Invariants
     V1  A page that has an owner is resident or out; one that has none is neither and has no slot.
     V2  A resident page and its frame name each other.
     V3  A page without a slot is resident and dirty.
-    V4  npages, nslotless, nwired, pages_of and resident_of count what the arrays say.
+    V4  npages, nslotless, nwired, nunowned, pages_of and resident_of count what the arrays say.
     V5  A slot belongs to one page.
     V6  At most nframes - reserve pages have no slot, unless the swap device failed: so the reserve can
         always be filled again, and no page-in ever waits for swap space.
@@ -30,6 +30,7 @@ import os
 from array import array
 from typing import Iterable
 
+from tmpfsd.uvm.aobj import UNMAPPED, Windows
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError, demand
 from tmpfsd.uvm.pagedaemon import ACTIVE, CLUSTER, INACTIVE, PageDaemon
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
@@ -41,17 +42,20 @@ RESERVE = 64                # frames an operation may take between two breaths: 
 SLACK = 32                  # frames above the reserve at which reclaim begins: two clusters
 READAHEAD = 8               # pages read at once where they were written together and are read in order
 NO_FRAME = -1               # frame_of: the page has no owner; -2 and below: it is out, and since when
-WIRED = 0x80                # flags; the rest is the owner
-MAX_OWNERS = 128
+WIRED = 0x80                # flags: the kind of a page; the rest is the owner.  Wired: never leaves
+UNOWNED = 0x40              # allocated PAGEABLE, but owned by no object: on no queue, so it never leaves either
+WINDOWED = 0x20             # of an anonymous object: seen through windows (aobj.py)
+OWNER_MASK = 0x1F
+MAX_OWNERS = OWNER_MASK + 1
 UNLIMITED = 1 << 62
 
 
 class Vm:
     """One machine: `ram_bytes` of frames, a page table, a page daemon and perhaps a swap file."""
 
-    __slots__ = ("phys", "swap", "kernel_map", "daemon", "reserve", "low", "limit", "frame_of", "slot_of", "flags",
-                 "npages", "nslotless", "nwired", "pages_of", "resident_of", "faults", "pageins", "read_errors",
-                 "thrash", "check_level", "_referenced", "_dirty", "_free")
+    __slots__ = ("phys", "swap", "kernel_map", "daemon", "windows", "reserve", "low", "limit", "frame_of", "slot_of",
+                 "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of", "resident_of", "faults", "pageins",
+                 "read_errors", "thrash", "check_level", "_referenced", "_dirty", "_free")
 
     def __init__(self, ram_bytes: int, swap: Swap | None = None, limit: int = UNLIMITED,
                  reserve: int = RESERVE) -> None:
@@ -66,9 +70,10 @@ class Vm:
         self.frame_of = array("i")
         self.slot_of = array("I")
         self.flags = bytearray()
-        self.npages = self.nslotless = self.nwired = 0
+        self.npages = self.nslotless = self.nwired = self.nunowned = 0
+        self.windows: Windows | None = None
         self.pages_of = [0] * MAX_OWNERS
-        self.resident_of = [0] * 2 * MAX_OWNERS
+        self.resident_of = [0] * 256        # by flags
         self.faults = self.pageins = self.read_errors = 0
         self.thrash = os.environ.get("TMPFSD_THRASH") == "1"
         self.check_level = int(os.environ.get("TMPFSD_CHECK", "0"))
@@ -101,11 +106,13 @@ class Vm:
             self.daemon.reclaim()
         if self.thrash:
             self.daemon.evict_all()
+        if self.windows is not None and len(self.windows.free) < self.reserve:
+            self.windows.recycle()
 
     # --- pages ---
 
-    def alloc_page(self, vpn: int, owner: int, wired: bool = False) -> None:
-        """Give page vpn a frame, zeroed.
+    def alloc_page(self, vpn: int, owner: int, kind: int = 0) -> None:
+        """Give page vpn a frame, zeroed; kind is 0 (pageable), WIRED, UNOWNED or WINDOWED.
 
         => NoMemory within the limits of size, of ram and of swap.  Never evicts.
         """
@@ -123,15 +130,17 @@ class Vm:
         at = pfn << PAGE_SHIFT
         self.phys.arena[at:at + PAGE_SIZE] = ZERO_PAGE
         self.frame_of[vpn] = pfn
-        self.flags[vpn] = owner | (WIRED if wired else 0)
+        self.flags[vpn] = owner | kind
         self._dirty[pfn] = self._referenced[pfn] = 1
         self.npages += 1
         self.nslotless += 1
         self.pages_of[owner] += 1
-        self.resident_of[self.flags[vpn]] += 1
-        if wired:
-            self.nwired += 1
-        else:
+        self.resident_of[owner | kind] += 1
+        self.nwired += kind == WIRED
+        self.nunowned += kind == UNOWNED
+        if kind == WINDOWED and self.windows is not None:
+            self.windows.map(vpn, pfn)
+        if not kind & (WIRED | UNOWNED):
             self.daemon.fresh[pfn] = 1
             self.daemon.enter(pfn)
 
@@ -149,15 +158,17 @@ class Vm:
         self.free_slots(slots)
 
     def _free_one(self, vpn: int) -> None:
-        flags, pfn = self.flags[vpn], self.frame_of[vpn]
+        flags, pfn = self.flags[vpn], self.pfn_of(vpn)
         assert flags, "page freed twice"
-        self.pages_of[flags & ~WIRED] -= 1
+        self.pages_of[flags & OWNER_MASK] -= 1
+        self.nwired -= flags & WIRED > 0
+        self.nunowned -= flags & UNOWNED > 0
         if pfn >= 0:
             self.resident_of[flags] -= 1
-            if flags & WIRED:
-                self.nwired -= 1
-            else:
+            if not flags & (WIRED | UNOWNED):
                 self.daemon.remove(pfn)
+            if flags & WINDOWED and self.windows is not None:
+                self.windows.unmap(pfn)
             if self.check_level:
                 self.phys.arena[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT] = b"\xdf" * PAGE_SIZE
             self.phys.free(pfn)
@@ -177,13 +188,22 @@ class Vm:
         if count:
             self.swap.free(first, count)            # type: ignore[union-attr]
 
-    def is_wired(self, vpn: int) -> bool:
-        """Whether page vpn may never leave."""
-        return bool(self.flags[vpn] & WIRED)
+    def may_leave(self, vpn: int) -> bool:
+        """Whether page vpn is the page daemon's: not wired, and owned by some object."""
+        return not self.flags[vpn] & (WIRED | UNOWNED)
+
+    def pfn_of(self, vpn: int) -> int:
+        """The frame of page vpn, whether a window shows it or not; negative where it has none."""
+        pfn = self.frame_of[vpn]
+        return UNMAPPED - pfn if pfn <= UNMAPPED else pfn
 
     def is_resident(self, vpn: int) -> bool:
         """Whether page vpn has a frame."""
-        return self.frame_of[vpn] >= 0
+        return self.pfn_of(vpn) >= 0
+
+    def resident(self, owner: int) -> int:
+        """Pages of an owner that are in frames, of any kind."""
+        return sum(self.resident_of[owner | kind] for kind in (0, WIRED, UNOWNED, WINDOWED))
 
     def _grow(self, vpn: int) -> None:
         """Make the page table long enough for vpn, and an eighth longer, so that growing stays cheap."""
@@ -198,15 +218,18 @@ class Vm:
         if self.swap is not None:
             self.daemon.give_slots(CLUSTER)
         if self.nslotless >= most:
-            raise NoMemory("ram is full of pages that cannot leave" if self.nwired >= most // 2
+            raise NoMemory("ram is full of pages that cannot leave" if self.nwired + self.nunowned >= most // 2
                            else "ram is full and no swap space is left")
 
     # --- faults ---
 
     def fault(self, vpn: int) -> int:
         """Bring page vpn in; its frame.  => SwapIOError: it cannot be read; nothing has changed."""
-        self.faults += 1
         mark = self.frame_of[vpn] if vpn < len(self.flags) else NO_FRAME
+        if mark <= UNMAPPED and self.windows is not None:
+            self.windows.map(vpn, UNMAPPED - mark)
+            return UNMAPPED - mark
+        self.faults += 1
         if mark == NO_FRAME or self.swap is None:
             raise Inconsistent("V1", f"fault on page {vpn}, which does not exist")
         run = self._readahead(vpn)
@@ -225,6 +248,8 @@ class Vm:
                 self.phys.free(pfn)
         for i in range(got):
             self._enter(vpn + i, pfns[i])
+        if self.windows is not None and self.flags[vpn] & WINDOWED:
+            self.windows.map(vpn, pfns[0])
         return pfns[0]
 
     def _enter(self, vpn: int, pfn: int) -> None:
@@ -232,7 +257,7 @@ class Vm:
         daemon = self.daemon
         soon = daemon.came_back_soon(self.frame_of[vpn])
         self.pageins += 1
-        self.frame_of[vpn] = pfn
+        self.frame_of[vpn] = UNMAPPED - pfn if self.flags[vpn] & WINDOWED else pfn
         self.resident_of[self.flags[vpn]] += 1
         daemon.fresh[pfn] = not soon
         daemon.enter(pfn, ACTIVE if soon else INACTIVE)
@@ -242,10 +267,10 @@ class Vm:
         together with those behind it, and frames beyond the reserve are free."""
         frame_of, slot_of = self.frame_of, self.slot_of
         most = min(READAHEAD, len(self._free) - self.reserve, len(frame_of) - vpn)
-        if vpn < 2 or frame_of[vpn - 1] < 0 or frame_of[vpn - 2] < 0:
+        if vpn < 2 or self.pfn_of(vpn - 1) < 0 or self.pfn_of(vpn - 2) < 0:
             return 1
         slot, n = slot_of[vpn], 1
-        while n < most and slot_of[vpn + n] == slot + n and frame_of[vpn + n] < NO_FRAME:
+        while n < most and slot_of[vpn + n] == slot + n and UNMAPPED < frame_of[vpn + n] < NO_FRAME:
             n += 1
         return n
 
@@ -272,6 +297,8 @@ class Vm:
         self.phys.check()
         self.kernel_map.check()
         self.daemon.check()
+        if self.windows is not None:
+            self.windows.check()
         slots = [slot for slot in self.slot_of if slot]
         demand(len(slots) == len(set(slots)), "V5", "two pages have one slot")
         if self.swap is not None:
@@ -281,7 +308,7 @@ class Vm:
         self._check_counts()
 
     def _check_page(self, vpn: int, deep: bool) -> None:
-        pfn, slot, flags = self.frame_of[vpn], self.slot_of[vpn], self.flags[vpn]
+        pfn, slot, flags = self.pfn_of(vpn), self.slot_of[vpn], self.flags[vpn]
         if not flags:
             demand(pfn == NO_FRAME and not slot, "V1", f"page {vpn} has no owner, frame {pfn}, slot {slot}")
             return
@@ -294,19 +321,20 @@ class Vm:
             demand(self.swap.verify(slot, vpn), "S3", f"slot {slot} does not answer with page {vpn}")
 
     def _check_counts(self) -> None:
-        pages, resident = [0] * MAX_OWNERS, [0] * 2 * MAX_OWNERS
-        slotless = wired = 0
+        pages, resident = [0] * MAX_OWNERS, [0] * 256
+        slotless = wired = unowned = 0
         for vpn, flags in enumerate(self.flags):
             if flags:
-                pages[flags & ~WIRED] += 1
-                resident[flags] += self.frame_of[vpn] >= 0
+                pages[flags & OWNER_MASK] += 1
+                resident[flags] += self.is_resident(vpn)
                 slotless += not self.slot_of[vpn]
                 wired += bool(flags & WIRED)
+                unowned += bool(flags & UNOWNED)
         nresident = sum(resident)
         demand(nresident == self.phys.nframes - len(self._free), "V2", f"{nresident} resident pages")
         demand(pages == self.pages_of and resident == self.resident_of, "V4", "pages by owner")
-        demand((sum(pages), slotless, wired) == (self.npages, self.nslotless, self.nwired), "V4",
-               f"pages {sum(pages)}, slotless {slotless}, wired {wired};"
-               f" counted {self.npages}, {self.nslotless}, {self.nwired}")
+        found = (sum(pages), slotless, wired, unowned)
+        counted = (self.npages, self.nslotless, self.nwired, self.nunowned)
+        demand(found == counted, "V4", f"pages, slotless, wired, unowned: {found}, counted {counted}")
         failed = self.daemon.write_errors
         demand(slotless <= self.phys.nframes - self.reserve or failed, "V6", f"{slotless} pages without a slot")

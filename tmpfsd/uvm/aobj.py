@@ -1,0 +1,117 @@
+"""uvm/aobj.py: anonymous objects, and the windows through which their pages are seen.
+
+The first approach of the mail of 2006.  The pages of an object have no address: they are read and written through
+windows, of which there are few, allocated when a page is touched and recycled when they are idle, as ubc_alloc() and
+ubc_release() do with file pages (uvm_bio.c).  An offset is good until the next breathe(), so what an operation
+touches between two breaths must have a window each: one window cannot hold two records.  Windows are therefore kept
+in reserve exactly as frames are, and `reserve` of them are always enough: between two breaths an operation touches
+no more pages than that, or it could not run when all of them are out.
+
+Picture     OUT --fault--> MAPPED --recycle--> RESIDENT, no window --fault--> MAPPED     (frame_of tells which)
+
+Invariants
+    W1  A window shows one resident page of an object, or none; the page's frame names its window.
+    W2  A page of an object is in frame_of as mapped exactly when a window shows it.
+    W3  The free windows are those that show nothing.
+
+Breathing   recycle() makes offsets stale: only breathe() calls it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+from tmpfsd.uvm.errors import Inconsistent, demand
+from tmpfsd.uvm.vmmap import Submap
+
+if TYPE_CHECKING:
+    from tmpfsd.uvm.vm import Vm
+
+UNMAPPED = -(1 << 30) - 2       # frame_of: UNMAPPED - pfn is a page in a frame that no window shows
+NO_WINDOW = -1
+
+
+class Windows:
+    """The windows of one machine."""
+
+    __slots__ = ("vm", "page", "window_of", "free", "hand", "maps", "recycles")
+
+    def __init__(self, vm: Vm, nwindows: int) -> None:
+        assert nwindows >= vm.reserve, "fewer windows than an operation can need"
+        self.vm = vm
+        self.page = array("I", bytes(4 * nwindows))             # what each shows, 0 for nothing
+        self.window_of = array("i", [NO_WINDOW] * vm.phys.nframes)
+        self.free = array("I", range(nwindows - 1, -1, -1))
+        self.hand = 0                                           # windows are recycled in turn
+        self.maps = self.recycles = 0
+
+    def map(self, vpn: int, pfn: int) -> None:
+        """Show a resident page."""
+        if not self.free:
+            raise Inconsistent("W3", "an operation touched more pages than there are windows")
+        window = self.free.pop()
+        self.page[window] = vpn
+        self.window_of[pfn] = window
+        self.vm.frame_of[vpn] = pfn
+        self.maps += 1
+
+    def unmap(self, pfn: int) -> None:
+        """Show it no more, if a window does; it stays resident."""
+        window = self.window_of[pfn]
+        if window != NO_WINDOW:
+            self.vm.frame_of[self.page[window]] = UNMAPPED - pfn
+            self.page[window] = 0
+            self.window_of[pfn] = NO_WINDOW
+            self.free.append(window)
+
+    def recycle(self) -> None:
+        """Make idle windows free until the reserve is.  => Offsets are stale afterwards."""
+        while len(self.free) < self.vm.reserve:
+            vpn = self.page[self.hand]
+            self.hand = (self.hand + 1) % len(self.page)
+            if vpn:
+                self.unmap(self.vm.frame_of[vpn])
+                self.recycles += 1
+
+    def check(self) -> None:
+        """Raise Inconsistent where W1-W3 do not hold."""
+        vm = self.vm
+        free = set(self.free)
+        demand(len(free) == len(self.free), "W3", "a window is free twice")
+        for window, vpn in enumerate(self.page):
+            demand((window in free) == (vpn == 0), "W3", f"window {window} shows page {vpn}")
+            if vpn:
+                pfn = vm.frame_of[vpn]
+                demand(pfn >= 0 and self.window_of[pfn] == window, "W1", f"window {window}, page {vpn}, frame {pfn}")
+        for pfn, window in enumerate(self.window_of):
+            shown = window != NO_WINDOW and self.page[window] or 0
+            demand(window == NO_WINDOW or vm.phys.owner[pfn] == shown, "W1", f"frame {pfn} names window {window}")
+
+
+class AnonObject:
+    """Pages that are seen through windows only."""
+
+    __slots__ = ("vm", "windows", "_pages")
+
+    def __init__(self, vm: Vm, nwindows: int) -> None:
+        self.vm = vm
+        self.windows = vm.windows = Windows(vm, nwindows)
+        self._pages = Submap("the anonymous object", vm.kernel_map)     # their entries in the page table
+
+    def alloc(self) -> int:
+        """The number of a page without memory behind it yet."""
+        return self._pages.alloc()
+
+    def free(self, vpn: int) -> None:
+        """Give a page number back."""
+        self._pages.free(vpn)
+
+    def stats(self) -> dict[str, int]:
+        """Bytes of the object, and its windows."""
+        windows = self.windows
+        return {**self._pages.stats(), "windows": len(windows.page), "maps": windows.maps, "recycles": windows.recycles}
+
+    def check(self) -> None:
+        """Check its pages; the machine checks the windows."""
+        self._pages.check()
