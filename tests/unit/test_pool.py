@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+import tmpfsd.pool as pool_package
 from tmpfsd.pool import PageableSubmap, Pool, make_backend
 from tmpfsd.pool import pool as pool_module
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
@@ -257,3 +258,8 @@ def test_p3_the_last_place_has_no_page(pool: Pool) -> None:
 def test_p4_counts(pool: Pool, counter: str) -> None:
     setattr(pool, counter, getattr(pool, counter) + 1)
     broken(pool, "P4")
+
+
+def test_a_million_records_in_8_mib() -> None:
+    result = doctest.testmod(pool_package)
+    assert result.attempted and not result.failed

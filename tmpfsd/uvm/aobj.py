@@ -85,8 +85,11 @@ class Windows:
                 pfn = vm.frame_of[vpn]
                 demand(pfn >= 0 and self.window_of[pfn] == window, "W1", f"window {window}, page {vpn}, frame {pfn}")
         for pfn, window in enumerate(self.window_of):
-            shown = window != NO_WINDOW and self.page[window] or 0
-            demand(window == NO_WINDOW or vm.phys.owner[pfn] == shown, "W1", f"frame {pfn} names window {window}")
+            vpn = vm.phys.owner[pfn]
+            if window != NO_WINDOW:
+                demand(vpn and self.page[window] == vpn, "W1", f"frame {pfn} names window {window}")
+            elif vpn and vm.is_windowed(vpn):
+                demand(vm.frame_of[vpn] == UNMAPPED - pfn, "W2", f"page {vpn} is mapped, and no window shows it")
 
 
 class AnonObject:

@@ -192,6 +192,10 @@ class Vm:
         """Whether page vpn is the page daemon's: not wired, and owned by some object."""
         return not self.flags[vpn] & (WIRED | UNOWNED)
 
+    def is_windowed(self, vpn: int) -> bool:
+        """Whether page vpn is seen through windows only."""
+        return bool(self.flags[vpn] & WINDOWED)
+
     def pfn_of(self, vpn: int) -> int:
         """The frame of page vpn, whether a window shows it or not; negative where it has none."""
         pfn = self.frame_of[vpn]
