@@ -235,7 +235,41 @@ def test_lost_data_page_is_eio_and_nothing_else(make_fs: Callable[..., Driver]) 
     with pytest.raises(SwapIOError):
         fs.read(one, 20 << 12, 10)
     assert fs.read(one, 0, 10) == b"1" * 10
-    assert fs.write(one, 19 << 12, b"2" * 8192) == 4096     # short: the second page could not be had
+    assert fs.write(one, 19 << 12, b"2" * 5000) == 4096     # short: the second page could not be had
     restore()
     assert fs.read(one, 20 << 12, 10) == b"1" * 10
+    heal(fs, (vpn + 20) << 12)
+    assert fs.write(one, 20 << 12, b"3" * 4096) == 4096      # all of it: what was there need not be read
+    assert fs.read(one, 20 << 12, 10) == b"3" * 10
     fs.setattr(one, CRED, mode=0o600)
+
+
+def test_readdir_gives_out_what_it_has_before_an_entry_that_cannot_be_read(make_fs: Callable[..., Driver]) -> None:
+    fs = make_fs(noatime=True)
+    first = fs.mkdir(ROOT, b"dir")
+    for i in range(200):
+        fs.create(first, b"%d" % i)
+    vnode = fs.mp.mem.nodes.va(100) & ~4095
+    restore = heal(fs, vnode)
+    cookies, failures, words = [0], 0, 0
+
+    def emit(_name: bytes, ino: int, _attributes: tuple, cookie: int) -> bool:
+        nonlocal words
+        cookies.append(cookie)
+        words += cookie > 2
+        if cookie > 2:
+            fs.refs[ino] += 1
+        return True
+
+    for _ in range(20):
+        fs.mp.breathe()
+        try:
+            vnops.readdir(fs.mp, first, cookies[-1], emit)
+        except SwapIOError:
+            failures += 1
+            break
+    stopped_at = words
+    restore()
+    fs.mp.breathe()
+    vnops.readdir(fs.mp, first, cookies[-1], emit)
+    assert failures == 1 and stopped_at < 200 == words and len(set(cookies)) == 203

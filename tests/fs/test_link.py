@@ -50,7 +50,7 @@ def test_link_of_a_removed_file_and_of_too_many(fs: Driver) -> None:
 
 def test_unlink_refuses(fs: Driver) -> None:
     fs.mkdir(ROOT, b"d")
-    for name, number in ((b"d", errno.EISDIR), (b"none", errno.ENOENT), (b"n" * 256, errno.ENOENT)):
+    for name, number in ((b"d", errno.EISDIR), (b"none", errno.ENOENT), (b"n" * 256, errno.ENAMETOOLONG)):
         with refused(number):
             fs.unlink(ROOT, name)
 

@@ -27,7 +27,7 @@ class Meter:
             breathe()
 
         fs.mp.breathe = breathing
-        for name in ("fault", "alloc_page"):
+        for name in ("fault", "alloc_page", "forget_content"):
             patch.setattr(Vm, name, self.counting(getattr(Vm, name)))
 
     def counting(self, original: Callable[..., Any]) -> Callable[..., Any]:

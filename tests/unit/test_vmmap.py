@@ -110,16 +110,24 @@ def test_m2_a_chunk_is_not_the_parents() -> None:
     broken(submap, "M2")
 
 
-@pytest.mark.parametrize("wrong", (0, 2))
-def test_m2_chunk_counts(wrong: int) -> None:
+@pytest.mark.parametrize("bitmap", (0, 2))
+def test_m3_chunk_bitmaps(bitmap: int) -> None:
     submap = Submap("sub", VmMap("map"))
-    submap._chunks[submap.alloc()] = wrong
+    submap._chunks[submap.alloc()] = bitmap
+    broken(submap, "M3")
+
+
+def test_m2_a_chunk_with_room_is_not_known_as_such() -> None:
+    submap = Submap("sub", VmMap("map"))
+    submap.alloc()
+    submap._partial.clear()
     broken(submap, "M2")
 
 
 def test_m2_chunks_do_not_add_up() -> None:
     submap = Submap("sub", VmMap("map"))
-    submap._chunks[submap.alloc() + SUBMAP_CHUNK] = 0
+    submap.alloc()
+    submap.npages += SUBMAP_CHUNK
     broken(submap, "M2")
 
 

@@ -75,7 +75,18 @@ def set_acl(mp: Mount, ino: int, name: bytes, value: bytes, cred: Any) -> None:
         return
     _store(mp, ino, ACCESS, [] if is_mode_only(entries) else entries)
     if entries:         # in the breath in which the node was last touched
-        layout.set_tn_mode(mp.arena, mp.mem.node_w(ino), mode_of(entries, mode))
+        mode = mode_of(entries, mode)
+        if mode & stat.S_ISGID and not _may_keep_setgid(cred, gid):
+            mode &= ~stat.S_ISGID
+        layout.set_tn_mode(mp.arena, mp.mem.node_w(ino), mode)
+
+
+def _may_keep_setgid(cred: Any, gid: int) -> bool:
+    """Whether a caller is privileged or in the file's group (posix_acl_update_mode(); CVE-2016-7097)."""
+    if cred is None or cred.uid == 0 or cred.gid == gid:
+        return True
+    in_group = getattr(cred, "in_group", None)
+    return in_group is not None and in_group(gid)
 
 
 def _store(mp: Mount, ino: int, name: bytes, entries: Acl) -> None:
@@ -105,6 +116,7 @@ def inherit(mp: Mount, dino: int, mode: int) -> tuple[int, int]:
     The chain is the caller's to use or to free in this breath.  => NoMemory, SwapIOError.  => Breathes first.
     """
     default = _load(mp, dino, DEFAULT) if not stat.S_ISLNK(mode) else []
+    mp.breathe()            # the ACL's pages are not needed any more: up to 17 of the reserve
     if not default:
         return mode, 0
     # posix_acl_create_masq(): the mode takes from the ACL what it does not grant, and the other way round.

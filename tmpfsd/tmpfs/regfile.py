@@ -149,6 +149,8 @@ def _write_chunk(mp: Mount, at: int, offset: int, data: memoryview):
             vpn, count = _fill_hole(mp, at, page, min(count, last - page + 1))
         for i in range(min(count, last - page + 1)):
             n = min(PAGE_SIZE - start, len(data) - done)
+            if n == PAGE_SIZE:
+                mp.vm.forget_content(vpn + i)           # nothing of it is left: it need not be read back
             to = mem.data_w(vpn + i) + start
             target[to:to + n] = data[done:done + n]
             done += n
@@ -250,9 +252,9 @@ def truncate(mp: Mount, ino: int, size: int) -> None:
         _truncate_packed(mp, at, size)
         return
     if size < tn_size(mp.arena, at):
-        _zero_tail(mp, at, size)
         while _cut_last_extent(mp, ino, size):
             mp.breathe()
+        _zero_tail(mp, mp.mem.node_w(ino), size)        # last: what it zeroes is behind the end from here on
     at = mp.mem.node_w(ino)
     set_tn_size(mp.arena, at, size)
     if not size:

@@ -18,7 +18,7 @@ import errno
 import os
 import stat
 from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from tmpfsd.tmpfs import acl, layout, node, regfile, xattr
 from tmpfsd.tmpfs.btree import Path
@@ -30,7 +30,7 @@ from tmpfsd.tmpfs.layout import (
 )
 from tmpfsd.tmpfs.node import hold
 from tmpfsd.tmpfs.rename import rename
-from tmpfsd.uvm.errors import VmError
+from tmpfsd.uvm.errors import SwapIOError, VmError
 from tmpfsd.uvm.param import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -261,6 +261,8 @@ def rmdir(mp: Mount, dino: int, name: bytes) -> None:
 
 
 def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
+    if len(name) > NAME_MAX:
+        raise FsError(errno.ENAMETOOLONG)
     mem, arena, dirs = mp.mem, mp.arena, mp.dirs
     dat = directory(mp, dino)
     found = dirs.find(dat, name)
@@ -365,33 +367,57 @@ def readdir(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
     """Emit the entries after cookie until emit() says that there is no room.
 
     An entry that is there from before the first call to after the last one is emitted exactly once.  Each
-    emitted entry but "." and ".." has one more kernel reference.  => Breathes.
+    emitted entry but "." and ".." has one more kernel reference.  => SwapIOError, before anything was emitted: what
+    was emitted before an entry that cannot be read goes out, or the kernel would never give its references back, and
+    the call that begins at that entry says so.  => Breathes.
+    """
+    emitted = 0
+    entries = _entries(mp, ino, cookie)
+    while True:
+        try:
+            entry = next(entries, None)
+        except SwapIOError:
+            if emitted:
+                return
+            raise
+        if entry is None:
+            return
+        name, number, key = entry
+        attributes = getattr(mp, number)
+        if not emit(name, number, attributes, key):
+            return
+        emitted += 1
+        if key > COOKIE_DOTDOT:
+            hold(mp, number)
+
+
+def _entries(mp: Mount, ino: int, cookie: int) -> Iterator[tuple[bytes, int, int]]:
+    """(name, inode number, cookie) of the entries after cookie; node and lookup count of each are in when it comes.
+
+    => SwapIOError.  => Breathes before each.
     """
     dat = mp.mem.node(ino)
     _accessed(mp, ino, dat)
-    if cookie < COOKIE_DOT and not emit(b".", ino, getattr(mp, ino), COOKIE_DOT):
-        return
+    if cookie < COOKIE_DOT:
+        yield b".", ino, COOKIE_DOT
     if cookie < COOKIE_DOTDOT:
+        mp.breathe()
         dat = mp.mem.node(ino)
         parent = tn_parent(mp.arena, dat) if tn_links(mp.arena, dat) else ino
-        if not emit(b"..", parent, getattr(mp, parent), COOKIE_DOTDOT):
-            return
-        cookie = COOKIE_DOTDOT
-    tree, read_value = mp.dirs.tree, mp.dirs.read_value
+        mp.mem.node(parent)
+        yield b"..", parent, COOKIE_DOTDOT
+    key = max(cookie, COOKIE_DOTDOT)
     while True:
         mp.breathe()
-        entries = tree.batch_from(mp.mem.node(ino), cookie + 1)
-        if not entries:
+        batch = mp.dirs.tree.batch_from(mp.mem.node(ino), key + 1)
+        if not batch:
             return
-        for key, value in entries:
+        for key, value in batch:
             mp.breathe()
-            entry, name = read_value(value)
-            attributes = getattr(mp, entry)
-            hold(mp, entry, 0)
-            if not emit(name, entry, attributes, key):
-                return
-            hold(mp, entry)
-        cookie = key
+            number, name = mp.dirs.read_value(value)
+            mp.mem.node(number)
+            hold(mp, number, 0)
+            yield name, number, key
 
 
 # --- extended attributes ---

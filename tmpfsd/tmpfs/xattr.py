@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 XATTR_SIZE_MAX = 65536                  # <linux/limits.h>
 XATTR_NAME_MAX = 255
+XATTR_LIST_MAX = 65536
 INLINE_VALUE_MAX = 2048                 # attribute, name and value in one item
 _HANDLE = Struct("<I")
 
@@ -65,11 +66,19 @@ def value_of(mp: Mount, handle: int) -> bytes:
 
 
 def set_value(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-    """Set an attribute.  => FsError EEXIST, ENODATA by flags; NoMemory, SwapIOError: nothing has changed.
+    """Set an attribute.  => FsError EEXIST, ENODATA by flags, ENOSPC: the names of a node may have 64 KiB together
+    (what listxattr(2) can return, and a bound on the walk); NoMemory, SwapIOError.  Nothing has changed then.
 
     => Breathes.
     """
-    old = find(mp, ino, name)
+    old, listed = None, 0
+    for attribute in chain(mp, ino):
+        listed += len(attribute.name) + 1
+        if attribute.name == name:
+            old = attribute
+            break
+    if old is None and listed + len(name) + 1 > XATTR_LIST_MAX:
+        raise FsError(errno.ENOSPC)
     if old is None and flags & XATTR_REPLACE:
         raise FsError(errno.ENODATA)
     if old is not None and flags & XATTR_CREATE:

@@ -9,10 +9,6 @@ found out as surely as one with a flipped bit.
 Picture     FREE --alloc--> HELD --free--> FREE (its disk blocks stay until trim)
                             HELD --retire--> BAD (a write failed; never again)
 
-What a slot is stands in a map of one byte a slot, as long as slots were ever used; a run of free ones is found by
-searching it for zeroes from where the last one was found.  A sorted map of free runs was tried: after random
-rewriting it took 300 bytes for each run, so for each second page.
-
 Invariants
     S1  Slot 0 is never handed out (0 means "none" in the page table).
     S2  The map says what each slot is: nheld are held by one page each, nbad are bad, the rest are free.
@@ -21,28 +17,26 @@ Invariants
 Limits      One swap file.  A file system without hole punching keeps its blocks.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import logging
 import mmap
 import os
-import re
 import stat
 import time
 from array import array
 from typing import Sequence
 from zlib import crc32
 
-from tmpfsd.uvm.errors import Inconsistent, NoSwap, SwapIOError, demand
+from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.vmem import BAD, HELD, Vmem
 
 log = logging.getLogger(__name__)
 
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2        # <linux/falloc.h>; the os module has no names for them
-FREE, HELD, BAD = range(3)
-FREE_RUN, HELD_RUN = bytes(64), bytes((HELD,)) * 64
-FREE_RUNS = re.compile(b"\0+")
 FULL_SECONDS = 0.5                      # between two looks at a disk that was full
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -51,13 +45,14 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 def open_swap(path: str, direct: bool = False) -> tuple[int, int]:
     """Open a directory (an unlinked file in it), a file or a block device: (fd, size limit in bytes or 0).
 
-    => OSError names what the system refused; EBUSY for a file or device that another mount pages to.
+    => OSError names what the system refused; EBUSY for a file or device that another mount pages to, EPERM for a
+    file that others can reach, ELOOP for a symbolic link (options.py follows those that the user names).
     """
     flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
     if os.path.isdir(path):
         # Never reachable by name, gone with the daemon however it ends.
         return os.open(path, flags | os.O_TMPFILE | os.O_EXCL, 0o600), 0
-    fd = os.open(path, flags | os.O_CREAT, 0o600)
+    fd = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         return fd, _own(fd, path)
     except OSError:
@@ -65,8 +60,17 @@ def open_swap(path: str, direct: bool = False) -> tuple[int, int]:
         raise
 
 
+def demand_private(fd: int, path: str) -> None:
+    """Refuse a regular file that another user owns, may open, or has a second name for.  => OSError EPERM."""
+    state = os.fstat(fd)
+    alone = state.st_uid in (0, os.geteuid()) and state.st_nlink == 1 and not state.st_mode & 0o077
+    if stat.S_ISREG(state.st_mode) and not alone:
+        raise OSError(errno.EPERM, "must belong to you alone, mode 0600: it will hold everybody's data", path)
+
+
 def _own(fd: int, path: str) -> int:
-    """Lock a swap file or device and empty it; the size of a device, 0 for a file."""
+    """Lock a swap file or device; empty a file, which must be ours alone.  The size of a device, 0 for a file."""
+    demand_private(fd, path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -85,7 +89,7 @@ class Swap:
     """
 
     __slots__ = ("fd", "path", "nslots", "nheld", "nbad", "untrimmed", "sums",
-                 "_map", "_hand", "_trim_at", "_can_punch", "_full_until")
+                 "_arena", "_trim_at", "_can_punch", "_full_until")
 
     def __init__(self, fd: int, nslots: int, path: str = "") -> None:
         self.fd = fd
@@ -95,15 +99,14 @@ class Swap:
         self._full_until = 0.0
         self.untrimmed = 0                      # slots freed since the last trim began
         self.sums = array("I", [0])
-        self._map = bytearray((HELD,))          # S1
-        self._hand = 1                          # where the search for free slots goes on
+        self._arena = Vmem(1, nslots)           # S1
         self._trim_at = 0
         self._can_punch = True
 
     @property
     def nfree(self) -> int:
         """Slots that alloc() can give."""
-        return self.nslots - self.nheld - self.nbad
+        return self._arena.nfree
 
     @property
     def space(self) -> bool:
@@ -118,60 +121,28 @@ class Swap:
         """Hold up to n slots in a row, from `at` on if that one is free: (first, count).  => NoSwap: there is none."""
         if not self.space:
             raise NoSwap("the disk under the swap file is full")
-        if not self.nfree:
-            raise NoSwap("the swap file is full")
-        n = min(n, self.nfree, len(FREE_RUN))
-        if at and self._is_free(at):
+        if at and self._arena.alloc_at(at, 1):
             slot, count = at, 1
         else:
-            slot, count = self._find(n)
-        self._reach(slot + count)
-        self._map[slot:slot + count] = HELD_RUN[:count]
-        self._hand = slot + count
+            slot, count = self._arena.alloc_some(n)
+        if not count:
+            raise NoSwap("the swap file is full")
         self.nheld += count
-        return slot, count
-
-    def _find(self, n: int) -> tuple[int, int]:
-        """A run of free slots, n of them or half as many, and so on: (first, count).  There is a free one."""
-        top = len(self._map)
-        while n:
-            slot = self._map.find(FREE_RUN[:n], self._hand)
-            if slot < 0 and 2 * self.nheld < top:
-                slot = self._map.find(FREE_RUN[:n], 1)          # room below: rather there than a longer file
-            if slot < 0 and top + n <= self.nslots + 1:
-                slot = top
-            if slot < 0:
-                slot = self._map.find(FREE_RUN[:n], 1)
-            if slot >= 0:
-                return slot, n
-            n >>= 1
-        raise Inconsistent("S2", f"{self.nfree} slots should be free, and none is")
-
-    def _is_free(self, slot: int) -> bool:
-        return slot <= self.nslots and (slot >= len(self._map) or self._map[slot] == FREE)
-
-    def _reach(self, top: int) -> None:
-        """Make map and checksums long enough for the slots below top."""
-        missing = top - len(self._map)
-        if missing > 0:
-            self._map.extend(bytes(missing))
-        missing = top - len(self.sums)
+        missing = slot + count - len(self.sums)
         if missing > 0:
             self.sums.frombytes(bytes(4 * (missing + (len(self.sums) >> 3))))
+        return slot, count
 
     def free(self, slot: int, n: int = 1) -> None:
         """Give slots back; their disk blocks go at the next trim()."""
-        assert self._map.count(HELD, slot, slot + n) == n and slot, "slot freed twice"
-        self._map[slot:slot + n] = bytes(n)
+        self._arena.free(slot, n)
         self.nheld -= n
         self.untrimmed += n
         self._full_until = 0.0
-        if not self.nheld:
-            self._hand = 1
 
     def retire(self, slot: int) -> None:
         """Never use a held slot again: the device refused it."""
-        self._map[slot] = BAD
+        self._arena.retire(slot)
         self.nheld -= 1
         self.nbad += 1
         log.warning("swap %s: slot %d cannot be written; retired (%d so far)", self.path, slot, self.nbad)
@@ -219,16 +190,21 @@ class Swap:
             return False
         if not self._trim_at:
             self.untrimmed = 0          # what is freed from here on, perhaps behind us, is the next pass's
-        for run in FREE_RUNS.finditer(self._map, self._trim_at):
+        for slot, n in self._arena.runs(self._trim_at):
             if not budget:
                 return True
-            self._punch(run.start(), run.end() - run.start())
-            self._trim_at = run.end()
+            self._punch(slot, n)
+            self._trim_at = slot + n
             budget -= 1
+        top = self._arena.top
+        if top < len(self.sums) and self._punch(top, len(self.sums) - top):     # behind the last slot in use
+            del self.sums[top:]
         self._trim_at = 0
         return self.untrimmed > 0
 
-    def _punch(self, slot: int, n: int) -> None:
+    def _punch(self, slot: int, n: int) -> bool:
+        if not self._can_punch:
+            return False
         mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
         error = errno.EINTR                 # the server's timer ticks while there is traffic
         while error == errno.EINTR:
@@ -237,23 +213,27 @@ class Swap:
         if error:
             self._can_punch = error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
             log.info("swap %s: a hole was not punched: %s", self.path, os.strerror(error))
+        return not error
 
     def close(self) -> None:
-        """Close the file; an unlinked one is gone."""
+        """Close the file; an unlinked one is gone, one with a name is emptied, a device keeps what it has."""
+        if stat.S_ISREG(os.fstat(self.fd).st_mode):
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.fd, 0)
         os.close(self.fd)
 
     def check(self, held: set[int] | None = None) -> None:
         """Raise Inconsistent where S1-S3 do not hold; held is the set of slots that pages name."""
-        demand(self._map[0] == HELD, "S1", "slot 0 is free")
-        nheld, nbad = self._map.count(HELD) - 1, self._map.count(BAD)
+        self._arena.check()
+        demand(not self._arena.is_free(0), "S1", "slot 0 is free")
+        nheld, nbad = self._arena.count(HELD), self._arena.count(BAD)
         demand((nheld, nbad) == (self.nheld, self.nbad), "S2",
                f"{nheld} slots are held and {nbad} bad, counted {self.nheld} and {self.nbad}")
-        demand(len(self._map) <= self.nslots + 1, "S2", f"slots up to {len(self._map)}, there are {self.nslots}")
         if held is None:
             return
         demand(len(held) == self.nheld, "S2", f"{self.nheld} held, pages name {len(held)}")
         for slot in held:
-            demand(not self._is_free(slot), "S2", f"slot {slot} is held and free")
+            demand(not self._arena.is_free(slot), "S2", f"slot {slot} is held and free")
 
     def verify(self, slot: int, vpn: int) -> bool:
         """Whether a held slot answers with its page (S3); reads it without changing anything."""

@@ -144,6 +144,16 @@ class Vm:
             self.daemon.fresh[pfn] = 1
             self.daemon.enter(pfn)
 
+    def forget_content(self, vpn: int) -> None:
+        """All of page vpn will be overwritten: where it is out, give it a frame without reading it.
+
+        => Its bytes are what they were in that frame.  Cannot fail: without a frame it is left as it is.
+        """
+        if self.frame_of[vpn] < NO_FRAME and self._free and not self.flags[vpn] & WINDOWED:
+            pfn = self.phys.alloc(vpn)
+            self._dirty[pfn] = self._referenced[pfn] = 1
+            self._enter(vpn, pfn)
+
     def free_page(self, vpn: int) -> None:
         """Take page vpn's frame and slot back.  => Cannot fail; faults nothing in."""
         self.free_pages(vpn, 1)
@@ -250,6 +260,7 @@ class Vm:
         finally:
             for pfn in pfns[got:]:
                 self.phys.free(pfn)
+        self.pageins += got
         for i in range(got):
             self._enter(vpn + i, pfns[i])
         if self.windows is not None and self.flags[vpn] & WINDOWED:
@@ -260,7 +271,6 @@ class Vm:
         """A page is in a frame: the page table and the daemon learn of it."""
         daemon = self.daemon
         soon = daemon.came_back_soon(self.frame_of[vpn])
-        self.pageins += 1
         self.frame_of[vpn] = UNMAPPED - pfn if self.flags[vpn] & WINDOWED else pfn
         self.resident_of[self.flags[vpn]] += 1
         daemon.fresh[pfn] = not soon

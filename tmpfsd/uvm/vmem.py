@@ -1,131 +1,142 @@
 """uvm/vmem.py: an arena of integers handed out in runs (after vmem(9) of NetBSD and Solaris).
 
-Addresses of maps and slots of swap files come from here.  What is free is kept as
-runs, in the order of their starts (to coalesce) and of their lengths (best fit).
-The number of runs is bounded by pages, never by files.
+Addresses of maps and slots of swap files come from here.  What is handed out stands in a map of one byte each, as
+long as the highest one in use; a free run is found by searching it for zeroes.  Sorted runs (by start and by length)
+were tried: after random freeing they took 150 to 300 bytes a run, so for each second page.
+
+Picture     FREE --alloc--> HELD --free--> FREE        HELD --retire--> BAD, for ever
 
 Invariants
-    A1  Runs are not empty, lie inside the arena and neither overlap nor touch.
-    A2  Both orders hold the same runs.
-    A3  nfree is the sum of their lengths.
+    A1  The map holds nothing but these states, ends with one that is not FREE, and lies inside the arena.
+    A2  Below `low` nothing is free.
+    A3  nfree counts what is free, in the map and behind it.
 """
 
-from sortedcontainers import SortedDict, SortedSet
+import re
+from collections.abc import Iterator
 
 from tmpfsd.uvm.errors import demand
 
+FREE, HELD, BAD = range(3)
+_FREE_RUNS = re.compile(b"\0+")
+_LAST_USED = re.compile(rb"[^\0]\0*\Z")
+_TAIL = 4096                    # how much of the map is looked at when its end becomes free
+
 
 class Vmem:
-    """Free runs of the integers [base, base + size)."""
+    """The integers [base, base + size)."""
 
-    __slots__ = ("base", "end", "nfree", "_starts", "_lengths")
+    __slots__ = ("base", "size", "nfree", "_map", "_low", "_hand")
 
     def __init__(self, base: int, size: int) -> None:
         self.base = base
-        self.end = base + size
-        self.nfree = 0
-        self._starts = SortedDict()
-        self._lengths = SortedSet()
-        if size:
-            self._add(base, size)
-            self.nfree = size
+        self.size = size
+        self.nfree = size
+        self._map = bytearray()
+        self._low = 0               # nothing is free below
+        self._hand = 0              # where the search for longer runs goes on
 
     def alloc(self, n: int) -> int:
-        """Take n in a row, best fit, lowest first; -1 when no run is long enough."""
-        at = self._lengths.bisect_left((n, 0))
-        if at == len(self._lengths):
-            return -1
-        length, start = self._lengths[at]
-        self._take(start, length, start, n)
-        return start
+        """Take n in a row: the first; -1 when there is no such run.  A single one is the lowest."""
+        at = self._find(n)
+        if at >= 0:
+            self._take(at, n)
+            return self.base + at
+        return -1
 
     def alloc_some(self, n: int) -> tuple[int, int]:
-        """Take n in a row, or the longest run there is: (start, count); count is 0 when all is taken."""
-        start = self.alloc(n)
-        if start >= 0:
-            return start, n
-        if not self._lengths:
-            return 0, 0
-        length, start = self._lengths[-1]
-        self._take(start, length, start, length)
-        return start, length
+        """Take n in a row, or half as many, and so on: (first, count); count is 0 when all is taken."""
+        n = min(n, self.nfree)
+        while n:
+            first = self.alloc(n)
+            if first >= 0:
+                return first, n
+            n >>= 1
+        return 0, 0
 
-    def alloc_at(self, start: int, n: int) -> int:
-        """Take up to n in a row from start on; how many were free there (perhaps 0)."""
-        at = self._starts.bisect_right(start) - 1
-        if at < 0:
+    def alloc_at(self, first: int, n: int) -> int:
+        """Take up to n in a row from `first` on; how many were free there (perhaps 0)."""
+        at = first - self.base
+        if at < 0 or at >= self.size:
             return 0
-        run, length = self._starts.peekitem(at)
-        n = min(n, run + length - start)
-        if n <= 0:
-            return 0
-        self._take(run, length, start, n)
-        return n
+        part = self._map[at:at + n]
+        count = len(part) - len(part.lstrip(b"\0"))
+        if at + count >= len(self._map):
+            count = min(n, self.size - at)
+        if count:
+            self._take(at, count)
+        return count
 
-    def free(self, start: int, n: int = 1) -> None:
-        """Give [start, start + n) back."""
-        assert self.base <= start and start + n <= self.end and n > 0
-        starts = self._starts
+    def free(self, first: int, n: int = 1) -> None:
+        """Give [first, first + n) back."""
+        at = first - self.base
+        assert n > 0 and at >= 0 and self._map.count(HELD, at, at + n) == n, "freed twice"
+        self._map[at:at + n] = bytes(n)
         self.nfree += n
-        at = starts.bisect_left(start)
-        if at < len(starts):
-            after, length = starts.peekitem(at)
-            assert start + n <= after, "freed twice"
-            if start + n == after:
-                self._drop(after, length)
-                n += length
-        if at > 0:
-            before, length = starts.peekitem(at - 1)
-            assert before + length <= start, "freed twice"
-            if before + length == start:
-                self._drop(before, length)
-                start, n = before, n + length
-        self._add(start, n)
+        self._low = min(self._low, at)
+        while self._map and self._map[-1] == FREE:
+            tail = self._map[-_TAIL:]
+            used = _LAST_USED.search(tail)
+            del self._map[len(self._map) - len(tail) + (used.start() + 1 if used else 0):]
+        self._hand = min(self._hand, len(self._map))
 
-    def add(self, n: int) -> None:
-        """Make the arena n longer."""
-        self.end += n
-        self.free(self.end - n, n)
-
-    def extend(self, start: int, n: int) -> None:
-        """Bring in [start, start + n), which need not touch what is there (a submap's new chunk)."""
-        self.base = min(self.base, start) if self.end > self.base else start
-        self.end = max(self.end, start + n)
-        self.free(start, n)
-
-    def runs(self, start: int = 0):
-        """The free runs (start, length) that begin at or after start, in order."""
-        return ((run, self._starts[run]) for run in self._starts.irange(start))
+    def retire(self, i: int) -> None:
+        """Never hand out again what is held now."""
+        self._map[i - self.base] = BAD
 
     def is_free(self, i: int) -> bool:
         """Whether i is free."""
-        at = self._starts.bisect_right(i) - 1
-        if at < 0:
-            return False
-        run, length = self._starts.peekitem(at)
-        return i < run + length
+        at = i - self.base
+        return 0 <= at < self.size and (at >= len(self._map) or self._map[at] == FREE)
 
-    def _take(self, run: int, length: int, start: int, n: int) -> None:
-        self._drop(run, length)
-        if start > run:
-            self._add(run, start - run)
-        if start + n < run + length:
-            self._add(start + n, run + length - start - n)
+    def runs(self, start: int = 0) -> Iterator[tuple[int, int]]:
+        """The free runs (first, length) from start on that lie below what is in use."""
+        for run in _FREE_RUNS.finditer(self._map, max(start - self.base, 0)):
+            yield self.base + run.start(), run.end() - run.start()
+
+    @property
+    def top(self) -> int:
+        """The first that lies behind all that is in use."""
+        return self.base + len(self._map)
+
+    def count(self, state: int) -> int:
+        """How many are HELD, or BAD."""
+        return self._map.count(state)
+
+    def _find(self, n: int) -> int:
+        """Where n in a row are free, or -1.
+
+        A single one is taken as low as can be, so that the map stays short.  A longer run is looked for behind the
+        last one found, then from the start where much is free there, then behind the end.
+        """
+        used, top = self._map, len(self._map)
+        if n == 1:
+            at = used.find(FREE, self._low)
+            self._low = at if at >= 0 else top
+            return at if at >= 0 else top if top < self.size else -1
+        run = bytes(n)
+        at = used.find(run, self._hand)
+        if at < 0 and 2 * (self.nfree - (self.size - top)) > top:
+            at = used.find(run, self._low)
+        if at < 0 and top + n <= self.size:
+            at = top
+        return at if at >= 0 else used.find(run, self._low)
+
+    def _take(self, at: int, n: int) -> None:
+        missing = at + n - len(self._map)
+        if missing > 0:
+            self._map.extend(bytes(missing))
+        self._map[at:at + n] = b"\1" * n
         self.nfree -= n
-
-    def _add(self, start: int, n: int) -> None:
-        self._starts[start] = n
-        self._lengths.add((n, start))
-
-    def _drop(self, start: int, n: int) -> None:
-        del self._starts[start]
-        self._lengths.remove((n, start))
+        if n > 1:
+            self._hand = at + n
 
     def check(self) -> None:
         """Raise Inconsistent where A1-A3 do not hold."""
-        edge, total = self.base - 1, 0
-        for start, n in self._starts.items():
-            demand(n > 0 and start > edge and start + n <= self.end, "A1", f"run {start}+{n} after {edge}")
-            edge, total = start + n, total + n
-        demand({(n, s) for s, n in self._starts.items()} == set(self._lengths), "A2", "the two orders differ")
-        demand(total == self.nfree, "A3", f"nfree {self.nfree}, runs hold {total}")
+        used, top = self._map, len(self._map)
+        known = used.count(FREE) + used.count(HELD) + used.count(BAD)
+        demand(known == top <= self.size, "A1", f"map of {top} for {self.size}, {known} known states")
+        demand(not used or used[-1] != FREE, "A1", "the map ends with what is free")
+        demand(used.count(FREE, 0, self._low) == 0, "A2", f"free below {self._low}")
+        free = used.count(FREE) + self.size - top
+        demand(free == self.nfree, "A3", f"nfree {self.nfree}, {free} are free")

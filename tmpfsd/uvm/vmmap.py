@@ -12,7 +12,7 @@ Invariants
 Limits      2^31 page numbers: 8 TiB of data and metadata in one mount.
 """
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedDict, SortedList
 
 from tmpfsd.uvm.errors import NoMemory, demand
 from tmpfsd.uvm.param import ptoa
@@ -23,7 +23,7 @@ SUBMAP_CHUNK = 64           # pages by which a submap that sizes itself grows: 2
 
 
 class VmMap:
-    """A map: ranges of page numbers, lowest first."""
+    """A map: ranges of page numbers; single ones are the lowest that are free."""
 
     __slots__ = ("name", "nused", "arena")
 
@@ -62,8 +62,7 @@ class VmMap:
         """Raise Inconsistent where M1 or M3 does not hold."""
         self.arena.check()
         demand(self.arena.base > 0, "M1", f"{self.name} starts at page 0")
-        size = self.arena.end - self.arena.base
-        demand(self.nused == size - self.arena.nfree, "M3", f"{self.name}: {self.nused} used")
+        demand(self.nused == self.arena.size - self.arena.nfree, "M3", f"{self.name}: {self.nused} used")
 
 
 class Submap:
@@ -72,7 +71,8 @@ class Submap:
     npages 0 means that it sizes itself.  `high_water` is the most pages it has ever handed out.
     """
 
-    __slots__ = ("name", "parent", "fixed", "npages", "nused", "high_water", "arena", "_chunks")
+    __slots__ = ("name", "parent", "fixed", "npages", "nused", "high_water", "_base", "_unmade", "_spare", "_chunks",
+                 "_partial")
 
     def __init__(self, name: str, parent: VmMap, npages: int = 0) -> None:
         self.name = name
@@ -80,49 +80,65 @@ class Submap:
         self.fixed = npages > 0
         self.npages = npages
         self.nused = self.high_water = 0
-        self.arena = Vmem(parent.alloc(npages), npages) if npages else Vmem(1, 0)
-        self._chunks = SortedDict()         # start of a chunk -> pages of it that are handed out
+        self._base = parent.alloc(npages) if npages else 0
+        self._unmade = self._base               # fixed: chunks from here on were never used
+        self._spare = SortedList()              # fixed: chunks that are empty again
+        self._chunks = SortedDict()             # first page of a chunk -> bitmap of its free pages
+        self._partial = SortedList()            # chunks with a free page
 
     def alloc(self) -> int:
         """A page number.  => NoMemory when the submap is full."""
-        vpn = self.arena.alloc(1)
-        if vpn < 0:
-            if self.fixed:
-                raise NoMemory(f"submap {self.name} is full")
+        if not self._partial:
             self._grow()
-            vpn = self.arena.alloc(1)
-        if not self.fixed:
-            self._chunks[self._chunk_of(vpn)] += 1
+        chunk = self._partial[0]
+        free = self._chunks[chunk]
+        lowest = free & -free
+        self._chunks[chunk] = free ^ lowest
+        if free == lowest:
+            del self._partial[0]
         self.nused += 1
         self.high_water = max(self.high_water, self.nused)
-        return vpn
+        return chunk + lowest.bit_length() - 1
 
     def free(self, vpn: int) -> None:
-        """Give a page number back; a chunk that empties goes back to the parent."""
-        self.arena.free(vpn)
+        """Give a page number back; a chunk that empties goes back to where it came from."""
+        chunk = self._chunks.keys()[self._chunks.bisect_right(vpn) - 1]
+        free, bit = self._chunks[chunk], 1 << vpn - chunk
+        assert not free & bit and bit <= self._all_of(chunk), "freed twice"
+        self._chunks[chunk] = free | bit
         self.nused -= 1
-        if self.fixed:
-            return
-        chunk = self._chunk_of(vpn)
-        self._chunks[chunk] -= 1
-        if not self._chunks[chunk]:
+        if not free:
+            self._partial.add(chunk)
+        if free | bit == self._all_of(chunk):
             self._shrink(chunk)
 
-    def _chunk_of(self, vpn: int) -> int:
-        return self._chunks.keys()[self._chunks.bisect_right(vpn) - 1]
+    def _all_of(self, chunk: int) -> int:
+        """The bitmap of a chunk without a page in use; the last one of a fixed submap may be short."""
+        size = min(SUBMAP_CHUNK, self._base + self.npages - chunk) if self.fixed else SUBMAP_CHUNK
+        return (1 << size) - 1
 
     def _grow(self) -> None:
-        chunk = self.parent.alloc(SUBMAP_CHUNK)
-        self._chunks[chunk] = 0
-        self.arena.extend(chunk, SUBMAP_CHUNK)
-        self.npages += SUBMAP_CHUNK
+        if not self.fixed:
+            chunk = self.parent.alloc(SUBMAP_CHUNK)
+            self.npages += SUBMAP_CHUNK
+        elif self._spare:
+            chunk = self._spare.pop(0)
+        elif self._unmade < self._base + self.npages:
+            chunk = self._unmade
+            self._unmade += SUBMAP_CHUNK
+        else:
+            raise NoMemory(f"submap {self.name} is full")
+        self._chunks[chunk] = self._all_of(chunk)
+        self._partial.add(chunk)
 
     def _shrink(self, chunk: int) -> None:
         del self._chunks[chunk]
-        taken = self.arena.alloc_at(chunk, SUBMAP_CHUNK)
-        assert taken == SUBMAP_CHUNK
-        self.parent.free(chunk, SUBMAP_CHUNK)
-        self.npages -= SUBMAP_CHUNK
+        self._partial.remove(chunk)
+        if self.fixed:
+            self._spare.add(chunk)
+        else:
+            self.parent.free(chunk, SUBMAP_CHUNK)
+            self.npages -= SUBMAP_CHUNK
 
     def stats(self) -> dict[str, int]:
         """Bytes of it: size, used, the most ever used."""
@@ -131,11 +147,11 @@ class Submap:
 
     def check(self) -> None:
         """Raise Inconsistent where M2 or M3 does not hold."""
-        self.arena.check()
-        demand(self.nused == self.npages - self.arena.nfree, "M3", f"{self.name}: {self.nused} used")
-        if self.fixed:
-            return
-        demand(len(self._chunks) * SUBMAP_CHUNK == self.npages, "M2", f"{self.name}: chunks do not add up")
-        demand(sum(self._chunks.values()) == self.nused, "M2", f"{self.name}: chunk counts do not add up")
+        used = sum((self._all_of(chunk) & ~free).bit_count() for chunk, free in self._chunks.items())
+        demand(used == self.nused, "M3", f"{self.name}: {used} used, counted {self.nused}")
+        partial = [chunk for chunk, free in self._chunks.items() if free]
+        demand(partial == list(self._partial), "M2", f"{self.name}: chunks with room")
+        if not self.fixed:
+            demand(len(self._chunks) * SUBMAP_CHUNK == self.npages, "M2", f"{self.name}: chunks do not add up")
         for chunk in self._chunks:
             demand(not self.parent.arena.is_free(chunk), "M2", f"{self.name}: chunk {chunk} is not its parent's")
