@@ -15,7 +15,7 @@ Invariants
     P3  The holes are just the i below len(pages) without a page, and the last one has a page.
     P4  nitems counts the 0 bits of pages that exist.
 
-Limits      2^31 items.  For each page 4 bytes, one for nfree, and 8 for each 64 items of the bitmap.
+Limits      2^31 items.  For each page 4 bytes, two for nfree, and 8 for each 64 items of the bitmap.
 """
 
 from array import array

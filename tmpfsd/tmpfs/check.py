@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tmpfsd.tmpfs import layout, xattr
 from tmpfsd.tmpfs.directory import COUNTER_BITS, DIR_SIZE, DIRENT_SIZE
 from tmpfsd.tmpfs.layout import (
-    EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN, SPEC, unpack_extent
+    EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN, ROOT_INO, SPEC, unpack_extent
 )
 from tmpfsd.tmpfs.mem import OWNER_DATA
 from tmpfsd.uvm.errors import demand
@@ -25,8 +25,6 @@ from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
-
-ROOT_INO = 1
 
 
 class _Seen:

@@ -96,6 +96,8 @@ TMPFS_NODE = Record("tmpfs_node", 160, (
     ("tn_atimehi", "h"), ("tn_mtimehi", "h"), ("tn_xattr", "I"), ("tn_rdev", "I"), ("tn_pages", "I"),
     ("tn_spec", "48s"), ("tn_name", "32s")))
 
+ROOT_INO = 1
+NAME_MAX = 255
 KIND_NONE, KIND_INLINE, KIND_STRING, KIND_TREE = range(4)
 INLINE_MAX = 48
 NAME_INLINE_MAX = 32
@@ -104,7 +106,6 @@ tn_mode, set_tn_mode = TMPFS_NODE.field("tn_mode")
 tn_kind, set_tn_kind = TMPFS_NODE.field("tn_kind")
 tn_links, set_tn_links = TMPFS_NODE.field("tn_links")
 tn_size, set_tn_size = TMPFS_NODE.field("tn_size")
-tn_gen, set_tn_gen = TMPFS_NODE.field("tn_gen")
 tn_ctime, set_tn_ctime = TMPFS_NODE.field("tn_ctime")
 tn_xattr, set_tn_xattr = TMPFS_NODE.field("tn_xattr")
 tn_pages, set_tn_pages = TMPFS_NODE.field("tn_pages")

@@ -86,6 +86,13 @@ def _packed(mp: Mount, at: int) -> int:
     return at + SPEC
 
 
+def _packed_w(mp: Mount, at: int) -> int:
+    """The offset of a packed file's bytes, to change; `at` must be writable."""
+    if tn_kind(mp.arena, at) == KIND_STRING:
+        return mp.mem.string_w(tn_string(mp.arena, at))
+    return at + SPEC
+
+
 def _extent_at(mp: Mount, at: int, page: int) -> tuple[int, int]:
     """(page number, how many in a row) for a page index; page number 0 for a hole."""
     found = mp.extents.last_to(at, page)
@@ -273,9 +280,7 @@ def _truncate_packed(mp: Mount, at: int, size: int) -> None:
         _free_packed(mp, at)
         set_tn_kind(arena, at, KIND_INLINE)
     elif size < old:
-        start = at + SPEC
-        if tn_kind(arena, at) == KIND_STRING:
-            start = mp.mem.string_w(tn_string(arena, at))
+        start = _packed_w(mp, at)
         arena[start + size:start + old] = bytes(old - size)
     set_tn_size(arena, at, size)
     touch(arena, at, mp.now())
@@ -323,9 +328,7 @@ def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
     if offset >= end:
         return
     if tn_kind(arena, at) != KIND_TREE:
-        start = at + SPEC
-        if tn_kind(arena, at) == KIND_STRING:
-            start = mp.mem.string_w(tn_string(arena, at))
+        start = _packed_w(mp, at)
         arena[start + offset:start + end] = bytes(end - offset)
         return
     if end == tn_size(arena, at):

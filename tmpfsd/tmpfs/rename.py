@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from tmpfsd.tmpfs import layout, node
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.layout import set_tn_ctime, set_tn_links, set_tn_parent, tn_links, tn_mode, tn_name, tn_parent, touch
+from tmpfsd.tmpfs.layout import (
+    NAME_MAX, ROOT_INO, set_tn_ctime, set_tn_links, set_tn_parent, tn_links, tn_mode, tn_name, tn_parent, touch
+)
 from tmpfsd.uvm.errors import VmError
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4       # <linux/fs.h>
-NAME_MAX = 255
-ROOT_INO = 1
 
 
 class Place:

@@ -25,8 +25,9 @@ from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, DIR_SIZE
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
-    EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, directory_spec, init_node, set_tn_ctime,
-    set_tn_links, string_spec, tn_access, tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat, tn_string, touch
+    EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NAME_MAX, ROOT_INO, SPEC, directory_spec, init_node,
+    set_tn_ctime, set_tn_links, string_spec, tn_access, tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat,
+    tn_string, touch
 )
 from tmpfsd.tmpfs.node import hold
 from tmpfsd.tmpfs.rename import rename
@@ -36,16 +37,14 @@ from tmpfsd.uvm.param import PAGE_SIZE
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
-ROOT_INO = 1
-NAME_MAX = 255
 LINK_MAX = (1 << 31) - 1
 PATH_MAX = 4096
 TYPE_MASK = 0o170000             # S_IFMT, which Python has as a function only
 DAY = 86_400_000_000_000
 CTIME_MAX = (1 << 64) - 1           # of the machine's clock; only the writeback cache ever hands one in
-__all__ = ["create", "forget", "getattr", "getxattr", "link", "listxattr", "lookup", "make_root", "mkdir", "mknod",
-           "open", "punch", "read", "readdir", "readlink", "removexattr", "rename", "rmdir", "setattr", "setxattr",
-           "statfs", "symlink", "truncate", "unlink", "write"]
+__all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "create", "forget", "getattr", "getxattr", "link", "listxattr", "lookup",
+           "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir", "readlink", "removexattr", "rename",
+           "rmdir", "setattr", "setxattr", "statfs", "symlink", "truncate", "unlink", "write"]
 
 Emit = Callable[[bytes, int, tuple, int], bool]
 
