@@ -22,6 +22,7 @@ PAGE_SIZE = 4096
 MIN_RAM = 1 << 20
 MIN_SIZE = 64 << 10
 MAX_SIZE = 16 << 40         # a page table of 16 bytes a page is wired: 64 GiB of it at this size
+MAX_INODES = (1 << 31) - 1
 MAX_SPIN = 100_000
 MAX_WINDOWS = 65_536
 MIN_WINDOWS = 64            # uvm.vm.RESERVE: what an operation may touch between two breaths
@@ -186,7 +187,10 @@ def parse_inodes(text: str, _physical: int) -> int:
     match = re.fullmatch(r"([0-9]{1,12})([kmg]?)", text, re.IGNORECASE | re.ASCII)
     if not match:
         raise ValueError("must be a whole number with k, m or g, or 0 for no limit of its own")
-    return int(match[1]) * UNITS[match[2].lower()]
+    inodes = int(match[1]) * UNITS[match[2].lower()]
+    if inodes > MAX_INODES:
+        raise ValueError(f"too many: at most {MAX_INODES}")
+    return inodes
 
 
 def parse_mode(text: str, _physical: int) -> int:

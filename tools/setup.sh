@@ -19,12 +19,25 @@ import ensurepip, os, sys, sysconfig, venv
 ok = sys.version_info >= (3, 11) and os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
 sys.exit(not ok)' 2>/dev/null; }
 
-find_python() {
-    local candidate
-    for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
-        if usable "$candidate"; then command -v "$candidate"; return; fi
+# Whether other users may execute it: the tests of mounts without root need that.
+open_to_all() {
+    local path
+    path=$(readlink -f "$(command -v "$1")") || return 1
+    while [ "$path" != / ]; do
+        (( 0$(stat -c %a "$path") & 1 )) || return 1
+        path=$(dirname "$path")
     done
-    return 1
+}
+
+# The first that is usable and that other users may execute, else the first that is usable.
+find_python() {
+    local candidate first=""
+    for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
+        usable "$candidate" || continue
+        if open_to_all "$candidate"; then command -v "$candidate"; return; fi
+        first=${first:-$candidate}
+    done
+    [ -n "$first" ] && command -v "$first"
 }
 
 there() {

@@ -3,8 +3,8 @@
 A test never knows which file system it runs on: mount_kernel() gives the kernel's own tmpfs, the oracle,
 and mount_tmpfsd() ours, started in the foreground so that its process and its log are known.
 
-Invariants  M1 Every tmpfsd mount is in LIVE from before its daemon starts until the daemon has ended.
-            M2 Mounted.close() leaves no mount and no process, whatever state the daemon is in.
+Invariants  H1 Every tmpfsd mount is in LIVE from before its daemon starts until the daemon has ended.
+            H2 Mounted.close() leaves no mount and no process, whatever state the daemon is in.
 Limits      A call that is stuck in FUSE heeds no alarm: only the end of the connection frees it. abort_all()
             brings that about and is what the watchdog of conftest.py calls.
 """

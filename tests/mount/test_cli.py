@@ -5,6 +5,7 @@ where there is no /dev/fuse.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tmpfsd import options
+from tmpfsd.cli import mount, preflight
 from tmpfsd.server import control, mountinfo
 
 FUSE = os.access("/dev/fuse", os.R_OK | os.W_OK)
@@ -109,28 +112,40 @@ def assert_refused(done: "subprocess.CompletedProcess[str]", *names: str) -> Non
 WRONG = [
     "frobnicate", "frobnicate=1", "size", "size=", "size=0", "size=-1", "size=1.5g", "size=x", "size=4k",
     "size=99t", "ram=0", "ram=-1m", "ram=512k", "ram=99999g", "ram=101%", "nr_inodes=many", "mode=999",
-    "uid=root", "gid=-1", "swap=", "swap_size=0", "swap_size=x", "swap_io=mmap", "backend=magic",
-    "backend=aobj", "backend=pageable-flag", "backend=pageable-object", "submap=0", "submap=99t",
-    "submap_sharing=x", "windows=0", "windows=4", "spin=-1", "spin=x", "acl=1", "noxattr,acl", "ro,rw",
+    "uid=root", "gid=-1", "nr_inodes=2147483648", "swap=",
+    "swap_size=0", "swap_size=x", "swap_io=mmap", "backend=magic",
+    "windows=64", "submap=1m,backend=aobj", "submap_sharing=shared,backend=pageable-object", "submap=0",
+    "submap=99t", "submap_sharing=x", "windows=0", "windows=4", "spin=-1", "spin=x", "acl=1", "noxattr,acl", "ro,rw",
     "ro=1", "size=1m,size=2m", "submap=2m,size=1m", "huge=always", "mpol=bind:0", "nr_blocks=1",
     "swap_size=1m,swap=none", "swap_io=direct,swap=none", "submap=1m,backend=wired",
     "windows=2,backend=wired",
 ]
 
 
-@pytest.mark.parametrize("options", WRONG)
-def test_wrong_option(mountpoint: Path, options: str) -> None:
-    """The first of the options is the one that the message must name."""
-    named = options.split(",")[0].split("=")[0]
-    assert_refused(tmpfsd("src", str(mountpoint), "-o", options), f"tmpfsd: {named}")
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong_option(mountpoint: Path, text: str) -> None:
+    """G1: the first of the options is the one that the message must name."""
+    named = text.split(",")[0].split("=")[0]
+    assert_refused(tmpfsd("src", str(mountpoint), "-o", text), f"tmpfsd: {named}")
     assert not mountinfo.find(str(mountpoint)) and not servers(mountpoint)
 
 
 @pytest.mark.parametrize("args, named", [
-    ((), "MOUNTPOINT"), (("-o",), "-o"), (("--frob", "x"), "--frob"), (("a", "b", "c"), "c"),
+    ((), "MOUNTPOINT"), (("",), "mount point: empty"), (("none", ""), "mount point: empty"),
+    (("-o",), "-o"), (("--frob", "x"), "--frob"), (("a", "b", "c"), "c"),
 ])
 def test_wrong_command_line(args: tuple[str, ...], named: str) -> None:
     assert_refused(tmpfsd(*args), named)
+
+
+def test_a_mount_that_answers_with_an_error_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G2: and the parent does not take it for an answer."""
+    def fail(_path: str) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(os, "statvfs", fail)
+    with pytest.raises(preflight.CliError, match="/mnt: .*not answer: Transport endpoint"):
+        mount.demand_answer("/mnt")
 
 
 def test_version_and_help() -> None:
@@ -184,13 +199,32 @@ def test_swap_not_writable(mountpoint: Path, tmp_path: Path) -> None:
 
 def test_swap_in_a_file(mountpoint: Path, tmp_path: Path) -> None:
     swap = tmp_path / "swap"
-    swap.touch()
+    swap.touch(mode=0o600)
     assert tmpfsd(str(mountpoint), "-o", f"swap={swap},swap_size=16m,ram=1m,size=32m").returncode == 0
     data = os.urandom(8 << 20)
     (mountpoint / "big").write_bytes(data)
     assert (mountpoint / "big").read_bytes() == data
     status = json.loads(tmpfsctl("status", str(mountpoint), "--json").stdout)
     assert status["swap"]["path"] == str(swap) and status["swap"]["used_bytes"] > 0
+    assert swap.stat().st_size
+    assert unmount(mountpoint).returncode == 0
+    assert gone(mountpoint) and swap.stat().st_size == 0
+
+
+def test_swap_in_a_file_that_others_may_read(mountpoint: Path, tmp_path: Path) -> None:
+    swap = tmp_path / "swap"
+    swap.write_bytes(b"kept")
+    swap.chmod(0o644)
+    assert_refused(tmpfsd(str(mountpoint), "-o", f"swap={swap}"), f"swap={swap}", "mode 0600")
+    assert swap.read_bytes() == b"kept" and not mountinfo.find(str(mountpoint))
+
+
+def test_swap_larger_than_the_disk_warns_where_it_was_asked_for(tmp_path: Path) -> None:
+    asked = options.parse(f"size=64m,swap_size=16t,swap={tmp_path}")
+    warning, = preflight.check_swap(asked, "/mnt").warnings
+    assert warning.startswith("swap_size=17592186044416: ") and "bytes free" in warning
+    by_default = options.parse(f"size=16t,swap={tmp_path}")
+    assert preflight.check_swap(by_default, "/mnt") == by_default
 
 
 def test_no_swap_warns_and_mounts(mountpoint: Path) -> None:
@@ -237,6 +271,7 @@ def test_path_with_blanks_and_a_link(tmp_path: Path) -> None:
 
 
 def test_umount_ends_the_process_and_the_socket(mounted: Path) -> None:
+    """L3: what it made is gone."""
     found = mountinfo.find(str(mounted))
     assert found is not None
     place = Path(control.directories(os.geteuid())[0]) / control.socket_name(found.major, found.minor)
@@ -247,6 +282,7 @@ def test_umount_ends_the_process_and_the_socket(mounted: Path) -> None:
 
 @pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 def test_signal_unmounts(mounted: Path, number: int) -> None:
+    """L3: ended by a signal."""
     (mounted / "x").write_text("data")
     for pid in servers(mounted):
         os.kill(pid, number)
@@ -278,6 +314,7 @@ def test_unmount_while_busy_is_refused_and_all_goes_on(mounted: Path) -> None:
 
 @needs_root
 def test_a_server_never_unmounts_what_is_not_its_own(mounted: Path) -> None:
+    """L1."""
     held = os.open(mounted, os.O_RDONLY)
     try:
         assert run("umount", "-l", str(mounted)).returncode == 0
@@ -307,6 +344,34 @@ def test_killed_server_leaves_a_mount_that_umount_removes(mounted: Path) -> None
     assert tmpfsd(str(mounted), "-o", "ram=1m").returncode == 0
 
 
+SIGNAL_HALFWAY = """
+import os, signal, sys
+from tmpfsd import options
+from tmpfsd.server import daemon
+
+attach = daemon.Daemon.attach
+
+def attach_and_signal(self):
+    if sys.argv[2] == "before":
+        os.kill(os.getpid(), signal.SIGTERM)
+    attach(self)
+    if sys.argv[2] == "after":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+daemon.Daemon.attach = attach_and_signal
+daemon.run(options.parse("ram=1m,size=64m"), sys.argv[1], lambda: None)
+print("ended as it should")
+"""
+
+
+@pytest.mark.parametrize("when", ("before", "after"))
+def test_a_signal_while_mounting_leaves_nothing(mountpoint: Path, when: str) -> None:
+    """L2: it is held back until the mount can be taken down."""
+    done = run(sys.executable, "-c", SIGNAL_HALFWAY, str(mountpoint), when)
+    assert (done.returncode, done.stdout) == (0, "ended as it should\n"), done.stderr
+    assert gone(mountpoint)
+
+
 def test_foreground_logs_and_ends_with_0(mountpoint: Path) -> None:
     process = subprocess.Popen([sys.executable, "-m", "tmpfsd", str(mountpoint), "-f", "-o", "ram=1m"],
                                stderr=subprocess.PIPE, text=True)
@@ -325,12 +390,12 @@ def test_foreground_logs_and_ends_with_0(mountpoint: Path) -> None:
 def test_status(mounted: Path) -> None:
     (mounted / "x").write_bytes(b"x" * 100_000)
     status = json.loads(tmpfsctl("status", str(mounted), "--json").stdout)
-    assert set(status) == {
+    assert set(status) >= {
         "mountpoint", "backend", "size_bytes", "used_bytes", "inodes", "inodes_max", "ram_bytes",
         "resident_bytes", "wired_bytes", "dirty_bytes", "submap", "swap", "paging", "pools", "data",
         "requests"}
     assert set(status["submap"]) == {"policy", "sharing", "size_bytes", "used_bytes", "high_water_bytes"}
-    assert set(status["swap"]) == {"path", "size_bytes", "used_bytes"}
+    assert set(status["swap"]) >= {"path", "size_bytes", "used_bytes"}
     assert set(status["paging"]) >= {"faults", "pageins", "pageouts", "scans", "reclaims", "stalls"}
     assert set(status["data"]) == {"pages", "resident_pages", "swapped_pages"}
     for pool in status["pools"]:
@@ -363,7 +428,7 @@ def test_check(mounted: Path) -> None:
 
 @pytest.mark.parametrize("args, named", [
     ((), "COMMAND"), (("status",), "MOUNTPOINT"), (("frob", "/"), "frob"), (("status", "/proc"), "/proc"),
-    (("status", "/no/such/place"), "/no/such/place"), (("check", "/"), "/"),
+    (("status", "/no/such/place"), "/no/such/place"), (("status", ""), "mount point: empty"), (("check", "/"), "/"),
 ])
 def test_tmpfsctl_mistakes(args: tuple[str, ...], named: str) -> None:
     assert_refused(tmpfsctl(*args), named)

@@ -81,6 +81,7 @@ def test_garbage_is_answered(tmp_path: Path, data: bytes, why: str) -> None:
 
 
 def test_too_long_a_line(tmp_path: Path) -> None:
+    """C1: a line is bounded."""
     async def client(path: str) -> None:
         answers = await ask(path, b"x" * (MAX_LINE * 3))
         assert [answer["ok"] for answer in answers] == [False] and "longer" in answers[0]["error"]
@@ -95,6 +96,7 @@ def test_no_line_end(tmp_path: Path) -> None:
 
 
 def test_who_says_nothing_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C1: the time to send one is bounded."""
     monkeypatch.setattr(control, "IDLE_SECONDS", 0.05)
 
     async def client(path: str) -> None:
@@ -123,6 +125,7 @@ def test_who_does_not_listen_is_sent_away(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_too_many_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C1: the number of clients is bounded."""
     monkeypatch.setattr(control, "MAX_CLIENTS", 2)
 
     async def client(path: str) -> None:
@@ -140,6 +143,7 @@ def test_too_many_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("uid, served", [(0, True), (1000, True), (1001, False)])
 def test_others_may_not_ask(uid: int, served: bool) -> None:
+    """C2: by the peer's credentials."""
     class Client:
         def getsockopt(self, *_args: int) -> bytes:
             return control.CREDENTIALS.pack(1, uid, uid)
@@ -149,11 +153,28 @@ def test_others_may_not_ask(uid: int, served: bool) -> None:
 
 
 def test_socket_is_private_and_replaces_a_stale_one(tmp_path: Path) -> None:
+    """C2: by its mode."""
     path = tmp_path / "socket"
     listen(str(path)).close()
     listener = listen(str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     listener.close()
+
+
+def test_a_daemon_removes_its_own_socket_only(tmp_path: Path) -> None:
+    """C3: the next mount's socket of the same name stays."""
+    path = str(tmp_path / "socket")
+    with listen(path):
+        ours = control.identity(path)
+        assert ours is not None
+    with listen(path):
+        control.remove(path, ours)
+        assert os.path.lexists(path)
+        control.remove(path, control.identity(path))
+        assert not os.path.lexists(path)
+    control.remove(path, ours)
+    control.remove("", None)
+    assert control.identity(path) is None
 
 
 def test_directory_of_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

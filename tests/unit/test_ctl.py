@@ -51,3 +51,10 @@ def test_full_of_wired_metadata() -> None:
 def test_full_swap() -> None:
     full = status(swap={"path": "/x", "size_bytes": 4096, "used_bytes": 4096})
     assert list(warnings(full)) == ["swap is full: writes and creates get ENOSPC"]
+
+
+def test_swap_in_trouble() -> None:
+    swap = {"path": "/x", "size_bytes": 1 << 20, "used_bytes": 4096, "disk_full": True, "bad_slots": 1234}
+    assert list(warnings(status(swap=swap))) == [
+        "the disk under the swap file is full: writes and creates get ENOSPC", "1,234 swap slots are bad"]
+    assert not list(warnings(status(swap={**swap, "disk_full": False, "bad_slots": 0})))

@@ -17,6 +17,7 @@ from tmpfsd.options import Config  # noqa: E402  (needs pyfuse3)
 from tmpfsd.server import operations  # noqa: E402
 from tmpfsd.server.operations import KINDS, Operations  # noqa: E402
 from tmpfsd.tmpfs.errors import FsError  # noqa: E402
+from tmpfsd.tmpfs.mount import Mount  # noqa: E402
 from tmpfsd.uvm.errors import Inconsistent, NoMemory  # noqa: E402
 
 ATTR = (stat.S_IFREG | 0o644, 2, 3, 4, 5, 6, 7, 1_000_000_001, -1, 3_000_000_003, 9)
@@ -91,12 +92,36 @@ def test_lookup_remembers_that_there_is_nothing(ops: Operations, vnops: SimpleNa
 
 @pytest.mark.parametrize("name, args", [
     ("lookup", (1, LONG, CTX)), ("create", (1, LONG, 0, 0, CTX)), ("mkdir", (1, LONG, 0, CTX)),
-    ("mknod", (1, LONG, 0, 0, CTX)), ("symlink", (1, LONG, b"y", CTX)), ("unlink", (1, LONG, CTX)),
+    ("mknod", (1, LONG, stat.S_IFIFO, 0, CTX)), ("symlink", (1, LONG, b"y", CTX)), ("unlink", (1, LONG, CTX)),
     ("link", (1, 1, LONG, CTX)), ("rmdir", (1, LONG, CTX)),
     ("rename", (1, LONG, 1, b"y", 0, CTX)), ("rename", (1, b"y", 1, LONG, 0, CTX)),
 ])
-def test_long_names_are_refused(ops: Operations, name: str, args: tuple[Any, ...]) -> None:
-    assert run(getattr(ops, name), *args) == errno.ENAMETOOLONG
+def test_long_names_are_refused(name: str, args: tuple[Any, ...]) -> None:
+    """The kernel passes names of up to 1,024 bytes; every vnop refuses them itself."""
+    config = Config(ram_bytes=1 << 20, size_bytes=1 << 20, swap=None)
+    mount = Mount(config)
+    try:
+        assert run(getattr(Operations(mount, config), name), *args) == errno.ENAMETOOLONG
+    finally:
+        mount.close()
+
+
+def test_setxattr_knows_the_callers_groups(
+        ops: Operations, vnops: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(pyfuse3, "get_sup_groups", lambda pid: asked.append(pid) or {7})
+    seen: list[Any] = []
+    vnops.setxattr = lambda *args: seen.append(args[-1])
+    assert run(ops.setxattr, 1, b"user.x", b"", CTX) is None
+    caller, = seen
+    assert (caller.uid, caller.gid, caller.umask) == (1, 2, 0o22)
+    assert caller.in_group(2) and not asked         # the lookup reads /proc, so it is made only when it is needed
+    assert caller.in_group(7) and not caller.in_group(8) and asked == [3, 3]
+
+
+def test_a_caller_that_is_gone_has_no_other_groups() -> None:
+    caller = operations.Caller(SimpleNamespace(uid=1, gid=2, umask=0, pid=0))
+    assert caller.in_group(2) and not caller.in_group(3)
 
 
 def test_setattr_passes_what_is_to_be_set(ops: Operations, vnops: SimpleNamespace) -> None:

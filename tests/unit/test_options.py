@@ -62,6 +62,10 @@ def test_values() -> None:
     assert config.generic == ("noatime", "ro")
 
 
+def test_most_inodes() -> None:
+    assert read("nr_inodes=2147483647").nr_inodes == options.MAX_INODES
+
+
 def test_what_mount_and_fstab_write_is_ignored() -> None:
     config = read([
         "rw,dev,suid,exec,noauto,nofail,user,_netdev", "x-systemd.automount,user=me,,comment=x,defaults"])
@@ -84,7 +88,9 @@ def test_swap_is_made_absolute(tmp_path: "os.PathLike[str]", monkeypatch: pytest
     ("size= 1m", "not a whole"), ("ram=0", "at least 1m"), ("ram=1023k", "at least 1m"),
     ("ram=-1m", "negative"), ("ram=9g", "physical memory"), ("ram=101%", "physical memory"),
     ("ram=lots", "not a whole number"), ("nr_inodes=x", "whole number"), ("nr_inodes=-1", "whole number"),
-    ("nr_inodes=1t", "whole number"), ("mode=8", "octal"), ("mode=10000", "octal"), ("mode=-1", "octal"),
+    ("nr_inodes=1t", "whole number"),
+    ("nr_inodes=2147483648", "at most 2147483647"), ("nr_inodes=2g", "too many"),
+    ("mode=8", "octal"), ("mode=10000", "octal"), ("mode=-1", "octal"),
     ("mode=rwx", "octal"), ("mode=0o755", "octal"), ("uid=root", "number from 0"),
     ("uid=-1", "number from 0"), ("uid=4294967295", "number from 0"), ("gid=x", "number from 0"),
     ("gid=4294967296", "number from 0"), ("swap_size=-5", "negative"), ("swap_size=x", "not a whole"),

@@ -51,6 +51,50 @@ def test_a_file_is_emptied_and_made_where_it_is_missing(tmp_path: Path) -> None:
         os.close(fd)
 
 
+@pytest.mark.parametrize("mode", (0o640, 0o604, 0o622, 0o601))
+def test_a_file_that_others_may_open_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "swap"
+    path.write_bytes(b"kept")
+    path.chmod(mode)
+    with pytest.raises(PermissionError, match="alone, mode 0600"):
+        open_swap(str(path))
+    assert path.read_bytes() == b"kept"
+
+
+def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "swap"
+    path.touch(mode=0o600)
+    os.link(path, tmp_path / "other")
+    with pytest.raises(PermissionError):
+        open_swap(str(path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "swap"
+    path.touch(mode=0o600)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(PermissionError):
+        open_swap(str(path))
+
+
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "swap").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError) as caught:
+        open_swap(str(tmp_path / "swap"))
+    assert caught.value.errno == errno.ELOOP and not (tmp_path / "elsewhere").exists()
+
+
+def test_a_named_file_is_emptied_at_the_end(tmp_path: Path, pages) -> None:
+    path = tmp_path / "swap"
+    swap = Swap(open_swap(str(path))[0], 8)
+    slot, _count = swap.alloc(4)
+    swap.write_cluster(slot, pages[:4], range(4))
+    assert path.stat().st_size
+    swap.close()
+    assert path.stat().st_size == 0
+
+
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         open_swap(str(tmp_path / "missing" / "swap"))

@@ -20,6 +20,8 @@ class ClientError(Exception):
 
 def socket_of(path: str) -> tuple[str, int]:
     """Return the socket of the mount at path, and whose mount it is."""
+    if not path:
+        raise ClientError("mount point: empty")     # it would be taken for the working directory
     mounted = mountinfo.find(mountinfo.resolve(path))
     if mounted is None:
         raise ClientError(f"{path}: not a mount point")

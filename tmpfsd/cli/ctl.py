@@ -1,6 +1,6 @@
-"""ctl.py: the command tmpfsctl: status and check of a mount.
+"""ctl.py: the command tmpfsctl: status and check of a mount, and estimates without one.
 
-A subcommand is one function and one entry in COMMANDS; each asks the mount through client.py.
+A subcommand is one function and one entry in COMMANDS; each asks the mount through client.py, all but `estimate`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tmpfsd import __version__
+from tmpfsd.cli import estimate
 from tmpfsd.cli.client import ClientError, ask, status
 from tmpfsd.cli.mount import Parser
 from tmpfsd.uvm.param import PAGE_SIZE
@@ -90,6 +91,10 @@ def warnings(state: dict[str, Any]) -> Iterator[str]:
     swap = state["swap"]
     if swap and swap.get("path") and swap["size_bytes"] and swap["used_bytes"] >= swap["size_bytes"]:
         yield "swap is full: writes and creates get ENOSPC"
+    if swap and swap.get("disk_full"):
+        yield "the disk under the swap file is full: writes and creates get ENOSPC"
+    if swap and swap.get("bad_slots"):
+        yield f"{swap['bad_slots']:,} swap slots are bad"
 
 
 def format_status(state: dict[str, Any]) -> str:
@@ -116,6 +121,7 @@ def run_check(args: argparse.Namespace) -> None:
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
     "status": (show_status, "show memory, swap, paging and pools of a mount"),
     "check": (run_check, "check the whole file system (requests wait meanwhile)"),
+    "estimate": (estimate.show_estimate, "tell how much metadata a tree of files will need, without a mount"),
 }
 
 
@@ -126,8 +132,11 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, (function, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        command.add_argument("mountpoint", metavar="MOUNTPOINT")
         command.set_defaults(function=function)
+        if name == "estimate":
+            estimate.add_arguments(command)
+            continue
+        command.add_argument("mountpoint", metavar="MOUNTPOINT")
         if name == "status":
             command.add_argument("--json", action="store_true", help="as JSON, for scripts")
     return parser

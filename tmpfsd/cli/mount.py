@@ -5,8 +5,8 @@ work.
 
 Picture     parent: options, preflight -> fork -> wait for the child's word -> statvfs(mountpoint) -> exit 0
             child:  setsid -> daemon.run() -> "ok" once INIT was served, or one line that says what is wrong
-Invariants  M1 Whatever is wrong is one line on stderr and exit status 1; a traceback only with --debug.
-            M2 The parent exits 0 only when the mount answered, and else ends the child and what it mounted.
+Invariants  G1 Whatever is wrong is one line on stderr and exit status 1; a traceback only with --debug.
+            G2 The parent exits 0 only when the mount answered, and else ends the child and what it mounted.
 """
 
 from __future__ import annotations
@@ -128,8 +128,7 @@ def background(config: Config, mountpoint: str, debug: bool) -> None:
         word = read_word(reader)
         if word != OK:
             raise CliError(word.decode(errors="replace") or "the daemon ended without a word")
-        if not answers(mountpoint):
-            raise CliError(f"{mountpoint}: mounted, but it did not answer in {ANSWER_SECONDS:g} seconds")
+        demand_answer(mountpoint)
     except BaseException:
         end(pid, mountpoint)
         raise
@@ -151,16 +150,23 @@ def read_word(reader: int) -> bytes:
     return word
 
 
-def answers(mountpoint: str) -> bool:
+def demand_answer(mountpoint: str) -> None:
     """Ask the mount for something, in a thread that can be left behind when it never answers."""
     answered = threading.Event()
+    errors: list[OSError] = []
 
     def ask() -> None:
-        os.statvfs(mountpoint)
+        try:
+            os.statvfs(mountpoint)
+        except OSError as error:
+            errors.append(error)
         answered.set()
 
     threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(ANSWER_SECONDS)
+    if not answered.wait(ANSWER_SECONDS):
+        raise CliError(f"{mountpoint}: mounted, but it did not answer in {ANSWER_SECONDS:g} seconds")
+    if errors:
+        raise CliError(f"{mountpoint}: mounted, but it does not answer: {errors[0].strerror or errors[0]}")
 
 
 def end(pid: int, mountpoint: str) -> None:

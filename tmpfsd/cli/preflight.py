@@ -15,6 +15,7 @@ import tempfile
 
 from tmpfsd.options import Config
 from tmpfsd.server import mountinfo
+from tmpfsd.uvm.swap import demand_private
 
 DEVICE = "/dev/fuse"
 
@@ -41,6 +42,8 @@ def check_fuse() -> None:
 
 def check_mountpoint(path: str) -> str:
     """Return the mount point as an absolute path without symbolic links."""
+    if not path:
+        raise CliError("mount point: empty")        # it would be taken for the working directory
     resolved = mountinfo.resolve(path)
     mounted = mountinfo.find(resolved)
     if mounted and mounted.fstype == mountinfo.FSTYPE:
@@ -57,7 +60,7 @@ def check_mountpoint(path: str) -> str:
 
 
 def check_swap(config: Config, mountpoint: str) -> Config:
-    """See that swap can be used; return the Config with the size that a block device has."""
+    """See that swap can be used; return the Config with what was learned of its size."""
     path = config.swap
     if path is None:
         return config
@@ -66,31 +69,37 @@ def check_swap(config: Config, mountpoint: str) -> Config:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            check_directory(path, config)
-        elif stat.S_ISREG(mode):
-            check_file(path, config)
-        elif stat.S_ISBLK(mode):
+            return check_directory(path, config)
+        if stat.S_ISREG(mode):
+            return check_file(path, config)
+        if stat.S_ISBLK(mode):
             return check_device(path, config)
-        else:
-            raise CliError(f"swap={path}: must be a directory, a file or a block device")
     except OSError as error:
         raise CliError(f"swap={path}: {why(error)}") from None
-    return config
+    raise CliError(f"swap={path}: must be a directory, a file or a block device")
 
 
-def check_directory(path: str, config: Config) -> None:
-    """A swap file must be possible in this directory."""
+def check_directory(path: str, config: Config) -> Config:
+    """A swap file must be possible in this directory; one larger than the disk can hold now is warned of."""
     with tempfile.TemporaryFile(dir=path, buffering=0) as file:
         check_direct(file.fileno(), path, config)
+        disk = os.fstatvfs(file.fileno())
+    free = disk.f_bavail * disk.f_frsize
+    if "swap_size" not in config.given or config.swap_size_bytes <= free:
+        return config
+    warning = f"swap_size={config.swap_size_bytes}: the disk of {path} has only {free} bytes free"
+    return dataclasses.replace(config, warnings=(*config.warnings, warning))
 
 
-def check_file(path: str, config: Config) -> None:
-    """This file must be writable; its contents will be lost."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+def check_file(path: str, config: Config) -> Config:
+    """This file must be writable, and nobody else's; its contents will be lost."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
+        demand_private(descriptor, path)
         check_direct(descriptor, path, config)
     finally:
         os.close(descriptor)
+    return config
 
 
 def check_device(path: str, config: Config) -> Config:

@@ -7,11 +7,14 @@ or /tmp/tmpfsd-UID for those of others.
 
 Invariants  C1 Input is bounded: MAX_LINE bytes a line, IDLE_SECONDS to send it, MAX_CLIENTS at once.
             C2 Only root and the mounting user get an answer (mode 0600, and the peer's credentials).
+            C3 A daemon that ends removes its own socket only: after the unmount, while it is still ending,
+               the next mount may have got the same device number.
 Limits      A command runs to its end like any operation: `check` holds up requests while it looks around.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -91,6 +94,25 @@ def listen(path: str) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def identity(path: str) -> tuple[int, int, int] | None:
+    """Return what tells this socket from a later one with the same name, or None where there is none.
+
+    The inode number alone does not: it may be given anew once the socket is gone.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_ctime_ns
+
+
+def remove(path: str, made: tuple[int, int, int] | None) -> None:
+    """Remove the socket that was made at path, but not another's that has taken its place (C3)."""
+    if made is not None and identity(path) == made:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 class ControlServer:

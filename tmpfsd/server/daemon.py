@@ -6,9 +6,9 @@ nursery owns all tasks: the request loop, the control socket, the signal watcher
 Picture     BUILD -> MOUNTED (pyfuse3.init) -> READY (INIT served, told to report) -> ENDING -> CLOSED
             umount by a user: the descriptor says ENODEV, the loop ends by itself.
             a signal: umount; where that is busy, detach, and the loop is told to end.
-Invariants  D1 Nothing is unmounted at the mount point but the mount with our own device number.
-            D2 Signals are held back from before the mount until the watcher is there: nothing half made.
-            D3 However run() ends, swap is released, the socket removed, and nothing of ours stays mounted.
+Invariants  L1 Nothing is unmounted at the mount point but the mount with our own device number.
+            L2 Signals are held back from before the mount until the watcher is there: nothing half made.
+            L3 However run() ends, swap is released, the socket removed, and nothing of ours stays mounted.
 Limits      A signal ends the mount though files are open there: their users get ENOTCONN.
 """
 
@@ -88,6 +88,7 @@ class Daemon:
         self.dispatcher: Dispatcher | None = None
         self.place: mountinfo.MountPoint | None = None
         self.socket_path = ""
+        self.socket_made: tuple[int, int, int] | None = None
 
     # Mounting and its undoing
 
@@ -106,7 +107,7 @@ class Daemon:
         self.place = place
 
     def still_ours(self) -> bool:
-        """Tell whether what is mounted at the mount point is this mount (D1)."""
+        """Tell whether what is mounted at the mount point is this mount (L1)."""
         return self.place is not None and mountinfo.find(self.mountpoint) == self.place
 
     def detach(self) -> None:
@@ -140,7 +141,7 @@ class Daemon:
         except (OSError, ControlError) as error:
             log.warning("no control socket: %s", error)
             return
-        self.socket_path = path
+        self.socket_path, self.socket_made = path, control.identity(path)
         nursery.start_soon(ControlServer(commands, os.geteuid()).serve, listener)
 
     async def tell_ready(self, ready: trio.Event) -> None:
@@ -226,7 +227,7 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
 
     => raises MountError, VmError or OSError when it cannot be mounted: nothing is left mounted then.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)       # D2
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)       # L2
     daemon = Daemon(config, mountpoint, report)
     try:
         process.harden()
@@ -237,8 +238,6 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
             tick(0)             # a tick that came when the interpreter has put its handlers back would kill
             daemon.detach()
     finally:
-        if daemon.socket_path:
-            with contextlib.suppress(OSError):
-                os.unlink(daemon.socket_path)
+        control.remove(daemon.socket_path, daemon.socket_made)
         daemon.mount.close()
     log.info("unmounted")

@@ -30,7 +30,6 @@ from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
 log = logging.getLogger(__name__)
 
 FOREVER = 1_000_000_000         # seconds
-NAME_MAX = 255                  # the kernel passes names of up to 1,024 bytes
 MOST_REASONS = 32               # what can be full: size, ram, swap, nr_inodes, a map for each pool
 
 
@@ -66,10 +65,22 @@ def changing(func: Callable[..., Any]) -> Callable[..., Any]:
     return handler(func, changes=True)
 
 
-def check_name(name: bytes) -> None:
-    """Refuse a name that is too long."""
-    if len(name) > NAME_MAX:
-        raise FUSEError(errno.ENAMETOOLONG)
+class Caller:
+    """Who makes a request, with what the kernel does not hand over: the other groups, looked up when needed."""
+
+    __slots__ = ("uid", "gid", "umask", "pid")
+
+    def __init__(self, ctx: Any) -> None:
+        self.uid, self.gid, self.umask, self.pid = ctx.uid, ctx.gid, ctx.umask, ctx.pid
+
+    def in_group(self, gid: int) -> bool:
+        """Tell whether the caller is in a group.  One that is gone, or not seen from here, has its own only."""
+        if gid == self.gid:
+            return True
+        try:
+            return gid in pyfuse3.get_sup_groups(self.pid)
+        except (OSError, RuntimeError, ValueError):
+            return False
 
 
 def entry_of(ino: int, attr: tuple[int, ...]) -> EntryAttributes:
@@ -139,52 +150,42 @@ class Operations(pyfuse3.Operations):
 
     @handler
     def lookup(self, parent: int, name: bytes, _ctx: Any) -> EntryAttributes:
-        check_name(name)
         ino = vnops.lookup(self.mount, parent, name)
         return entry_of(ino, vnops.getattr(self.mount, ino)) if ino else no_entry()
 
     @changing
     def create(self, parent: int, name: bytes, mode: int, _flags: int,
                ctx: Any) -> tuple[FileInfo, EntryAttributes]:
-        check_name(name)
         ino = vnops.create(self.mount, parent, name, mode, ctx)
         return FileInfo(fh=ino, keep_cache=True), self.entry(ino)
 
     @changing
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: Any) -> EntryAttributes:
-        check_name(name)
         return self.entry(vnops.mknod(self.mount, parent, name, mode, rdev, ctx))
 
     @changing
     def mkdir(self, parent: int, name: bytes, mode: int, ctx: Any) -> EntryAttributes:
-        check_name(name)
         return self.entry(vnops.mkdir(self.mount, parent, name, mode, ctx))
 
     @changing
     def symlink(self, parent: int, name: bytes, target: bytes, ctx: Any) -> EntryAttributes:
-        check_name(name)
         return self.entry(vnops.symlink(self.mount, parent, name, target, ctx))
 
     @changing
     def link(self, ino: int, parent: int, name: bytes, _ctx: Any) -> EntryAttributes:
-        check_name(name)
         return self.entry(vnops.link(self.mount, ino, parent, name))
 
     @changing
     def unlink(self, parent: int, name: bytes, _ctx: Any) -> None:
-        check_name(name)
         vnops.unlink(self.mount, parent, name)
 
     @changing
     def rmdir(self, parent: int, name: bytes, _ctx: Any) -> None:
-        check_name(name)
         vnops.rmdir(self.mount, parent, name)
 
     @changing
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int,
                ctx: Any) -> None:
-        check_name(name)
-        check_name(new_name)
         vnops.rename(self.mount, parent, name, new_parent, new_name, flags, ctx)
 
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
@@ -308,7 +309,7 @@ class Operations(pyfuse3.Operations):
     @changing
     def setxattr(self, ino: int, name: bytes, value: bytes, ctx: Any) -> None:
         self.need_xattr()
-        vnops.setxattr(self.mount, ino, name, value, 0, ctx)    # CREATE and REPLACE are seen to by pyfuse3
+        vnops.setxattr(self.mount, ino, name, value, 0, Caller(ctx))    # pyfuse3 sees to CREATE and REPLACE
 
     @handler
     def listxattr(self, ino: int, ctx: Any) -> list[bytes]:

@@ -1,0 +1,274 @@
+"""tmpfs/estimate.py: how much metadata a tree of files will need, by pool, before there is one.
+
+Pure arithmetic over the records of layout.py, the rules of directory.py, regfile.py and xattr.py for what goes where,
+and the classes of pool/strings.py.  A tree is described by its Shape: how many of what, as histograms, because what
+is rounded up to a class cannot be told from a mean.
+
+A directory's index is the only part with chance in it: keys are hashes, so leaves split where the keys happen to
+fall.  A full leaf of C entries splits in two; of the n entries that its range gets in the end, C / 2 were there
+at the split and the others fall to either side with a chance that is Beta(C / 2, C / 2).  leaves() follows that
+down with the mean and the variance of that sum.
+
+Limits      Trees that are only built: what churn leaves half empty (E5 of tools/experiments) is not foreseen.
+            Files were written once from start to end, their data in few extents.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import exp, log, sqrt
+from statistics import NormalDist
+
+from tmpfsd.pool.strings import CLASSES
+from tmpfsd.pool.table import WORDS_PER_PAGE
+from tmpfsd.tmpfs.btree import INNER_CAP, LEAF_CLASSES, capacity
+from tmpfsd.tmpfs.layout import INLINE_MAX, NAME_INLINE_MAX, TD_NAME, TX_NAME
+from tmpfsd.tmpfs.mem import NODES_PER_PAGE
+from tmpfsd.tmpfs.regfile import PACKED_MAX
+from tmpfsd.tmpfs.xattr import INLINE_VALUE_MAX
+from tmpfsd.uvm.param import PAGE_SIZE
+from tmpfsd.uvm.vmmap import SUBMAP_CHUNK
+
+DIRENT_VALUE = 4
+LEAF_CAPS = [capacity(size, DIRENT_VALUE) for size in LEAF_CLASSES]
+LEAF_CAP = LEAF_CAPS[-1]
+EXTENT_ITEM = LEAF_CLASSES[0]       # a file whose data are in one to three runs
+SIZE_STEPS = 1000                   # sizes that stand for a distribution of them
+HANDLE = 4                          # bytes of a handle in an attribute
+# Gauss-Hermite with five points: a normal distribution as values (in standard deviations) and weights.
+NORMAL = ((0.0, 0.5333333), (1.355626, 0.2220759), (-1.355626, 0.2220759), (2.85697, 0.0112574), (-2.85697, 0.0112574))
+
+
+@dataclass(slots=True)
+class Shape:
+    """A tree, as counts; the root is counted as a directory of its own."""
+
+    entries: Counter[int] = field(default_factory=Counter)              # names in a directory -> directories
+    names: Counter[int] = field(default_factory=Counter)                # length of a node's first name -> nodes
+    more_names: Counter[int] = field(default_factory=Counter)           # length of a further link's name -> links
+    sizes: Counter[int] = field(default_factory=Counter)                # bytes of a regular file -> files
+    targets: Counter[int] = field(default_factory=Counter)              # length of a target -> symlinks
+    xattrs: Counter[tuple[int, int]] = field(default_factory=Counter)   # (bytes of name, of value) -> attributes
+
+    @property
+    def files(self) -> int:
+        """Names of regular files and symlinks, hard links among them."""
+        return self.sizes.total() + self.targets.total() + self.more_names.total()
+
+    @property
+    def nodes(self) -> int:
+        """Inodes of all kinds."""
+        return self.entries.total() + self.names.total() - self.subdirectories
+
+    @property
+    def subdirectories(self) -> int:
+        """Directories that have a name, so all but the root."""
+        return self.entries.total() - 1
+
+    def check(self) -> None:
+        """Raise ValueError where the counts cannot be those of one tree."""
+        named = self.names.total() + self.more_names.total()
+        held = sum(n * count for n, count in self.entries.items())
+        if named != held or self.names.total() != self.files - self.more_names.total() + self.subdirectories:
+            raise ValueError(f"{named} names, {held} places in directories: not one tree")
+
+
+def uniform(files: int, name_length: int, dirs: int = 0, size: int = 0, symlinks: int = 0, target_length: int = 20,
+            hard_links: int = 0, xattrs: int = 0, xattr_name: int = 12, xattr_length: int = 32,
+            median_size: int = 0) -> Shape:
+    """A shape from means: all names, files, symlinks alike, spread evenly over `dirs` directories below the root.
+
+    With dirs 0 all is in the root.  symlinks and hard_links come on top of files; xattrs are for each file.  With a
+    median below the mean, sizes are spread as those of real files are: log-normally.
+    """
+    shape = Shape()
+    total = files + symlinks + hard_links
+    if dirs:
+        each, more = divmod(total, dirs)
+        shape.entries[each] += dirs - more
+        shape.entries[each + 1] += more
+        shape.entries[dirs] += 1
+    else:
+        shape.entries[total] += 1
+    shape.names[name_length] = files + symlinks + dirs
+    shape.more_names[name_length] = hard_links
+    shape.sizes.update(_spread(files, size, median_size) if 0 < median_size < size else {size: files})
+    shape.targets[target_length] = symlinks
+    shape.xattrs[xattr_name, xattr_length] = files * xattrs
+    for counter in (shape.entries, shape.names, shape.more_names, shape.sizes, shape.targets, shape.xattrs):
+        for key in [key for key, count in counter.items() if not count]:
+            del counter[key]
+    return shape
+
+
+def _spread(files: int, mean: int, median: int) -> Counter[int]:
+    """Sizes of the log-normal distribution that has this mean and this median."""
+    normal = NormalDist(log(median), sqrt(2 * log(mean / median)))
+    steps = min(files, SIZE_STEPS)
+    sizes: Counter[int] = Counter()
+    for i in range(steps):
+        sizes[round(exp(normal.inv_cdf((i + 0.5) / steps)))] += files * (i + 1) // steps - files * i // steps
+    return sizes
+
+
+def of_tree(top: str) -> Shape:
+    """The shape of a directory tree that is there; what cannot be read is left out.  Follows no symlinks."""
+    shape = Shape()
+    seen: set[tuple[int, int]] = set()
+    for base, dirs, others in os.walk(top):
+        shape.entries[len(dirs) + len(others)] += 1
+        for name in dirs + others:
+            path, length = os.path.join(base, name), len(os.fsencode(name))
+            try:
+                found = os.lstat(path)
+            except OSError:
+                found = os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+            if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+                if (found.st_dev, found.st_ino) in seen:
+                    shape.more_names[length] += 1
+                    continue
+                seen.add((found.st_dev, found.st_ino))
+            shape.names[length] += 1
+            if stat.S_ISLNK(found.st_mode):
+                # A symlink to a directory is among os.walk()'s directories, and is not walked into.
+                shape.targets[found.st_size] += 1
+            elif not stat.S_ISDIR(found.st_mode):
+                shape.sizes[found.st_size if stat.S_ISREG(found.st_mode) else 0] += 1
+            for attribute in _attributes(path):
+                shape.xattrs[attribute] += 1
+    return shape
+
+
+def _attributes(path: str) -> Iterator[tuple[int, int]]:
+    """(bytes of name, of value) of what tmpfsd would keep."""
+    try:
+        for name in os.listxattr(path, follow_symlinks=False):
+            if not name.startswith("system."):
+                yield len(os.fsencode(name)), len(os.getxattr(path, name, follow_symlinks=False))
+    except OSError:
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a shape needs: items and pages of each pool, and pages of data, which are not in the submap."""
+
+    items: dict[str, float]
+    pages: dict[str, int]
+    data_pages: int
+    files: int
+
+    @property
+    def npages(self) -> int:
+        """Pages of metadata: what a fixed submap must hold."""
+        return sum(self.pages.values())
+
+    @property
+    def submap_bytes(self) -> int:
+        """The least submap=SIZE."""
+        return self.npages * PAGE_SIZE
+
+    @property
+    def auto_bytes(self) -> int:
+        """The address space that submap=auto takes: whole chunks."""
+        return -(-self.npages // SUBMAP_CHUNK) * SUBMAP_CHUNK * PAGE_SIZE
+
+    @property
+    def size_bytes(self) -> int:
+        """The least size=: metadata and data."""
+        return (self.npages + self.data_pages) * PAGE_SIZE
+
+    @property
+    def per_file(self) -> float:
+        """Bytes of metadata for each file, all included."""
+        return self.submap_bytes / max(self.files, 1)
+
+
+def estimate(shape: Shape) -> Estimate:
+    """What a tree of this shape needs when it has been built."""
+    strings: defaultdict[int, float] = defaultdict(float)
+    for demands in (_indexes(shape.entries), _dirents(shape), _contents(shape), _attribute_items(shape.xattrs)):
+        for nbytes, count in demands:
+            strings[CLASSES[bisect_left(CLASSES, nbytes)]] += count
+    items: dict[str, float] = {"node": shape.nodes, "nlookup": shape.nodes}
+    items.update((f"string-{size}", strings[size]) for size in CLASSES if strings[size])
+    pages = {"node": _pages(shape.nodes, NODES_PER_PAGE), "nlookup": _pages(shape.nodes, WORDS_PER_PAGE)}
+    pages.update((f"string-{size}", _pages(strings[size], PAGE_SIZE // size)) for size in CLASSES if strings[size])
+    data = sum(-(-size // PAGE_SIZE) * count for size, count in shape.sizes.items() if size > PACKED_MAX)
+    return Estimate(items, pages, data, shape.files)
+
+
+def _pages(nitems: float, per_page: int) -> int:
+    """Lowest free item first: only the last page is not full."""
+    return -(-round(nitems) // per_page)
+
+
+def _indexes(entries: Mapping[int, int]) -> Iterator[tuple[int, float]]:
+    """(bytes, count) of the nodes of directories' B+trees."""
+    for n, count in entries.items():
+        if 0 < n <= LEAF_CAP:
+            yield LEAF_CLASSES[bisect_left(LEAF_CAPS, n)], count
+        elif n:
+            yield PAGE_SIZE, count * tree_nodes(n)
+
+
+def tree_nodes(n: int) -> float:
+    """Nodes of the B+tree of a directory of n names, more than one leaf holds."""
+    level = leaves(n, LEAF_CAP)
+    total = level
+    while level > 1:
+        level = leaves(round(level), INNER_CAP)
+        total += level
+    return total
+
+
+@lru_cache(maxsize=1 << 16)
+def leaves(n: int, cap: int) -> float:
+    """Leaves expected of a tree of n random keys that were inserted in any order."""
+    if n <= cap:
+        return 1.0
+    late = n - cap                  # entries that came after the split
+    spread = sqrt(late / 4 + late * late / (4 * (cap + 1)))
+    total = 0.0
+    for deviation, weight in NORMAL:
+        left = min(max(round(n / 2 + deviation * spread), cap // 2), n - cap // 2)
+        total += weight * (leaves(left, cap) + leaves(n - left, cap))
+    return total
+
+
+def _dirents(shape: Shape) -> Iterator[tuple[int, int]]:
+    """Names that are not in their node."""
+    for length, count in shape.names.items():
+        if length > NAME_INLINE_MAX:
+            yield TD_NAME + length, count
+    for length, count in shape.more_names.items():
+        yield TD_NAME + length, count
+
+
+def _contents(shape: Shape) -> Iterator[tuple[int, int]]:
+    """Small files and long targets that are packed, and the extents of files in pages."""
+    for size, count in shape.sizes.items():
+        if size > PACKED_MAX:
+            yield EXTENT_ITEM, count
+        elif size > INLINE_MAX:
+            yield size, count
+    for length, count in shape.targets.items():
+        if length > INLINE_MAX:
+            yield length, count
+
+
+def _attribute_items(xattrs: Mapping[tuple[int, int], int]) -> Iterator[tuple[int, int]]:
+    """Extended attributes: one item, or one and a page for each 4 KiB of the value."""
+    for (name, value), count in xattrs.items():
+        if TX_NAME + name + value <= INLINE_VALUE_MAX:
+            yield TX_NAME + name + value, count
+        else:
+            chunks = -(-value // PAGE_SIZE)
+            yield TX_NAME + name + HANDLE * chunks, count
+            yield PAGE_SIZE, count * chunks
