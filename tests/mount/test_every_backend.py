@@ -1,4 +1,4 @@
-"""tests/mount/test_backends.py: the backends on real mounts (tmpfsd only).
+"""tests/mount/test_every_backend.py: the backends on real mounts (tmpfsd only).
 
 Who gets how far with the same ram, and what the status says where one stops.
 """
