@@ -1,0 +1,1 @@
+"""tools: what is not part of the package: stress, experiments, benchmarks."""

@@ -1,0 +1,136 @@
+"""experiments/e7.py: E7: windows."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from tmpfsd.options import MIN_WINDOWS, OptionError, parse
+from tmpfsd.uvm.param import PAGE_SIZE
+from tools.experiments import figures
+from tools.experiments.child import Job
+from tools.experiments.drive import MIB, Files, Tick, Timer, mount
+from tools.experiments.e1 import largest
+from tools.experiments.report import Claim, mib, middle, rate, ratio, table
+from tools.experiments.scale import Scale
+
+TITLE = "Windows"
+QUESTION = ("In 2006 an anonymous object seen through one window did not work: two records could not be held at once.  "
+            "How many windows does it take, and what do they cost against a submap?")
+LIMITS = (f"without FUSE.  Fewer than {MIN_WINDOWS} windows are refused at mount, so the comparison begins there.  A "
+          "window here is an entry of the page table in Python: mapping one costs no TLB flush as it did in 2006, so "
+          "the cost is less than a kernel's.  \"Fits\" is `ram` of 2 times the metadata, where nothing pages and only "
+          "the windows cost; \"pages\" is metadata of 2 times `ram`.  Medians of three runs, made in turn.")
+REFUSED = (1, 8, 16, 32)
+WINDOWS, QUICK_WINDOWS = (64, 128, 256, 512, 1024), (64, 256)
+METADATA, SAMPLE, TURNS = 12 * MIB, 10_000, 3
+QUICK_METADATA, QUICK_SAMPLE = 2 * MIB, 500
+CASES = {"fits": 2.0, "pages": 0.5}
+PHASES = ("create", "stat in order", "stat at random")
+NOISE = 10                  # per cent by which medians of the same thing may differ
+
+
+def jobs(scale: Scale) -> list[Job]:
+    """The submap, and the object with ever more windows."""
+    metadata, sample, windows = ((QUICK_METADATA, QUICK_SAMPLE, QUICK_WINDOWS) if scale.quick
+                                 else (METADATA, SAMPLE, WINDOWS))
+    found = [Job("refused", "e7.refused", {"windows": list(REFUSED)}, 0.2)]
+    for turn in range(1 if scale.quick else TURNS):
+        for case, times in CASES.items():
+            for name in ("submap", *map(str, windows)):
+                options: dict[str, Any] = {"backend": "pageable-submap"}
+                if name != "submap":
+                    options = {"backend": "aobj", "windows": int(name)}
+                arguments = {"ram": int(metadata * times), "files": largest(metadata // PAGE_SIZE), "sample": sample,
+                             "options": options}
+                found.append(Job(f"{case}/{name}/{turn}", "e7.seen", arguments, 3))
+    return found
+
+
+def refused(_tick: Tick, windows: list[int]) -> dict[str, str]:
+    """What the mount says to few windows."""
+    said = {}
+    for n in windows:
+        try:
+            parse(f"backend=aobj,windows={n}")
+            said[str(n)] = ""
+        except OptionError as error:
+            said[str(n)] = str(error)
+    return said
+
+
+def seen(tick: Tick, ram: int, files: int, sample: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Create and stat; count what windows do."""
+    made = Files(mount(ram_bytes=ram, **options))
+    order = random.Random(7).sample(range(files), min(sample, files))
+    result: dict[str, Any] = {"files": files, "ram": ram}
+    work = (("create", lambda: made.create_to(files), files), ("stat in order", lambda: made.stat(range(files)), files),
+            ("stat at random", lambda: made.stat(order), len(order)))
+    for step, (name, call, n) in enumerate(work, 1):
+        before = made.mp.status()["submap"].get("recycles", 0)
+        with Timer() as timer:
+            call()
+        recycles = made.mp.status()["submap"].get("recycles", 0) - before
+        result[name] = {**timer.result(n), "recycles": recycles / n}
+        tick(step / len(work))
+    assert made.count == files, made.ended
+    return result
+
+
+def figure_of(results: dict[str, Any], case: str, name: str, *path: str) -> float:
+    """A median over the runs."""
+    return middle(results, [f"{case}/{name}/{turn}" for turn in range(TURNS)], *path) or 0.0
+
+
+def names_of(results: dict[str, Any]) -> list[str]:
+    """The submap and the numbers of windows."""
+    found = {key.split("/")[1] for key in results if "/" in key}
+    return ["submap", *sorted(found - {"submap"}, key=int)]
+
+
+def render(results: dict[str, Any], out: Path) -> tuple[list[str], list[Claim]]:
+    """The report of E7."""
+    names = names_of(results)
+    body = ["Refused at mount:", "", *(f"- `{said or f'windows={n}: **not refused**'}`" for n, said
+                                       in results["refused"].items()), ""]
+    panels = []
+    for case in CASES:
+        ram = next(it["ram"] for key, it in results.items() if key.startswith(case))
+        body += [f"{case.capitalize()} (`ram` {mib(ram)} MiB), operations a second, and window recycles an operation:",
+                 ""]
+        body += table(("windows", *(heading for phase in PHASES for heading in (phase, "recycles"))), [
+            (name, *(cell for phase in PHASES for cell in (
+                rate(figure_of(results, case, name, phase, "rate")),
+                "-" if name == "submap" else f"{figure_of(results, case, name, phase, 'recycles'):.2f}")))
+            for name in names])
+        counts = [int(name) for name in names[1:]]
+        drawn = {phase: (counts, [against(results, case, str(n), phase) for n in counts]) for phase in PHASES}
+        panels.append((case, drawn))
+    figures.lines(out / "e7.png", "rate with windows over rate with a submap", "windows", panels, xlog=True)
+    return [*body, "![rates over windows](e7.png)", ""], _answer(results)
+
+
+def against(results: dict[str, Any], case: str, name: str, phase: str) -> float:
+    """The rate with so many windows over that of the submap."""
+    return ratio(figure_of(results, case, name, phase, "rate"), figure_of(results, case, "submap", phase, "rate"))
+
+
+def _answer(results: dict[str, Any]) -> list[Claim]:
+    windows = names_of(results)[1:]
+    few, many = windows[0], windows[-1]
+    every = all(results["refused"].values())
+    all_few = [100 * against(results, case, few, phase) for case in CASES for phase in PHASES]
+    near = [100 * against(results, case, many, phase) for case in CASES for phase in PHASES[:2]]
+    wild = [100 * against(results, case, many, PHASES[2]) for case in CASES]
+    spans = [f"{min(part):.0f} to {max(part):.0f} %" for part in (all_few, near, wild)]
+    return [Claim(every and int(few) == MIN_WINDOWS,
+                  f"It takes {MIN_WINDOWS}, as many as an operation may touch pages: fewer are refused, and with these "
+                  f"everything works at {spans[0]} of the submap's rates.",
+                  f"{'fewer were refused' if every else 'some fewer were not refused'}; with {few} the rates are "
+                  f"{spans[0]} of the submap's."),
+            Claim(max(near) <= 100 + NOISE and max(wild) <= 100,
+                  f"With {many}, creates and stats in order run at {spans[1]} and stats at random at {spans[2]} of the "
+                  "submap's rates: beyond the noise of a run, windows are never faster.",
+                  f"with {many}, creates and stats in order run at {spans[1]} and stats at random at {spans[2]} of the "
+                  "submap's rates, so windows were faster somewhere.")]

@@ -1,0 +1,71 @@
+"""experiments/figures.py: PNG figures.  matplotlib is loaded when the first is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+COLORS = {"wired": "tab:red", "pageable-flag": "tab:orange", "pageable-submap": "tab:blue", "aobj": "tab:green",
+          "pageable-object": "tab:purple", "kernel tmpfs": "black"}
+STYLES = {"pageable-flag": ":", "aobj": "--", "pageable-object": (0, (1, 3))}       # lines lie on each other
+Line = tuple[Sequence[float], Sequence[float]]
+
+
+def pyplot() -> Any:
+    """matplotlib without a display."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    return plt
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write it, without anything that changes from one run to the next."""
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    pyplot().close(figure)
+
+
+def bars(path: Path, title: str, label: str, values: Mapping[str, float], log: bool = False) -> None:
+    """A bar for each name."""
+    figure, axes = pyplot().subplots(layout="constrained", figsize=(8, 0.55 * len(values) + 1.2))
+    names = list(values)
+    drawn = axes.barh(names, [values[name] for name in names], color=[COLORS.get(name, "tab:gray") for name in names])
+    axes.bar_label(drawn, [f"{values[name]:,.0f}" for name in names], padding=3, fontsize="small")
+    axes.invert_yaxis()
+    if log:
+        axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_xlabel(label)
+    axes.set_title(title, fontsize="medium")
+    save(figure, path)
+
+
+def lines(path: Path, title: str, xlabel: str, panels: Sequence[tuple[str, Mapping[str, Line]]],
+          xlog: bool = False) -> None:
+    """Panels side by side, each with a line for each name."""
+    plt = pyplot()
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(rows, columns, squeeze=False, layout="constrained",
+                                figsize=(4.2 * columns, 3.1 * rows + 0.5))
+    cells = [cell for row in grid for cell in row]
+    for cell in cells[len(panels):]:
+        cell.set_visible(False)
+    for cell, (name, drawn) in zip(cells, panels):
+        for line, (xs, ys) in drawn.items():
+            cell.plot(xs, ys, label=line, color=COLORS.get(line), linestyle=STYLES.get(line, "-"), linewidth=1.4,
+                      marker="." if len(xs) < 12 else None)
+        if xlog:
+            cell.set_xscale("log", base=2)
+        else:
+            cell.xaxis.set_major_locator(MaxNLocator(5))
+            cell.xaxis.set_major_formatter(EngFormatter(sep=""))
+        cell.set_ylim(bottom=0)
+        cell.set_title(name, fontsize="small")
+        cell.set_xlabel(xlabel, fontsize="small")
+        cell.grid(alpha=0.3)
+    cells[0].legend(fontsize="x-small")
+    figure.suptitle(title, fontsize="medium")
+    save(figure, path)

@@ -1,0 +1,41 @@
+"""experiments/machine.py: what the figures were measured on, without names and places."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+from tmpfsd.options import default_swap, filesystem_of, physical_memory
+
+
+def describe() -> dict[str, str | int]:
+    """The machine, for the results."""
+    return {"cores": os.cpu_count() or 0, "ram_mib": physical_memory() >> 20, "kernel": platform.release(),
+            "python": platform.python_version(), "cpu": processor(), "swap": swap_filesystem()}
+
+
+def processor() -> str:
+    """The model of the processor, where /proc tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return " ".join(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def swap_filesystem() -> str:
+    """The type of the file system that the swap file is in."""
+    path = default_swap()
+    if path is None:
+        return "none"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return filesystem_of(path, file)
+
+
+def sentence(machine: dict[str, str | int]) -> str:
+    """The machine, for the report."""
+    return (f"{machine['cores']} cores ({machine['cpu']}), {machine['ram_mib']:,} MiB of RAM, "
+            f"Linux {machine['kernel']}, Python {machine['python']}, swap file on {machine['swap']}")
