@@ -34,10 +34,10 @@ def check_fuse() -> None:
     if not os.path.exists(DEVICE):
         raise CliError(f"{DEVICE} is missing: load the kernel module (modprobe fuse), "
                        "or give the container the device")
-    if not os.access(DEVICE, os.R_OK | os.W_OK):
-        raise CliError(f"{DEVICE}: not permitted: this user may not use FUSE")
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise CliError("fusermount3 is missing: install the package fuse3, or mount as root")
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        raise CliError(f"{DEVICE}: not permitted: this user may not use FUSE")
 
 
 def check_mountpoint(path: str) -> str:
