@@ -187,16 +187,19 @@ class Vm:
 
     def free_slots(self, slots: Iterable[int]) -> None:
         """Give back the slots that are not 0, those in a row together."""
+        swap = self.swap
+        if swap is None:
+            return              # there are no slots then
         first = count = 0
         for slot in slots:
             if count and slot == first + count:
                 count += 1
                 continue
             if count:
-                self.swap.free(first, count)        # type: ignore[union-attr]  # a slot came from a swap
+                swap.free(first, count)
             first, count = slot, int(slot != 0)
         if count:
-            self.swap.free(first, count)            # type: ignore[union-attr]
+            swap.free(first, count)
 
     def may_leave(self, vpn: int) -> bool:
         """Whether page vpn is the page daemon's: not wired, and owned by some object."""
