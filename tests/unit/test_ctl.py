@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tmpfsd.cli.ctl import format_status, human, warnings
+from tmpfsd.cli.status import format_status, human, warnings
 
 
 def status(**changes: Any) -> dict[str, Any]:

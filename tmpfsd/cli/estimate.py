@@ -93,7 +93,7 @@ def format_estimate(result: Estimate) -> str:
     return "\n".join(lines)
 
 
-def show_estimate(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """tmpfsctl estimate."""
     result = estimate(shape_of(args))
     print(json.dumps(as_dict(result), indent=2) if args.json else format_estimate(result))

@@ -22,19 +22,19 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pyfuse3
 import trio
 
 from tmpfsd.options import Config, quote
 from tmpfsd.server import control, mountinfo, process
+from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
 from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.operations import Operations
 from tmpfsd.tmpfs.mount import Mount
-from tmpfsd.uvm.errors import Inconsistent, VmError
+from tmpfsd.uvm.errors import VmError
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Daemon:
     def open_control(self, nursery: trio.Nursery) -> None:
         """Open the control socket; a mount without it still serves files."""
         assert self.place is not None
-        commands = {"status": self.status, "check": self.check, "ping": lambda _request: "pong"}
+        commands = Commands(self.mount, self.operations, self.mountpoint).table()
         try:
             directory = control.make_directory(os.geteuid())
             path = os.path.join(directory, control.socket_name(self.place.major, self.place.minor))
@@ -185,26 +185,6 @@ class Daemon:
             except Exception:
                 log.exception("background work")
             await traffic.wait_traffic()
-
-    # Commands of the control socket
-
-    def status(self, _request: Any) -> dict[str, Any]:
-        """The keys of `tmpfsctl status --json`."""
-        requests = {name: count for name, count in self.operations.requests.items() if count}
-        return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests,
-                "refused": self.operations.refused}
-
-    def check(self, _request: Any) -> str:
-        """Check the whole file system."""
-        try:
-            self.mount.check()
-        except Inconsistent as error:
-            log.critical("check: %s\n%s", error, error.dump)
-            raise ControlError(f"inconsistent: {error}") from None
-        except VmError as error:        # a page that cannot be read is no broken invariant
-            log.error("check: %s", error)
-            raise ControlError(f"not checked: {error}") from None
-        return "consistent"
 
 
 def unmount(mountpoint: str, lazy: bool = False) -> str | None:

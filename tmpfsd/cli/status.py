@@ -1,0 +1,112 @@
+"""status.py: tmpfsctl status: a mount's memory, swap, paging and pools, as text or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tmpfsd.cli.client import status
+from tmpfsd.uvm.param import PAGE_SIZE
+from tmpfsd.uvm.vm import RESERVE
+
+FULL = 0.98             # of what may be wired: from here on there is hardly room for more metadata
+UNITS = ("", "K", "M", "G", "T", "P")
+
+
+def human(nbytes: int) -> str:
+    """Write a size with three digits and a unit."""
+    value, unit = float(nbytes), 0
+    while value >= 999.5 and unit < len(UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.3g}{UNITS[unit]}" if unit else str(nbytes)
+
+
+def share(part: int, whole: int) -> str:
+    """Write a size, its limit, and the percentage."""
+    percent = f"  ({100 * part / whole:.0f}%)" if whole else ""
+    return f"{human(part)} of {human(whole)}{percent}"
+
+
+def rows(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Return the lines of the table, each a name and a text."""
+    swap, submap, data = (state[key] for key in ("swap", "submap", "data"))
+    most = state["inodes_max"]
+    yield "mount point", state["mountpoint"]
+    yield "backend", state["backend"]
+    yield "used", share(state["used_bytes"], state["size_bytes"])
+    yield "inodes", f"{state['inodes']:,}" + (f" of {most:,}" if most else ", no limit")
+    yield "ram", share(state["resident_bytes"], state["ram_bytes"])
+    yield "", f"wired {human(state['wired_bytes'])}, dirty {human(state['dirty_bytes'])}"
+    if swap and swap.get("path"):
+        yield "swap", share(swap["used_bytes"], swap["size_bytes"])
+        yield "", str(swap["path"])
+    else:
+        yield "swap", "none"
+    if submap:
+        yield "submap", f"{submap['policy']}, {submap['sharing']}: " + share(
+            submap["used_bytes"], submap["size_bytes"]) + f", at most {human(submap['high_water_bytes'])}"
+    yield "data pages", (f"{data['pages']:,}: {data['resident_pages']:,} resident, "
+                         f"{data['swapped_pages']:,} swapped")
+
+
+def pool_lines(pools: list[dict[str, Any]]) -> Iterator[str]:
+    """Return the table of pools."""
+    yield f"{'pool':<16}{'size':>7}{'items':>15}{'pages':>14}{'resident':>14}{'swapped':>14}"
+    for pool in pools:
+        yield (f"{pool['name'][:16]:<16}{pool['item_size']:>7,}{pool['items']:>15,}{pool['pages']:>14,}"
+               f"{pool['resident_pages']:>14,}{pool['swapped_pages']:>14,}")
+
+
+def count_lines(title: str, counts: Iterable[tuple[str, int]]) -> Iterator[str]:
+    """Return named counts in lines of 80 columns."""
+    line = f"{title:<11}"
+    for name, count in counts:
+        text = f"  {name} {count:,}"
+        if len(line) + len(text) > 80:
+            yield line
+            line = " " * 11
+        line += text
+    yield line
+
+
+def warnings(state: dict[str, Any]) -> Iterator[str]:
+    """Return what the user should know now."""
+    most = state["ram_bytes"] - RESERVE * PAGE_SIZE         # the rest is kept for faults
+    if state["backend"] == "wired" and state["wired_bytes"] >= FULL * most:
+        yield "ram is full of wired metadata: creates get ENOSPC"
+    if state.get("unowned_bytes", 0) >= FULL * most:
+        yield (f"ram is full of pageable pages without an owner: {state['paging']['scans']:,} scans found none of them"
+               " on a queue, creates get ENOSPC")
+    for reason, count in sorted(state.get("refused", {}).items()):
+        yield f"ENOSPC {count:,} times: {reason}"
+    swap = state["swap"]
+    if swap and swap.get("path") and swap["size_bytes"] and swap["used_bytes"] >= swap["size_bytes"]:
+        yield "swap is full: writes and creates get ENOSPC"
+    if swap and swap.get("disk_full"):
+        yield "the disk under the swap file is full: writes and creates get ENOSPC"
+    if swap and swap.get("bad_slots"):
+        yield f"{swap['bad_slots']:,} swap slots are bad"
+
+
+def format_status(state: dict[str, Any]) -> str:
+    """Write the whole status as text."""
+    lines = [f"{name:<13}{text}" for name, text in rows(state)]
+    lines += count_lines("paging", state["paging"].items())
+    lines += ["", *pool_lines(state["pools"]), ""]
+    lines += count_lines("requests", sorted(state["requests"].items(), key=lambda item: -item[1]))
+    lines += [f"warning: {text}" for text in warnings(state)]
+    return "\n".join(lines)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe the command line of status."""
+    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+
+
+def run(args: argparse.Namespace) -> None:
+    """tmpfsctl status."""
+    answer = status(args.mountpoint)
+    print(json.dumps(answer, indent=2) if args.json else format_status(answer))

@@ -1,0 +1,45 @@
+"""commands.py: what a mount answers on its control socket."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from tmpfsd.server.control import Command
+from tmpfsd.server.errors import ControlError
+from tmpfsd.server.operations import Operations
+from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.errors import Inconsistent, VmError
+
+log = logging.getLogger(__name__)
+
+
+class Commands:
+    """The commands of one mount."""
+
+    def __init__(self, mount: Mount, operations: Operations, mountpoint: str) -> None:
+        self.mount = mount
+        self.operations = operations
+        self.mountpoint = mountpoint
+
+    def table(self) -> dict[str, Command]:
+        """Return what control.py serves, by name."""
+        return {"status": self.status, "check": self.check, "ping": lambda _request: "pong"}
+
+    def status(self, _request: Any) -> dict[str, Any]:
+        """The keys of `tmpfsctl status --json`."""
+        requests = {name: count for name, count in self.operations.requests.items() if count}
+        return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests,
+                "refused": self.operations.refused}
+
+    def check(self, _request: Any) -> str:
+        """Check the whole file system."""
+        try:
+            self.mount.check()
+        except Inconsistent as error:
+            log.critical("check: %s\n%s", error, error.dump)
+            raise ControlError(f"inconsistent: {error}") from None
+        except VmError as error:        # a page that cannot be read is no broken invariant
+            log.error("check: %s", error)
+            raise ControlError(f"not checked: {error}") from None
+        return "consistent"
