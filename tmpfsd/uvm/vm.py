@@ -106,7 +106,7 @@ class Vm:
             self.daemon.reclaim()
         if self.thrash:
             self.daemon.evict_all()
-        if self.windows is not None and len(self.windows.free) < self.reserve:
+        if self.windows is not None and len(self.windows.free) < self.windows.reserve:
             self.windows.recycle()
 
     # --- pages ---
