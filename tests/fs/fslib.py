@@ -41,6 +41,10 @@ class Cred(NamedTuple):
     gid: int = 0
     umask: int = 0o022
 
+    def in_group(self, gid: int) -> bool:
+        """Whether it is one of the caller's groups."""
+        return gid == self.gid
+
 
 CRED = Cred()
 USER = Cred(1000, 1001)
