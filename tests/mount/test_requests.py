@@ -80,6 +80,22 @@ def test_write_asks_for_no_attribute(asked: Asked) -> None:
     os.close(fd)
 
 
+@needs_root
+def test_large_files_go_in_requests_of_a_mebibyte(asked: Asked) -> None:
+    path, mebibyte, size = asked.mounted.mnt / "large", 1 << 20, 16
+    with asked.by(lookup=1, create=1, write=size, getxattr=1, release=1):
+        with open(path, "wb", buffering=0) as file:
+            for _ in range(size):
+                file.write(os.urandom(mebibyte))
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    before = asked.mounted.status()["requests"].get("read", 0)
+    assert sum(len(os.read(fd, mebibyte)) for _ in range(size)) == size * mebibyte
+    os.close(fd)
+    # The window of read-ahead opens by doubling, then each request is as large as can be.
+    assert size <= asked.mounted.status()["requests"]["read"] - before <= size + 6
+
+
 def test_unlink(asked: Asked) -> None:
     d = asked.mounted.mnt
     for number in range(20):

@@ -104,7 +104,9 @@ def play(tree: Tree, rng: random.Random, steps: int, keys: int, most: int) -> No
             expected = (ordered[i], model[ordered[i]]) if i < len(ordered) else None
             assert tree.tree.first_from(at, key) == expected
             i = bisect_right(ordered, key)
-            assert tree.tree.last_to(at, key) == ((ordered[i - 1], model[ordered[i - 1]]) if i else None)
+            low = (ordered[i - 1], model[ordered[i - 1]]) if i else None
+            assert tree.tree.around(at, key) == (low, ordered[i] if i < len(ordered) else None)
+            assert tree.tree.last_to(at, key) == low
         if key in model:
             model[key] = rng.getrandbits(tree.bits)
             tree.tree.set(at, key, model[key])

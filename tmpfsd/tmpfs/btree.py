@@ -82,16 +82,25 @@ class BTree:
 
     def last_to(self, at: int, key: int) -> tuple[int, int] | None:
         """The entry with the highest key <= key.  => SwapIOError."""
+        return self.around(at, key)[0]
+
+    def around(self, at: int, key: int) -> tuple[tuple[int, int] | None, int | None]:
+        """(the entry with the highest key <= key, the lowest key above it), each None where there is none.
+
+        => SwapIOError.
+        """
         path = self.seek(at, key)
         if not path:
-            return None
+            return None, None
         _handle, node, i = path[-1]
-        n = self.mem.u32[node >> 2] & 0xFFFF
-        if i < n and self.mem.u64[(node + BT_HEAD >> 3) + i] == key:
-            return self._entry(node, i)
-        if i > 0:
-            return self._entry(node, i - 1)
-        return self._entry_before(path)
+        n, keys = self.mem.u32[node >> 2] & 0xFFFF, node + BT_HEAD >> 3
+        if i < n and self.mem.u64[keys + i] == key:
+            i += 1
+        low = self._entry(node, i - 1) if i else self._entry_before(path)
+        if i < n:
+            return low, self.mem.u64[keys + i]
+        leaf = self._leaf_beside(path, 1)
+        return low, None if leaf is None else self.mem.u64[leaf + BT_HEAD >> 3]
 
     def batch_from(self, at: int, key: int) -> list[tuple[int, int]]:
         """The entries with keys >= key that stand in one leaf, copied; empty only when there are none."""

@@ -5,8 +5,8 @@ nothing has changed), acquire (what may be refused: nodes, names, room in a dire
 and commit, which cannot fail.  They are plain functions that run to completion, so they are atomic with
 respect to each other.  Permissions are the kernel's matter (default_permissions).
 
-`mp` is the Mount, `cred` has uid, gid and in_group(gid), names are bytes without '/' and NUL.  Operations marked (+1) leave
-the returned node with one more kernel reference.  Errors: FsError, and VmError from below.
+`mp` is the Mount, `cred` has uid, gid and in_group(gid), names are bytes without '/' and NUL.  Operations marked (+1)
+leave the returned node with one more kernel reference.  Errors: FsError, and VmError from below.
 
 Breathing   The caller breathes before each operation.  rename, read, write, readdir, xattrs and whatever ends
             a node breathe inside.
