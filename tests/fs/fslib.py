@@ -83,7 +83,6 @@ def tiny_trees() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(btree, "capacity", lambda nbytes, value_size: TINY_CAPS[nbytes])
         patch.setattr(btree, "INNER_CAP", inner)
-        patch.setattr(btree, "INNER_VALUES", btree.BT_HEAD + btree.BT_KEY * inner)
         yield
 
 
