@@ -1,10 +1,10 @@
 """tmpfs/btree.py: B+trees in pool items: 64-bit keys, values of 4 bytes (directories) or 8 (extents).
 
-The root and the height stand in the tree's owner, a tmpfs_node.  A tree without entries has no item;
-a small one is a single leaf, which grows and shrinks through the string classes; from a full page on,
-leaves split.  The root above them begins small too and grows through the classes: a page for the five children of a
-directory of 1,000 would be a fifth of its index.  All other nodes are pages.  Keys stand together, so that the search in a node is one bisect
-over the arena seen as 64-bit words.
+The root and the height stand in the tree's owner, a tmpfs_node.  A tree without entries has no item; a small one is a
+single leaf, which grows and shrinks through the string classes; from a full page on, leaves split.  The root above
+them begins small too and grows through the classes: a page for the five children of a directory of 1,000 would be a
+fifth of its index.  All other nodes are pages.  Keys stand together, so that the search in a node is one bisect over
+the arena seen as 64-bit words.
 
     an inner node's key i is not above any key of its child i; its key 0 is never looked at
 

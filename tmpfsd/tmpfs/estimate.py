@@ -221,7 +221,7 @@ def _indexes(entries: Mapping[int, int]) -> Iterator[tuple[int, float]]:
 
 
 def tree_nodes(n: int) -> tuple[float, int]:
-    """The B+tree of a directory of n names, more than one leaf holds: pages below the root, and children of the root."""
+    """Of the B+tree of n names, more than one leaf holds: pages below the root, and children of the root."""
     level = leaves(n, LEAF_CAP)
     total = level
     while level > INNER_CAP:
