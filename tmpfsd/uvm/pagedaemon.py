@@ -20,6 +20,7 @@ Picture     --enter--> INACTIVE(fresh) --> INACTIVE --referenced--> ACTIVE
 Invariants
     D1  A frame is on a queue exactly when it holds a page that may leave.
     D2  count says how many frames each queue has.
+    D3  The arrays know the frames that there are, and no others.
 
 Breathing   reclaim() and evict_all() make offsets stale.  launder() leaves them, but a page it cleaned must be
             looked up again before it is written: only give_slots() may run inside an operation.
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
 NOT_QUEUED, ACTIVE, INACTIVE, HELD = range(4)
+NHEADS = 3
 CLUSTER = 16                # pages written together: 64 KiB
 WRITE_TRIES = 3             # slots tried for one page before it stays
 FAR = 64                    # slots from a bad one to the next that is tried, and its square
@@ -53,37 +55,56 @@ class PageDaemon:
                  "scans", "reclaims", "stalls", "pageouts", "write_errors")
 
     def __init__(self, vm: Vm) -> None:
-        nframes = vm.phys.nframes
         self.vm = vm
-        # Circular lists through the frames; the heads stand behind the last frame.
-        self.next = array("I", range(nframes + 3))
-        self.prev = array("I", range(nframes + 3))
-        self.queue = bytearray(nframes)
-        self.fresh = bytearray(nframes)
-        self.count = [nframes, 0, 0, 0]
+        # Circular lists: links 0 to 2 are the heads, link NHEADS + pfn is a frame.
+        self.next = array("I", range(NHEADS))
+        self.prev = array("I", range(NHEADS))
+        self.queue = bytearray()
+        self.fresh = bytearray()
+        self.count = [0, 0, 0, 0]
         self.clock = 0                      # pages that have left; what refault distances are measured in
-        self.batch = min(max(nframes >> 5, CLUSTER), 512, (nframes - vm.reserve + 3) // 4)
-        self.resting_until = self.vain_until = 0.0
         self.scans = self.reclaims = self.stalls = self.pageouts = self.write_errors = 0
+        self.resize()
+
+    def resize(self) -> None:
+        """Know the frames that there are now; those that are gone were on no queue."""
+        nframes, known = self.vm.phys.nframes, len(self.queue)
+        for links in (self.next, self.prev):
+            del links[NHEADS + nframes:]
+            links.extend(range(NHEADS + known, NHEADS + nframes))
+        for flags in (self.queue, self.fresh):
+            del flags[nframes:]
+            flags.extend(bytes(max(nframes - known, 0)))
+        self.count[NOT_QUEUED] = nframes
+        self.batch = min(max(nframes >> 5, CLUSTER), 512, (nframes - self.vm.reserve + 3) // 4)
+        self.resting_until = self.vain_until = 0.0
 
     # --- queues ---
 
     def enter(self, pfn: int, queue: int = INACTIVE) -> None:
         """Put a frame that may leave at the tail of a queue."""
-        head = len(self.queue) + queue - 1
+        head, link = queue - 1, NHEADS + pfn
         last = self.prev[head]
-        self.next[last] = self.prev[head] = pfn
-        self.prev[pfn] = last
-        self.next[pfn] = head
+        self.next[last] = self.prev[head] = link
+        self.prev[link] = last
+        self.next[link] = head
         self.queue[pfn] = queue
         self.count[queue] += 1
 
     def remove(self, pfn: int) -> None:
         """Take a frame off its queue."""
-        before, after = self.prev[pfn], self.next[pfn]
+        before, after = self.prev[NHEADS + pfn], self.next[NHEADS + pfn]
         self.next[before] = after
         self.prev[after] = before
         self.count[self.queue[pfn]] -= 1
+        self.queue[pfn] = NOT_QUEUED
+
+    def move(self, pfn: int, to: int) -> None:
+        """What was in frame pfn is in frame `to`, and waits where it did."""
+        before, after = self.prev[NHEADS + pfn], self.next[NHEADS + pfn]
+        self.next[before] = self.prev[after] = NHEADS + to
+        self.prev[NHEADS + to], self.next[NHEADS + to] = before, after
+        self.queue[to], self.fresh[to] = self.queue[pfn], self.fresh[pfn]
         self.queue[pfn] = NOT_QUEUED
 
     def _requeue(self, pfn: int, queue: int) -> None:
@@ -92,15 +113,14 @@ class PageDaemon:
 
     def _head(self, queue: int) -> int:
         """The frame that has waited longest; meaningless when the queue is empty."""
-        return self.next[len(self.queue) + queue - 1]
+        return self.next[queue - 1] - NHEADS
 
     def frames(self, queue: int) -> Iterable[int]:
         """The frames of a queue, longest waiting first; the queue may not change meanwhile."""
-        head = len(self.queue) + queue - 1
-        pfn = self.next[head]
-        while pfn != head:
-            yield pfn
-            pfn = self.next[pfn]
+        link = self.next[queue - 1]
+        while link >= NHEADS:
+            yield link - NHEADS
+            link = self.next[link]
 
     # --- which page leaves ---
 
@@ -114,22 +134,25 @@ class PageDaemon:
             self.stalls += 1
             self.vain_until = now + BACKOFF         # no queue has a page: looking harder finds none
             return
-        vm, free = self.vm, self.vm.phys.free_frames
-        target = vm.low + self.batch
-        errors = self.write_errors
+        vm, errors = self.vm, self.write_errors
+        self.make_free(vm.low + self.batch)
+        if len(vm.phys.free_frames) < vm.reserve:
+            self.stalls += 1
+            if self.write_errors > errors:
+                self.resting_until = now + BACKOFF
+
+    def make_free(self, nframes: int) -> None:
+        """Evict until so many frames are free, as far as can be.  => Offsets are stale afterwards."""
+        free, errors = self.vm.phys.free_frames, self.write_errors
         self._retry_held()
         # A page is looked at once for its reference, once for being fresh or active, and once more to leave.
         left = 4 * (self.count[ACTIVE] + self.count[INACTIVE])
-        while len(free) < target and left > 0 and self.write_errors < errors + MANY_ERRORS:
+        while len(free) < nframes and left > 0 and self.write_errors < errors + MANY_ERRORS:
             self._balance()
             if not self.count[INACTIVE]:
                 break
             left -= 1
             self._consider(self._head(INACTIVE))
-        if len(free) < vm.reserve:
-            self.stalls += 1
-            if self.write_errors > errors:
-                self.resting_until = now + BACKOFF
 
     def _consider(self, pfn: int) -> None:
         """Evict the frame at the inactive head, or put it where it belongs."""
@@ -329,8 +352,10 @@ class PageDaemon:
         return full
 
     def check(self) -> None:
-        """Raise Inconsistent where D1 or D2 does not hold."""
+        """Raise Inconsistent where D1, D2 or D3 does not hold."""
         vm = self.vm
+        sizes = {len(self.next) - NHEADS, len(self.prev) - NHEADS, len(self.queue), len(self.fresh)}
+        demand(sizes == {vm.phys.nframes}, "D3", f"{vm.phys.nframes} frames, arrays of {sorted(sizes)}")
         seen: dict[int, int] = {}
         for queue in (ACTIVE, INACTIVE, HELD):
             frames = list(self.frames(queue))
