@@ -255,7 +255,7 @@ class PageDaemon:
             self._write(slot, lo, hi)
         except OSError as error:
             swap.free(slot, count)
-            self._failed(error)
+            self.failed(error, slot)
             return self._clean_one(vpn, settle)
         self._assign(slot, lo, hi, settle)
         return True
@@ -304,6 +304,7 @@ class PageDaemon:
         swap = self.vm.swap
         assert swap is not None
         refused: list[int] = []
+        full = False
         for _ in range(WRITE_TRIES):
             try:
                 # Elsewhere at each try: bad blocks come in rows.
@@ -314,18 +315,18 @@ class PageDaemon:
                 self._write(slot, vpn, vpn + 1)
             except OSError as error:
                 refused.append(slot)
-                if self._failed(error):
+                full = self.failed(error, slot)
+                if full:
                     break
                 continue
             for bad in refused:
                 swap.retire(bad)
             self._assign(slot, vpn, vpn + 1, settle)
             return True
-        full = not swap.space
         for slot in refused:
             swap.free(slot)
         if full:
-            swap.disk_full()
+            swap.disk_full(refused[-1])         # free() took that back
         return self._clean_in_place(vpn, settle)
 
     def _clean_in_place(self, vpn: int, settle: bool) -> bool:
@@ -337,18 +338,18 @@ class PageDaemon:
         try:
             self._write(slot, vpn, vpn + 1)
         except OSError as error:
-            self._failed(error)
+            self.failed(error, slot)
             return False
         if settle:
             vm.phys.dirty[vm.pfn_of(vpn)] = 0
         return True
 
-    def _failed(self, error: OSError) -> bool:
-        """Note a write error; whether it only means that the disk is full."""
+    def failed(self, error: OSError, slot: int) -> bool:
+        """Note a write error at a slot; whether it only means that the disk is full."""
         self.write_errors += 1
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full and self.vm.swap is not None:
-            self.vm.swap.disk_full()
+            self.vm.swap.disk_full(slot)
         return full
 
     def check(self) -> None:

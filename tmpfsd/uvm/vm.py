@@ -36,6 +36,7 @@ from tmpfsd.uvm.pagedaemon import ACTIVE, CLUSTER, INACTIVE, PageDaemon
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE, PhysMem
 from tmpfsd.uvm.swap import Swap
+from tmpfsd.uvm.swapset import SwapSet
 from tmpfsd.uvm.vmmap import VmMap
 
 RESERVE = 64                # frames an operation may take between two breaths: faults and new pages together
@@ -58,7 +59,7 @@ class Vm:
                  "resident_of", "faults", "pageins", "read_errors", "thrash", "check_level", "_referenced", "_dirty",
                  "_free")
 
-    def __init__(self, ram_bytes: int, swap: Swap | None = None, limit: int = UNLIMITED,
+    def __init__(self, ram_bytes: int, swap: Swap | SwapSet | None = None, limit: int = UNLIMITED,
                  reserve: int = RESERVE) -> None:
         self.phys = PhysMem(ram_bytes)
         assert self.phys.nframes > reserve, "no frame beside the reserve"
