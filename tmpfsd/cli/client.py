@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+from collections.abc import Callable
 from typing import Any
 
 from tmpfsd.server import control, mountinfo
@@ -44,8 +45,12 @@ def is_socket_of(path: str, uid: int) -> bool:
     return stat.S_ISSOCK(status.st_mode) and status.st_uid == uid
 
 
-def ask(path: str, command: str, **arguments: Any) -> Any:
-    """Send one command to the mount at path and return its result; ClientError when that fails."""
+def ask(path: str, command: str, on_progress: Callable[[int, int], None] = lambda _done, _of: None, /,
+        **arguments: Any) -> Any:
+    """Send one command to the mount at path and return its result; ClientError when that fails.
+
+    => on_progress(done, of) is called now and then by commands that take long.
+    """
     place, _ = socket_of(path)
     request = json.dumps({"command": command, **arguments}).encode() + b"\n"
     try:
@@ -53,7 +58,9 @@ def ask(path: str, command: str, **arguments: Any) -> Any:
             sock.settimeout(SECONDS)
             sock.connect(place)
             sock.sendall(request)
-            answer = json.loads(read_answer(sock))
+            with sock.makefile("rb") as lines:
+                while word := (answer := json.loads(lines.readline(MAX_ANSWER))).get("progress"):
+                    on_progress(word["done"], word["of"])
     except TimeoutError:
         raise ClientError(f"{path}: no answer in {SECONDS:g} seconds") from None
     except OSError as error:
@@ -69,14 +76,3 @@ def status(path: str) -> dict[str, Any]:
     """Return the status of the mount at path, with the keys of `tmpfsctl status --json`."""
     answer: dict[str, Any] = ask(path, "status")
     return answer
-
-
-def read_answer(sock: socket.socket) -> bytes:
-    """Return one line."""
-    data = bytearray()
-    while not data.endswith(b"\n") and len(data) < MAX_ANSWER:
-        part = sock.recv(1 << 16)
-        if not part:
-            break
-        data += part
-    return bytes(data)

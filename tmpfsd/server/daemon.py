@@ -133,7 +133,7 @@ class Daemon:
     def open_control(self, nursery: trio.Nursery) -> None:
         """Open the control socket; a mount without it still serves files."""
         assert self.place is not None
-        commands = Commands(self.mount, self.operations, self.mountpoint).table()
+        commands = Commands(self.mount, self.operations, self.mountpoint, self.dispatcher).table()
         try:
             directory = control.make_directory(os.geteuid())
             path = os.path.join(directory, control.socket_name(self.place.major, self.place.minor))

@@ -32,7 +32,7 @@ import errno
 import time
 from array import array
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Iterable
+from typing import TYPE_CHECKING, Generator, Iterable
 
 from tmpfsd.uvm.errors import NoSwap, demand
 
@@ -45,6 +45,8 @@ CLUSTER = 16                # pages written together: 64 KiB
 WRITE_TRIES = 3             # slots tried for one page before it stays
 FAR = 64                    # slots from a bad one to the next that is tried, and its square
 MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
+FLUSH_LOOKS = 8192          # frames looked at in a step of flush()
+FLUSH_STEP = 256            # frames whose pages it evicts in one
 BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device or empty queues left short
 
 
@@ -204,11 +206,35 @@ class PageDaemon:
         return (self.clock - (-2 - mark)) & 0x3FFFFFFF <= len(self.queue)
 
     def evict_all(self) -> None:
-        """Evict whatever may leave (TMPFSD_THRASH, `flush`).  => Offsets are stale afterwards."""
+        """Evict whatever may leave (TMPFSD_THRASH).  => Offsets are stale afterwards."""
         for queue in (INACTIVE, ACTIVE, HELD):
             for pfn in list(self.frames(queue)):
-                if not self.vm.phys.dirty[pfn] or self.clean(pfn):
-                    self.drop(pfn)
+                self._evict(pfn)
+
+    def _evict(self, pfn: int) -> bool:
+        """Evict a page that may leave, whether it was referenced or not; whether that went well."""
+        gone = not self.vm.phys.dirty[pfn] or self.clean(pfn)
+        if gone:
+            self.drop(pfn)
+        return gone
+
+    def flush(self) -> Generator[int, None, int]:
+        """Evict whatever may leave, in steps; yields how many frames were looked at, and returns how many pages stayed.
+
+        => Offsets are stale after each step.
+        """
+        for start in range(0, len(self.queue), FLUSH_LOOKS):        # first: clusters are made of inactive pages
+            for pfn in range(start, min(start + FLUSH_LOOKS, len(self.queue))):
+                if self.queue[pfn] == ACTIVE:
+                    self._requeue(pfn, INACTIVE)
+            yield 0
+        stayed, errors = 0, self.write_errors
+        for start in range(0, len(self.queue), FLUSH_STEP):
+            for pfn in range(start, min(start + FLUSH_STEP, len(self.queue))):
+                if self.queue[pfn] != NOT_QUEUED and (self.write_errors > errors + MANY_ERRORS or not self._evict(pfn)):
+                    stayed += 1
+            yield start + FLUSH_STEP
+        return stayed
 
     # --- laundering ---
 
