@@ -33,6 +33,7 @@ from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
 from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.operations import Operations
+from tmpfsd.server.pressure import Pressure
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import VmError
 
@@ -126,6 +127,7 @@ class Daemon:
             self.operations.on_init = ready.set
             self.open_control(nursery)
             nursery.start_soon(self.idle_worker)
+            nursery.start_soon(Pressure(self.mount.status).watch, self.dispatcher)
             nursery.start_soon(self.tell_ready, ready)
             await pyfuse3.main(min_tasks=1, max_tasks=1)
             nursery.cancel_scope.cancel()
