@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from tmpfsd import __version__
-from tmpfsd.cli import check, estimate, flush, list, set, status, swapoff, swapon, wait
+from tmpfsd.cli import check, estimate, flush, list, set, status, swapoff, swapon, top, wait
 from tmpfsd.cli.client import ClientError
 from tmpfsd.cli.mount import Parser
 
 # Name, module, what it does.
 SUBCOMMANDS: dict[str, tuple[Any, str]] = {
     "status": (status, "show memory, swap, paging and pools of a mount"),
+    "top": (top, "watch requests, paging and memory of a mount"),
     "list": (list, "list all tmpfsd mounts of this machine"),
     "wait": (wait, "wait until a mount is as full as that, for scripts"),
     "check": (check, "check the whole file system (requests wait meanwhile)"),

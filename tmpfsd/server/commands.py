@@ -9,6 +9,7 @@ from typing import Any
 from tmpfsd.server.control import Command
 from tmpfsd.server.dispatch import Dispatcher
 from tmpfsd.server.errors import ControlError
+from tmpfsd.server.latency import Latency
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.tuning import Tuning
 from tmpfsd.tmpfs.mount import Mount
@@ -23,13 +24,14 @@ class Commands:
     def __init__(self, mount: Mount, operations: Operations, mountpoint: str, dispatcher: Dispatcher | None) -> None:
         self.mount = mount
         self.tuning = Tuning(mount, dispatcher)
+        self.latency = Latency(operations)
         self.operations = operations
         self.mountpoint = mountpoint
 
     def table(self) -> dict[str, Command]:
         """Return what control.py serves, by name."""
         return {"status": self.status, "check": self.check, "ping": lambda _request: "pong",
-                **self.tuning.table()}
+                "latency": self.latency.ask, **self.tuning.table()}
 
     def status(self, _request: Any) -> dict[str, Any]:
         """The keys of `tmpfsctl status --json`."""

@@ -135,7 +135,7 @@ class Daemon:
     def open_control(self, nursery: trio.Nursery) -> None:
         """Open the control socket; a mount without it still serves files."""
         assert self.place is not None
-        commands = Commands(self.mount, self.operations, self.mountpoint, self.dispatcher).table()
+        commands = Commands(self.mount, self.operations, self.mountpoint, self.dispatcher)
         try:
             directory = control.make_directory(os.geteuid())
             path = os.path.join(directory, control.socket_name(self.place.major, self.place.minor))
@@ -144,7 +144,8 @@ class Daemon:
             log.warning("no control socket: %s", error)
             return
         self.socket_path, self.socket_made = path, control.identity(path)
-        nursery.start_soon(ControlServer(commands, os.geteuid()).serve, listener)
+        nursery.start_soon(ControlServer(commands.table(), os.geteuid()).serve, listener)
+        nursery.start_soon(commands.latency.run)
 
     async def tell_ready(self, ready: trio.Event) -> None:
         """Report once the kernel's INIT was served."""

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
-from tmpfsd.server.dispatch import Dispatcher
+if TYPE_CHECKING:                       # the commands use this module, and need not wait for pyfuse3
+    from tmpfsd.server.dispatch import Dispatcher
 
 log = logging.getLogger(__name__)
 
