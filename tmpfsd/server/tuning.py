@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -179,11 +180,12 @@ class Tuning:
         return swap.stats()
 
     def _open(self, path: str, nbytes: int) -> Swap:
-        swap = self.mount.vm.swap
+        swap, direct = self.mount.vm.swap, self.mount.config.swap_io == "direct"
         try:
-            fd, limit = open_swap(path, self.mount.config.swap_io == "direct")
+            fd, limit = open_swap(path, direct)
         except OSError as error:
-            raise ControlError(f"{path}: {error.strerror or error}") from None
+            why = "its file system has no O_DIRECT (swap_io=direct)" if direct and error.errno == errno.EINVAL else ""
+            raise ControlError(f"{path}: {why or error.strerror or error}") from None
         nslots = atop(min(nbytes, limit) if limit else nbytes) - 1
         try:
             return Swap(fd, nslots, path, free_base(swap.files if swap is not None else [], nslots))

@@ -73,7 +73,7 @@ class Vmem:
         at = first - self.base
         assert n > 0 and at >= 0 and self._map.count(HELD, at, at + n) == n, "freed twice"
         self._map[at:at + n] = bytes(n)
-        self.nfree += max(min(at + n, self.size) - at, 0)
+        self.nfree += n if at + n <= self.size else max(self.size - at, 0)
         self._low = min(self._low, at)
         while self._map and self._map[-1] == FREE:
             tail = self._map[-_TAIL:]
