@@ -155,6 +155,22 @@ def test_a_device_that_fails_loses_nothing(make_vm, fill, trouble: str) -> None:
     assert numbers(vm, vpns) == vpns
 
 
+def test_pages_that_have_slots_but_cannot_be_written_are_a_bound(make_vm, fill) -> None:
+    vm = make_vm(1000, nslots=4096)
+    vpns = fill(vm, 900)
+    vm.daemon.evict_all()
+    for vpn in vpns:
+        vm.breathe()
+        vm.write(vpn << 12)
+    vm.swap.dead = True
+    assert vm.nslotless == 0
+    with pytest.raises(NoMemory, match="3600k of pages cannot leave"):
+        to(vm, 200)
+    vm.swap.dead = False
+    to(vm, 200)
+    assert numbers(vm, vpns) == vpns
+
+
 def test_operations_go_on_between_the_steps(make_vm, fill) -> None:
     vm = make_vm(2000, nslots=8192)
     rng = random.Random(3)

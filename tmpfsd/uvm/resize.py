@@ -1,12 +1,13 @@
 """uvm/resize.py: more frames, or fewer, while the machine runs.
 
-resize() works in steps, so that requests are not held up: its caller lets operations run between two of them.  After
-each step all invariants hold, V6 with the new number of frames.  A step takes the highest frames away: it evicts the
-pages that would leave next wherever they are, and what is left in the highest frames is copied to lower ones that
-became free.  Wired pages and pages that swap has no room for stay; they are moved like all others.
+resize() works in steps, so that requests are not held up: its caller lets operations run between two of them.  A step
+takes the highest frames away: it evicts the pages that would leave next wherever they are, and what is left in the
+highest frames is copied to lower ones that became free.  Wired pages and pages that swap has no room for stay; they are
+moved like all others.  After each step all invariants hold, V6 too: where all that is resident fits into the fewer
+frames without the reserve, so do the pages without a slot.
 
-Picture     nframes --make_free--> enough are free --give_slots--> V6 will hold --move_page--> the highest are free
-                    --shrink--> fewer, the memory of those that went is the system's again
+Picture     nframes --make_free--> enough are free --move_page--> the highest are free
+                    --shrink--> fewer, and the memory of those that went is the system's again
 
 Breathing   A step makes offsets stale: it may run where breathe() may, between operations.
 """
@@ -46,11 +47,8 @@ def _shrink(vm: Vm, nframes: int) -> None:
     while before < len(phys.free_frames) < gone + vm.low:       # it gives up when many slots in a row are bad
         before = len(phys.free_frames)
         daemon.make_free(gone + vm.low)
-    most = nframes - vm.reserve
-    if vm.nslotless > most and vm.swap is not None:
-        daemon.give_slots(vm.nslotless - most)
-    if vm.nslotless > most or len(phys.free_frames) < gone + vm.reserve:
-        fixed = max(vm.nslotless, vm.nwired + vm.nunowned)
+    if len(phys.free_frames) < gone + vm.reserve:
+        fixed = phys.nframes - len(phys.free_frames)
         raise NoMemory(f"{ptoa(fixed) >> 10}k of pages cannot leave ram (wired, or no swap takes them)")
     phys.sort_free()
     leaving = [pfn for pfn in range(nframes, phys.nframes) if phys.owner[pfn]]

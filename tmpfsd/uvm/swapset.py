@@ -258,7 +258,6 @@ def _copy(vm: Vm, swap: Swap, vpn: int) -> int:
 def _settle(vm: Vm, swap: Swap, vpn: int) -> None:
     """Give a resident page a slot of another file, or none.  => NoSwap: there is room for neither."""
     pfn = vm.pfn_of(vpn)
-    vm.phys.dirty[pfn] = 1          # its slot will not have it any more
     assert vm.swap is not None
     if vm.swap.nfree and vm.daemon.clean(pfn) and not swap.owns(vm.slot_of[vpn]):
         return
@@ -266,7 +265,7 @@ def _settle(vm: Vm, swap: Swap, vpn: int) -> None:
         raise NoSwap("what it holds fits nowhere else: other swap files and ram are full")
     swap.free(vm.slot_of[vpn])
     vm.slot_of[vpn] = 0
-    vm.phys.dirty[pfn] = 1
+    vm.phys.dirty[pfn] = 1          # V3
     vm.nslotless += 1
 
 
