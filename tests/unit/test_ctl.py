@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tmpfsd.cli import ctl
 from tmpfsd.cli.status import format_status, human, show, styles, warnings
 
 
@@ -60,6 +61,17 @@ def test_swap_in_trouble() -> None:
     assert list(warnings(status(swap=swap))) == [
         "the disk under the swap file is full: writes and creates get ENOSPC", "1,234 swap slots are bad"]
     assert not list(warnings(status(swap={**swap, "disk_full": False, "bad_slots": 0})))
+
+
+def test_no_traceback_reaches_a_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_path: str) -> None:
+        raise KeyError("of a daemon of another version")
+    monkeypatch.setattr("tmpfsd.cli.status.status", fail)
+    assert ctl.main(["status", "/mnt"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("tmpfsctl: internal error: KeyError: ") and message.count("\n") == 1
+    with pytest.raises(KeyError):
+        ctl.main(["--debug", "status", "/mnt"])
 
 
 def test_several_swap_files_are_shown_each() -> None:

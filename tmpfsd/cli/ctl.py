@@ -32,18 +32,15 @@ SUBCOMMANDS: dict[str, tuple[Any, str]] = {
 }
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Leaves the lines of an epilog as they are."""
-
-
 def make_parser() -> Parser:
     """Build the parser of the command line."""
-    parser = Parser(prog="tmpfsctl", allow_abbrev=False, description="Look at a tmpfsd mount.")
+    parser = Parser(prog="tmpfsctl", allow_abbrev=False, description="Look at a tmpfsd mount, and change it.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     parser.add_argument("--version", action="version", version=f"tmpfsctl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, (module, text) in SUBCOMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False,
-                                      epilog=getattr(module, "EPILOG", None), formatter_class=HelpFormatter)
+        command = commands.add_parser(name, help=text, description=text, epilog=getattr(module, "EPILOG", None),
+                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         command.set_defaults(run=module.run)
         module.add_arguments(command)
     return parser
@@ -53,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     args = make_parser().parse_args(argv)
     try:
-        status = args.run(args)
+        code: int | None = args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
@@ -63,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClientError as error:
         print(f"tmpfsctl: {error}", file=sys.stderr)
         return 1
-    return status or 0
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"tmpfsctl: internal error: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
+        return 1
+    return code or 0
 
 
 if __name__ == "__main__":
