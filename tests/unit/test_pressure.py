@@ -54,11 +54,17 @@ def test_down_from_95_and_up_again(caplog) -> None:
         f"size is {percent}% full: {percent} of 100 MiB" for percent in (96, 96, 85)]
 
 
-@pytest.mark.parametrize("name, text", [("ram", "ram is 80% full: 80 of 100 MiB"),
+@pytest.mark.parametrize("name, text", [("ram", "ram is 80% full: 80 of 100 MiB; what is beyond it is paged out"),
                                         ("swap", "swap is 80% full: 80 of 100 MiB"),
                                         ("inodes", "inodes is 80% full: 80 of 100 inodes")])
 def test_each_limit(caplog, name: str, text: str) -> None:
     assert said_of(caplog, 79, 80, name=name) == [text]
+
+
+def test_ram_without_swap_is_all_there_is(caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        Pressure(lambda: {**status(ram=95), "swap": {"path": "none", "used_bytes": 0, "size_bytes": 0}}).look()
+    assert caplog.messages == ["ram is 95% full: 95 of 100 MiB"]
 
 
 def test_what_has_no_limit_is_not_looked_at() -> None:

@@ -66,11 +66,13 @@ class Pressure:
 
     def look(self) -> None:
         """Say what passed a threshold since the last look."""
-        for name, share in shares(self.status()):
+        status = self.status()
+        for name, share in shares(status):
             said = self.said.get(name, 0)
             level = next((threshold for threshold in THRESHOLDS if share.percent >= threshold), 0)
             if level > said:
-                log.warning("%s is %.0f%% full: %s", "size" if name == "used" else name, share.percent, share)
+                more = "; what is beyond it is paged out" if name == "ram" and status["swap"]["size_bytes"] else ""
+                log.warning("%s is %.0f%% full: %s%s", "size" if name == "used" else name, share.percent, share, more)
             if level > said or share.percent < said - HYSTERESIS:
                 self.said[name] = level
 
