@@ -24,7 +24,19 @@ def fail(_request: Any) -> None:
     raise ZeroDivisionError("oops")
 
 
+def count(request: Any) -> Any:
+    """A command in steps; what becomes of it is left in ENDED."""
+    try:
+        for done in range(request["steps"]):
+            yield control.Progress(done, request["steps"])
+        return "counted"
+    finally:
+        ENDED.append(done)
+
+
+ENDED: list[int] = []
 COMMANDS = {
+    "count": count,
     "ping": lambda _request: "pong", "echo": lambda request: request["text"], "refuse": refuse, "fail": fail}
 
 
@@ -92,6 +104,43 @@ def test_too_long_a_line(tmp_path: Path) -> None:
 def test_no_line_end(tmp_path: Path) -> None:
     async def client(path: str) -> None:
         assert await ask(path, b'{"command": "ping"}') == []
+    serve(tmp_path, client)
+
+
+def test_a_command_in_steps_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "PROGRESS_SECONDS", 0)
+
+    async def client(path: str) -> None:
+        *words, answer = await ask(path, b'{"command": "count", "steps": 3}\n')
+        assert words == [{"progress": {"done": done, "of": 3}} for done in range(3)]
+        assert answer == {"ok": True, "result": "counted"}
+    serve(tmp_path, client)
+
+
+def test_progress_is_told_now_and_then_only(tmp_path: Path) -> None:
+    async def client(path: str) -> None:
+        assert len(await ask(path, b'{"command": "count", "steps": 1000}\n')) < 10
+    serve(tmp_path, client)
+
+
+def test_others_are_served_between_the_steps(tmp_path: Path) -> None:
+    """C4."""
+    async def client(path: str) -> None:
+        ENDED.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, path, b'{"command": "count", "steps": 1000000000}\n')
+            assert (await ask(path, b'{"command": "ping"}\n'))[0]["ok"] and not ENDED
+            nursery.cancel_scope.cancel()
+        while not ENDED:
+            await trio.sleep(0.01)      # C4: it was closed, for its client is gone
+        assert ENDED[0] < 1000000000 - 1
+    serve(tmp_path, client)
+
+
+def test_a_step_that_fails_is_answered(tmp_path: Path) -> None:
+    async def client(path: str) -> None:
+        answers = await ask(path, b'{"command": "count", "steps": "x"}\n{"command": "ping"}\n')
+        assert [answer["ok"] for answer in answers] == [False, True]
     serve(tmp_path, client)
 
 

@@ -456,7 +456,7 @@ def test_with_swap_full_a_device_that_comes_back_is_used_again(make_vm, fill, nu
 def test_only_a_full_disk_counts_as_full(make_vm, error: int) -> None:
     vm = make_vm()
     full = error in (errno.ENOSPC, errno.EDQUOT)
-    assert vm.daemon._failed(OSError(error, "")) == full
+    assert vm.daemon.failed(OSError(error, ""), 0) == full
     assert vm.swap.space == (not full)
     assert vm.daemon.write_errors == 1
 

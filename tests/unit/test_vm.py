@@ -461,6 +461,7 @@ def test_v5_two_pages_have_one_slot(vm: Vm) -> None:
 
 def test_v6_too_many_pages_without_a_slot(vm: Vm) -> None:
     vm.reserve = vm.phys.nframes - vm.nslotless + 1
+    vm.measure()
     broken(vm, "V6")
     vm.daemon.write_errors = 1
     vm.check()

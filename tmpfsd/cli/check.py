@@ -6,6 +6,15 @@ import argparse
 
 from tmpfsd.cli.client import ask
 
+EPILOG = """\
+example:
+  tmpfsctl check /mnt/x
+
+Requests wait meanwhile.
+
+exit status:
+  0  consistent       1  inconsistent, or not checked: no such mount, a page that cannot be read"""
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of check."""

@@ -6,9 +6,11 @@ import json
 import os
 import socket
 import stat
+from collections.abc import Callable
 from typing import Any
 
 from tmpfsd.server import control, mountinfo
+from tmpfsd.server.mountinfo import MountPoint
 
 SECONDS = 60.0          # `check` looks at everything
 MAX_ANSWER = 16 << 20
@@ -18,8 +20,16 @@ class ClientError(Exception):
     """The mount cannot be asked, or refused; the text is one line for the user."""
 
 
-def socket_of(path: str) -> tuple[str, int]:
-    """Return the socket of the mount at path, and whose mount it is."""
+class Dead(ClientError):
+    """Nobody answers for the mount: its server is gone."""
+
+
+class Foreign(ClientError):
+    """The mount is of another user, who alone may ask."""
+
+
+def find(path: str) -> MountPoint:
+    """Return the mount at path; ClientError where there is none of ours."""
     if not path:
         raise ClientError("mount point: empty")     # it would be taken for the working directory
     mounted = mountinfo.find(mountinfo.resolve(path))
@@ -27,12 +37,19 @@ def socket_of(path: str) -> tuple[str, int]:
         raise ClientError(f"{path}: not a mount point")
     if mounted.fstype != mountinfo.FSTYPE:
         raise ClientError(f"{path}: a mount point of {mounted.fstype}, not of tmpfsd")
+    return mounted
+
+
+def socket_of(mounted: MountPoint) -> str:
+    """Return the socket of a mount."""
     name = control.socket_name(mounted.major, mounted.minor)
     for directory in control.directories(mounted.owner):
         candidate = os.path.join(directory, name)
         if is_socket_of(candidate, mounted.owner):
-            return candidate, mounted.owner
-    raise ClientError(f"{path}: no control socket: its server is gone, or belongs to another user")
+            return candidate
+    if os.geteuid() in (0, mounted.owner):
+        raise Dead(f"{mounted.path}: no control socket: its server is gone")
+    raise Foreign(f"{mounted.path}: a mount of user {mounted.owner}, who alone may ask")
 
 
 def is_socket_of(path: str, uid: int) -> bool:
@@ -44,20 +61,34 @@ def is_socket_of(path: str, uid: int) -> bool:
     return stat.S_ISSOCK(status.st_mode) and status.st_uid == uid
 
 
-def ask(path: str, command: str, **arguments: Any) -> Any:
-    """Send one command to the mount at path and return its result; ClientError when that fails."""
-    place, _ = socket_of(path)
+def ask(path: str, command: str, on_progress: Callable[[int, int], None] = lambda _done, _of: None, /,
+        **arguments: Any) -> Any:
+    """Send one command to the mount at path and return its result; ClientError when that fails.
+
+    => on_progress(done, of) is called now and then by commands that take long.
+    """
+    return ask_mount(find(path), path, SECONDS, command, on_progress, **arguments)
+
+
+def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
+              on_progress: Callable[[int, int], None] = lambda _done, _of: None, /, **arguments: Any) -> Any:
+    """Send one command to a mount, which messages call path; see ask()."""
+    place = socket_of(mounted)
     request = json.dumps({"command": command, **arguments}).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(SECONDS)
+            sock.settimeout(seconds)
             sock.connect(place)
             sock.sendall(request)
-            answer = json.loads(read_answer(sock))
+            with sock.makefile("rb") as lines:
+                while word := (answer := json.loads(lines.readline(MAX_ANSWER))).get("progress"):
+                    on_progress(word["done"], word["of"])
     except TimeoutError:
-        raise ClientError(f"{path}: no answer in {SECONDS:g} seconds") from None
+        raise ClientError(f"{path}: no answer in {seconds:g} seconds") from None
+    except PermissionError:
+        raise Foreign(f"{path}: a mount of user {mounted.owner}, who alone may ask") from None
     except OSError as error:
-        raise ClientError(f"{path}: {error.strerror or error}") from None
+        raise Dead(f"{path}: {error.strerror or error}: its server is gone, or ending") from None
     except ValueError:
         raise ClientError(f"{path}: the answer is not understood") from None
     if not answer.get("ok"):
@@ -69,14 +100,3 @@ def status(path: str) -> dict[str, Any]:
     """Return the status of the mount at path, with the keys of `tmpfsctl status --json`."""
     answer: dict[str, Any] = ask(path, "status")
     return answer
-
-
-def read_answer(sock: socket.socket) -> bytes:
-    """Return one line."""
-    data = bytearray()
-    while not data.endswith(b"\n") and len(data) < MAX_ANSWER:
-        part = sock.recv(1 << 16)
-        if not part:
-            break
-        data += part
-    return bytes(data)

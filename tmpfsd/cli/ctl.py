@@ -1,35 +1,46 @@
 """ctl.py: the command tmpfsctl: what a mount is asked and told, and estimates without one.
 
 A subcommand is a module of its own with add_arguments(parser) and run(args), and one line in SUBCOMMANDS; each
-asks the mount through client.py, all but `estimate`.
+asks the mount through client.py, all but `estimate`.  run() returns the exit status, or None for 0; EPILOG of a
+module ends its --help.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from tmpfsd import __version__
-from tmpfsd.cli import check, estimate, status
+from tmpfsd.cli import check, estimate, flush, list, set, status, swapoff, swapon, top, wait
 from tmpfsd.cli.client import ClientError
 from tmpfsd.cli.mount import Parser
 
 # Name, module, what it does.
 SUBCOMMANDS: dict[str, tuple[Any, str]] = {
     "status": (status, "show memory, swap, paging and pools of a mount"),
+    "top": (top, "watch requests, paging and memory of a mount"),
+    "list": (list, "list all tmpfsd mounts of this machine"),
+    "wait": (wait, "wait until a mount is as full as that, for scripts"),
     "check": (check, "check the whole file system (requests wait meanwhile)"),
+    "set": (set, "change size, nr_inodes, ram, spin or swap_size of a mount"),
+    "swapon": (swapon, "give a mount another swap file"),
+    "swapoff": (swapoff, "drain a swap file of a mount and let it go"),
+    "flush": (flush, "page everything out that may leave memory"),
     "estimate": (estimate, "tell how much metadata a tree of files will need, without a mount"),
 }
 
 
 def make_parser() -> Parser:
     """Build the parser of the command line."""
-    parser = Parser(prog="tmpfsctl", allow_abbrev=False, description="Look at a tmpfsd mount.")
+    parser = Parser(prog="tmpfsctl", allow_abbrev=False, description="Look at a tmpfsd mount, and change it.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     parser.add_argument("--version", action="version", version=f"tmpfsctl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, (module, text) in SUBCOMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command = commands.add_parser(name, help=text, description=text, epilog=getattr(module, "EPILOG", None),
+                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         command.set_defaults(run=module.run)
         module.add_arguments(command)
     return parser
@@ -39,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     args = make_parser().parse_args(argv)
     try:
-        args.run(args)
+        code: int | None = args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
@@ -49,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClientError as error:
         print(f"tmpfsctl: {error}", file=sys.stderr)
         return 1
-    return 0
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"tmpfsctl: internal error: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
+        return 1
+    return code or 0
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from tmpfsd.server.control import Command
+from tmpfsd.server.dispatch import Dispatcher
 from tmpfsd.server.errors import ControlError
+from tmpfsd.server.latency import Latency
 from tmpfsd.server.operations import Operations
+from tmpfsd.server.tuning import Tuning
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent, VmError
 
@@ -17,20 +21,23 @@ log = logging.getLogger(__name__)
 class Commands:
     """The commands of one mount."""
 
-    def __init__(self, mount: Mount, operations: Operations, mountpoint: str) -> None:
+    def __init__(self, mount: Mount, operations: Operations, mountpoint: str, dispatcher: Dispatcher | None) -> None:
         self.mount = mount
+        self.tuning = Tuning(mount, dispatcher)
+        self.latency = Latency(operations)
         self.operations = operations
         self.mountpoint = mountpoint
 
     def table(self) -> dict[str, Command]:
         """Return what control.py serves, by name."""
-        return {"status": self.status, "check": self.check, "ping": lambda _request: "pong"}
+        return {"status": self.status, "check": self.check, "ping": lambda _request: "pong",
+                "latency": self.latency.ask, **self.tuning.table()}
 
     def status(self, _request: Any) -> dict[str, Any]:
         """The keys of `tmpfsctl status --json`."""
         requests = {name: count for name, count in self.operations.requests.items() if count}
         return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests,
-                "refused": self.operations.refused}
+                "refused": self.operations.refused, "pid": os.getpid()}
 
     def check(self, _request: Any) -> str:
         """Check the whole file system."""

@@ -1,15 +1,19 @@
 """control.py: the control socket of a mount: JSON lines over a unix socket.
 
 A request is one line {"command": NAME, ...}, answered by one line {"ok": true, "result": ...} or {"ok":
-false, "error": TEXT}; a client may send several.  The socket is found from the device number of the mount,
-which mountinfo tells without asking the file system: /run/tmpfsd for root's mounts, $XDG_RUNTIME_DIR/tmpfsd
+false, "error": TEXT}; a client may send several.  A command that takes long works in steps, and before its answer
+come lines {"progress": {"done": N, "of": M}}, ten a second at most.  The socket is found from the device number of the
+mount, which mountinfo tells without asking the file system: /run/tmpfsd for root's mounts, $XDG_RUNTIME_DIR/tmpfsd
 or /tmp/tmpfsd-UID for those of others.
 
 Invariants  C1 Input is bounded: MAX_LINE bytes a line, IDLE_SECONDS to send it, MAX_CLIENTS at once.
             C2 Only root and the mounting user get an answer (mode 0600, and the peer's credentials).
             C3 A daemon that ends removes its own socket only: after the unmount, while it is still ending,
                the next mount may have got the same device number.
-Limits      A command runs to its end like any operation: `check` holds up requests while it looks around.
+            C4 Requests are served between the steps of a command.  One whose client is gone is closed: it undoes
+               what it must.
+Limits      A step, and a command without steps, runs to its end like any operation: `check` holds up requests while it
+            looks around.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, NamedTuple
 
 import trio
 
@@ -36,7 +40,21 @@ IDLE_SECONDS = 5.0
 CREDENTIALS = struct.Struct("3i")       # struct ucred: pid, uid, gid
 ROOT_DIRECTORY = "/run/tmpfsd"
 
+PROGRESS_SECONDS = 0.1
+
+# A plain function, or a generator: it yields how far it is after each step, and returns the result.
 Command = Callable[[Mapping[str, Any]], Any]
+
+
+class Progress(NamedTuple):
+    """How far a command is."""
+
+    done: int
+    of: int
+
+
+class Gone(Exception):
+    """The client does not listen any more."""
 
 
 def directories(uid: int) -> list[str]:
@@ -146,7 +164,7 @@ class ControlServer:
                     await send(client, {"ok": False, "error": error})
                 else:
                     await self._lines(client)
-        except (OSError, trio.TooSlowError):
+        except (OSError, trio.TooSlowError, Gone):
             pass
         finally:
             self.nclients -= 1
@@ -170,11 +188,11 @@ class ControlServer:
                 return
             if line is None:
                 return
-            await send(client, self.answer(line))
+            await send(client, await self.answer(client, line))
             if len(line) > MAX_LINE:
                 return
 
-    def answer(self, line: bytes) -> dict[str, Any]:
+    async def answer(self, client: Any, line: bytes) -> dict[str, Any]:
         """Run the command of one line."""
         try:
             name, request = parse_request(line)
@@ -182,12 +200,35 @@ class ControlServer:
             if command is None:
                 known = ", ".join(sorted(self.commands))
                 raise ControlError(f"unknown command {name[:40]!r}; there are: {known}")
-            return {"ok": True, "result": command(request)}
+            result = command(request)
+            if isinstance(result, Generator):
+                result = await follow(client, result)
+            return {"ok": True, "result": result}
+        except Gone:
+            raise
         except ControlError as error:
             return {"ok": False, "error": str(error)}
         except Exception as error:
             log.exception("control command failed")
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+
+
+async def follow(client: Any, steps: Generator[Progress, None, Any]) -> Any:
+    """Run a command that works in steps, tell the client how far it is, and return its result."""
+    told = trio.current_time()
+    try:
+        while True:
+            word = next(steps)
+            await trio.lowlevel.checkpoint()
+            if trio.current_time() - told >= PROGRESS_SECONDS:
+                told = trio.current_time()
+                await send(client, {"progress": word._asdict()})
+    except StopIteration as end:
+        return end.value
+    except (BrokenPipeError, ConnectionResetError, trio.TooSlowError) as error:
+        raise Gone from error
+    finally:
+        steps.close()
 
 
 def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:

@@ -33,6 +33,7 @@ from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
 from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.operations import Operations
+from tmpfsd.server.pressure import Pressure
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import VmError
 
@@ -126,6 +127,7 @@ class Daemon:
             self.operations.on_init = ready.set
             self.open_control(nursery)
             nursery.start_soon(self.idle_worker)
+            nursery.start_soon(Pressure(self.mount.status).watch, self.dispatcher)
             nursery.start_soon(self.tell_ready, ready)
             await pyfuse3.main(min_tasks=1, max_tasks=1)
             nursery.cancel_scope.cancel()
@@ -133,7 +135,7 @@ class Daemon:
     def open_control(self, nursery: trio.Nursery) -> None:
         """Open the control socket; a mount without it still serves files."""
         assert self.place is not None
-        commands = Commands(self.mount, self.operations, self.mountpoint).table()
+        commands = Commands(self.mount, self.operations, self.mountpoint, self.dispatcher)
         try:
             directory = control.make_directory(os.geteuid())
             path = os.path.join(directory, control.socket_name(self.place.major, self.place.minor))
@@ -142,7 +144,8 @@ class Daemon:
             log.warning("no control socket: %s", error)
             return
         self.socket_path, self.socket_made = path, control.identity(path)
-        nursery.start_soon(ControlServer(commands, os.geteuid()).serve, listener)
+        nursery.start_soon(ControlServer(commands.table(), os.geteuid()).serve, listener)
+        nursery.start_soon(commands.latency.run)
 
     async def tell_ready(self, ready: trio.Event) -> None:
         """Report once the kernel's INIT was served."""

@@ -68,6 +68,16 @@ class Windows:
             self.window_of[pfn] = NO_WINDOW
             self.free.append(window)
 
+    def resize(self) -> None:
+        """Know the frames that there are now; no window shows one that is gone."""
+        nframes = self.vm.phys.nframes
+        del self.window_of[nframes:]
+        self.window_of.extend([NO_WINDOW] * (nframes - len(self.window_of)))
+
+    def move(self, pfn: int, to: int) -> None:
+        """What was in frame pfn is in frame `to`; a window that shows it shows it there."""
+        self.window_of[to], self.window_of[pfn] = self.window_of[pfn], NO_WINDOW
+
     def recycle(self) -> None:
         """Make idle windows free until the reserve is.  => Offsets are stale afterwards."""
         while len(self.free) < self.reserve:
