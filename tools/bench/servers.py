@@ -27,6 +27,7 @@ TMPFSD, KERNEL, NULLFS, EXAMPLE = "tmpfsd", "kernel tmpfs", "nullfs", "pyfuse3 e
 DEFAULT_BACKEND = "pageable-submap"
 RESIDENT = "ram=1g,size=4g"                     # nothing pages out with it
 ANSWER_SECONDS = 10.0
+UNMOUNTED_SECONDS = 1.0                         # a server that never mounted, or is not any more, has no reason to stay
 SETTLE_SECONDS, GLANCE_SECONDS, QUIET_SHARE = 2.0, 0.01, 0.1
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -137,11 +138,13 @@ class Server:
 
     def close(self) -> None:
         """Unmount it, and see its process end."""
-        if mounts.is_mounted(self.mnt):
+        mounted = mounts.is_mounted(self.mnt)
+        if mounted:
             mounts.unmount(self.mnt)
         if self.process is not None:
-            # A server that never mounted need not be waited for.
-            mounts.end(self.process, mounts.END_SECONDS if self.alive and self.log.exists() else 1.0)
+            mounts.end(self.process, mounts.END_SECONDS if mounted else UNMOUNTED_SECONDS)
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)     # what it started: it has a session of its own
         with suppress(OSError):
             os.rmdir(self.mnt)
 
