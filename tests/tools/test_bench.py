@@ -22,7 +22,7 @@ pytest.importorskip("matplotlib")
 from tools import mounts  # noqa: E402
 from tools.bench import __main__ as bench  # noqa: E402
 from tools.bench import (  # noqa: E402
-    client, clients, data, goals, idle, listing, metadata, pressure, render, servers, sheet, trees
+    client, clients, data, goals, idle, listing, metadata, others, pressure, render, servers, sheet, trees
 )
 from tools.bench.scale import QUICK, Scale  # noqa: E402
 from tools.bench.sheet import FREE, RATE, SAME, Measure, Refused, Run  # noqa: E402
@@ -314,7 +314,7 @@ MACHINE = {"cores": 2, "cpu": "a cpu", "ram_mib": 100, "kernel": "6", "python": 
 
 def part_of(cells: dict[str, Any], *names: str) -> dict[str, Any]:
     """The results of a part."""
-    return {"machine": MACHINE, "quick": False, "rounds": 5, "failed": {}, "cells": cells,
+    return {"machine": MACHINE, "quick": False, "rounds": 5, "others": 3.0, "failed": {}, "cells": cells,
             "servers": [[name, f"{name} {{mnt}}"] for name in names]}
 
 
@@ -332,6 +332,7 @@ def test_report_of_results_made_by_hand(tmp_path: Path) -> None:
     assert "run:** with one client, placement free, tmpfsd is slower than memfs_ll's rename (0.50)." in text
     assert "| create | create 1.00, lookup 1.00 |" in text
     assert "Not run yet: list, data, trees, pressure, idle." in text
+    assert "The machine was quiet: all others together used 3 % (metadata)" in text
 
 
 def test_parts_keep_their_last_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,6 +346,17 @@ def test_parts_keep_their_last_results(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 # The rest.
+
+def test_what_others_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu 100 0 100 9999 9999 0 0 0 0 0\ncpu0 1 2 3\n")
+    assert others.busy_seconds(stat.read_text()) == 200 / others.TICKS
+    monkeypatch.setattr(others, "STAT", stat)
+    watch = others.Others()
+    assert watch.percent() == 0
+    stat.write_text(f"cpu {100 + 10**9} 0 100 9999 9999 0 0 0 0 0\n")
+    assert watch.percent() == 100
+
 
 def test_peers() -> None:
     spec = servers.peer("memfs_ll=/opt/some where/memfs_ll -f {mnt}".replace("some where", "'some where'"))

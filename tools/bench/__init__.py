@@ -9,6 +9,7 @@ Picture     __main__.py  what is to be run; a bar of progress; results.json, int
             clients.py   the clients of one part, seen from the benchmark, with limits of time
             sheet.py     operations, their figures, and the rounds in which they are measured
             metadata.py, listing.py, data.py, trees.py, pressure.py, idle.py     a part each
+            others.py    how busy others kept the machine
             goals.py     ratios, and the figures to reach
             render.py, chart.py      the report and its picture
 Invariants  B1 Only client processes touch a mount, and each touch has a limit of time: after it the server is killed,

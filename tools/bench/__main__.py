@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench import render, servers
+from tools.bench.others import Others
 from tools.bench.render import PARTS
 from tools.bench.scale import QUICK, Scale
 from tools.bench.servers import Spec
@@ -78,11 +79,13 @@ def ended_by_signals() -> Iterator[None]:
 
 def run_part(name: str, run: Run) -> dict[str, Any]:
     """Measure a part; its results."""
+    others = Others()
     PARTS[name].measure(run)
+    percent = others.percent()
     for what in PARTS[name].measures(run.scale):
         for server, why in run.failed.items():
             run.sheet.refuse(what, server, why)
-    return {"machine": machine.describe(), "quick": run.scale.quick, "rounds": run.rounds,
+    return {"machine": machine.describe(), "quick": run.scale.quick, "rounds": run.rounds, "others": percent,
             "servers": [[spec.name, spec.shown] for spec in run.specs], "failed": run.failed, "cells": run.sheet.cells}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ COUNTED: dict[str, Callable[[Scale, Measure], float]] = {
     "data": lambda scale, it: scale.random_mib if it.operation.startswith("random") else scale.data_mib}
 CHART = "bench.png"
 WHY_LENGTH = 60
+QUIET_PERCENT = 10.0
 HEAD = """# Benchmark
 
 tmpfsd beside the kernel's tmpfs, the floor (`nullfs`: a C server that does as little as a FUSE server can) and other
@@ -46,9 +48,10 @@ METHOD = """## How it is measured
 - **Cold.** Names and inodes are dropped before (`echo 2 > /proc/sys/vm/drop_caches`; for trees 3, with the pages), and
   what the servers do with the FORGETs is waited for. The kernel's tmpfs has no colder place than memory: its names
   stay. Data are uncached because fio drops its files' pages (POSIX_FADV_DONTNEED) before it reads.
-- **Units.** us: microseconds for one (of `ls`: for an entry). MiB/s: by fio, the end of a write with its fsync. s: for
-  the whole tree. %: of one processor, from the clock ticks in /proc/PID/stat. Ratios say how many times as fast tmpfsd
-  is.
+- **Units.** us: microseconds for one (of `ls`: for an entry of {listed:,}). MiB/s: by fio, over {data_mib} MiB in
+  sequence, {random_mib} MiB at random, all clients together, a write with its fsync. s: for a tree of {tree:,} files;
+  for several clients, for all their trees, {trees:,} files together. %: of one processor, once, over {idle_seconds:g} s, from
+  the clock ticks in /proc/PID/stat. Ratios say how many times as fast tmpfsd is.
 - **tmpfsd** runs with its defaults but for `ram` and `size`, so that nothing pages out, except where it is to.
 """
 
@@ -168,18 +171,24 @@ def why_lines(results: Mapping[str, Any]) -> list[str]:
 def machines(results: Mapping[str, Any]) -> list[str]:
     """What each part was measured on; one line where they are all alike."""
     lines: dict[str, list[str]] = {}
+    used = []
     for name, part in ((name, results[name]) for name in PARTS if name in results):
         quick = " **A quick run: sizes are too small to mean much.**" if part["quick"] else ""
         text = f"{machine.sentence(part['machine'])}; median of {part['rounds']} rounds.{quick}"
         lines.setdefault(text, []).append(name)
-    return [*(f"Machine ({', '.join(names)}): {text}" for text, names in lines.items()), ""]
+        used.append((name, part["others"]))
+    quiet = Claim(max(percent for _, percent in used) <= QUIET_PERCENT, "The machine was quiet:",
+                  "the machine was not quiet:")
+    return [*(f"Machine ({', '.join(names)}): {text}" for text, names in lines.items()), "",
+            f"{quiet} all others together used {', '.join(f'{percent:.0f} % ({name})' for name, percent in used)} "
+            "of the processors meanwhile.", ""]
 
 
 def write(results: Mapping[str, Any], out: Path) -> None:
     """README.md and its picture."""
     cells: dict[str, Any] = {key: found for part in results.values() for key, found in part["cells"].items()}
     missing = [name for name in PARTS if name not in results]
-    lines = [HEAD, *machines(results)]
+    lines = [HEAD, *(machines(results) if results else [])]
     if missing:
         lines += [f"Not run yet: {', '.join(missing)}.", ""]
     lines += [*to_reach(cells), *claims(results, cells), "## Everything", "",
@@ -189,7 +198,7 @@ def write(results: Mapping[str, Any], out: Path) -> None:
               *why_lines(results)]
     if chart.draw(results, cells, out / CHART):
         lines += [f"![The operations of one client]({CHART})", ""]
-    lines.append(METHOD)
+    lines.append(METHOD.format(**asdict(Scale())))
     text = "\n".join(lines)
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")

@@ -1,7 +1,7 @@
 """bench/trees.py: what people do with trees: unpack a tar, find, grep -r, rm -rf: seconds.
 
 The tree has the shape of node_modules (that of the experiments), without its links, which not every server has.
-Several clients have a tree each, with so many files together as the tree of one.
+Several clients have a smaller tree each.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def measure(run: Run) -> None:
     with running(run.specs, run.place, cpus, run.failed) as servers:
         for number, count in enumerate(run.scale.clients):
             archive = run.place / f"tree{count}.tar"
-            files = pack(archive, run.scale.tree // count)
+            files = pack(archive, run.scale.tree if count == 1 else run.scale.trees // count)
             with Clients(count, cpus) as clients:
                 operate(run, clients, servers, archive, files, (number * share, (number + 1) * share))
 
