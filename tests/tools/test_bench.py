@@ -422,6 +422,26 @@ def test_the_tree_that_is_unpacked(tmp_path: Path) -> None:
     assert sum(trees.NEEDLE.strip() in path.read_bytes() for path in found) == 1
 
 
+def test_a_server_too_slow_to_fill_is_found_out_early() -> None:
+    class Slow:
+        """A client that takes so long for each chunk."""
+
+        def __init__(self, seconds: float) -> None:
+            self.asked, self.seconds = 0, seconds
+
+        def on(self, _server: Any, requests: list[Any], _limit: float = 0) -> list[dict[str, float]]:
+            self.asked += "make" in requests[0]
+            return [{"start": 0, "end": self.seconds * 1e9, "n": 1}]
+
+    server: Any = SimpleNamespace(mnt="/nowhere")
+    slow, fast = Slow(10.0), Slow(2.9)
+    with pytest.raises(Refused, match="more than 60 s to fill it"):
+        listing.fill(slow, server, 20 * listing.CHUNK)          # type: ignore[arg-type]
+    assert slow.asked == 2
+    listing.fill(fast, server, 20 * listing.CHUNK)              # type: ignore[arg-type]
+    assert fast.asked == 20
+
+
 def test_a_listing_that_lacks_names_is_no_listing() -> None:
     class Asked:
         """Clients that list too little."""

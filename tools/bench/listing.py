@@ -12,6 +12,7 @@ PLAIN, LONG = "ls -f", "ls -l"
 FLAGS = {PLAIN: "-f", LONG: "-l"}
 EXTRA = {PLAIN: (0, 2), LONG: (1,)}     # lines that are no files: "." and "..", which some leave out; the total
 FILL_SECONDS, CHUNK, LIST_SECONDS = 60.0, 5000, 20.0
+TRIED = 0.25                            # of that time, before it is foretold that it will not do
 FILLING = 0.5                           # of the part, about
 
 
@@ -52,8 +53,8 @@ def fill(clients: Clients, server: Server, entries: int) -> None:
         answers = clients.on(server, [{"make": f"{server.mnt}/list", "first": made, "n": more}], FILL_SECONDS)
         made += more
         spent += seconds(answers)
-        if spent > FILL_SECONDS:
-            raise Refused(f"more than {FILL_SECONDS:g} s to fill the directory")
+        if spent > FILL_SECONDS * TRIED and spent / made * entries > FILL_SECONDS:
+            raise Refused(f"more than {FILL_SECONDS:g} s to fill it")
 
 
 def listed(clients: Clients, server: Server, operation: str, entries: int) -> float:

@@ -21,7 +21,7 @@ COUNTED: dict[str, Callable[[Scale, Measure], float]] = {
     "metadata": lambda scale, _it: scale.files, "list": lambda scale, _it: scale.listed,
     "data": lambda scale, it: scale.random_mib if it.operation.startswith("random") else scale.data_mib}
 CHART = "bench.png"
-WHY_LENGTH = 60
+WHY_LENGTH = 36
 QUIET_PERCENT = 10.0
 HEAD = """# Benchmark
 
@@ -48,10 +48,10 @@ METHOD = """## How it is measured
 - **Cold.** Names and inodes are dropped before (`echo 2 > /proc/sys/vm/drop_caches`; for trees 3, with the pages), and
   what the servers do with the FORGETs is waited for. The kernel's tmpfs has no colder place than memory: its names
   stay. Data are uncached because fio drops its files' pages (POSIX_FADV_DONTNEED) before it reads.
-- **Units.** us: microseconds for one (of `ls`: for an entry of {listed:,}). MiB/s: by fio, over {data_mib} MiB in
-  sequence, {random_mib} MiB at random, all clients together, a write with its fsync. s: for a tree of {tree:,} files;
-  for several clients, for all their trees, {trees:,} files together. %: of one processor, once, over {idle_seconds:g} s, from
-  the clock ticks in /proc/PID/stat. Ratios say how many times as fast tmpfsd is.
+- **Units.** us: microseconds for one (of `ls`: for an entry of {listed:,}). MiB/s: by fio, which counts milliseconds,
+  over {data_mib} MiB in sequence and {random_mib} MiB at random, all clients together, a write with its fsync. s: for a
+  tree of {tree:,} files; several clients have trees of {trees:,} together. %: of one processor, once, over
+  {idle_seconds:g} s, from the clock ticks in /proc/PID/stat. Ratios say how many times as fast tmpfsd is.
 - **tmpfsd** runs with its defaults but for `ram` and `size`, so that nothing pages out, except where it is to.
 """
 

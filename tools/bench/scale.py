@@ -11,7 +11,7 @@ class Scale:
     files: int = 2000           # a metadata operation is done so often, by all clients together
     listed: int = 100_000       # entries of the directory that is listed
     data_mib: int = 128         # written and read in sequence
-    random_mib: int = 16        # written and read at random
+    random_mib: int = 32        # written and read at random
     tree: int = 10_000          # files of the tree of one client
     trees: int = 4000           # files of the trees of several clients, together
     tight: str = "4m"           # ram of the mount whose metadata do not fit
