@@ -43,9 +43,11 @@ def unmount(mnt: str) -> None:
 
 
 def _done(command: list[str]) -> bool:
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        return subprocess.run(command, capture_output=True, check=False, timeout=END_SECONDS).returncode == 0
+        return process.wait(END_SECONDS) == 0
     except subprocess.TimeoutExpired:
+        process.kill()      # and not waited for: who waits for a FUSE server ends when that does
         return False
 
 

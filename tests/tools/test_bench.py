@@ -163,6 +163,31 @@ def test_a_server_that_hangs_costs_a_limit_of_time(tmp_path: Path, monkeypatch: 
     assert not mounts.is_mounted(server.mnt) and not failed
 
 
+HANGS = """
+import os, signal, sys, pyfuse3, trio
+
+class Operations(pyfuse3.Operations):
+    async def statfs(self, ctx):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+pyfuse3.init(Operations(), sys.argv[1], set(pyfuse3.default_options))
+trio.run(pyfuse3.main)
+"""
+
+
+@needs_fuse
+@pytest.mark.slow
+def test_a_server_that_mounts_and_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "ANSWER_SECONDS", 0.5)
+    (tmp_path / "hangs.py").write_text(HANGS)
+    failed: dict[str, str] = {}
+    spec = servers.Spec("hangs", (sys.executable, str(tmp_path / "hangs.py"), "{mnt}"))
+    with servers.running([spec], tmp_path, sheet.processors(FREE), failed) as mounted:
+        assert not mounted
+    assert failed == {"hangs": "mounted, but did not answer in 0.5 s"}
+    assert not mounts.is_mounted(str(tmp_path / "mnt0")) and not (tmp_path / "mnt0").exists()
+
+
 def test_a_server_that_never_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mounts, "START_SECONDS", 0.1)
     failed: dict[str, str] = {}

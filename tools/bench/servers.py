@@ -121,7 +121,7 @@ class Server:
         command = [word.replace("{mnt}", self.mnt) for word in self.spec.command]
         os.mkdir(self.mnt)
         if self.spec.name == KERNEL:
-            _demand(command)
+            self._demand(command)
             return
         with self.log.open("wb") as log:
             try:
@@ -134,7 +134,20 @@ class Server:
         except NotMounted as why:
             said = self.log.read_text(errors="replace").strip().splitlines()
             raise NotMounted(without_places(": ".join([str(why), *said[-1:]]))) from None
-        _demand(["stat", "-f", self.mnt])
+        self._demand(["stat", "-f", self.mnt])
+
+    def _demand(self, command: list[str]) -> None:
+        """Run a command that touches the mount.  => NotMounted."""
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            _, said = process.communicate(timeout=ANSWER_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()                                         # before that, not even SIGKILL ends who waits for it
+            process.kill()
+            process.communicate()
+            raise NotMounted(f"mounted, but did not answer in {ANSWER_SECONDS:g} s") from None
+        if process.returncode:
+            raise NotMounted(without_places(said.decode(errors="replace").strip()))
 
     def close(self) -> None:
         """Unmount it, and see its process end."""
@@ -169,16 +182,6 @@ class Server:
                 with suppress(OSError):                     # a thread may end
                     total += int(path.read_text(encoding="ascii").split()[0])
         return total / 1e9
-
-
-def _demand(command: list[str]) -> None:
-    """Run a command that touches the mount.  => NotMounted."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise NotMounted(f"mounted, but did not answer in {ANSWER_SECONDS:g} s") from None
-    if done.returncode:
-        raise NotMounted(without_places(done.stderr.strip()))
 
 
 @contextmanager
