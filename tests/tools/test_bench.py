@@ -386,7 +386,7 @@ def test_what_others_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_peers() -> None:
     spec = servers.peer("memfs_ll=/opt/some where/memfs_ll -f {mnt}".replace("some where", "'some where'"))
     assert spec.name == "memfs_ll" and spec.command == ("/opt/some where/memfs_ll", "-f", "{mnt}")
-    assert servers.peer("x=/a/b -o c=/d {mnt}").shown == "b -o c=d {mnt}"
+    assert servers.peer("x=/a/b -o c=/d,e=../f/g {mnt}").shown == "b -o c=d,e=g {mnt}"
     for wrong in ("x", "x=program", "={mnt}"):
         with pytest.raises(ValueError, match="is not NAME=COMMAND"):
             servers.peer(wrong)

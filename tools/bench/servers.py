@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tmpfsd.options import BACKENDS
 from tools import mounts
-from tools.experiments.child import REPOSITORY, environment
+from tools.experiments.child import environment
 from tools.mounts import NotMounted
 
 TMPFSD, KERNEL, NULLFS, EXAMPLE = "tmpfsd", "kernel tmpfs", "nullfs", "pyfuse3 example"
@@ -43,8 +43,8 @@ class Spec:
 
     @property
     def shown(self) -> str:
-        """The command, for the report."""
-        return without_places(shlex.join(self.command).replace("'{mnt}'", "{mnt}"))
+        """The command, for the report: without directories."""
+        return shlex.join(re.sub(r"[^\s=,:]*/", "", word) for word in self.command).replace("'{mnt}'", "{mnt}")
 
 
 def tmpfsd(name: str, options: str, full: bool = True) -> Spec:
@@ -125,8 +125,8 @@ class Server:
             return
         with self.log.open("wb") as log:
             try:
-                self.process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdin=subprocess.DEVNULL,
-                                                stdout=log, stderr=log, start_new_session=True)
+                self.process = subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, stdout=log,
+                                                stderr=log, start_new_session=True)
             except OSError as error:
                 raise NotMounted(f"cannot be started: {error.strerror}") from None
         try:
