@@ -88,6 +88,8 @@ def test_cold_is_cold(quick: tuple[Path, int, list[str]]) -> None:
     results = json.loads((quick[0] / bench.RESULTS).read_text())
     cells = results["metadata"]["cells"]
     asked = {operation: cells[Measure(operation).key]["tmpfsd"]["requests"] for operation in metadata.OPERATIONS}
+    used = [cells[Measure(operation).key]["tmpfsd"]["cpu"] for operation in metadata.OPERATIONS]
+    assert all(len(samples) == bench.QUICK_ROUNDS for samples in used)
     assert asked["create"]["create"] == asked["unlink"]["unlink"] == QUICK.files
     assert asked[metadata.COLD]["lookup"] >= QUICK.files, "each name was asked for again"
     assert "lookup" not in asked["open-close"] and asked["open-close"]["open"] == QUICK.files
@@ -346,6 +348,7 @@ def part_of(cells: dict[str, Any], *names: str) -> dict[str, Any]:
 def test_report_of_results_made_by_hand(tmp_path: Path) -> None:
     cells = {**cells_of(CREATE, tmpfsd=[40.0, 44.0, 60.0], nullfs=[22.0], memfs_ll=[88.0]),
              **cells_of(Measure("rename"), tmpfsd=[30.0], nullfs="Function not implemented", memfs_ll=[15.0])}
+    cells[CREATE.key]["tmpfsd"]["cpu"] = [20.0, 30.0, 25.0]
     cells[CREATE.key]["tmpfsd"]["requests"] = {"create": 2000, "lookup": 2001, "mkdir": 1}
     (tmp_path / bench.RESULTS).write_text(json.dumps({"metadata": part_of(cells, "tmpfsd", "nullfs", "memfs_ll")}))
     assert bench.main(["--render", "--out", str(tmp_path)]) == 0
@@ -356,6 +359,7 @@ def test_report_of_results_made_by_hand(tmp_path: Path) -> None:
     assert "| rename, free: at least 1.1 times memfs_ll | 0.50 | **missed** |" in text
     assert "run:** with one client, placement free, tmpfsd is slower than memfs_ll's rename (0.50)." in text
     assert "| create | create 1.00, lookup 1.00 |" in text
+    assert "| create | free | 25.0 |  |  |" in text
     assert "Not run yet: list, data, trees, pressure, idle." in text
     assert "The machine was quiet: all others together used 3 % (metadata)" in text
 

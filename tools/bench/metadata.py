@@ -47,9 +47,12 @@ def operate(run: Run, clients: Clients, placement: str, servers: list[Server], s
         directories = [f"{server.mnt}/{len(clients)}.{number}.{client}" for client in range(len(clients))]
         if what.operation == OPERATIONS[0]:
             clients.on(server, [{"make": directory} for directory in directories])
+        used = server.cpu_seconds()
         answers = clients.on(server, [{"operation": what.operation, "directory": directory, "n": each}
                                       for directory in directories])
         settle([server])
+        if number >= 0:
+            run.sheet.spend(what, server.name, (server.cpu_seconds() - used) * 1e6 / (each * len(clients)))
         return micros_each(answers)
 
     interleave(run, [Measure(name, placement, len(clients)) for name in OPERATIONS], servers, step, before, span)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tools.bench import chart, data, idle, listing, metadata, pressure, trees
@@ -139,6 +140,23 @@ def requests(results: Mapping[str, Any], cells: Cells) -> list[str]:
             "removal), entry, or MiB, counted by the server:", "", *table(("operation", "requests"), rows, 2)]
 
 
+def processor_time(results: Mapping[str, Any], cells: Cells) -> list[str]:
+    """What the servers' processes used for each metadata operation of one client."""
+    if "metadata" not in results:
+        return []
+    servers = [name for name in servers_of(results, "metadata") if name != KERNEL]
+    rows = []
+    for it in metadata.measures(scale_of(results["metadata"])):
+        used = [cells.get(it.key, {}).get(name, {}).get("cpu", []) for name in servers]
+        if it.clients == 1 and any(used):
+            rows.append((it.operation, it.placement, *(number(median(values), it.unit) if values else ""
+                                                       for values in used)))
+    return ["## Processor time", "", "Microseconds that the server's process used for each, in user and kernel mode, "
+            "with what nobody waits for (RELEASE, FORGET; mkdir and symlink: with their removal), by the scheduler's "
+            "own clock. It hangs less on how busy the machine is.", "",
+            *table(("operation", "placement", *servers), rows, 2)]
+
+
 def claims(results: Mapping[str, Any], cells: Cells) -> list[str]:
     """Sentences about the results, each with its condition."""
     others = [name for name in servers_of(results, *PARTS)
@@ -194,8 +212,8 @@ def write(results: Mapping[str, Any], out: Path) -> None:
     lines += [*to_reach(cells), *claims(results, cells), "## Everything", "",
               "An empty cell: not asked of that server. The other backends of tmpfsd do the metadata operations with "
               "one client, and the listings.", "",
-              *everything(results, cells), *beyond_ram(results, cells), *requests(results, cells),
-              *why_lines(results)]
+              *everything(results, cells), *beyond_ram(results, cells), *processor_time(results, cells),
+              *requests(results, cells), *why_lines(results)]
     if chart.draw(results, cells, out / CHART):
         lines += [f"![The operations of one client]({CHART})", ""]
     lines.append(METHOD.format(**asdict(Scale())))

@@ -62,6 +62,10 @@ class Sheet:
         """One more figure."""
         self._cell(measure, server).setdefault("samples", []).append(value)
 
+    def spend(self, measure: Measure, server: str, value: float) -> None:
+        """What the server's process used for one more figure."""
+        self._cell(measure, server).setdefault("cpu", []).append(value)
+
     def count(self, measure: Measure, server: str, requests: dict[str, int]) -> None:
         """What the server was asked for in one round."""
         self._cell(measure, server)["requests"] = {name: n for name, n in requests.items() if n}
