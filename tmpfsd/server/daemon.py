@@ -150,6 +150,8 @@ class Daemon:
     async def tell_ready(self, ready: trio.Event) -> None:
         """Report once the kernel's INIT was served."""
         await ready.wait()
+        assert self.place is not None
+        process.read_ahead(self.place.major, self.place.minor)      # the answer to INIT has set it to the default
         process.still_garbage()
         log.info("mounted: backend=%s ram=%d size=%d swap=%s", self.config.backend, self.config.ram_bytes,
                  self.config.size_bytes, self.config.swap)
@@ -214,6 +216,7 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
     daemon = Daemon(config, mountpoint, report)
     try:
         process.harden()
+        process.keep_buffers()
         daemon.attach()
         try:
             trio.run(daemon.serve)

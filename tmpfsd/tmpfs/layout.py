@@ -111,6 +111,7 @@ tn_xattr, set_tn_xattr = TMPFS_NODE.field("tn_xattr")
 tn_pages, set_tn_pages = TMPFS_NODE.field("tn_pages")
 tn_owner, set_tn_owner = TMPFS_NODE.group("tn_uid", "tn_gid")
 tn_access = TMPFS_NODE.group("tn_mode", "tn_uid", "tn_gid")[0]
+tn_holdings = TMPFS_NODE.group("tn_mode", "tn_kind", "tn_xattr")[0]
 _tn_atime, _set_tn_atime = TMPFS_NODE.group("tn_atime", "tn_atimehi")
 _tn_mtime, _set_tn_mtime = TMPFS_NODE.group("tn_mtime", "tn_mtimehi")
 _set_tn_mctime = TMPFS_NODE.group("tn_mtime", "tn_ctime")[1]

@@ -117,7 +117,7 @@ class Vm:
             self.daemon.reclaim()
         if self.thrash:
             self.daemon.evict_all()
-        if self.windows is not None and len(self.windows.free) < self.reserve:
+        if self.windows is not None and len(self.windows.free) < self.windows.reserve:
             self.windows.recycle()
 
     # --- pages ---
@@ -154,6 +154,32 @@ class Vm:
         if not kind & (WIRED | UNOWNED):
             self.daemon.fresh[pfn] = 1
             self.daemon.enter(pfn)
+
+    def alloc_data_pages(self, vpn: int, n: int, owner: int) -> int:
+        """Give up to n pages in a row frames whose bytes are what they were; how many got one, at least 1.
+
+        As alloc_page() for each, 1.2 us a page instead of 3.3.  => The caller overwrites or zeroes every byte before
+        the next breath: they may be another user's.  => NoMemory when there is not even one.
+        """
+        room = min(n, self.limit - self.npages, self.phys.nframes - self.reserve - self.nslotless, len(self._free))
+        if room < 1:
+            self.alloc_page(vpn, owner)         # makes room, or says what is full
+            return 1
+        if vpn + room > len(self.flags):
+            self._grow(vpn + room - 1)
+        frame_of, dirty, referenced = self.frame_of, self._dirty, self._referenced
+        alloc, enter, fresh = self.phys.alloc, self.daemon.enter, self.daemon.fresh
+        for page in range(vpn, vpn + room):
+            pfn = alloc(page)
+            frame_of[page] = pfn
+            dirty[pfn] = referenced[pfn] = fresh[pfn] = 1
+            enter(pfn)
+        self.flags[vpn:vpn + room] = bytes((owner,)) * room
+        self.npages += room
+        self.nslotless += room
+        self.pages_of[owner] += room
+        self.resident_of[owner] += room
+        return room
 
     def forget_content(self, vpn: int) -> None:
         """All of page vpn will be overwritten: where it is out, give it a frame without reading it.
