@@ -112,7 +112,7 @@ def test_a_command_in_steps_tells_how_far_it_is(tmp_path: Path, monkeypatch: pyt
 
     async def client(path: str) -> None:
         *words, answer = await ask(path, b'{"command": "count", "steps": 3}\n')
-        assert words == [{"progress": {"done": done, "of": 3}} for done in range(3)]
+        assert words == [{"ok": True, "progress": {"done": done, "of": 3}} for done in range(3)]
         assert answer == {"ok": True, "result": "counted"}
     serve(tmp_path, client)
 

@@ -13,6 +13,12 @@ from tmpfsd.tmpfs.vnops import NAME_MAX, PATH_MAX
 from tmpfsd.tmpfs.xattr import XATTR_SIZE_MAX
 from tmpfsd.uvm.param import PAGE_SIZE, atop
 
+EPILOG = """\
+example:
+  tmpfsctl estimate --files 1m --name-length 20 --dirs 10k
+
+exit status:
+  0  told             1  error"""
 MAX_COUNT = 1 << 31
 
 

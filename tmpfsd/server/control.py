@@ -2,9 +2,9 @@
 
 A request is one line {"command": NAME, ...}, answered by one line {"ok": true, "result": ...} or {"ok":
 false, "error": TEXT}; a client may send several.  A command that takes long works in steps, and before its answer
-come lines {"progress": {"done": N, "of": M}}, ten a second at most.  The socket is found from the device number of the
-mount, which mountinfo tells without asking the file system: /run/tmpfsd for root's mounts, $XDG_RUNTIME_DIR/tmpfsd
-or /tmp/tmpfsd-UID for those of others.
+come lines {"ok": true, "progress": {"done": N, "of": M}}, ten a second at most.  The socket is found from the device
+number of the mount, which mountinfo tells without asking the file system: /run/tmpfsd for root's mounts,
+$XDG_RUNTIME_DIR/tmpfsd or /tmp/tmpfsd-UID for those of others.
 
 Invariants  C1 Input is bounded: MAX_LINE bytes a line, IDLE_SECONDS to send it, MAX_CLIENTS at once.
             C2 Only root and the mounting user get an answer (mode 0600, and the peer's credentials).
@@ -222,7 +222,7 @@ async def follow(client: Any, steps: Generator[Progress, None, Any]) -> Any:
             await trio.lowlevel.checkpoint()
             if trio.current_time() - told >= PROGRESS_SECONDS:
                 told = trio.current_time()
-                await send(client, {"progress": word._asdict()})
+                await send(client, {"ok": True, "progress": word._asdict()})
     except StopIteration as end:
         return end.value
     except (BrokenPipeError, ConnectionResetError, trio.TooSlowError) as error:
