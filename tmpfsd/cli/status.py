@@ -86,6 +86,10 @@ def warnings(state: dict[str, Any]) -> Iterator[str]:
         yield "swap is full: writes and creates get ENOSPC"
     if swap and swap.get("disk_full"):
         yield "the disk under the swap file is full: writes and creates get ENOSPC"
+    if state["paging"].get("lost_pages"):
+        yield f"{state['paging']['lost_pages']:,} pages cannot be read back from swap: what needs them gets EIO"
+    if state.get("lost_inodes"):
+        yield f"{state['lost_inodes']:,} removed inodes keep their pages, which cannot be read back"
     if swap and swap.get("bad_slots"):
         yield f"{swap['bad_slots']:,} swap slots are bad"
 

@@ -42,4 +42,5 @@ class Commands:
         except VmError as error:        # a page that cannot be read is no broken invariant
             log.error("check: %s", error)
             raise ControlError(f"not checked: {error}") from None
-        return "consistent"
+        lost = len(self.mount.vm.lost.pages)
+        return f"consistent, but {lost} pages cannot be read back" if lost else "consistent"

@@ -131,7 +131,7 @@ class Operations(pyfuse3.Operations):
         elif isinstance(error, NoMemory):
             self.count_refusal(str(error))
         elif error.errno == errno.EIO:
-            log.error("%s: %s", name, error)
+            log.debug("%s: %s", name, error)        # uvm/ has logged it, once
         return error.errno
 
     def count_refusal(self, reason: str) -> None:

@@ -35,6 +35,7 @@ class Mem:
         self.nodes = Pool(vm, self.backend, "node", OWNER_NODE, NODE_SIZE, MAX_NODES)
         self.nlookup = Table(vm, self.backend, "nlookup", OWNER_NLOOKUP)
         self.strings = Strings(vm, self.backend, OWNER_STRINGS)
+        vm.owners[OWNER_DATA] = "file data"
         self.max_nodes = nr_inodes or MAX_NODES
         self.norphans = 0                   # nodes without a link that the kernel still knows
         self.arena, self.u32, self.u64 = vm.phys.arena, vm.phys.u32, vm.phys.u64

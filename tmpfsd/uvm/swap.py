@@ -7,7 +7,7 @@ number, which seeds the checksum: a slot that answers with another page's bytes 
 found out as surely as one with a flipped bit.
 
 Picture     FREE --alloc--> HELD --free--> FREE (its disk blocks stay until trim)
-                            HELD --retire--> BAD (a write failed; never again)
+                            HELD --retire--> BAD (a write failed, or a page was lost; never again)
 
 Invariants
     S1  Slot 0 is never handed out (0 means "none" in the page table).
@@ -31,6 +31,7 @@ from typing import Sequence
 from zlib import crc32
 
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
+from tmpfsd.uvm.lost import seldom
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vmem import BAD, HELD, Vmem
 
@@ -145,7 +146,8 @@ class Swap:
         self._arena.retire(slot)
         self.nheld -= 1
         self.nbad += 1
-        log.warning("swap %s: slot %d cannot be written; retired (%d so far)", self.path, slot, self.nbad)
+        if seldom(self.nbad):
+            log.warning("swap %s: slot %d failed and is retired (%d so far)", self.path, slot, self.nbad)
 
     def write_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> None:
         """Write pages to the slots from slot on.  => OSError, and any of them may hold anything."""
