@@ -89,14 +89,14 @@ def test_a_dead_device_does_not_fill_the_log(
     vpns = fill(vm, 100)
     vm.daemon.evict_all()
     vm.swap.dead = True
-    for _ in range(100):
+    for _ in range(12):
         for vpn in vpns:
             vm.breathe()
             try:
                 vm.write(vpn << 12)
             except SwapIOError:
                 pass
-    assert vm.daemon.write_errors > 1000 and vm.frame_errors > 1000
+    assert vm.daemon.write_errors > 200 and vm.frame_errors > 200
     assert len(caplog.records) < 40 and all(record.levelno == logging.ERROR for record in caplog.records)
     assert "page-out failed" in caplog.text and "no frame" in caplog.text
 

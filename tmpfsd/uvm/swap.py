@@ -219,10 +219,11 @@ class Swap:
 
     def close(self) -> None:
         """Close the file; an unlinked one is gone, one with a name is emptied, a device keeps what it has."""
-        if stat.S_ISREG(os.fstat(self.fd).st_mode):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):              # the device under it may be dead
+            if stat.S_ISREG(os.fstat(self.fd).st_mode):
                 os.ftruncate(self.fd, 0)
-        os.close(self.fd)
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
 
     def check(self, held: set[int] | None = None) -> None:
         """Raise Inconsistent where S1-S3 do not hold; held is the set of slots that pages name."""
