@@ -2,7 +2,8 @@
 #
 #   make run [MNT=./mnt] [OPTS=ram=128m]     mount, print the status and how to unmount
 #   make test [T=tests/unit]                 all tests, or those of one place
-#   make stress [SEED=1] [N=50000]           create N files on a mount of its own, then play N seeded operations
+#   make stress [SEED=1] [N=50000]           create N files on a mount of its own, play N seeded operations, then load
+#                                            it with 16 processes (LOAD_SECONDS=120) and 1,000 clients of its socket
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,6 +15,7 @@ T ?= tests
 SEED ?= 1
 N ?= 50000
 STRESS_OPTS ?= ram=16m
+LOAD_SECONDS ?= 120
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -54,6 +56,7 @@ stress: $(TEST_STAMP)
 	$(BIN)/python tools/create_stress.py "$$directory" --files $(N) --per-dir 1000 --verify --unlink; \
 	$(BIN)/tmpfsctl check "$$directory"
 	$(BIN)/python -m tests.stress.model $(SEED) $(N)
+	$(BIN)/python -m tests.stress.load --seconds $(LOAD_SECONDS)
 
 bench experiments: $(TEST_STAMP)
 	if [ -e tools/$@ ]; then $(BIN)/python -m tools.$@; \

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import time
 from typing import Any
 
 from tmpfsd.server import control, mountinfo
@@ -51,7 +52,7 @@ def ask(path: str, command: str, **arguments: Any) -> Any:
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(SECONDS)
-            sock.connect(place)
+            connect(sock, place)
             sock.sendall(request)
             answer = json.loads(read_answer(sock))
     except TimeoutError:
@@ -63,6 +64,19 @@ def ask(path: str, command: str, **arguments: Any) -> Any:
     if not answer.get("ok"):
         raise ClientError(f"{path}: {answer.get('error', 'refused')}")
     return answer["result"]
+
+
+def connect(sock: socket.socket, place: str) -> None:
+    """Connect; where others stand in line (EAGAIN), wait for as long as the socket's timeout."""
+    deadline = time.monotonic() + (sock.gettimeout() or 0)
+    while True:
+        try:
+            sock.connect(place)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def status(path: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from typing import Any
 import trio
 
 from tmpfsd.server.errors import ControlError
+from tmpfsd.uvm.lost import seldom
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class ControlServer:
     def __init__(self, commands: Mapping[str, Command], owner: int) -> None:
         self.commands = commands
         self.owner = owner
-        self.nclients = 0
+        self.nclients = self.nfailed = 0
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept clients until cancelled; closes the listener."""
@@ -131,7 +132,9 @@ class ControlServer:
                     try:
                         client, _ = await sock.accept()
                     except OSError as error:            # out of descriptors: others will be closed
-                        log.warning("control socket: %s", error)
+                        self.nfailed += 1
+                        if seldom(self.nfailed):
+                            log.warning("control socket: %s (%d times)", error, self.nfailed)
                         await trio.sleep(0.1)
                         continue
                     nursery.start_soon(self._client, client)
