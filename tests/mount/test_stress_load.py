@@ -1,4 +1,4 @@
-"""tests/mount/test_stress_load.py: `python -m tests.stress.load`, bounded: nothing is lost and nobody ends the daemon."""
+"""tests/mount/test_stress_load.py: `python -m tests.stress.load`, bounded: nothing lost, nobody ends the daemon."""
 
 import subprocess
 import sys

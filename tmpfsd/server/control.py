@@ -116,6 +116,14 @@ def remove(path: str, made: tuple[int, int, int] | None) -> None:
             os.unlink(path)
 
 
+def forget(uid: int, major: int, minor: int) -> None:
+    """Remove what a server that was killed has left of a mount that is gone now."""
+    for directory in directories(uid):
+        path = os.path.join(directory, socket_name(major, minor))
+        if owned(directory, uid):
+            remove(path, identity(path))
+
+
 class ControlServer:
     """Answers the clients of one mount."""
 

@@ -15,12 +15,10 @@ Limits      A signal ends the mount though files are open there: their users get
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 
 import pyfuse3
@@ -33,13 +31,13 @@ from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
 from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.operations import Operations
+from tmpfsd.server.unmount import unmount
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import VmError
 
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-MNT_DETACH = 2
 GRACE = 1.0         # seconds
 
 
@@ -87,6 +85,7 @@ class Daemon:
         self.operations = Operations(self.mount, config)
         self.dispatcher: Dispatcher | None = None
         self.place: mountinfo.MountPoint | None = None
+        self.mounts = open("/proc/self/mountinfo", "rb", buffering=0)       # no descriptor may be left when it ends
         self.socket_path = ""
         self.socket_made: tuple[int, int, int] | None = None
 
@@ -108,7 +107,7 @@ class Daemon:
 
     def still_ours(self) -> bool:
         """Tell whether what is mounted at the mount point is this mount (L1)."""
-        return self.place is not None and mountinfo.find(self.mountpoint) == self.place
+        return self.place is not None and mountinfo.find(self.mountpoint, self.mounts) == self.place
 
     def detach(self) -> None:
         """End the session and unmount what is ours, however busy."""
@@ -187,21 +186,6 @@ class Daemon:
             await traffic.wait_traffic()
 
 
-def unmount(mountpoint: str, lazy: bool = False) -> str | None:
-    """Unmount, as root by the system call, else by fusermount3; return what went wrong."""
-    if os.geteuid() == 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.umount2(os.fsencode(mountpoint), MNT_DETACH if lazy else 0) == 0:
-            return None
-        return os.strerror(ctypes.get_errno())
-    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    except OSError as error:
-        return str(error)
-    return None if done.returncode == 0 else done.stderr.strip() or f"fusermount3: status {done.returncode}"
-
-
 def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
     """Mount and serve until the end; report() is called once the mount answers.
 
@@ -219,5 +203,6 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
             daemon.detach()
     finally:
         control.remove(daemon.socket_path, daemon.socket_made)
+        daemon.mounts.close()
         daemon.mount.close()
     log.info("unmounted")

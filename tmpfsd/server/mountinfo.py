@@ -5,6 +5,8 @@ A stat() of a mount point asks its file system, which hangs when its server does
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 from typing import NamedTuple
@@ -34,10 +36,16 @@ def parse(line: str) -> MountPoint:
                       int(user[1]) if user else 0)
 
 
-def find(path: str) -> MountPoint | None:
-    """Return what is mounted exactly at path (the last one there, which covers the others), or None."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        found = [mount for mount in map(parse, file) if mount.path == path]
+def find(path: str, table: io.FileIO | None = None) -> MountPoint | None:
+    """Return what is mounted exactly at path (the last one there, which covers the others), or None.
+
+    => table is /proc/self/mountinfo, open and unbuffered, for who may be out of descriptors.
+    """
+    with contextlib.ExitStack() as stack:
+        table = table or stack.enter_context(open("/proc/self/mountinfo", "rb", buffering=0))
+        table.seek(0)
+        lines = table.readall().decode(errors="surrogateescape").splitlines()
+    found = [mount for mount in map(parse, lines) if mount.path == path]
     return found[-1] if found else None
 
 
