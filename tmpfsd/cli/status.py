@@ -73,6 +73,8 @@ def count_lines(title: str, counts: Iterable[tuple[str, int]]) -> Iterator[str]:
 
 def warnings(state: dict[str, Any]) -> Iterator[str]:
     """Return what the user should know now."""
+    if state.get("broken"):
+        yield "an invariant does not hold (the log has it): changes are refused; copy what you need, and unmount"
     most = state["ram_bytes"] - RESERVE * PAGE_SIZE         # the rest is kept for faults
     if state["backend"] == "wired" and state["wired_bytes"] >= FULL * most:
         yield "ram is full of wired metadata: creates get ENOSPC"

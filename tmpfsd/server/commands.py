@@ -30,14 +30,14 @@ class Commands:
         """The keys of `tmpfsctl status --json`."""
         requests = {name: count for name, count in self.operations.requests.items() if count}
         return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests,
-                "refused": self.operations.refused}
+                "refused": self.operations.refused, "broken": self.operations.broken}
 
     def check(self, _request: Any) -> str:
         """Check the whole file system."""
         try:
             self.mount.check()
         except Inconsistent as error:
-            log.critical("check: %s\n%s", error, error.dump)
+            self.operations.broke(error, "check")
             raise ControlError(f"inconsistent: {error}") from None
         except VmError as error:        # a page that cannot be read is no broken invariant
             log.error("check: %s", error)

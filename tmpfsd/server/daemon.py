@@ -180,7 +180,7 @@ class Daemon:
                 while traffic.quiet and self.mount.idle():
                     await trio.lowlevel.checkpoint()
             except VmError as error:
-                log.error("background work: %s", error)
+                self.operations.errno_of(error, "background work")
             except Exception:
                 log.exception("background work")
             await traffic.wait_traffic()
