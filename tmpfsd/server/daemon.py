@@ -9,6 +9,7 @@ Picture     BUILD -> MOUNTED (pyfuse3.init) -> READY (INIT served, told to repor
 Invariants  L1 Nothing is unmounted at the mount point but the mount with our own device number.
             L2 Signals are held back from before the mount until the watcher is there: nothing half made.
             L3 However run() ends, swap is released, the socket removed, and nothing of ours stays mounted.
+            L4 No request is served with more privileges than privileges.py says.
 Limits      A signal ends the mount though files are open there: their users get ENOTCONN.
 """
 
@@ -25,7 +26,7 @@ import pyfuse3
 import trio
 
 from tmpfsd.options import Config, quote
-from tmpfsd.server import control, mountinfo, process
+from tmpfsd.server import control, mountinfo, privileges, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
@@ -124,6 +125,7 @@ class Daemon:
             ready = trio.Event()
             self.operations.on_init = ready.set
             self.open_control(nursery)
+            privileges.drop()
             nursery.start_soon(self.idle_worker)
             nursery.start_soon(self.tell_ready, ready)
             await pyfuse3.main(min_tasks=1, max_tasks=1)
