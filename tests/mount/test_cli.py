@@ -219,6 +219,16 @@ def test_swap_in_a_file_that_others_may_read(mountpoint: Path, tmp_path: Path) -
     assert swap.read_bytes() == b"kept" and not mountinfo.find(str(mountpoint))
 
 
+@pytest.mark.parametrize("name", ("", "swap"))
+def test_swap_on_a_tmpfsd_mount_is_refused(mounted: Path, tmp_path: Path, name: str) -> None:
+    """Two mounts that page to each other would wait for each other for ever."""
+    (mounted / "swap").touch(mode=0o600)
+    place = tmp_path / "second"
+    place.mkdir()
+    assert_refused(tmpfsd(str(place), "-o", f"swap={mounted / name}"), f"swap={mounted}", "tmpfsd mount")
+    assert not mountinfo.find(str(place))
+
+
 def test_swap_larger_than_the_disk_warns_where_it_was_asked_for(tmp_path: Path) -> None:
     asked = options.parse(f"size=64m,swap_size=16t,swap={tmp_path}")
     warning, = preflight.check_swap(asked, "/mnt").warnings

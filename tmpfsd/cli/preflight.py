@@ -105,6 +105,8 @@ def check_swap(config: Config, mountpoint: str) -> Config:
         return config
     if path == mountpoint or path.startswith(mountpoint.rstrip("/") + "/"):
         raise CliError(f"swap={path}: inside the mount point {mountpoint}")
+    if mountinfo.type_above(path) == mountinfo.FSTYPE:
+        raise CliError(f"swap={path}: on a tmpfsd mount: it would wait for itself, or for one that waits for it")
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):

@@ -11,7 +11,7 @@ import os
 import re
 from typing import NamedTuple
 
-from tmpfsd.options import unescape_mount
+from tmpfsd.options import filesystem_of, unescape_mount
 
 FSTYPE = "fuse.tmpfsd"
 
@@ -47,6 +47,12 @@ def find(path: str, table: io.FileIO | None = None) -> MountPoint | None:
         lines = table.readall().decode(errors="surrogateescape").splitlines()
     found = [mount for mount in map(parse, lines) if mount.path == path]
     return found[-1] if found else None
+
+
+def type_above(path: str) -> str:
+    """Return the type of the file system that holds path, which is not looked at."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        return filesystem_of(path, table)
 
 
 def resolve(path: str) -> str:
