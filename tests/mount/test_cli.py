@@ -379,6 +379,19 @@ def test_mounts_over_a_dead_mount_and_says_so(mounted: Path) -> None:
     assert_refused(tmpfsd(str(mounted)), "already a tmpfsd mount")
 
 
+def test_a_mount_that_hangs_is_not_dead(mounted: Path) -> None:
+    """Nothing asks the mount itself: who did could not end."""
+    pids = servers(mounted)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        assert_refused(tmpfsd(str(mounted)), "already a tmpfsd mount")
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    assert os.listdir(mounted) == []
+
+
 @needs_root
 def test_a_dead_mount_of_another_user_is_left(mounted: Path) -> None:
     need_another_user("import tmpfsd.cli.mount, os; os.close(os.open('/dev/fuse', os.O_RDWR))")

@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -255,13 +254,11 @@ class TestSocket:
                 sock.settimeout(20)
                 sock.connect(place)
             slow.sendall(b'{"comm')
-            started = time.monotonic()
             with pytest.raises(OSError):
                 for _ in range(1000):
                     large.sendall(b"x" * 65536)
             touch(mounted.mnt / "x", b"goes on")
             assert b"nothing for" in slow.recv(1000) and slow.recv(1000) == b""
-            assert time.monotonic() - started < 15
         assert ctl("status", str(mounted.mnt)).returncode == 0
 
 

@@ -52,7 +52,9 @@ def clear_dead(path: str) -> str | None:
     from tmpfsd.server import control  # which brings trio: a wrong option need not wait for it
     told = None
     resolved = mountinfo.resolve(path) if path else ""
-    while (mounted := mountinfo.find(resolved)) and mounted.fstype == mountinfo.FSTYPE and is_dead(resolved):
+    while (mounted := mountinfo.find(resolved)) and mounted.fstype == mountinfo.FSTYPE:
+        if control.is_served(mounted.owner, mounted.major, mounted.minor) or not is_dead(resolved):
+            break
         if os.geteuid() not in (0, mounted.owner):
             raise CliError(f"{path}: a tmpfsd mount of another user, whose server is gone")
         error = unmount(resolved, lazy=True)

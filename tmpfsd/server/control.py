@@ -15,6 +15,7 @@ Limits      A command runs to its end like any operation: `check` holds up reque
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -114,6 +115,15 @@ def remove(path: str, made: tuple[int, int, int] | None) -> None:
     if made is not None and identity(path) == made:
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+def is_served(uid: int, major: int, minor: int) -> bool:
+    """Tell whether someone listens at a mount's socket.  The mount itself, which may hang, is not asked."""
+    for directory in directories(uid):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+            if sock.connect_ex(os.path.join(directory, socket_name(major, minor))) in (0, errno.EAGAIN):
+                return True
+    return False
 
 
 def forget(uid: int, major: int, minor: int) -> None:
