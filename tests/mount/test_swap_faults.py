@@ -14,20 +14,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
 from mountlib import (
-    LIVE, Mounted, ctl, eventually, is_mounted, mount_tmpfsd, needs_root, new_mountpoint, reap, spawn, touch, unmount
+    INJECTED, LIVE, Mounted, ctl, eventually, is_mounted, mount_tmpfsd, needs_root, new_mountpoint, reap, spawn, touch,
+    unmount
 )
 
 pytestmark = [needs_root, pytest.mark.timeout(120)]
 MB = 1 << 20
 SIZE = 100_000              # of each file
 OPTIONS = "ram=1m,size=64m"
-INJECTED: Counter[str] = Counter()
 
 
 class Store:
@@ -387,9 +386,3 @@ class TestDeviceMapper:
             assert not lost(mounted, more)
         finally:
             mounted.close()
-
-
-def test_zz_faults_injected(capsys):
-    """Not a check: says how many there were."""
-    with capsys.disabled():
-        print(f"\nI/O faults injected: {INJECTED.total()}")

@@ -65,7 +65,10 @@ def drop() -> None:
 def admin() -> Iterator[None]:
     """Have CAP_SYS_ADMIN within, where this thread may."""
     effective, permitted = capabilities()
-    set_capabilities(effective | permitted & CAP_SYS_ADMIN, permitted)
+    if effective & CAP_SYS_ADMIN or not permitted & CAP_SYS_ADMIN:
+        yield
+        return
+    set_capabilities(effective | CAP_SYS_ADMIN, permitted)
     try:
         yield
     finally:
