@@ -364,7 +364,7 @@ def test_mounts_over_a_dead_mount_and_says_so(mounted: Path) -> None:
     socket = Path(control.directories(os.geteuid())[0]) / control.socket_name(found.major, found.minor)
     held = os.open(mounted, os.O_RDONLY)
     kill(mounted)
-    with pytest.raises(OSError, match="not connected"):
+    with pytest.raises(OSError, match="not connected|connection abort"):        # the second while it is just ending
         os.statvfs(mounted)
     assert socket.exists()
     done = tmpfsd(str(mounted), "-o", "ram=1m")

@@ -78,7 +78,7 @@ def is_dead(mountpoint: str) -> bool:
     thread = threading.Thread(target=ask, daemon=True)      # left behind when it hangs
     thread.start()
     thread.join(ANSWER_SECONDS)
-    return errno.ENOTCONN in errors
+    return any(error in (errno.ENOTCONN, errno.ECONNABORTED) for error in errors)       # it was gone, or went
 
 
 def check_mountpoint(path: str) -> str:
