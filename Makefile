@@ -3,7 +3,8 @@
 #   make run [MNT=./mnt] [OPTS=ram=128m]     mount, print the status and how to unmount
 #   make test [T=tests/unit]                 all tests, or those of one place
 #   make bench [NULLFS=nullfs.c] [EXAMPLE=tmpfs.py] [BENCH_OPTS="--peer 'NAME=COMMAND {mnt}'"]
-#   make stress [SEED=1] [N=50000]           create N files on a mount of its own, then play N seeded operations
+#   make stress [SEED=1] [N=50000]           create N files on a mount of its own, play N seeded operations, then load
+#                                            it with 16 processes (LOAD_SECONDS=120) and 1,000 clients of its socket
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,6 +16,7 @@ T ?= tests
 SEED ?= 1
 N ?= 50000
 STRESS_OPTS ?= ram=16m
+LOAD_SECONDS ?= 120
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -55,6 +57,7 @@ stress: $(TEST_STAMP)
 	$(BIN)/python tools/create_stress.py "$$directory" --files $(N) --per-dir 1000 --verify --unlink; \
 	$(BIN)/tmpfsctl check "$$directory"
 	$(BIN)/python -m tests.stress.model $(SEED) $(N)
+	$(BIN)/python -m tests.stress.load --seconds $(LOAD_SECONDS)
 
 bench: $(TEST_STAMP)
 	$(BIN)/python -m tools.bench $(if $(NULLFS),--nullfs "$(NULLFS)") $(if $(EXAMPLE),--example "$(EXAMPLE)") $(BENCH_OPTS)

@@ -8,6 +8,7 @@ Picture     Driver(make_mount(...)) --operations--> finish(): check, remove all,
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -21,7 +22,7 @@ from tmpfsd.pool import Pool
 from tmpfsd.tmpfs import btree, vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
-from tmpfsd.uvm.errors import NoMemory, SwapIOError, VmError
+from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError, VmError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.vm import RESERVE, Vm
@@ -313,17 +314,16 @@ def refused(*numbers: int) -> Iterator[None]:
 # --- failures ---
 
 class Fuse:
-    """Fails the n-th of the calls it is put into, counted from 0; or only counts them."""
+    """Fails the n-th of the calls it is put into, counted from 0, and with `lasting` all that come after it."""
 
-    def __init__(self, error: Callable[[], Exception], n: int = -1) -> None:
-        self.error, self.n, self.calls, self.on = error, n, 0, True
+    def __init__(self, error: Callable[[], Exception], n: int = -1, lasting: bool = False) -> None:
+        self.error, self.n, self.calls, self.lasting = error, n, 0, lasting
 
     def burn(self) -> None:
         """One call."""
-        if self.on:
-            self.calls += 1
-            if self.calls == self.n + 1:
-                raise self.error()
+        self.calls += 1
+        if self.calls == self.n + 1 or self.lasting and self.calls > self.n:
+            raise self.error()
 
 
 def _no_memory() -> Exception:
@@ -334,19 +334,28 @@ def _io_error() -> Exception:
     return SwapIOError("injected")
 
 
-# What fails: where the call is, and how.
-POINTS: dict[str, tuple[type, str, Callable[[], Exception]]] = {
-    "page": (Vm, "alloc_page", _no_memory),
-    "item": (Pool, "get", _no_memory),
-    "pagein": (Swap, "read_cluster", _io_error),
+# What fails: where the call is, and how; and whether it fails from the n-th call on or there alone.
+Point = tuple[type, str, Callable[[], Exception], bool]
+POINTS: dict[str, Point] = {
+    "page": (Vm, "alloc_page", _no_memory, False),
+    "item": (Pool, "get", _no_memory, False),
+    "pagein": (Swap, "read_cluster", _io_error, False),
 }
+SWAP_POINTS: dict[str, Point] = {
+    "slot": (Swap, "alloc", lambda: NoSwap("injected"), False),
+    "no more slots": (Swap, "alloc", lambda: NoSwap("injected"), True),
+    "write": (Swap, "write_cluster", lambda: OSError(errno.EIO, "injected"), False),
+    "dead device": (Swap, "write_cluster", lambda: OSError(errno.EIO, "injected"), True),
+    "full disk": (Swap, "write_cluster", lambda: OSError(errno.ENOSPC, "injected"), True),
+}
+TRIED: Counter[str] = Counter()         # failures that were injected, by point; conftest.py prints them
 
 
 @contextmanager
 def failing(point: str, n: int) -> Iterator[Fuse]:
     """Let the n-th call of a point fail."""
-    where, name, error = POINTS[point]
-    original, fuse = getattr(where, name), Fuse(error, n)
+    where, name, error, lasting = {**POINTS, **SWAP_POINTS}[point]
+    original, fuse = getattr(where, name), Fuse(error, n, lasting)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         fuse.burn()
@@ -357,3 +366,4 @@ def failing(point: str, n: int) -> Iterator[Fuse]:
         yield fuse
     finally:
         setattr(where, name, original)
+        TRIED[point] += fuse.calls > n

@@ -46,7 +46,7 @@ def vnops(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def ops(vnops: SimpleNamespace) -> Operations:
     """Operations over those vnops."""
-    return Operations(SimpleNamespace(breathe=lambda: None, check_level=0), Config(swap=None))
+    return Operations(SimpleNamespace(breathe=lambda: None, check_level=0, status=dict), Config(swap=None))
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -59,7 +59,7 @@ def raising(error: Exception) -> Callable[..., Any]:
 @pytest.mark.parametrize("error, code", [
     (FsError(errno.ENOTEMPTY), errno.ENOTEMPTY), (NoMemory("full"), errno.ENOSPC),
     (ValueError("bug"), errno.EIO), (MemoryError(), errno.EIO), (RecursionError(), errno.EIO),
-    (Inconsistent("S2", "seen", "dump"), errno.EIO),
+    (Inconsistent("S2", "seen", "dump"), errno.EIO), (AssertionError("page freed twice"), errno.EIO),
 ])
 def test_errors_become_errno(ops: Operations, vnops: SimpleNamespace, error: Exception, code: int) -> None:
     vnops.rmdir = raising(error)
@@ -74,6 +74,22 @@ def test_broken_invariant_is_logged_and_ends_changes(
     vnops.unlink = lambda *_args: None
     assert run(ops.unlink, 1, b"x", CTX) == errno.EROFS
     assert run(ops.getattr, 1, CTX).st_ino == 1
+
+
+def test_a_failed_assertion_is_a_broken_invariant(
+        ops: Operations, vnops: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    vnops.rmdir = raising(AssertionError("page freed twice"))
+    assert run(ops.rmdir, 1, b"x", CTX) == errno.EIO
+    assert "page freed twice" in caplog.text and "Traceback" in caplog.text
+    assert run(ops.unlink, 1, b"x", CTX) == errno.EROFS
+
+
+def test_what_is_broken_is_logged_seldom(
+        ops: Operations, vnops: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    vnops.getattr = raising(Inconsistent("V1", "no such page"))
+    for _ in range(1000):
+        assert run(ops.getattr, 1, CTX) == errno.EIO
+    assert len(caplog.records) == 10 and "seen 512 times" in caplog.text
 
 
 def test_entry_has_every_attribute(ops: Operations) -> None:

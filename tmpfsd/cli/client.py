@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -78,7 +79,7 @@ def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(seconds)
-            sock.connect(place)
+            connect(sock, place)
             sock.sendall(request)
             with sock.makefile("rb") as lines:
                 while word := (answer := json.loads(lines.readline(MAX_ANSWER))).get("progress"):
@@ -94,6 +95,19 @@ def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
     if not answer.get("ok"):
         raise ClientError(f"{path}: {answer.get('error', 'refused')}")
     return answer["result"]
+
+
+def connect(sock: socket.socket, place: str) -> None:
+    """Connect; where others stand in line (EAGAIN), wait for as long as the socket's timeout."""
+    deadline = time.monotonic() + (sock.gettimeout() or 0)
+    while True:
+        try:
+            sock.connect(place)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def status(path: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Table:
         self.pages = array("I")
         self._uses = array("H")
         backend.introduce(owner, name)
+        vm.owners[owner] = f"pool {name}"
 
     def enter(self, i: int) -> None:
         """Make word i exist.  Its bits are what they were when it was last removed, or 0.  => NoMemory."""
