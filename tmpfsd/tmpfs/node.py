@@ -68,10 +68,20 @@ def drop_links(mp: Mount, at: int, ino: int, n: int, now: int) -> bool:
     return mp.mem.u32[word] == ORPHAN
 
 
+def is_bare(mp: Mount, at: int) -> bool:
+    """Whether a node has nothing outside itself that must be freed with it."""
+    return layout.tn_kind(mp.arena, at) == KIND_INLINE and not layout.tn_xattr(mp.arena, at)
+
+
 def destroy(mp: Mount, ino: int) -> None:
     """Free a node and all it has.  What cannot be read back is lost, and said so.  => Breathes."""
     try:
-        mode = layout.tn_mode(mp.arena, mp.mem.node(ino))
+        at = mp.mem.node(ino)
+        if is_bare(mp, at):             # nearly all: the calls below are two thirds of what it costs to end one
+            mp.mem.norphans -= 1
+            mp.mem.put_node(ino)
+            return
+        mode = layout.tn_mode(mp.arena, at)
         if stat.S_ISREG(mode):
             regfile.truncate(mp, ino, 0)
         xattr.remove_all(mp, ino)

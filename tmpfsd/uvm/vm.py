@@ -28,7 +28,7 @@ Breathing   breathe() is the only place where offsets go stale.
 
 import os
 from array import array
-from typing import Iterable
+from typing import Callable, Iterable
 
 from tmpfsd.uvm.aobj import UNMAPPED, Windows
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError, demand
@@ -55,7 +55,7 @@ class Vm:
 
     __slots__ = ("phys", "swap", "kernel_map", "daemon", "windows", "reserve", "low", "limit", "frame_of", "slot_of",
                  "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of", "resident_of", "faults", "pageins",
-                 "read_errors", "thrash", "check_level", "_referenced", "_dirty", "_free")
+                 "read_errors", "thrash", "check_level", "trace", "_referenced", "_dirty", "_free")
 
     def __init__(self, ram_bytes: int, swap: Swap | None = None, limit: int = UNLIMITED,
                  reserve: int = RESERVE) -> None:
@@ -75,6 +75,8 @@ class Vm:
         self.pages_of = [0] * MAX_OWNERS
         self.resident_of = [0] * 256        # by flags
         self.faults = self.pageins = self.read_errors = 0
+        # Told of each page that comes in, is written, or leaves: ("in" | "out" | "drop", page, how many in a row).
+        self.trace: Callable[[str, int, int], None] | None = None
         self.thrash = os.environ.get("TMPFSD_THRASH") == "1"
         self.check_level = int(os.environ.get("TMPFSD_CHECK", "0"))
         self._referenced, self._dirty = self.phys.referenced, self.phys.dirty
@@ -264,6 +266,8 @@ class Vm:
             for pfn in pfns[got:]:
                 self.phys.free(pfn)
         self.pageins += got
+        if self.trace is not None and got:
+            self.trace("in", vpn, got)
         for i in range(got):
             self._enter(vpn + i, pfns[i])
         if self.windows is not None and self.flags[vpn] & WINDOWED:
