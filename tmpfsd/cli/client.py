@@ -6,16 +6,20 @@ import json
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from typing import Any
 
+from tmpfsd.cli.preflight import CliError
 from tmpfsd.server import control, mountinfo
+from tmpfsd.server.mountinfo import MountPoint
 
 SECONDS = 60.0          # `check` looks at everything
 MAX_ANSWER = 16 << 20
+MOST_LINKS = 40
 
 
-class ClientError(Exception):
-    """The mount cannot be asked, or refused; the text is one line for the user."""
+class ClientError(CliError):
+    """The mount cannot be asked, or refused."""
 
 
 def socket_of(path: str) -> tuple[str, int]:
@@ -25,6 +29,11 @@ def socket_of(path: str) -> tuple[str, int]:
     mounted = mountinfo.find(mountinfo.resolve(path))
     if mounted is None:
         raise ClientError(f"{path}: not a mount point")
+    return socket_at(path, mounted)
+
+
+def socket_at(path: str, mounted: MountPoint) -> tuple[str, int]:
+    """Return the socket of a mount, and whose mount it is."""
     if mounted.fstype != mountinfo.FSTYPE:
         raise ClientError(f"{path}: a mount point of {mounted.fstype}, not of tmpfsd")
     name = control.socket_name(mounted.major, mounted.minor)
@@ -33,6 +42,50 @@ def socket_of(path: str) -> tuple[str, int]:
         if is_socket_of(candidate, mounted.owner):
             return candidate, mounted.owner
     raise ClientError(f"{path}: no control socket: its server is gone, or belongs to another user")
+
+
+def place_of(path: str) -> tuple[MountPoint, str]:
+    """Return the tmpfsd mount that a path is on, and the path below its root, without asking the mount anything.
+
+    => symbolic links are followed up to the mount, not inside it.
+    """
+    if not path:
+        raise ClientError("path: empty")
+    mounts = {mount.path: mount for mount in mountinfo.table()}
+    todo = [part for part in os.path.join(os.getcwd(), path).split("/") if part][::-1]
+    here, on, followed = "/", mounts.get("/"), 0
+    while todo:
+        part = todo.pop()
+        here = os.path.dirname(here) if part == ".." else os.path.join(here, part) if part != "." else here
+        on = mounts.get(here, on) if part != ".." else mount_above(mounts, here)
+        if on is not None and on.fstype == mountinfo.FSTYPE:
+            continue
+        target = link_at(here)
+        if target is not None:
+            followed += 1
+            if followed > MOST_LINKS:
+                raise ClientError(f"{path}: too many levels of symbolic links")
+            here = "/" if target.startswith("/") else os.path.dirname(here)
+            on = mount_above(mounts, here)
+            todo += [word for word in target.split("/") if word][::-1]
+    if on is None or on.fstype != mountinfo.FSTYPE:
+        raise ClientError(f"{path}: not on a tmpfsd mount")
+    return on, os.path.normpath(os.path.join(on.root, os.path.relpath(here, on.path))).lstrip("/")
+
+
+def link_at(path: str) -> str | None:
+    """Return where a symbolic link leads; None where there is none."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def mount_above(mounts: dict[str, MountPoint], path: str) -> MountPoint | None:
+    """Return the mount that holds path."""
+    while path not in mounts and path != "/":
+        path = os.path.dirname(path)
+    return mounts.get(path)
 
 
 def is_socket_of(path: str, uid: int) -> bool:
@@ -46,37 +99,40 @@ def is_socket_of(path: str, uid: int) -> bool:
 
 def ask(path: str, command: str, **arguments: Any) -> Any:
     """Send one command to the mount at path and return its result; ClientError when that fails."""
-    place, _ = socket_of(path)
+    for answer in talk(path, socket_of(path)[0], command, arguments):
+        if "result" in answer:
+            return answer["result"]
+    raise ClientError(f"{path}: the answer is not understood")
+
+
+def follow(mounted: MountPoint, command: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+    """Send one command to a mount and yield each answer, {"progress": ...} or at last {"result": ...}."""
+    yield from talk(mounted.path, socket_at(mounted.path, mounted)[0], command, arguments)
+
+
+def talk(path: str, place: str, command: str, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Send one command to a socket and yield its answers; ClientError, which names path, when that fails."""
     request = json.dumps({"command": command, **arguments}).encode() + b"\n"
+    answer: dict[str, Any] = {}
     try:
-        with socket.socket(socket.AF_UNIX) as sock:
+        with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as lines:
             sock.settimeout(SECONDS)
             sock.connect(place)
             sock.sendall(request)
-            answer = json.loads(read_answer(sock))
+            while "result" not in answer:
+                answer = json.loads(lines.readline(MAX_ANSWER))
+                if not answer.get("ok"):
+                    raise ClientError(f"{path}: {answer.get('error', 'refused')}")
+                yield answer
     except TimeoutError:
         raise ClientError(f"{path}: no answer in {SECONDS:g} seconds") from None
     except OSError as error:
         raise ClientError(f"{path}: {error.strerror or error}") from None
     except ValueError:
         raise ClientError(f"{path}: the answer is not understood") from None
-    if not answer.get("ok"):
-        raise ClientError(f"{path}: {answer.get('error', 'refused')}")
-    return answer["result"]
 
 
 def status(path: str) -> dict[str, Any]:
     """Return the status of the mount at path, with the keys of `tmpfsctl status --json`."""
     answer: dict[str, Any] = ask(path, "status")
     return answer
-
-
-def read_answer(sock: socket.socket) -> bytes:
-    """Return one line."""
-    data = bytearray()
-    while not data.endswith(b"\n") and len(data) < MAX_ANSWER:
-        part = sock.recv(1 << 16)
-        if not part:
-            break
-        data += part
-    return bytes(data)

@@ -7,18 +7,23 @@ asks the mount through client.py, all but `estimate`.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from tmpfsd import __version__
-from tmpfsd.cli import check, estimate, status
-from tmpfsd.cli.client import ClientError
-from tmpfsd.cli.mount import Parser
+from tmpfsd.cli import check, discard, du, estimate, prefetch, status, trace, umount
+from tmpfsd.cli.mount import Parser, describe
 
 # Name, module, what it does.
 SUBCOMMANDS: dict[str, tuple[Any, str]] = {
     "status": (status, "show memory, swap, paging and pools of a mount"),
     "check": (check, "check the whole file system (requests wait meanwhile)"),
+    "du": (du, "tell what a tree takes: metadata and data, resident and swapped"),
+    "prefetch": (prefetch, "page a tree in"),
+    "discard": (discard, "remove a tree inside the daemon, faster than rm -rf"),
+    "trace": (trace, "follow page-ins and page-outs with their owner"),
+    "umount": (umount, "unmount"),
     "estimate": (estimate, "tell how much metadata a tree of files will need, without a mount"),
 }
 
@@ -27,6 +32,7 @@ def make_parser() -> Parser:
     """Build the parser of the command line."""
     parser = Parser(prog="tmpfsctl", allow_abbrev=False, description="Look at a tmpfsd mount.")
     parser.add_argument("--version", action="version", version=f"tmpfsctl {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, (module, text) in SUBCOMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
@@ -46,8 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:         # `tmpfsctl status | head`
         sys.stderr.close()
         return 1
-    except ClientError as error:
-        print(f"tmpfsctl: {error}", file=sys.stderr)
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+        else:
+            print(f"tmpfsctl: {describe(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -8,6 +8,7 @@ from typing import Any
 from tmpfsd.server.control import Command
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.operations import Operations
+from tmpfsd.server.trees import Trees
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent, VmError
 
@@ -17,14 +18,17 @@ log = logging.getLogger(__name__)
 class Commands:
     """The commands of one mount."""
 
-    def __init__(self, mount: Mount, operations: Operations, mountpoint: str) -> None:
+    def __init__(self, mount: Mount, operations: Operations, mountpoint: str, trees: Trees) -> None:
         self.mount = mount
         self.operations = operations
         self.mountpoint = mountpoint
+        self.trees = trees
 
     def table(self) -> dict[str, Command]:
         """Return what control.py serves, by name."""
-        return {"status": self.status, "check": self.check, "ping": lambda _request: "pong"}
+        trees = self.trees
+        return {"status": self.status, "check": self.check, "ping": lambda _request: "pong",
+                "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace}
 
     def status(self, _request: Any) -> dict[str, Any]:
         """The keys of `tmpfsctl status --json`."""

@@ -1,7 +1,9 @@
 """control.py: the control socket of a mount: JSON lines over a unix socket.
 
 A request is one line {"command": NAME, ...}, answered by one line {"ok": true, "result": ...} or {"ok":
-false, "error": TEXT}; a client may send several.  The socket is found from the device number of the mount,
+false, "error": TEXT}; a client may send several.  A command that is an async generator function may answer with
+several lines, {"ok": true, "progress": ...} and at last a result: it yields {"progress": ...} and {"result": ...},
+and is closed when its client is gone.  The socket is found from the device number of the mount,
 which mountinfo tells without asking the file system: /run/tmpfsd for root's mounts, $XDG_RUNTIME_DIR/tmpfsd
 or /tmp/tmpfsd-UID for those of others.
 
@@ -9,20 +11,21 @@ Invariants  C1 Input is bounded: MAX_LINE bytes a line, IDLE_SECONDS to send it,
             C2 Only root and the mounting user get an answer (mode 0600, and the peer's credentials).
             C3 A daemon that ends removes its own socket only: after the unmount, while it is still ending,
                the next mount may have got the same device number.
-Limits      A command runs to its end like any operation: `check` holds up requests while it looks around.
+Limits      A plain function runs to its end like any operation: `check` holds up requests while it looks around.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, NamedTuple
 
 import trio
 
@@ -34,9 +37,28 @@ MAX_LINE = 64 << 10
 MAX_CLIENTS = 64
 IDLE_SECONDS = 5.0
 CREDENTIALS = struct.Struct("3i")       # struct ucred: pid, uid, gid
+SO_PEERGROUPS = 59                      # <asm-generic/socket.h>
+MOST_GROUPS = 65536                     # NGROUPS_MAX
 ROOT_DIRECTORY = "/run/tmpfsd"
 
 Command = Callable[[Mapping[str, Any]], Any]
+
+
+class Peer(NamedTuple):
+    """Who asks: what a command finds in request["peer"], whatever the client wrote there."""
+
+    uid: int
+    groups: tuple[int, ...]
+
+
+def peer_of(client: Any) -> Peer:
+    """Return who connected, as he was then."""
+    _, uid, gid = CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    try:
+        data = client.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * MOST_GROUPS)
+    except OSError:                     # a kernel before 4.13
+        data = b""
+    return Peer(uid, (gid, *struct.unpack(f"{len(data) // 4}I", data)))
 
 
 def directories(uid: int) -> list[str]:
@@ -161,7 +183,7 @@ class ControlServer:
 
     async def _lines(self, client: Any) -> None:
         """Answer line after line."""
-        pending = bytearray()
+        pending, peer = bytearray(), peer_of(client)
         while True:
             with trio.move_on_after(IDLE_SECONDS) as scope:
                 line = await read_line(client, pending)
@@ -170,11 +192,13 @@ class ControlServer:
                 return
             if line is None:
                 return
-            await send(client, self.answer(line))
+            async with contextlib.aclosing(self.answers(line, peer)) as answers:
+                async for answer in answers:
+                    await send(client, answer)
             if len(line) > MAX_LINE:
                 return
 
-    def answer(self, line: bytes) -> dict[str, Any]:
+    async def answers(self, line: bytes, peer: Peer) -> AsyncGenerator[dict[str, Any], None]:
         """Run the command of one line."""
         try:
             name, request = parse_request(line)
@@ -182,12 +206,18 @@ class ControlServer:
             if command is None:
                 known = ", ".join(sorted(self.commands))
                 raise ControlError(f"unknown command {name[:40]!r}; there are: {known}")
-            return {"ok": True, "result": command(request)}
+            request["peer"] = peer
+            if not inspect.isasyncgenfunction(command):
+                yield {"ok": True, "result": command(request)}
+                return
+            async with contextlib.aclosing(command(request)) as parts:
+                async for part in parts:
+                    yield {"ok": True, **part}
         except ControlError as error:
-            return {"ok": False, "error": str(error)}
+            yield {"ok": False, "error": str(error)}
         except Exception as error:
             log.exception("control command failed")
-            return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+            yield {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
 
 def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:

@@ -33,6 +33,7 @@ from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
 from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.operations import Operations
+from tmpfsd.server.trees import Trees
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import VmError
 
@@ -85,6 +86,7 @@ class Daemon:
         self.report = report
         self.mount = Mount(config)
         self.operations = Operations(self.mount, config)
+        self.trees = Trees(self.mount, self.operations)
         self.dispatcher: Dispatcher | None = None
         self.place: mountinfo.MountPoint | None = None
         self.socket_path = ""
@@ -126,6 +128,7 @@ class Daemon:
             self.operations.on_init = ready.set
             self.open_control(nursery)
             nursery.start_soon(self.idle_worker)
+            nursery.start_soon(self.trees.reaper)
             nursery.start_soon(self.tell_ready, ready)
             await pyfuse3.main(min_tasks=1, max_tasks=1)
             nursery.cancel_scope.cancel()
@@ -133,7 +136,7 @@ class Daemon:
     def open_control(self, nursery: trio.Nursery) -> None:
         """Open the control socket; a mount without it still serves files."""
         assert self.place is not None
-        commands = Commands(self.mount, self.operations, self.mountpoint).table()
+        commands = Commands(self.mount, self.operations, self.mountpoint, self.trees).table()
         try:
             directory = control.make_directory(os.geteuid())
             path = os.path.join(directory, control.socket_name(self.place.major, self.place.minor))
@@ -161,6 +164,8 @@ class Daemon:
                 log.info("%s: unmounting", signal.Signals(number).name)
                 if await self.try_unmount():
                     await trio.sleep(GRACE)     # the loop ends by itself, if nobody bound the mount elsewhere
+                with trio.move_on_after(GRACE):
+                    await self.trees.settled()
                 pyfuse3.terminate()
 
     async def try_unmount(self) -> bool:

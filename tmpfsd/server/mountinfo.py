@@ -22,6 +22,7 @@ class MountPoint(NamedTuple):
     path: str
     fstype: str
     owner: int          # the user who mounted it, where the file system says so
+    root: str = "/"     # what of the file system is seen there: more than "/" where a directory of it was bound
 
 
 def parse(line: str) -> MountPoint:
@@ -31,13 +32,18 @@ def parse(line: str) -> MountPoint:
     major, minor = fields[2].split(":")
     user = re.search(r"(?:^|,)user_id=(\d+)", fields[dash + 3]) if len(fields) > dash + 3 else None
     return MountPoint(int(major), int(minor), unescape_mount(fields[4]), fields[dash + 1],
-                      int(user[1]) if user else 0)
+                      int(user[1]) if user else 0, unescape_mount(fields[3]))
+
+
+def table() -> list[MountPoint]:
+    """Return all that is mounted, a later one after those that it may cover."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return [parse(line) for line in file]
 
 
 def find(path: str) -> MountPoint | None:
     """Return what is mounted exactly at path (the last one there, which covers the others), or None."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        found = [mount for mount in map(parse, file) if mount.path == path]
+    found = [mount for mount in table() if mount.path == path]
     return found[-1] if found else None
 
 
