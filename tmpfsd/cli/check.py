@@ -6,6 +6,8 @@ import argparse
 
 from tmpfsd.cli.client import ask
 
+EXAMPLE = "tmpfsctl check /scratch"
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of check."""

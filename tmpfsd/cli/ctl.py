@@ -1,18 +1,19 @@
 """ctl.py: the command tmpfsctl: what a mount is asked and told, and estimates without one.
 
-A subcommand is a module of its own with add_arguments(parser) and run(args), and one line in SUBCOMMANDS; each
-asks the mount through client.py, all but `estimate`.
+A subcommand is a module of its own with add_arguments(parser), run(args) and an EXAMPLE, and one line in SUBCOMMANDS;
+each asks the mount through client.py, all but `estimate`, `umount` and `completion`.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from tmpfsd import __version__
-from tmpfsd.cli import check, discard, du, estimate, prefetch, status, trace, umount
+from tmpfsd.cli import check, completion, discard, du, estimate, prefetch, status, trace, umount
 from tmpfsd.cli.mount import Parser, describe
 
 # Name, module, what it does.
@@ -24,18 +25,29 @@ SUBCOMMANDS: dict[str, tuple[Any, str]] = {
     "discard": (discard, "remove a tree inside the daemon, faster than rm -rf"),
     "trace": (trace, "follow page-ins and page-outs with their owner"),
     "umount": (umount, "unmount"),
+    "completion": (completion, "write completion of tmpfsd and tmpfsctl for a shell"),
     "estimate": (estimate, "tell how much metadata a tree of files will need, without a mount"),
 }
 
 
+STATUS = """\
+exit status:
+  0    done
+  1    refused or failed: one line on stderr says why
+  130  interrupted"""
+
+
 def make_parser() -> Parser:
     """Build the parser of the command line."""
-    parser = Parser(prog="tmpfsctl", allow_abbrev=False, description="Look at a tmpfsd mount.")
+    parser = Parser(prog="tmpfsctl", allow_abbrev=False, description="Look at, and work with, tmpfsd mounts.",
+                    epilog=STATUS, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"tmpfsctl {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, (module, text) in SUBCOMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        epilog = f"example:\n  {module.EXAMPLE}\n\n{STATUS}"
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog,
+                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         command.set_defaults(run=module.run)
         module.add_arguments(command)
     return parser

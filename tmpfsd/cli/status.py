@@ -12,6 +12,7 @@ from tmpfsd.uvm.param import PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE
 
 FULL = 0.98             # of what may be wired: from here on there is hardly room for more metadata
+EXAMPLE = "tmpfsctl status /scratch --json"
 UNITS = ("", "K", "M", "G", "T", "P")
 
 
