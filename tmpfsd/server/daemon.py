@@ -27,7 +27,7 @@ import pyfuse3
 import trio
 
 from tmpfsd.options import Config, quote
-from tmpfsd.server import control, mountinfo, process
+from tmpfsd.server import control, metrics, mountinfo, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
@@ -91,6 +91,8 @@ class Daemon:
         self.place: mountinfo.MountPoint | None = None
         self.socket_path = ""
         self.socket_made: tuple[int, int, int] | None = None
+        self.metrics = metrics.listen(config.metrics) if config.metrics else None
+        self.metrics_made = control.identity(config.metrics) if config.metrics.startswith("/") else None
 
     # Mounting and its undoing
 
@@ -134,9 +136,11 @@ class Daemon:
             nursery.cancel_scope.cancel()
 
     def open_control(self, nursery: trio.Nursery) -> None:
-        """Open the control socket; a mount without it still serves files."""
+        """Open the control socket (a mount without it still serves files), and serve the one of metrics=."""
         assert self.place is not None
-        commands = Commands(self.mount, self.operations, self.mountpoint, self.trees).table()
+        commands = Commands(self.mount, self.operations, self.mountpoint, self.trees)
+        if self.metrics is not None:
+            nursery.start_soon(metrics.MetricsServer(commands.status).serve, self.metrics)
         try:
             directory = control.make_directory(os.geteuid())
             path = os.path.join(directory, control.socket_name(self.place.major, self.place.minor))
@@ -145,7 +149,7 @@ class Daemon:
             log.warning("no control socket: %s", error)
             return
         self.socket_path, self.socket_made = path, control.identity(path)
-        nursery.start_soon(ControlServer(commands, os.geteuid()).serve, listener)
+        nursery.start_soon(ControlServer(commands.table(), os.geteuid()).serve, listener)
 
     async def tell_ready(self, ready: trio.Event) -> None:
         """Report once the kernel's INIT was served."""
@@ -224,5 +228,6 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
             daemon.detach()
     finally:
         control.remove(daemon.socket_path, daemon.socket_made)
+        control.remove(config.metrics, daemon.metrics_made)
         daemon.mount.close()
     log.info("unmounted")
