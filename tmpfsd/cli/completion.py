@@ -27,7 +27,8 @@ _tmpfsd_options() {
   _values -s , 'mount option' WORDS
 }
 """
-PATHS = {"path": "FILE", "mountpoint": "DIRECTORY", "paths": "DIRECTORY", "tree": "DIRECTORY"}
+PATHS = {"path": "FILE", "mountpoint": "DIRECTORY", "paths": "DIRECTORY", "tree": "DIRECTORY",
+         "root": "DIRECTORY"}
 
 
 def option_words() -> list[str]:

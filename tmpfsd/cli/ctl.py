@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tmpfsd import __version__
-from tmpfsd.cli import check, completion, discard, du, estimate, prefetch, status, trace, umount
+from tmpfsd.cli import check, completion, discard, du, estimate, install, prefetch, status, trace, umount
 from tmpfsd.cli.mount import Parser, describe
 
 # Name, module, what it does.
@@ -26,6 +26,7 @@ SUBCOMMANDS: dict[str, tuple[Any, str]] = {
     "trace": (trace, "follow page-ins and page-outs with their owner"),
     "umount": (umount, "unmount"),
     "completion": (completion, "write completion of tmpfsd and tmpfsctl for a shell"),
+    "install": (install, "install the helper of mount(8) and a systemd unit (needs root)"),
     "estimate": (estimate, "tell how much metadata a tree of files will need, without a mount"),
 }
 
