@@ -12,58 +12,31 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import pytest
-from mountlib import REPOSITORY, Mounted, ctl, is_mounted, needs_root, new_mountpoint, unmount
+from mountlib import Mounted, ctl, is_mounted, needs_root, unmount
 
+from tests import sandbox
 from tmpfsd.cli import install
 
 NOBODY = "65534"
 pytestmark = [needs_root, pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse")]
 Run = Callable[[str], str]
-PRELUDE = """
-set -e
-mount -t tmpfs none "$HERE/over" && mkdir "$HERE"/over/{a,b,c,d}
-mount -t overlay none -o "lowerdir=/etc,upperdir=$HERE/over/a,workdir=$HERE/over/b" /etc
-mount -t overlay none -o "lowerdir=$SBIN,upperdir=$HERE/over/c,workdir=$HERE/over/d" "$SBIN"
-trap 'for i in 1 2 3; do grep -o " $HERE/mnt[^ ]*" /proc/self/mountinfo | xargs -r umount -l; done' EXIT
-"""
-
-
-def write_command(path: Path, module: str) -> None:
-    """A command as a wheel would install it."""
-    path.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-                    f"from {module} import main\nsys.exit(main())\n")
-    path.chmod(0o755)
 
 
 @pytest.fixture
-def here() -> "Path":
+def here() -> Iterator[Path]:
     """A directory that every user can reach, with the commands and mount points."""
-    place = new_mountpoint()
-    for name in ("over", "bin", "mnt", "mnt2"):
-        (place / name).mkdir()
-    write_command(place / "bin" / "tmpfsd", "tmpfsd.cli.mount")
-    write_command(place / "bin" / "tmpfsctl", "tmpfsd.cli.ctl")
-    yield place  # type: ignore[misc]
-    shutil.rmtree(place)
+    with sandbox.directory() as place:
+        yield place
 
 
 @pytest.fixture
 def system(here: Path) -> Run:
     """system(script): run it as root where /etc and /sbin are its own; what it wrote."""
-    sbin = os.path.realpath("/sbin")
-
     def run(script: str) -> str:
-        env = {**os.environ, "HERE": str(here), "SBIN": sbin, "PATH": f"{here / 'bin'}:{os.environ['PATH']}",
-               "LC_ALL": "C"}
-        unshare = ["unshare", "-m", "--propagation", "private", "bash", "-c"]
-        probe = subprocess.run([*unshare, PRELUDE], env=env, capture_output=True, text=True, timeout=30, check=False)
-        if probe.returncode:
-            pytest.skip(f"no mount namespace with overlays here: {probe.stderr.strip()[:200]}")
-        done = subprocess.run([*unshare, PRELUDE + script], env=env, capture_output=True, text=True, timeout=50,
-                              cwd="/", check=False)
+        done = sandbox.run(here, script)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
