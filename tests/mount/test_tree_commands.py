@@ -3,9 +3,11 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -147,6 +149,20 @@ def test_discard_below_which_others_work(tmpfsd: Make) -> None:
     process.communicate(timeout=30)
     assert process.returncode == 0
     assert eventually(lambda: inodes(fs) == 1)
+
+
+@pytest.mark.parametrize("pause", [0.15, 0.25, 0.35])
+def test_the_daemon_ends_in_the_middle(tmpfsd: Make, pause: float) -> None:
+    """Neither waits for the other: whatever was under way, the daemon ends by itself and well."""
+    fs = tmpfsd("ram=4m")
+    grow(fs.mnt / "tree", 150, 2)
+    with open(fs.mnt / "open", "w", encoding="ascii"):
+        process = ctl_in_background("discard", "-y", str(fs.mnt / "tree"))
+        time.sleep(pause)
+        fs.daemon.send_signal(signal.SIGTERM)
+        assert fs.daemon.wait(timeout=20) == 0, fs.log_text()
+        process.communicate(timeout=20)
+        assert process.returncode in (0, 1)
 
 
 def ctl_in_background(*arguments: str) -> "subprocess.Popen[bytes]":

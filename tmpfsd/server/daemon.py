@@ -155,8 +155,8 @@ class Daemon:
         """Report once the kernel's INIT was served."""
         await ready.wait()
         process.still_garbage()
-        log.info("mounted: backend=%s ram=%d size=%d swap=%s", self.config.backend, self.config.ram_bytes,
-                 self.config.size_bytes, self.config.swap)
+        log.info("mounted: backend=%s ram=%d MiB size=%d MiB swap=%s", self.config.backend,
+                 self.config.ram_bytes >> 20, self.config.size_bytes >> 20, self.config.swap)
         self.report()
 
     async def watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
@@ -168,8 +168,8 @@ class Daemon:
                 log.info("%s: unmounting", signal.Signals(number).name)
                 if await self.try_unmount():
                     await trio.sleep(GRACE)     # the loop ends by itself, if nobody bound the mount elsewhere
-                with trio.move_on_after(GRACE):
-                    await self.trees.settled()
+                with contextlib.suppress(trio.TooSlowError):
+                    await self.settle()
                 pyfuse3.terminate()
 
     async def try_unmount(self) -> bool:
@@ -180,6 +180,11 @@ class Daemon:
         if error:
             log.warning("%s: ending all the same", error)
         return not error
+
+    async def settle(self) -> None:
+        """Wait for threads that tell the kernel something.  => TooSlowError: one waits for a request of the past."""
+        with trio.fail_after(GRACE):
+            await self.trees.settled()
 
     async def idle_worker(self) -> None:
         """Do background work in slices while there are no requests."""
@@ -224,6 +229,8 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
         try:
             trio.run(daemon.serve)
         finally:
+            with contextlib.suppress(trio.TooSlowError):        # a thread may still use the session
+                trio.run(daemon.settle)
             tick(0)             # a tick that came when the interpreter has put its handlers back would kill
             daemon.detach()
     finally:

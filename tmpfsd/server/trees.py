@@ -72,7 +72,7 @@ class Trees:
         self.names = 0                      # taken away by the reaper
         self.failure = ""                   # why the reaper rests though there is something to free
         self._wake = trio.Event()
-        self._notices = 0
+        self._notices: list[object] = []    # one for each thread that tells the kernel something
         self._rings: list[Ring] = []
         self._owners = {pool.owner: pool.name for pool in mount.mem.pools()} | {OWNER_DATA: "data"}
 
@@ -125,11 +125,16 @@ class Trees:
 
     async def in_thread(self, tell: Any, *args: Any) -> None:
         """Tell the kernel something that may wait for requests to be answered."""
-        self._notices += 1
-        try:
-            await trio.to_thread.run_sync(tell, *args, abandon_on_cancel=True)
-        finally:
-            self._notices -= 1
+        notice = object()
+
+        def work() -> None:
+            try:
+                tell(*args)
+            finally:
+                self._notices.remove(notice)
+
+        self._notices.append(notice)
+        await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
     async def settled(self) -> None:
         """Wait until the kernel has taken all notices."""
