@@ -2,6 +2,7 @@
 #
 #   make run [MNT=./mnt] [OPTS=ram=128m]     mount, print the status and how to unmount
 #   make test [T=tests/unit]                 all tests, or those of one place
+#   make bench [NULLFS=nullfs.c] [EXAMPLE=tmpfs.py] [BENCH_OPTS="--peer 'NAME=COMMAND {mnt}'"]
 #   make stress [SEED=1] [N=50000]           create N files on a mount of its own, then play N seeded operations
 
 SHELL := /bin/bash
@@ -55,9 +56,11 @@ stress: $(TEST_STAMP)
 	$(BIN)/tmpfsctl check "$$directory"
 	$(BIN)/python -m tests.stress.model $(SEED) $(N)
 
-bench experiments: $(TEST_STAMP)
-	if [ -e tools/$@ ]; then $(BIN)/python -m tools.$@; \
-	else echo "make $@: not here yet, it comes with an issue of its own"; fi
+bench: $(TEST_STAMP)
+	$(BIN)/python -m tools.bench $(if $(NULLFS),--nullfs "$(NULLFS)") $(if $(EXAMPLE),--example "$(EXAMPLE)") $(BENCH_OPTS)
+
+experiments: $(TEST_STAMP)
+	$(BIN)/python -m tools.experiments
 
 clean:
 	if mountpoint -q "$(MNT)"; then echo "$(MNT) is mounted: unmount it first" >&2; exit 1; fi

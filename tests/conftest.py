@@ -2,4 +2,8 @@
 
 import faulthandler
 
+# Here and not when its plugin first needs it: after the gc.freeze() of tests/fs it finds no reference to trio's random
+# generator, and warns.
+import hypothesis  # noqa: F401
+
 faulthandler.enable()

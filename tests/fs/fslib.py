@@ -41,6 +41,10 @@ class Cred(NamedTuple):
     gid: int = 0
     umask: int = 0o022
 
+    def in_group(self, gid: int) -> bool:
+        """Whether it is one of the caller's groups."""
+        return gid == self.gid
+
 
 CRED = Cred()
 USER = Cred(1000, 1001)
@@ -79,7 +83,6 @@ def tiny_trees() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(btree, "capacity", lambda nbytes, value_size: TINY_CAPS[nbytes])
         patch.setattr(btree, "INNER_CAP", inner)
-        patch.setattr(btree, "INNER_VALUES", btree.BT_HEAD + btree.BT_KEY * inner)
         yield
 
 

@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from tests.fs.fslib import ROOT, Driver
+from tests.fs.fslib import CRED, ROOT, USER, Cred, Driver
 from tmpfsd.tmpfs import vnops
 
 YEAR = 31_556_952 * 10 ** 9
@@ -105,3 +105,36 @@ def test_statfs(fs: Driver) -> None:
     fs.write(ino, 0, b"x" * 40_960)
     after = fs.statfs()
     assert after[2] <= bfree - 10 and after[5] == ffree - 1
+
+
+SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
+@pytest.mark.parametrize("mode, user, left", [
+    (0o6777, USER, 0o777), (0o6777, CRED, 0o777), (0o6766, USER, 0o766), (0o6766, CRED, 0o2766),
+    (0o6766, USER._replace(gid=7), 0o2766), (0o644, USER, 0o644)])
+def test_a_call_that_changes_nothing_takes_set_id_bits(fs: Driver, mode: int, user: Cred, left: int) -> None:
+    """The kernel's way to say that they must go: before a write, and at chown(-1, -1)."""
+    ino = fs.create(ROOT, b"f", mode)
+    fs.setattr(ino, gid=7)
+    fs.setattr(ino, mode=mode)
+    fs.setattr(ino, user)
+    assert stat.S_IMODE(fs.getattr(ino).mode) == left
+
+
+def test_set_id_bits_and_what_leaves_them(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"f", 0o6777)
+    fs.setattr(ino, USER, atime_ns=1, mtime_ns=2)
+    fs.setattr(ino, CRED, size=3)
+    assert fs.getattr(ino).mode & SET_ID == SET_ID
+    fs.setattr(ino, USER, size=2)
+    assert not fs.getattr(ino).mode & SET_ID
+    fs.setattr(ino, mode=0o6777)
+    fs.setattr(ino, CRED, uid=5)
+    assert not fs.getattr(ino).mode & SET_ID
+    fs.setattr(ino, CRED, uid=6, mode=0o4711)
+    assert stat.S_IMODE(fs.getattr(ino).mode) == 0o4711
+    dino = fs.mkdir(ROOT, b"d", 0o2755)
+    fs.setattr(dino, CRED, uid=5)
+    fs.setattr(dino, USER)
+    assert stat.S_IMODE(fs.getattr(dino).mode) == 0o2755

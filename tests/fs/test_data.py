@@ -2,6 +2,7 @@
 
 import errno
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -225,3 +226,35 @@ def test_pages_come_back_while_a_file_shrinks(fs: Driver) -> None:
         pair.truncate(size)
         assert fs.mp.vm.pages_of[1] - before == -(-size // PAGE) == pair.npages
         fs.check()
+
+
+def test_streaming_data_leaves_the_metadata_in(make_fs: Callable[..., Driver]) -> None:
+    """Ten times the memory is written and read; what is looked at all the while stays."""
+    fs = make_fs("roomy", noatime=True)
+    names = [b"file%d" % number for number in range(2000)]
+    for name in names:
+        fs.create(ROOT, name)
+    data = fs.create(ROOT, b"data")
+    vm, chunk = fs.mp.vm, bytes(64 << 10)
+    nchunks = 10 * vm.phys.nframes * PAGE // len(chunk)
+
+    def faults() -> int:
+        before = vm.faults
+        for name in names:
+            fs.getattr(fs.lookup(ROOT, name))
+        return vm.faults - before
+
+    def stream(operation: Callable[[int], object]) -> int:
+        found = 0
+        for number in range(nchunks):
+            operation(number * len(chunk))
+            if number % (nchunks // 10) == 0:
+                found += faults()
+        return found
+
+    pages = sum(pool.npages for pool in fs.mp.mem.pools())
+    for _ in range(3):
+        faults()
+    assert faults() == 0
+    assert stream(lambda at: fs.write(data, at, chunk)) < pages
+    assert stream(lambda at: fs.read(data, at, len(chunk))) < pages

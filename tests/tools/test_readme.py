@@ -16,9 +16,11 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "build", "mnt",
                                   "__pycache__", "*.png")
 # What would take too long or reach out of the sandbox, and what is run instead.
 INSTEAD = {
+    "make bench NULLFS=nullfs.c EXAMPLE=tmpfs.py BENCH_OPTS=\"--peer 'memfs_ll=memfs_ll -f {mnt}'\"": "make -n bench",
     "make test": "make test T=tests/unit/test_layout.py",
     "make test T=tests/unit": "make test T=tests/unit/test_layers.py",
     "make lint": "make -n lint",
+    "make bench": "make -n bench",
     "make experiments": "make -n experiments",
     "make stress N=100000": "make stress N=500",
     "pip install .": "test -f setup.cfg",               # test_man.py builds and installs the wheel

@@ -16,8 +16,8 @@ from tmpfsd.uvm.vm import Vm
 class FaultySwap(Swap):
     """Swap whose device refuses what a test tells it to."""
 
-    def __init__(self, fd: int, nslots: int) -> None:
-        super().__init__(fd, nslots, "faulty")
+    def __init__(self, fd: int, nslots: int, base: int = 1) -> None:
+        super().__init__(fd, nslots, "faulty", base)
         self.dead = False                       # refuses all writes
         self.room = -1                          # bytes that it takes before it is full; -1: any
         self.bad_write: set[int] = set()        # slots
@@ -57,8 +57,8 @@ def make_swap(tmp_path: Path) -> Iterator[Callable[..., FaultySwap]]:
     """Make swap files that are closed, where the test or its machine did not, at the end."""
     made: list[FaultySwap] = []
 
-    def make(nslots: int = 1024) -> FaultySwap:
-        made.append(FaultySwap(open_swap(str(tmp_path))[0], nslots))
+    def make(nslots: int = 1024, base: int = 1) -> FaultySwap:
+        made.append(FaultySwap(open_swap(str(tmp_path))[0], nslots, base))
         return made[-1]
 
     yield make

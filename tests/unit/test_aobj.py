@@ -57,9 +57,25 @@ def test_a_page_without_a_window_is_resident_and_written_out_with_its_neighbours
 def test_too_many_pages_between_two_breaths(machine) -> None:
     vm, _backend, vpns = machine
     vm.breathe()
-    with pytest.raises(Inconsistent, match="more pages than there are windows"):
+    with pytest.raises(Inconsistent, match="W4: all 20 windows are in use"):
         for vpn in vpns[-40:]:
             vm.read(vpn << 12)
+
+
+def test_one_window_serves_one_record_at_a_time(make_vm) -> None:
+    vm = make_vm(64, reserve=16)
+    backend = make_backend("aobj", vm, windows=1)
+    vpns = []
+    for number in range(100):
+        vm.breathe()
+        vpns.append(backend.alloc_page(1))
+        vm.phys.u64[vm.write(vpns[-1] << 12) >> 3] = number
+    for number, vpn in enumerate(vpns):
+        vm.breathe()
+        assert vm.phys.u64[vm.read(vpn << 12) >> 3] == number
+    with pytest.raises(Inconsistent, match="W4"):
+        vm.read(vpns[0] << 12)
+    vm.check()
 
 
 def test_freeing_gives_windows_back(machine) -> None:

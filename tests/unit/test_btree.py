@@ -75,7 +75,6 @@ def make_tree(make_vm, monkeypatch):
         if tall:
             monkeypatch.setattr(btree, "capacity", lambda nbytes, _value_size: SMALL[nbytes])
             monkeypatch.setattr(btree, "INNER_CAP", 7)
-            monkeypatch.setattr(btree, "INNER_VALUES", 8 + 8 * 7)
         tree = Tree(make_vm(nframes, reserve=reserve, nslots=20_000, check=check), value_size)
         if check:
             made.append(tree)
@@ -104,7 +103,9 @@ def play(tree: Tree, rng: random.Random, steps: int, keys: int, most: int) -> No
             expected = (ordered[i], model[ordered[i]]) if i < len(ordered) else None
             assert tree.tree.first_from(at, key) == expected
             i = bisect_right(ordered, key)
-            assert tree.tree.last_to(at, key) == ((ordered[i - 1], model[ordered[i - 1]]) if i else None)
+            low = (ordered[i - 1], model[ordered[i - 1]]) if i else None
+            assert tree.tree.around(at, key) == (low, ordered[i] if i < len(ordered) else None)
+            assert tree.tree.last_to(at, key) == low
         if key in model:
             model[key] = rng.getrandbits(tree.bits)
             tree.tree.set(at, key, model[key])
@@ -440,6 +441,39 @@ def test_b2_a_small_leaf_in_a_tall_tree(tree: Tree) -> None:
     broken(tree, "B2")
 
 
+def test_b2_a_small_inner_node_below_the_root(tree: Tree) -> None:
+    mem = tree.mem
+    handle, inner = node_of(tree, 1, 0)
+    small = mem.new_string(2048)
+    at = mem.string_w(small)
+    layout.set_bt_head(mem.arena, at, 6, 6, 1)
+    mem.arena.move(at + 8, inner + 8, 8 * 6)
+    mem.arena.move(at + 8 + 8 * 6, inner + 8 + 8 * 7, 4 * 6)
+    root = node_of(tree, 2, 0)[1]
+    cap = layout.bt_head(mem.arena, root)[1]
+    assert mem.u32[(root + 8 >> 2) + 2 * cap] == handle
+    mem.u32[(root + 8 >> 2) + 2 * cap] = small
+    broken(tree, "B2")
+
+
 def test_b3_an_inner_root_has_one_child(tree: Tree) -> None:
-    layout.set_bt_head(tree.mem.arena, node_of(tree, 2, 0)[1], 1, 7, 2)
+    root = node_of(tree, 2, 0)[1]
+    layout.set_bt_head(tree.mem.arena, root, 1, layout.bt_head(tree.mem.arena, root)[1], 2)
     broken(tree, "B3")
+
+
+def test_a_root_above_leaves_grows_through_the_classes(make_tree) -> None:
+    """What a directory of 1,000 needs above its leaves is an item, not a page."""
+    tree = make_tree(4, 200)
+    sizes, leaves = [], 0
+    for key in range(340 * 30):
+        tree.vm.breathe()
+        tree.insert(key, key)
+        root, height = layout.tn_tree(tree.vm.phys.arena, tree.at())
+        size = tree.mem.strings.size(root)
+        if height and size not in sizes:
+            sizes.append(size)
+            leaves = sum(level == 0 for _handle, level, _entries in tree.tree.walk(tree.at()))
+            assert leaves == {64: 2, 128: 5, 256: 11, 512: 21}[size]
+    assert sizes == [64, 128, 256, 512]
+    tree.check()

@@ -38,8 +38,21 @@ async def count_down(request: Any) -> AsyncGenerator[dict[str, Any], None]:
 
 
 CLOSED: list[int] = []
+
+
+def count(request: Any) -> Any:
+    """A command in steps; what becomes of it is left in ENDED."""
+    try:
+        for done in range(request["steps"]):
+            yield control.Progress(done, request["steps"])
+        return "counted"
+    finally:
+        ENDED.append(done)
+
+
+ENDED: list[int] = []
 COMMANDS = {
-    "count": count_down, "who": lambda request: request["peer"],
+    "count": count, "count_down": count_down, "who": lambda request: request["peer"],
     "ping": lambda _request: "pong", "echo": lambda request: request["text"], "refuse": refuse, "fail": fail}
 
 
@@ -83,10 +96,10 @@ def test_answers_lines(tmp_path: Path) -> None:
 
 def test_progress_comes_line_by_line(tmp_path: Path) -> None:
     async def client(path: str) -> None:
-        assert await ask(path, b'{"command": "count", "from": 2}\n{"command": "ping"}\n') == [
+        assert await ask(path, b'{"command": "count_down", "from": 2}\n{"command": "ping"}\n') == [
             {"ok": True, "progress": 2}, {"ok": True, "progress": 1}, {"ok": True, "result": "lift-off"},
             {"ok": True, "result": "pong"}]
-        assert await ask(path, b'{"command": "count", "from": 1, "refuse": 1}\n') == [
+        assert await ask(path, b'{"command": "count_down", "from": 1, "refuse": 1}\n') == [
             {"ok": True, "progress": 1}, {"ok": False, "error": "not today"}]
     serve(tmp_path, client)
 
@@ -96,7 +109,7 @@ def test_a_command_ends_with_its_client(tmp_path: Path) -> None:
         CLOSED.clear()
         with trio.socket.socket(socket.AF_UNIX) as sock:
             await sock.connect(path)
-            await sock.send(b'{"command": "count", "from": 1000000, "pause": 0.001}\n')
+            await sock.send(b'{"command": "count_down", "from": 1000000, "pause": 0.001}\n')
             assert await sock.recv(100)
         with trio.fail_after(5):
             while not CLOSED:
@@ -138,6 +151,43 @@ def test_too_long_a_line(tmp_path: Path) -> None:
 def test_no_line_end(tmp_path: Path) -> None:
     async def client(path: str) -> None:
         assert await ask(path, b'{"command": "ping"}') == []
+    serve(tmp_path, client)
+
+
+def test_a_command_in_steps_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "PROGRESS_SECONDS", 0)
+
+    async def client(path: str) -> None:
+        *words, answer = await ask(path, b'{"command": "count", "steps": 3}\n')
+        assert words == [{"ok": True, "progress": {"done": done, "of": 3}} for done in range(3)]
+        assert answer == {"ok": True, "result": "counted"}
+    serve(tmp_path, client)
+
+
+def test_progress_is_told_now_and_then_only(tmp_path: Path) -> None:
+    async def client(path: str) -> None:
+        assert len(await ask(path, b'{"command": "count", "steps": 1000}\n')) < 10
+    serve(tmp_path, client)
+
+
+def test_others_are_served_between_the_steps(tmp_path: Path) -> None:
+    """C4."""
+    async def client(path: str) -> None:
+        ENDED.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, path, b'{"command": "count", "steps": 1000000000}\n')
+            assert (await ask(path, b'{"command": "ping"}\n'))[0]["ok"] and not ENDED
+            nursery.cancel_scope.cancel()
+        while not ENDED:
+            await trio.sleep(0.01)      # C4: it was closed, for its client is gone
+        assert ENDED[0] < 1000000000 - 1
+    serve(tmp_path, client)
+
+
+def test_a_step_that_fails_is_answered(tmp_path: Path) -> None:
+    async def client(path: str) -> None:
+        answers = await ask(path, b'{"command": "count", "steps": "x"}\n{"command": "ping"}\n')
+        assert [answer["ok"] for answer in answers] == [False, True]
     serve(tmp_path, client)
 
 

@@ -1,10 +1,13 @@
 """What tmpfsctl prints, from a status made by hand."""
 
+import re
+import sys
 from typing import Any
 
 import pytest
 
-from tmpfsd.cli.status import format_status, human, warnings
+from tmpfsd.cli import ctl
+from tmpfsd.cli.status import format_status, human, show, styles, warnings
 
 
 def status(**changes: Any) -> dict[str, Any]:
@@ -58,3 +61,46 @@ def test_swap_in_trouble() -> None:
     assert list(warnings(status(swap=swap))) == [
         "the disk under the swap file is full: writes and creates get ENOSPC", "1,234 swap slots are bad"]
     assert not list(warnings(status(swap={**swap, "disk_full": False, "bad_slots": 0})))
+
+
+def test_no_traceback_reaches_a_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_path: str) -> None:
+        raise KeyError("of a daemon of another version")
+    monkeypatch.setattr("tmpfsd.cli.status.status", fail)
+    assert ctl.main(["status", "/mnt"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("tmpfsctl: internal error: KeyError: ") and message.count("\n") == 1
+    with pytest.raises(KeyError):
+        ctl.main(["--debug", "status", "/mnt"])
+
+
+def test_several_swap_files_are_shown_each() -> None:
+    file = {"path": "/a", "size_bytes": 1 << 20, "used_bytes": 1 << 19, "draining": True}
+    swap = {"path": "/a", "size_bytes": 2 << 20, "used_bytes": 1 << 19,
+            "files": [file, {**file, "path": "/b", "draining": False}]}
+    lines = format_status(status(swap=swap)).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("swap"))
+    assert [line.strip() for line in lines[at + 1:at + 3]] == [
+        "/a: 512K of 1M  (50%), draining", "/b: 512K of 1M  (50%)"]
+
+
+def test_colours_are_for_what_is_nearly_full() -> None:
+    nothing = status(inodes=0, swap={"path": "/x", "size_bytes": 100, "used_bytes": 0})
+    assert styles(nothing) == {"warning": "bold red"}
+    full = {"path": "/x", "size_bytes": 100, "used_bytes": 96}
+    assert styles(status(used_bytes=(1 << 40) * 85 // 100, swap=full)) == {
+        "warning": "bold red", "used": "yellow", "swap": "red", "inodes": "red"}
+
+
+def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    full = status(refused={"size is used up": 7})
+    show(full)
+    plain = capsys.readouterr().out
+    assert "\x1b" not in plain and plain == format_status(full) + "\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    show(full)
+    coloured = capsys.readouterr().out
+    assert "\x1b[1;31mwarning: ENOSPC 7 times: size is used up\x1b[0m" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain

@@ -1,6 +1,7 @@
 """Which page leaves, what is written, and what happens when that fails."""
 
 import errno
+import random
 import time
 
 import pytest
@@ -455,7 +456,7 @@ def test_with_swap_full_a_device_that_comes_back_is_used_again(make_vm, fill, nu
 def test_only_a_full_disk_counts_as_full(make_vm, error: int) -> None:
     vm = make_vm()
     full = error in (errno.ENOSPC, errno.EDQUOT)
-    assert vm.daemon._failed(OSError(error, "")) == full
+    assert vm.daemon.failed(OSError(error, ""), 0) == full
     assert vm.swap.space == (not full)
     assert vm.daemon.write_errors == 1
 
@@ -493,3 +494,55 @@ def test_d2_counts(make_vm, fill, queue: int) -> None:
     fill(vm, 3)
     vm.daemon.count[queue] += 1
     broken(vm, "D2")
+
+
+# --- pages of an index ---
+
+INDEX = 2
+
+
+def mixed(vm, nindex: int, nothers: int) -> tuple[list[int], list[int]]:
+    """Pages of an index and others, in no order."""
+    vm.daemon.keep_index(INDEX)
+    index, others = [], []
+    for number in range(nindex + nothers):
+        vm.breathe()
+        vpn = vm.kernel_map.alloc()
+        is_index = number * nindex // (nindex + nothers) != (number + 1) * nindex // (nindex + nothers)
+        vm.alloc_page(vpn, INDEX if is_index else 1)
+        (index if is_index else others).append(vpn)
+    return index, others
+
+
+def test_an_index_stays_in_where_each_look_takes_one_other_page(make_vm) -> None:
+    """As with stats at random: each goes through one of few pages of the index to one of many others."""
+    vm = make_vm(256, reserve=16, nslots=4096)
+    index, others = mixed(vm, 120, 1500)
+    rng = random.Random(4)
+
+    def look(n: int) -> tuple[int, int]:
+        found = [0, 0]
+        for _ in range(n):
+            for which, vpns in enumerate((index, others)):
+                vm.breathe()
+                before = vm.faults
+                vm.read(rng.choice(vpns) << 12)
+                found[which] += vm.faults - before
+        return found[0], found[1]
+
+    look(3000)
+    of_index, of_others = look(3000)
+    assert of_others > 2400 and of_index < 300      # with no lives: about 600
+    vm.daemon.check()
+
+
+def test_an_index_that_is_not_used_any_more_leaves(make_vm) -> None:
+    vm = make_vm(256, reserve=16, nslots=4096)
+    index, others = mixed(vm, 120, 400)
+    for _ in range(5):
+        touch(vm, index)
+    assert pageins(vm, index) == 0
+    work = others[:190]                 # more than there is room for beside the index
+    for _ in range(12):
+        touch(vm, work)
+    assert pageins(vm, work) == 0 and sum(vm.is_resident(vpn) for vpn in index) < 40

@@ -461,6 +461,7 @@ def test_v5_two_pages_have_one_slot(vm: Vm) -> None:
 
 def test_v6_too_many_pages_without_a_slot(vm: Vm) -> None:
     vm.reserve = vm.phys.nframes - vm.nslotless + 1
+    vm.measure()
     broken(vm, "V6")
     vm.daemon.write_errors = 1
     vm.check()
@@ -477,4 +478,27 @@ def test_s3_a_slot_has_changed(vm: Vm, vpn: int) -> None:
 def test_s3_the_slot_of_a_dirty_page_does_not_matter(vm: Vm) -> None:
     vm.write(1 << 12)
     vm.swap.flip(vm.slot_of[1])
+    vm.check()
+
+
+def test_pages_for_data_come_as_they_are_and_no_more_than_there_is_room(make_vm) -> None:
+    vm = make_vm(64, reserve=16, limit=100)
+    old = vm.kernel_map.alloc(30)
+    assert vm.alloc_data_pages(old, 30, 1) == 30
+    for vpn in range(old, old + 30):
+        vm.phys.arena[vm.write(vpn << 12)] = 0x55
+    vm.free_pages(old, 30)
+    first = vm.kernel_map.alloc(120)
+    got = vm.alloc_data_pages(first, 120, 1)
+    assert got == 64 - 16, "a page without a slot must leave the reserve alone (V6)"
+    vm.check()
+    vm.breathe()
+    while got < 100:
+        got += vm.alloc_data_pages(first + got, 120 - got, 1)
+        vm.check()
+        vm.breathe()
+    with pytest.raises(NoMemory, match="size is used up"):
+        vm.alloc_data_pages(first + got, 1, 1)
+    assert vm.pages_of[1] == vm.npages == 100
+    vm.free_pages(first, 100)
     vm.check()

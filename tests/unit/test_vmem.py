@@ -135,3 +135,41 @@ def test_a3_nfree_is_wrong() -> None:
     def miscount(arena: Vmem) -> None:
         arena.nfree += 1
     broken("A3", miscount)
+
+
+def test_a_smaller_arena_hands_out_nothing_beyond_its_end() -> None:
+    arena = Vmem(1, 100)
+    arena.alloc(60)
+    arena.free(10, 5)
+    arena.free(50, 3)
+    arena.resize(40)
+    arena.check()
+    assert arena.nfree == 5
+    assert arena.alloc_at(50, 1) == 0 and arena.alloc(6) == -1
+    assert arena.alloc_some(8) == (10, 5) and arena.alloc(1) == -1 and arena.alloc_some(1) == (0, 0)
+    arena.free(30, 20)                  # partly beyond the end
+    arena.check()
+    assert arena.nfree == 11
+    arena.resize(100)
+    arena.check()
+    assert arena.nfree == 63 and arena.alloc(23) == 30
+
+
+def test_resized_at_random() -> None:
+    rng = random.Random(7)
+    arena, held = Vmem(1, 200), set()
+    for _ in range(4000):
+        choice = rng.random()
+        if choice < 0.5:
+            first, n = arena.alloc_some(rng.randint(1, 9))
+            taken = set(range(first, first + n)) if n else set()
+            assert not taken & held and all(i <= arena.size for i in taken)
+            held |= taken
+        elif choice < 0.95 and held:
+            i = rng.choice(sorted(held))
+            held.remove(i)
+            arena.free(i)
+        else:
+            arena.resize(rng.randint(0, 300))
+        arena.check()
+        assert arena.nfree == sum(i not in held for i in range(1, arena.size + 1))

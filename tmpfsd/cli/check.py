@@ -6,7 +6,14 @@ import argparse
 
 from tmpfsd.cli.client import ask
 
-EXAMPLE = "tmpfsctl check /scratch"
+EPILOG = """\
+example:
+  tmpfsctl check /mnt/x
+
+Requests wait meanwhile.
+
+exit status:
+  0  consistent       1  inconsistent, or not checked: no such mount, a page that cannot be read"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tmpfsd.cli.preflight import CliError
@@ -19,29 +19,27 @@ MOST_LINKS = 40
 
 
 class ClientError(CliError):
-    """The mount cannot be asked, or refused."""
+    """The mount cannot be asked, or refused; the text is one line for the user."""
 
 
-def socket_of(path: str) -> tuple[str, int]:
-    """Return the socket of the mount at path, and whose mount it is."""
+class Dead(ClientError):
+    """Nobody answers for the mount: its server is gone."""
+
+
+class Foreign(ClientError):
+    """The mount is of another user, who alone may ask."""
+
+
+def find(path: str) -> MountPoint:
+    """Return the mount at path; ClientError where there is none of ours."""
     if not path:
         raise ClientError("mount point: empty")     # it would be taken for the working directory
     mounted = mountinfo.find(mountinfo.resolve(path))
     if mounted is None:
         raise ClientError(f"{path}: not a mount point")
-    return socket_at(path, mounted)
-
-
-def socket_at(path: str, mounted: MountPoint) -> tuple[str, int]:
-    """Return the socket of a mount, and whose mount it is."""
     if mounted.fstype != mountinfo.FSTYPE:
         raise ClientError(f"{path}: a mount point of {mounted.fstype}, not of tmpfsd")
-    name = control.socket_name(mounted.major, mounted.minor)
-    for directory in control.directories(mounted.owner):
-        candidate = os.path.join(directory, name)
-        if is_socket_of(candidate, mounted.owner):
-            return candidate, mounted.owner
-    raise ClientError(f"{path}: no control socket: its server is gone, or belongs to another user")
+    return mounted
 
 
 def place_of(path: str) -> tuple[MountPoint, str]:
@@ -51,7 +49,7 @@ def place_of(path: str) -> tuple[MountPoint, str]:
     """
     if not path:
         raise ClientError("path: empty")
-    mounts = {mount.path: mount for mount in mountinfo.table()}
+    mounts = {mount.path: mount for mount in mountinfo.mounts()}
     todo = [part for part in os.path.join(os.getcwd(), path).split("/") if part][::-1]
     here, on, followed = "/", mounts.get("/"), 0
     while todo:
@@ -88,6 +86,18 @@ def mount_above(mounts: dict[str, MountPoint], path: str) -> MountPoint | None:
     return mounts.get(path)
 
 
+def socket_of(mounted: MountPoint) -> str:
+    """Return the socket of a mount."""
+    name = control.socket_name(mounted.major, mounted.minor)
+    for directory in control.directories(mounted.owner):
+        candidate = os.path.join(directory, name)
+        if is_socket_of(candidate, mounted.owner):
+            return candidate
+    if os.geteuid() in (0, mounted.owner):
+        raise Dead(f"{mounted.path}: no control socket: its server is gone")
+    raise Foreign(f"{mounted.path}: a mount of user {mounted.owner}, who alone may ask")
+
+
 def is_socket_of(path: str, uid: int) -> bool:
     """Tell whether path is a socket made by this user."""
     try:
@@ -97,37 +107,53 @@ def is_socket_of(path: str, uid: int) -> bool:
     return stat.S_ISSOCK(status.st_mode) and status.st_uid == uid
 
 
-def ask(path: str, command: str, **arguments: Any) -> Any:
-    """Send one command to the mount at path and return its result; ClientError when that fails."""
-    for answer in talk(path, socket_of(path)[0], command, arguments):
-        if "result" in answer:
-            return answer["result"]
-    raise ClientError(f"{path}: the answer is not understood")
+def ask(path: str, command: str, on_progress: Callable[[int, int], None] = lambda _done, _of: None, /,
+        **arguments: Any) -> Any:
+    """Send one command to the mount at path and return its result; ClientError when that fails.
+
+    => on_progress(done, of) is called now and then by commands that take long.
+    """
+    return ask_mount(find(path), path, SECONDS, command, on_progress, **arguments)
+
+
+def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
+              on_progress: Callable[[int, int], None] = lambda _done, _of: None, /, **arguments: Any) -> Any:
+    """Send one command to a mount, which messages call path; see ask()."""
+    for answer in answers(mounted, path, seconds, command, arguments):
+        word = answer.get("progress")
+        if word:
+            on_progress(word["done"], word["of"])
+    return answer["result"]
 
 
 def follow(mounted: MountPoint, command: str, **arguments: Any) -> Iterator[dict[str, Any]]:
     """Send one command to a mount and yield each answer, {"progress": ...} or at last {"result": ...}."""
-    yield from talk(mounted.path, socket_at(mounted.path, mounted)[0], command, arguments)
+    return answers(mounted, mounted.path, SECONDS, command, arguments)
 
 
-def talk(path: str, place: str, command: str, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Send one command to a socket and yield its answers; ClientError, which names path, when that fails."""
+def answers(mounted: MountPoint, path: str, seconds: float, command: str,
+            arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Send one command and yield its answers, the last with a result; ClientError, which names path, when it fails."""
+    place = socket_of(mounted)
     request = json.dumps({"command": command, **arguments}).encode() + b"\n"
     answer: dict[str, Any] = {}
     try:
-        with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as lines:
-            sock.settimeout(SECONDS)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(seconds)
             sock.connect(place)
             sock.sendall(request)
-            while "result" not in answer:
-                answer = json.loads(lines.readline(MAX_ANSWER))
-                if not answer.get("ok"):
-                    raise ClientError(f"{path}: {answer.get('error', 'refused')}")
-                yield answer
+            with sock.makefile("rb") as lines:
+                while "result" not in answer:
+                    answer = json.loads(lines.readline(MAX_ANSWER))
+                    if not answer.get("ok"):
+                        raise ClientError(f"{path}: {answer.get('error', 'refused')}")
+                    yield answer
     except TimeoutError:
-        raise ClientError(f"{path}: no answer in {SECONDS:g} seconds") from None
+        raise ClientError(f"{path}: no answer in {seconds:g} seconds") from None
+    except PermissionError:
+        raise Foreign(f"{path}: a mount of user {mounted.owner}, who alone may ask") from None
     except OSError as error:
-        raise ClientError(f"{path}: {error.strerror or error}") from None
+        raise Dead(f"{path}: {error.strerror or error}: its server is gone, or ending") from None
     except ValueError:
         raise ClientError(f"{path}: the answer is not understood") from None
 

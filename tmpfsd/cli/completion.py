@@ -11,7 +11,12 @@ import argparse
 from tmpfsd.cli import mount
 from tmpfsd.options import BACKENDS, FLAGS, GENERIC, VALUED
 
-EXAMPLE = "tmpfsctl completion bash > /etc/bash_completion.d/tmpfsd"
+EPILOG = """\
+example:
+  tmpfsctl completion bash > /etc/bash_completion.d/tmpfsd
+
+exit status:
+  0  done             1  refused or failed: one line on stderr says why"""
 SHELLS = ("bash", "zsh")
 WORDS = {"backend": BACKENDS, "swap_io": ("buffered", "direct"), "submap": ("auto",), "spin": ("auto",),
          "submap_sharing": ("shared", "per-pool"), "swap": ("none",)}

@@ -13,7 +13,12 @@ from tmpfsd.cli.client import ClientError, follow, place_of
 from tmpfsd.cli.progress import watch
 from tmpfsd.server import mountinfo
 
-EXAMPLE = "tmpfsctl discard --yes /scratch/build-1234"
+EPILOG = """\
+example:
+  tmpfsctl discard --yes /scratch/build-1234
+
+exit status:
+  0  done             1  refused or failed: one line on stderr says why"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -35,7 +40,7 @@ def confirm(path: str) -> None:
 def demand_nothing_mounted(path: str, point: str, inside: str) -> None:
     """Refuse to remove what something is mounted on, as rm does."""
     top = f"{point.rstrip('/')}/{inside}"
-    for mount in mountinfo.table():
+    for mount in mountinfo.mounts():
         if mount.path == top or mount.path.startswith(top + "/"):
             raise ClientError(f"{path}: busy: {mount.path} is a mount point")
 

@@ -13,7 +13,12 @@ from tmpfsd.tmpfs.vnops import NAME_MAX, PATH_MAX
 from tmpfsd.tmpfs.xattr import XATTR_SIZE_MAX
 from tmpfsd.uvm.param import PAGE_SIZE, atop
 
-EXAMPLE = "tmpfsctl estimate --files 1m --dirs 1k --name-length 20"
+EPILOG = """\
+example:
+  tmpfsctl estimate --files 1m --dirs 1k --name-length 20
+
+exit status:
+  0  done             1  refused: one line on stderr says why"""
 MAX_COUNT = 1 << 31
 
 

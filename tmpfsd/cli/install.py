@@ -13,7 +13,12 @@ import sys
 
 from tmpfsd.cli.client import ClientError
 
-EXAMPLE = "tmpfsctl install"
+EPILOG = """\
+example:
+  tmpfsctl install
+
+exit status:
+  0  done             1  refused or failed: one line on stderr says why"""
 HELPER = "sbin/mount.fuse.tmpfsd"
 UNIT = "etc/systemd/system/tmpfsd@.service"
 TEMPLATE = """\

@@ -10,7 +10,12 @@ from tmpfsd.cli.client import follow, place_of
 from tmpfsd.cli.progress import watch
 from tmpfsd.cli.status import human
 
-EXAMPLE = "tmpfsctl prefetch /scratch/src"
+EPILOG = """\
+example:
+  tmpfsctl prefetch /scratch/src
+
+exit status:
+  0  done             1  refused or failed: one line on stderr says why"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tmpfsd.cli.client import status
+from tmpfsd.server.pressure import THRESHOLDS, shares
 from tmpfsd.uvm.param import PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE
 
+EPILOG = """\
+example:
+  tmpfsctl status /mnt/x
+
+The mount itself is not touched.  Colours only on a terminal: yellow from 80 % of a limit on, red from 95 %.
+
+exit status:
+  0  shown            1  error: no such mount, its server is gone, not permitted"""
 FULL = 0.98             # of what may be wired: from here on there is hardly room for more metadata
-EXAMPLE = "tmpfsctl status /scratch --json"
 UNITS = ("", "K", "M", "G", "T", "P")
 
 
@@ -42,7 +51,7 @@ def rows(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "", f"wired {human(state['wired_bytes'])}, dirty {human(state['dirty_bytes'])}"
     if swap and swap.get("path"):
         yield "swap", share(swap["used_bytes"], swap["size_bytes"])
-        yield "", str(swap["path"])
+        yield from (("", text) for text in swap_files(swap))
     else:
         yield "swap", "none"
     if submap:
@@ -50,6 +59,16 @@ def rows(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
             submap["used_bytes"], submap["size_bytes"]) + f", at most {human(submap['high_water_bytes'])}"
     yield "data pages", (f"{data['pages']:,}: {data['resident_pages']:,} resident, "
                          f"{data['swapped_pages']:,} swapped")
+
+
+def swap_files(swap: dict[str, Any]) -> Iterator[str]:
+    """Return where swap is; of several files, what is in each."""
+    files = swap.get("files", [])
+    if len(files) < 2:
+        yield str(swap["path"])
+        return
+    for file in files:
+        yield f"{file['path']}: {share(file['used_bytes'], file['size_bytes'])}" + ", draining" * file["draining"]
 
 
 def pool_lines(pools: list[dict[str, Any]]) -> Iterator[str]:
@@ -101,6 +120,27 @@ def format_status(state: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def styles(state: dict[str, Any]) -> dict[str, str]:
+    """Return the colour of the lines that begin with a word; full ram is how it is meant to be."""
+    colours = {"warning": "bold red"}
+    for name, share_ in shares(state):
+        if name != "ram" and share_.percent >= THRESHOLDS[1]:
+            colours[name] = "red" if share_.percent >= THRESHOLDS[0] else "yellow"
+    return colours
+
+
+def show(state: dict[str, Any]) -> None:
+    """Print the status, in colour where that is a terminal."""
+    text = format_status(state)
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.console import Console
+    console, colours = Console(highlight=False, markup=False, soft_wrap=True), styles(state)
+    for line in text.splitlines():
+        console.print(line, style=colours.get(line.partition(" ")[0].rstrip(":")))
+
+
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of status."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
@@ -110,4 +150,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """tmpfsctl status."""
     answer = status(args.mountpoint)
-    print(json.dumps(answer, indent=2) if args.json else format_status(answer))
+    if args.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        show(answer)

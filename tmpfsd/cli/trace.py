@@ -14,7 +14,12 @@ from typing import Any
 
 from tmpfsd.cli.client import ClientError, follow, place_of
 
-EXAMPLE = "tmpfsctl trace --count 100 /scratch"
+EPILOG = """\
+example:
+  tmpfsctl trace --count 100 /scratch
+
+exit status:
+  0  done             1  refused or failed: one line on stderr says why"""
 
 
 def count(text: str) -> int:

@@ -7,7 +7,12 @@ import argparse
 from tmpfsd.cli.client import ClientError
 from tmpfsd.server import mountinfo
 
-EXAMPLE = "tmpfsctl umount /scratch"
+EPILOG = """\
+example:
+  tmpfsctl umount /scratch
+
+exit status:
+  0  done             1  refused or failed: one line on stderr says why"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

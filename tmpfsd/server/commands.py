@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from tmpfsd.server.control import Command
+from tmpfsd.server.dispatch import Dispatcher
 from tmpfsd.server.errors import ControlError
+from tmpfsd.server.latency import Latency
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.trees import Trees
+from tmpfsd.server.tuning import Tuning
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent, VmError
 
@@ -18,8 +22,11 @@ log = logging.getLogger(__name__)
 class Commands:
     """The commands of one mount."""
 
-    def __init__(self, mount: Mount, operations: Operations, mountpoint: str, trees: Trees) -> None:
+    def __init__(self, mount: Mount, operations: Operations, mountpoint: str, dispatcher: Dispatcher | None,
+                 trees: Trees) -> None:
         self.mount = mount
+        self.tuning = Tuning(mount, dispatcher)
+        self.latency = Latency(operations)
         self.operations = operations
         self.mountpoint = mountpoint
         self.trees = trees
@@ -28,13 +35,14 @@ class Commands:
         """Return what control.py serves, by name."""
         trees = self.trees
         return {"status": self.status, "check": self.check, "ping": lambda _request: "pong",
-                "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace}
+                "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace,
+                "latency": self.latency.ask, **self.tuning.table()}
 
     def status(self, _request: Any) -> dict[str, Any]:
         """The keys of `tmpfsctl status --json`."""
         requests = {name: count for name, count in self.operations.requests.items() if count}
         return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests,
-                "refused": self.operations.refused}
+                "refused": self.operations.refused, "pid": os.getpid()}
 
     def check(self, _request: Any) -> str:
         """Check the whole file system."""

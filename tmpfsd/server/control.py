@@ -1,30 +1,32 @@
 """control.py: the control socket of a mount: JSON lines over a unix socket.
 
 A request is one line {"command": NAME, ...}, answered by one line {"ok": true, "result": ...} or {"ok":
-false, "error": TEXT}; a client may send several.  A command that is an async generator function may answer with
-several lines, {"ok": true, "progress": ...} and at last a result: it yields {"progress": ...} and {"result": ...},
-and is closed when its client is gone.  The socket is found from the device number of the mount,
-which mountinfo tells without asking the file system: /run/tmpfsd for root's mounts, $XDG_RUNTIME_DIR/tmpfsd
-or /tmp/tmpfsd-UID for those of others.
+false, "error": TEXT}; a client may send several.  A command that takes long works in steps, and before its answer
+come lines {"ok": true, "progress": {"done": N, "of": M}}, ten a second at most.  One that also waits is an async
+generator, which yields {"progress": ...} as it likes and at last {"result": ...}.  The socket is found from the device
+number of the mount, which mountinfo tells without asking the file system: /run/tmpfsd for root's mounts,
+$XDG_RUNTIME_DIR/tmpfsd or /tmp/tmpfsd-UID for those of others.
 
 Invariants  C1 Input is bounded: MAX_LINE bytes a line, IDLE_SECONDS to send it, MAX_CLIENTS at once.
             C2 Only root and the mounting user get an answer (mode 0600, and the peer's credentials).
             C3 A daemon that ends removes its own socket only: after the unmount, while it is still ending,
                the next mount may have got the same device number.
-Limits      A plain function runs to its end like any operation: `check` holds up requests while it looks around.
+            C4 Requests are served between the steps of a command.  One whose client is gone is closed: it undoes
+               what it must.
+Limits      A step, and a command without steps, runs to its end like any operation: `check` holds up requests while it
+            looks around.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import logging
 import os
 import socket
 import stat
 import struct
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 import trio
@@ -40,8 +42,21 @@ CREDENTIALS = struct.Struct("3i")       # struct ucred: pid, uid, gid
 SO_PEERGROUPS = 59                      # <asm-generic/socket.h>
 MOST_GROUPS = 65536                     # NGROUPS_MAX
 ROOT_DIRECTORY = "/run/tmpfsd"
+PROGRESS_SECONDS = 0.1
 
+# A plain function; a generator, which yields how far it is after each step, and returns the result; or an async one.
 Command = Callable[[Mapping[str, Any]], Any]
+
+
+class Progress(NamedTuple):
+    """How far a command is."""
+
+    done: int
+    of: int
+
+
+class Gone(Exception):
+    """The client does not listen any more."""
 
 
 class Peer(NamedTuple):
@@ -168,7 +183,7 @@ class ControlServer:
                     await send(client, {"ok": False, "error": error})
                 else:
                     await self._lines(client)
-        except (OSError, trio.TooSlowError):
+        except (OSError, trio.TooSlowError, Gone):
             pass
         finally:
             self.nclients -= 1
@@ -192,13 +207,11 @@ class ControlServer:
                 return
             if line is None:
                 return
-            async with contextlib.aclosing(self.answers(line, peer)) as answers:
-                async for answer in answers:
-                    await send(client, answer)
+            await send(client, await self.answer(client, line, peer))
             if len(line) > MAX_LINE:
                 return
 
-    async def answers(self, line: bytes, peer: Peer) -> AsyncGenerator[dict[str, Any], None]:
+    async def answer(self, client: Any, line: bytes, peer: Peer) -> dict[str, Any]:
         """Run the command of one line."""
         try:
             name, request = parse_request(line)
@@ -207,17 +220,52 @@ class ControlServer:
                 known = ", ".join(sorted(self.commands))
                 raise ControlError(f"unknown command {name[:40]!r}; there are: {known}")
             request["peer"] = peer
-            if not inspect.isasyncgenfunction(command):
-                yield {"ok": True, "result": command(request)}
-                return
-            async with contextlib.aclosing(command(request)) as parts:
-                async for part in parts:
-                    yield {"ok": True, **part}
+            result = command(request)
+            if isinstance(result, Generator):
+                result = await follow(client, result)
+            elif isinstance(result, AsyncGenerator):
+                result = await relay(client, result)
+            return {"ok": True, "result": result}
+        except Gone:
+            raise
         except ControlError as error:
-            yield {"ok": False, "error": str(error)}
+            return {"ok": False, "error": str(error)}
         except Exception as error:
             log.exception("control command failed")
-            yield {"ok": False, "error": f"{type(error).__name__}: {error}"}
+            return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+
+
+async def follow(client: Any, steps: Generator[Progress, None, Any]) -> Any:
+    """Run a command that works in steps, tell the client how far it is, and return its result."""
+    told = trio.current_time()
+    try:
+        while True:
+            word = next(steps)
+            await trio.lowlevel.checkpoint()
+            if trio.current_time() - told >= PROGRESS_SECONDS:
+                told = trio.current_time()
+                await send(client, {"ok": True, "progress": word._asdict()})
+    except StopIteration as end:
+        return end.value
+    except (BrokenPipeError, ConnectionResetError, trio.TooSlowError) as error:
+        raise Gone from error
+    finally:
+        steps.close()
+
+
+async def relay(client: Any, parts: AsyncGenerator[dict[str, Any], None]) -> Any:
+    """Run a command that says itself when there is something to tell, and return its result."""
+    result = None
+    async with contextlib.aclosing(parts):
+        async for part in parts:
+            if "result" in part:
+                result = part["result"]
+                continue
+            try:
+                await send(client, {"ok": True, **part})
+            except (BrokenPipeError, ConnectionResetError, trio.TooSlowError) as error:
+                raise Gone from error
+    return result
 
 
 def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:

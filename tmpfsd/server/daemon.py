@@ -33,6 +33,7 @@ from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
 from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.operations import Operations
+from tmpfsd.server.pressure import Pressure
 from tmpfsd.server.trees import Trees
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import VmError
@@ -131,6 +132,7 @@ class Daemon:
             self.open_control(nursery)
             nursery.start_soon(self.idle_worker)
             nursery.start_soon(self.trees.reaper)
+            nursery.start_soon(Pressure(self.mount.status).watch, self.dispatcher)
             nursery.start_soon(self.tell_ready, ready)
             await pyfuse3.main(min_tasks=1, max_tasks=1)
             nursery.cancel_scope.cancel()
@@ -138,7 +140,7 @@ class Daemon:
     def open_control(self, nursery: trio.Nursery) -> None:
         """Open the control socket (a mount without it still serves files), and serve the one of metrics=."""
         assert self.place is not None
-        commands = Commands(self.mount, self.operations, self.mountpoint, self.trees)
+        commands = Commands(self.mount, self.operations, self.mountpoint, self.dispatcher, self.trees)
         if self.metrics is not None:
             nursery.start_soon(metrics.MetricsServer(commands.status).serve, self.metrics)
         try:
@@ -150,10 +152,13 @@ class Daemon:
             return
         self.socket_path, self.socket_made = path, control.identity(path)
         nursery.start_soon(ControlServer(commands.table(), os.geteuid()).serve, listener)
+        nursery.start_soon(commands.latency.run)
 
     async def tell_ready(self, ready: trio.Event) -> None:
         """Report once the kernel's INIT was served."""
         await ready.wait()
+        assert self.place is not None
+        process.read_ahead(self.place.major, self.place.minor)      # the answer to INIT has set it to the default
         process.still_garbage()
         log.info("mounted: backend=%s ram=%d MiB size=%d MiB swap=%s", self.config.backend,
                  self.config.ram_bytes >> 20, self.config.size_bytes >> 20, self.config.swap)
@@ -225,6 +230,7 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
     daemon = Daemon(config, mountpoint, report)
     try:
         process.harden()
+        process.keep_buffers()
         daemon.attach()
         try:
             trio.run(daemon.serve)

@@ -31,6 +31,8 @@ from typing import Any
 import pyfuse3
 import trio
 
+from tmpfsd.server.negotiate import Negotiation
+
 log = logging.getLogger(__name__)
 
 MICROSECOND, MILLISECOND = 1_000, 1_000_000
@@ -73,6 +75,7 @@ class Dispatcher:
         self.spin = 0 if self.adaptive else int(spin) * MICROSECOND
         self.closed = False
         self.lowlevel = self
+        self.negotiation: Negotiation | None = None
         self._clock = clock
         self._fd = -1
         self._poll: Callable[[int], Any] = lambda _timeout: []
@@ -100,7 +103,9 @@ class Dispatcher:
     async def wait_readable(self, fd: int) -> None:
         """Return once a request can be read; called by pyfuse3 before each."""
         if fd != self._fd:
-            self._watch(fd)
+            await self._begin(fd)
+            if fd != self._fd:
+                return
         clock, poll = self._clock, self._poll
         now = clock()
         if now >= self._turn_at:
@@ -112,6 +117,17 @@ class Dispatcher:
             if poll(0):
                 return
         await self._block(fd, now)
+
+    async def _begin(self, fd: int) -> None:
+        """See the handshake through, if there is to be one, then watch."""
+        handshake = self.negotiation
+        if handshake is not None and not handshake.asked:
+            await trio.lowlevel.wait_readable(fd)
+            handshake.ask(fd)
+            return
+        if handshake is not None:
+            handshake.tell(fd)
+        self._watch(fd)
 
     def _watch(self, fd: int) -> None:
         """Poll this descriptor from now on, in the main thread."""
@@ -177,5 +193,6 @@ def install(spin: str | int) -> Dispatcher | None:
                     getattr(pyfuse3, "__version__", "?"))
         return None
     dispatcher = Dispatcher(spin)
+    dispatcher.negotiation = Negotiation()
     setattr(pyfuse3, "trio", dispatcher)
     return dispatcher

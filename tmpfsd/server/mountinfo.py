@@ -35,15 +35,15 @@ def parse(line: str) -> MountPoint:
                       int(user[1]) if user else 0, unescape_mount(fields[3]))
 
 
-def table() -> list[MountPoint]:
-    """Return all that is mounted, a later one after those that it may cover."""
+def mounts() -> list[MountPoint]:
+    """Return all mounts that this process sees, in the order in which they were made."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         return [parse(line) for line in file]
 
 
 def find(path: str) -> MountPoint | None:
     """Return what is mounted exactly at path (the last one there, which covers the others), or None."""
-    found = [mount for mount in table() if mount.path == path]
+    found = [mount for mount in mounts() if mount.path == path]
     return found[-1] if found else None
 
 

@@ -225,7 +225,7 @@ class Operations(pyfuse3.Operations):
             wanted["mtime_ns"] = attr.st_mtime_ns
         if fields.update_ctime:
             wanted["ctime_ns"] = attr.st_ctime_ns
-        vnops.setattr(self.mount, ino, ctx, **wanted)
+        vnops.setattr(self.mount, ino, Caller(ctx), **wanted)
         return self.entry(ino)
 
     @handler
@@ -248,7 +248,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     def open(self, ino: int, flags: int, ctx: Any) -> FileInfo:
-        vnops.open(self.mount, ino, flags, ctx)
+        vnops.open(self.mount, ino, flags, Caller(ctx))
         return FileInfo(fh=ino, keep_cache=True)
 
     @handler

@@ -1,16 +1,17 @@
 """tmpfs/btree.py: B+trees in pool items: 64-bit keys, values of 4 bytes (directories) or 8 (extents).
 
-The root and the height stand in the tree's owner, a tmpfs_node.  A tree without entries has no item;
-a small one is a single leaf, which grows and shrinks through the string classes; from a full page on,
-leaves split, and all nodes are pages.  Keys stand together, so that the search in a node is one bisect
-over the arena seen as 64-bit words.
+The root and the height stand in the tree's owner, a tmpfs_node.  A tree without entries has no item; a small one is a
+single leaf, which grows and shrinks through the string classes; from a full page on, leaves split.  The root above
+them begins small too and grows through the classes: a page for the five children of a directory of 1,000 would be a
+fifth of its index.  All other nodes are pages.  Keys stand together, so that the search in a node is one bisect over
+the arena seen as 64-bit words.
 
     an inner node's key i is not above any key of its child i; its key 0 is never looked at
 
 Invariants
     B1  Keys ascend within a node, and lie between the separators above it.
-    B2  Every leaf is `height` levels below the root; count <= cap; only the root of height 0 has an
-        item smaller than a page; no node is empty.
+    B2  Every leaf is `height` levels below the root; count <= cap; only the root has an item smaller than a page;
+        no node is empty.
     B3  An inner root has at least two children.
 
 Breathing   Nothing here breathes: all offsets taken in a call belong to one breath.  A call touches at most
@@ -19,12 +20,14 @@ Breathing   Nothing here breathes: all offsets taken in a call belong to one bre
 
 from bisect import bisect_left, bisect_right
 
+from tmpfsd.pool.strings import CLASSES, INDEX_BITS
 from tmpfsd.tmpfs.layout import BT_HEAD, BT_KEY, bt_head, set_bt_head, set_tn_tree, tn_tree
 from tmpfsd.tmpfs.mem import Mem
 from tmpfsd.uvm.errors import NoMemory, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SIZE
 
 LEAF_CLASSES = (64, 128, 256, 512, 1024, 2048, PAGE_SIZE)
+PAGE_HANDLES = len(CLASSES) << INDEX_BITS       # handles from here on are those of whole pages
 CHILD = 4                           # bytes of an inner node's value, a handle
 
 
@@ -39,7 +42,6 @@ def capacity(nbytes: int, value_size: int) -> int:
 
 
 INNER_CAP = capacity(PAGE_SIZE, CHILD)
-INNER_VALUES = BT_HEAD + BT_KEY * INNER_CAP
 
 
 class BTree:
@@ -82,16 +84,25 @@ class BTree:
 
     def last_to(self, at: int, key: int) -> tuple[int, int] | None:
         """The entry with the highest key <= key.  => SwapIOError."""
+        return self.around(at, key)[0]
+
+    def around(self, at: int, key: int) -> tuple[tuple[int, int] | None, int | None]:
+        """(the entry with the highest key <= key, the lowest key above it), each None where there is none.
+
+        => SwapIOError.
+        """
         path = self.seek(at, key)
         if not path:
-            return None
+            return None, None
         _handle, node, i = path[-1]
-        n = self.mem.u32[node >> 2] & 0xFFFF
-        if i < n and self.mem.u64[(node + BT_HEAD >> 3) + i] == key:
-            return self._entry(node, i)
-        if i > 0:
-            return self._entry(node, i - 1)
-        return self._entry_before(path)
+        n, keys = self.mem.u32[node >> 2] & 0xFFFF, node + BT_HEAD >> 3
+        if i < n and self.mem.u64[keys + i] == key:
+            i += 1
+        low = self._entry(node, i - 1) if i else self._entry_before(path)
+        if i < n:
+            return low, self.mem.u64[keys + i]
+        leaf = self._leaf_beside(path, 1)
+        return low, None if leaf is None else self.mem.u64[leaf + BT_HEAD >> 3]
 
     def batch_from(self, at: int, key: int) -> list[tuple[int, int]]:
         """The entries with keys >= key that stand in one leaf, copied; empty only when there are none."""
@@ -114,11 +125,11 @@ class BTree:
         if not handle:
             return path
         while level:
-            node = mem.page(handle)
-            first = node + BT_HEAD >> 3
-            i = bisect_right(u64, key, first + 1, first + (u32[node >> 2] & 0xFFFF)) - first - 1
+            node = mem.page(handle) if handle >= PAGE_HANDLES else mem.string(handle)
+            first, word = node + BT_HEAD >> 3, u32[node >> 2]
+            i = bisect_right(u64, key, first + 1, first + (word & 0xFFFF)) - first - 1
             path.append((handle, node, i))
-            handle = u32[(node + INNER_VALUES >> 2) + i]
+            handle = u32[(first + (word >> 16) << 1) + i]
             level -= 1
         node = mem.string(handle)
         first = node + BT_HEAD >> 3
@@ -134,7 +145,8 @@ class BTree:
         return list(zip(self.mem.u64[keys + i:keys + end], self._values[values + i:values + end]))
 
     def _child(self, node: int, i: int) -> int:
-        return self.mem.u32[(node + INNER_VALUES >> 2) + i]
+        u32 = self.mem.u32
+        return u32[(node + BT_HEAD >> 2) + 2 * (u32[node >> 2] >> 16) + i]
 
     def _entry(self, node: int, i: int) -> tuple[int, int]:
         cap = self.mem.u32[node >> 2] >> 16
@@ -203,18 +215,22 @@ class BTree:
 
     def _resize(self, at: int, handle: int, node: int, nbytes: int) -> tuple[int, int]:
         """Move the only leaf of a tree to an item of nbytes.  => NoMemory, SwapIOError; nothing has changed."""
+        new = self.mem.new_string(nbytes)
+        return new, self._move_root(at, handle, node, new, self._shift)
+
+    def _move_root(self, at: int, handle: int, node: int, new: int, shift: int) -> int:
+        """Move a root, a leaf or not, to another item that was acquired; its offset there.  => Cannot fail."""
         mem = self.mem
-        arena, size = mem.arena, self.value_size
-        new = mem.new_string(nbytes)
+        arena = mem.arena
         to = mem.string_w(new)
-        n, cap, _level = bt_head(arena, node)
-        new_cap = capacity(nbytes, size)
-        set_bt_head(arena, to, n, new_cap, 0)
+        n, cap, level = bt_head(arena, node)
+        new_cap = capacity(mem.strings.size(new), 1 << shift)
+        set_bt_head(arena, to, n, new_cap, level)
         arena.move(to + BT_HEAD, node + BT_HEAD, BT_KEY * n)
-        arena.move(to + BT_HEAD + BT_KEY * new_cap, node + BT_HEAD + BT_KEY * cap, size * n)
-        set_tn_tree(arena, at, new, 0)
+        arena.move(to + BT_HEAD + BT_KEY * new_cap, node + BT_HEAD + BT_KEY * cap, n << shift)
+        set_tn_tree(arena, at, new, level)
         mem.strings.put(handle)
-        return new, to
+        return to
 
     def _open(self, node: int, i: int, key: int, value: int, shift: int) -> None:
         """Put an entry at place i of a node that has room."""
@@ -245,28 +261,39 @@ class BTree:
         return n - 1
 
     def _split(self, at: int, path: Path, key: int, value: int) -> None:
-        """Insert into a full leaf: acquire a page for each node that splits, then split from the leaf up."""
+        """Insert into a full leaf: acquire an item for each node that splits or grows, then split from the leaf up."""
         mem = self.mem
         full = 1
         while full < len(path) and mem.u32[path[-1 - full][1] >> 2] & 0xFFFF == INNER_CAP:
             full += 1
+        root = self._root_bytes(path, full)
         taken: list[int] = []
         try:
-            for _ in range(full + (full == len(path))):
-                taken.append(mem.new_string(PAGE_SIZE))
+            for nbytes in [root] * (root > 0) + [PAGE_SIZE] * full:
+                taken.append(mem.new_string(nbytes))
         except (NoMemory, SwapIOError):
             for handle in taken:
                 mem.strings.put(handle)
             raise
-        for level, (_handle, node, i) in enumerate(reversed(path)):
+        for level, (handle, node, i) in enumerate(reversed(path)):
             shift = 2 if level else self._shift
             i += level > 0
             if level == full:
+                if root:
+                    node = self._move_root(at, handle, node, taken.pop(), shift)
                 self._open(node, i, key, value, shift)
                 return
             right = taken.pop()
             key, value = self._split_node(node, right, i, key, value, level, shift), right
         self._raise_root(at, path[0], taken.pop(), key, value, len(path))
+
+    def _root_bytes(self, path: Path, full: int) -> int:
+        """What the root needs when the `full` lowest nodes of a path split: the size of a new item, 0 for none."""
+        n = cap = 1                             # another one above it, for two children
+        if full < len(path):
+            word = self.mem.u32[path[-1 - full][1] >> 2]
+            n, cap = word & 0xFFFF, word >> 16
+        return 0 if n < cap else next(nbytes for nbytes in LEAF_CLASSES if capacity(nbytes, CHILD) > cap)
 
     def _split_node(self, node: int, right: int, i: int, key: int, value: int, level: int, shift: int) -> int:
         """Move the upper part of a full node to the new one and put the entry in; the new node's lowest key."""
@@ -291,7 +318,7 @@ class BTree:
     def _raise_root(self, at: int, left: tuple[int, int, int], root: int, key: int, right: int, height: int) -> None:
         mem = self.mem
         node = mem.string_w(root)
-        set_bt_head(mem.arena, node, 0, INNER_CAP, height)
+        set_bt_head(mem.arena, node, 0, capacity(mem.strings.size(root), CHILD), height)
         self._open(node, 0, mem.u64[left[1] + BT_HEAD >> 3], left[0], 2)
         self._open(node, 1, key, right, 2)
         set_tn_tree(mem.arena, at, root, height)
@@ -401,8 +428,7 @@ class BTree:
             mem = self.mem
             mem.vm.breathe()
             node = mem.string(handle)
-            first, n = node + INNER_VALUES >> 2, mem.u32[node >> 2] & 0xFFFF
-            for child in list(mem.u32[first:first + n]):
+            for child in [self._child(node, i) for i in range(mem.u32[node >> 2] & 0xFFFF)]:
                 yield from self._handles(child, level - 1)
 
     # --- checks ---
@@ -440,6 +466,7 @@ class BTree:
             keys = [key for key, _value in entries]
             if level:
                 demand(handle != root or len(entries) > 1, "B3", "an inner root has one child")
+                demand(handle == root or self.mem.strings.size(handle) == PAGE_SIZE, "B2", "a small inner node")
                 keys = keys[1:]
                 edges = [low, *keys, high]
                 bounds.update((child, (edges[i], edges[i + 1])) for i, (_key, child) in enumerate(entries))

@@ -215,17 +215,19 @@ def _indexes(entries: Mapping[int, int]) -> Iterator[tuple[int, float]]:
         if 0 < n <= LEAF_CAP:
             yield LEAF_CLASSES[bisect_left(LEAF_CAPS, n)], count
         elif n:
-            yield PAGE_SIZE, count * tree_nodes(n)
+            pages, root = tree_nodes(n)
+            yield PAGE_SIZE, count * pages
+            yield LEAF_CLASSES[bisect_left(LEAF_CAPS, root)], count
 
 
-def tree_nodes(n: int) -> float:
-    """Nodes of the B+tree of a directory of n names, more than one leaf holds."""
+def tree_nodes(n: int) -> tuple[float, int]:
+    """Of the B+tree of n names, more than one leaf holds: pages below the root, and children of the root."""
     level = leaves(n, LEAF_CAP)
     total = level
-    while level > 1:
+    while level > INNER_CAP:
         level = leaves(round(level), INNER_CAP)
         total += level
-    return total
+    return total, max(round(level), 2)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -113,6 +113,7 @@ tn_owner, set_tn_owner = TMPFS_NODE.group("tn_uid", "tn_gid")
 tn_access = TMPFS_NODE.group("tn_mode", "tn_uid", "tn_gid")[0]
 tn_gen = TMPFS_NODE.field("tn_gen")[0]
 tn_life = TMPFS_NODE.group("tn_mode", "tn_kind", "tn_namelen", "tn_links")[0]
+tn_holdings = TMPFS_NODE.group("tn_mode", "tn_kind", "tn_xattr")[0]
 _tn_atime, _set_tn_atime = TMPFS_NODE.group("tn_atime", "tn_atimehi")
 _tn_mtime, _set_tn_mtime = TMPFS_NODE.group("tn_mtime", "tn_mtimehi")
 _set_tn_mctime = TMPFS_NODE.group("tn_mtime", "tn_ctime")[1]

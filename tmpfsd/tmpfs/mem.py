@@ -7,6 +7,8 @@ the nodes.
 Breathing   Nothing here breathes.  node() and the like return offsets: good until the next breathe().
 """
 
+from collections.abc import Iterator
+
 from tmpfsd.pool import Backend, Pool, Strings, Table, make_backend
 from tmpfsd.pool.strings import INDEX_MASK
 from tmpfsd.tmpfs.layout import TMPFS_NODE
@@ -35,6 +37,8 @@ class Mem:
         self.nodes = Pool(vm, self.backend, "node", OWNER_NODE, NODE_SIZE, MAX_NODES)
         self.nlookup = Table(vm, self.backend, "nlookup", OWNER_NLOOKUP)
         self.strings = Strings(vm, self.backend, OWNER_STRINGS)
+        for index in (self.nlookup, self.strings.pools[-1]):      # lookup counts and trees: a page for many nodes
+            vm.daemon.keep_index(index.owner)
         self.max_nodes = nr_inodes or MAX_NODES
         self.norphans = 0                   # nodes without a link that the kernel still knows
         self.arena, self.u32, self.u64 = vm.phys.arena, vm.phys.u32, vm.phys.u64
@@ -141,19 +145,19 @@ class Mem:
     def alloc_data(self, npages: int, after: int = 0) -> tuple[int, int]:
         """Up to npages data pages in a row, behind page `after` - 1 if that can be: (first, count >= 1).
 
+        => Their bytes are what they were: all of them must be written before the next breath.
         => NoMemory when not even one can be had.
         """
         vm = self.vm
         first, count = vm.kernel_map.alloc_some(min(npages, DATA_RUN), after)
-        for i in range(count):
-            try:
-                vm.alloc_page(first + i, OWNER_DATA)
-            except NoMemory:
-                vm.kernel_map.free(first + i, count - i)
-                if not i:
-                    raise
-                return first, i
-        return first, count
+        try:
+            got = vm.alloc_data_pages(first, count, OWNER_DATA)
+        except NoMemory:
+            vm.kernel_map.free(first, count)
+            raise
+        if got < count:
+            vm.kernel_map.free(first + got, count - got)
+        return first, got
 
     def free_data(self, vpn: int, npages: int) -> None:
         """Give data pages back.  => Cannot fail; faults nothing in."""
@@ -167,6 +171,33 @@ class Mem:
     def data_w(self, vpn: int) -> int:
         """The offset of a data page, to change.  => SwapIOError."""
         return self.write(vpn << PAGE_SHIFT)
+
+    def data_runs(self, vpn: int, npages: int) -> Iterator[tuple[int, int]]:
+        """Pages in a row, as (offset, bytes) of what stands in a row in the arena too, to read.  => SwapIOError."""
+        for first, n in self._runs(vpn, npages):
+            self._referenced[first:first + n] = b"\1" * n
+            yield first << PAGE_SHIFT, n << PAGE_SHIFT
+
+    def data_runs_w(self, vpn: int, npages: int) -> Iterator[tuple[int, int]]:
+        """data_runs(), to change."""
+        for first, n in self._runs(vpn, npages):
+            self._referenced[first:first + n] = self._dirty[first:first + n] = b"\1" * n
+            yield first << PAGE_SHIFT, n << PAGE_SHIFT
+
+    def _runs(self, vpn: int, npages: int) -> Iterator[tuple[int, int]]:
+        """The frames of pages in a row, as (first, how many) that follow each other; faults in what is out."""
+        frame_of, fault = self._frame_of, self.vm.fault
+        first, n = -1, 0
+        for page in range(vpn, vpn + npages):
+            pfn = frame_of[page]
+            if n and pfn != first + n:
+                yield first, n                  # before the fault: what is in is of use even if that fails
+                n = 0
+            if not n:
+                first = pfn if pfn >= 0 else fault(page)
+            n += 1
+        if n:
+            yield first, n
 
     def pools(self) -> list[Pool | Table]:
         """All pools, for the status."""

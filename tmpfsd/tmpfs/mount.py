@@ -14,8 +14,9 @@ from tmpfsd.tmpfs import check, vnops
 from tmpfsd.tmpfs.btree import BTree
 from tmpfsd.tmpfs.directory import Directories
 from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
-from tmpfsd.uvm.param import PAGE_SHIFT, atop, ptoa
+from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.swap import Swap, open_swap
+from tmpfsd.uvm.swapset import OWN_WIDTH
 from tmpfsd.uvm.vm import Vm
 
 
@@ -75,7 +76,8 @@ class Mount:
             "swap": {"path": swap.path if swap else "none",
                      "size_bytes": ptoa(swap.nslots) if swap else 0,
                      "used_bytes": ptoa(swap.nheld) if swap else 0,
-                     "bad_slots": swap.nbad if swap else 0, "disk_full": swap is not None and not swap.space},
+                     "bad_slots": swap.nbad if swap else 0, "disk_full": swap is not None and not swap.space,
+                     "files": [file.stats() for file in swap.files] if swap else []},
             "paging": {"faults": vm.faults, "pageins": vm.pageins, "pageouts": daemon.pageouts,
                        "scans": daemon.scans, "reclaims": daemon.reclaims, "stalls": daemon.stalls,
                        "read_errors": vm.read_errors, "write_errors": daemon.write_errors},
@@ -90,4 +92,5 @@ def _swap_of(config: Config) -> Swap | None:
         return None
     fd, size = open_swap(config.swap, config.swap_io == "direct")
     nbytes = min(config.swap_size_bytes, size) if size else config.swap_size_bytes
-    return Swap(fd, max((nbytes >> PAGE_SHIFT) - 1, 0), config.swap)
+    # A file may grow (`tmpfsctl set swap_size=`), a device may not.
+    return Swap(fd, max(atop(nbytes) - 1, 0), config.swap, width=atop(size) - 1 if size else OWN_WIDTH)

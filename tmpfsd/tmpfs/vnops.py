@@ -5,8 +5,8 @@ nothing has changed), acquire (what may be refused: nodes, names, room in a dire
 and commit, which cannot fail.  They are plain functions that run to completion, so they are atomic with
 respect to each other.  Permissions are the kernel's matter (default_permissions).
 
-`mp` is the Mount, `cred` has uid and gid, names are bytes without '/' and NUL.  Operations marked (+1) leave
-the returned node with one more kernel reference.  Errors: FsError, and VmError from below.
+`mp` is the Mount, `cred` has uid, gid and in_group(gid), names are bytes without '/' and NUL.  Operations marked (+1)
+leave the returned node with one more kernel reference.  Errors: FsError, and VmError from below.
 
 Breathing   The caller breathes before each operation.  rename, read, write, readdir, xattrs and whatever ends
             a node breathe inside.
@@ -289,15 +289,23 @@ def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
 def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | None = None, gid: int | None = None,
             size: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
             ctime_ns: int | None = None) -> None:
-    """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size).  => Breathes."""
+    """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size).  => Breathes.
+
+    A new owner takes the set-id bits of anything but a directory, a new size those of a caller's who is not root, and
+    a call that changes nothing is how the kernel says that they must go: before a write, or at chown(-1, -1).
+    """
     if mode is not None and mp.acl:
         acl.chmod(mp, ino, mode)
     if size is not None:
         _resize(mp, ino, size)
     arena = mp.arena
     at = mp.mem.node_w(ino)
-    old_mode, old_uid, old_gid = tn_access(arena, at)
-    new_mode = old_mode if mode is None else stat.S_IFMT(old_mode) | stat.S_IMODE(mode)
+    new_mode, old_uid, old_gid = tn_access(arena, at)
+    if mode is not None:
+        new_mode = new_mode & TYPE_MASK | stat.S_IMODE(mode)
+    elif new_mode & (S_ISUID | S_ISGID) and (uid is not None or gid is not None or (
+            atime_ns is mtime_ns is ctime_ns is None if size is None else cred.uid)):
+        new_mode = _without_set_id(new_mode, old_gid, cred)
     layout.set_tn_mode(arena, at, new_mode)
     layout.set_tn_owner(arena, at, old_uid if uid is None else uid, old_gid if gid is None else gid)
     if atime_ns is not None:
@@ -305,6 +313,19 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
     if mtime_ns is not None:
         layout.set_tn_mtime(arena, at, mtime_ns)
     set_tn_ctime(arena, at, mp.now() if ctime_ns is None else max(0, min(ctime_ns, CTIME_MAX)))
+
+
+def _without_set_id(mode: int, gid: int, cred: Any) -> int:
+    """A mode as it is after a write or chown (setattr_should_drop_suidgid() of Linux fs/attr.c).
+
+    Setgid without the group's x marks mandatory locking, and is left to root and to members of the group.
+    """
+    if mode & TYPE_MASK == S_IFDIR:
+        return mode
+    drop = S_ISUID
+    if mode & S_IXGRP or cred.uid and not cred.in_group(gid):
+        drop |= S_ISGID
+    return mode & ~drop
 
 
 def _resize(mp: Mount, ino: int, size: int) -> None:
@@ -341,10 +362,11 @@ def open(mp: Mount, ino: int, flags: int, cred: Any = None) -> None:
     if not flags & os.O_TRUNC or not S_ISREG(tn_mode(mp.arena, mp.mem.node(ino))):
         return
     _resize(mp, ino, 0)
-    if cred is not None and cred.uid != 0:
+    if cred is not None and cred.uid:
         at = mp.mem.node_w(ino)
-        mode = tn_mode(mp.arena, at)
-        layout.set_tn_mode(mp.arena, at, mode & ~(S_ISUID | (S_ISGID if mode & S_IXGRP else 0)))
+        mode, _uid, gid = tn_access(mp.arena, at)
+        if mode & (S_ISUID | S_ISGID):
+            layout.set_tn_mode(mp.arena, at, _without_set_id(mode, gid, cred))
 
 
 def read(mp: Mount, ino: int, offset: int, size: int) -> bytes | bytearray:

@@ -5,7 +5,8 @@ windows, of which there are few, allocated when a page is touched and recycled w
 ubc_release() do with file pages (uvm_bio.c).  An offset is good until the next breathe(), so what an operation
 touches between two breaths must have a window each: one window cannot hold two records.  Windows are therefore kept
 in reserve exactly as frames are, and `reserve` of them are always enough: between two breaths an operation touches
-no more pages than that, or it could not run when all of them are out.
+no more pages than that, or it could not run when all of them are out.  Fewer serve a pool whose user never holds more
+records than that; a file system's mount refuses them (options.py).
 
 Picture     OUT --fault--> MAPPED --recycle--> RESIDENT, no window --fault--> MAPPED     (frame_of tells which)
 
@@ -13,6 +14,7 @@ Invariants
     W1  A window shows one resident page of an object, or none; the page's frame names its window.
     W2  A page of an object is in frame_of as mapped exactly when a window shows it.
     W3  The free windows are those that show nothing.
+    W4  Between two breaths no more pages are touched than there are windows.
 
 Breathing   recycle() makes offsets stale: only breathe() calls it.
 """
@@ -35,11 +37,12 @@ NO_WINDOW = -1
 class Windows:
     """The windows of one machine."""
 
-    __slots__ = ("vm", "page", "window_of", "free", "hand", "maps", "recycles")
+    __slots__ = ("vm", "reserve", "page", "window_of", "free", "hand", "maps", "recycles")
 
     def __init__(self, vm: Vm, nwindows: int) -> None:
-        assert nwindows >= vm.reserve, "fewer windows than an operation can need"
+        assert nwindows > 0, "nothing can be seen without a window"
         self.vm = vm
+        self.reserve = min(vm.reserve, nwindows)                # free at each breath
         self.page = array("I", bytes(4 * nwindows))             # what each shows, 0 for nothing
         self.window_of = array("i", [NO_WINDOW] * vm.phys.nframes)
         self.free = array("I", range(nwindows - 1, -1, -1))
@@ -49,7 +52,7 @@ class Windows:
     def map(self, vpn: int, pfn: int) -> None:
         """Show a resident page."""
         if not self.free:
-            raise Inconsistent("W3", "an operation touched more pages than there are windows")
+            raise Inconsistent("W4", f"all {len(self.page)} windows are in use, and another page is touched")
         window = self.free.pop()
         self.page[window] = vpn
         self.window_of[pfn] = window
@@ -65,9 +68,19 @@ class Windows:
             self.window_of[pfn] = NO_WINDOW
             self.free.append(window)
 
+    def resize(self) -> None:
+        """Know the frames that there are now; no window shows one that is gone."""
+        nframes = self.vm.phys.nframes
+        del self.window_of[nframes:]
+        self.window_of.extend([NO_WINDOW] * (nframes - len(self.window_of)))
+
+    def move(self, pfn: int, to: int) -> None:
+        """What was in frame pfn is in frame `to`; a window that shows it shows it there."""
+        self.window_of[to], self.window_of[pfn] = self.window_of[pfn], NO_WINDOW
+
     def recycle(self) -> None:
         """Make idle windows free until the reserve is.  => Offsets are stale afterwards."""
-        while len(self.free) < self.vm.reserve:
+        while len(self.free) < self.reserve:
             vpn = self.page[self.hand]
             self.hand = (self.hand + 1) % len(self.page)
             if vpn:

@@ -10,7 +10,8 @@ burst of touches to one page counts once: this keeps a scan from flushing the wo
 if it was referenced again; one that was not referenced leaves.  A page that comes back soon after it left,
 sooner than the machine has frames, is activated at once (the refault distance of Linux mm/workingset.c).  A
 dirty page for which there is no slot is held aside until there is one: where swap is full, nobody scans it
-again and again.
+again and again.  Pages of an index lead to many others and are worth more than one of them: they go round LIVES times
+unreferenced before they leave, as with a GCLOCK of that weight.
 
 Picture     --enter--> INACTIVE(fresh) --> INACTIVE --referenced--> ACTIVE
                           |                   |     <--balance--      |
@@ -20,6 +21,7 @@ Picture     --enter--> INACTIVE(fresh) --> INACTIVE --referenced--> ACTIVE
 Invariants
     D1  A frame is on a queue exactly when it holds a page that may leave.
     D2  count says how many frames each queue has.
+    D3  The arrays know the frames that there are, and no others.
 
 Breathing   reclaim() and evict_all() make offsets stale.  launder() leaves them, but a page it cleaned must be
             looked up again before it is written: only give_slots() may run inside an operation.
@@ -31,7 +33,7 @@ import errno
 import time
 from array import array
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Iterable
+from typing import TYPE_CHECKING, Generator, Iterable
 
 from tmpfsd.uvm.errors import NoSwap, demand
 
@@ -39,51 +41,82 @@ if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
 NOT_QUEUED, ACTIVE, INACTIVE, HELD = range(4)
+NHEADS = 3
 CLUSTER = 16                # pages written together: 64 KiB
 WRITE_TRIES = 3             # slots tried for one page before it stays
 FAR = 64                    # slots from a bad one to the next that is tried, and its square
+OWNERS = 32                 # vm.MAX_OWNERS: the kind of a page is in the bits above its owner
+LIVES = 8                   # rounds that a page of an index is let off: at random stats, faults each 1.62 -> 1.50
 MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
+FLUSH_LOOKS = 8192          # frames looked at in a step of flush()
+FLUSH_STEP = 256            # frames whose pages it evicts in one
 BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device or empty queues left short
 
 
 class PageDaemon:
     """The queues of one Vm and the policy over them."""
 
-    __slots__ = ("vm", "next", "prev", "queue", "fresh", "count", "clock", "batch", "resting_until", "vain_until",
-                 "scans", "reclaims", "stalls", "pageouts", "write_errors")
+    __slots__ = ("vm", "next", "prev", "queue", "fresh", "lives", "lives_of", "count", "clock", "batch",
+                 "resting_until", "vain_until", "scans", "reclaims", "stalls", "pageouts", "write_errors")
 
     def __init__(self, vm: Vm) -> None:
-        nframes = vm.phys.nframes
         self.vm = vm
-        # Circular lists through the frames; the heads stand behind the last frame.
-        self.next = array("I", range(nframes + 3))
-        self.prev = array("I", range(nframes + 3))
-        self.queue = bytearray(nframes)
-        self.fresh = bytearray(nframes)
-        self.count = [nframes, 0, 0, 0]
+        # Circular lists: links 0 to 2 are the heads, link NHEADS + pfn is a frame.
+        self.next = array("I", range(NHEADS))
+        self.prev = array("I", range(NHEADS))
+        self.queue = bytearray()
+        self.fresh = bytearray()
+        self.lives = bytearray()
+        self.lives_of = bytearray(256)      # by flags
+        self.count = [0, 0, 0, 0]
         self.clock = 0                      # pages that have left; what refault distances are measured in
-        self.batch = min(max(nframes >> 5, CLUSTER), 512, (nframes - vm.reserve + 3) // 4)
-        self.resting_until = self.vain_until = 0.0
         self.scans = self.reclaims = self.stalls = self.pageouts = self.write_errors = 0
+        self.resize()
+
+    def resize(self) -> None:
+        """Know the frames that there are now; those that are gone were on no queue."""
+        nframes, known = self.vm.phys.nframes, len(self.queue)
+        for links in (self.next, self.prev):
+            del links[NHEADS + nframes:]
+            links.extend(range(NHEADS + known, NHEADS + nframes))
+        for flags in (self.queue, self.fresh, self.lives):
+            del flags[nframes:]
+            flags.extend(bytes(max(nframes - known, 0)))
+        self.count[NOT_QUEUED] = nframes
+        self.batch = min(max(nframes >> 5, CLUSTER), 512, (nframes - self.vm.reserve + 3) // 4)
+        self.resting_until = self.vain_until = 0.0
+
+    def keep_index(self, owner: int) -> None:
+        """The pages of this owner are an index: they get LIVES rounds more."""
+        for flags in range(owner, len(self.lives_of), OWNERS):
+            self.lives_of[flags] = LIVES
 
     # --- queues ---
 
     def enter(self, pfn: int, queue: int = INACTIVE) -> None:
         """Put a frame that may leave at the tail of a queue."""
-        head = len(self.queue) + queue - 1
+        head, link = queue - 1, NHEADS + pfn
         last = self.prev[head]
-        self.next[last] = self.prev[head] = pfn
-        self.prev[pfn] = last
-        self.next[pfn] = head
+        self.next[last] = self.prev[head] = link
+        self.prev[link] = last
+        self.next[link] = head
         self.queue[pfn] = queue
         self.count[queue] += 1
 
     def remove(self, pfn: int) -> None:
         """Take a frame off its queue."""
-        before, after = self.prev[pfn], self.next[pfn]
+        before, after = self.prev[NHEADS + pfn], self.next[NHEADS + pfn]
         self.next[before] = after
         self.prev[after] = before
         self.count[self.queue[pfn]] -= 1
+        self.queue[pfn] = NOT_QUEUED
+
+    def move(self, pfn: int, to: int) -> None:
+        """What was in frame pfn is in frame `to`, and waits where it did."""
+        before, after = self.prev[NHEADS + pfn], self.next[NHEADS + pfn]
+        self.next[before] = self.prev[after] = NHEADS + to
+        self.prev[NHEADS + to], self.next[NHEADS + to] = before, after
+        self.queue[to], self.fresh[to], self.lives[to] = self.queue[pfn], self.fresh[pfn], self.lives[pfn]
         self.queue[pfn] = NOT_QUEUED
 
     def _requeue(self, pfn: int, queue: int) -> None:
@@ -92,15 +125,14 @@ class PageDaemon:
 
     def _head(self, queue: int) -> int:
         """The frame that has waited longest; meaningless when the queue is empty."""
-        return self.next[len(self.queue) + queue - 1]
+        return self.next[queue - 1] - NHEADS
 
     def frames(self, queue: int) -> Iterable[int]:
         """The frames of a queue, longest waiting first; the queue may not change meanwhile."""
-        head = len(self.queue) + queue - 1
-        pfn = self.next[head]
-        while pfn != head:
-            yield pfn
-            pfn = self.next[pfn]
+        link = self.next[queue - 1]
+        while link >= NHEADS:
+            yield link - NHEADS
+            link = self.next[link]
 
     # --- which page leaves ---
 
@@ -114,22 +146,25 @@ class PageDaemon:
             self.stalls += 1
             self.vain_until = now + BACKOFF         # no queue has a page: looking harder finds none
             return
-        vm, free = self.vm, self.vm.phys.free_frames
-        target = vm.low + self.batch
-        errors = self.write_errors
+        vm, errors = self.vm, self.write_errors
+        self.make_free(vm.low + self.batch)
+        if len(vm.phys.free_frames) < vm.reserve:
+            self.stalls += 1
+            if self.write_errors > errors:
+                self.resting_until = now + BACKOFF
+
+    def make_free(self, nframes: int) -> None:
+        """Evict until so many frames are free, as far as can be.  => Offsets are stale afterwards."""
+        free, errors = self.vm.phys.free_frames, self.write_errors
         self._retry_held()
-        # A page is looked at once for its reference, once for being fresh or active, and once more to leave.
-        left = 4 * (self.count[ACTIVE] + self.count[INACTIVE])
-        while len(free) < target and left > 0 and self.write_errors < errors + MANY_ERRORS:
+        # A page is looked at once for its reference, once for being fresh or active, for each life, and to leave.
+        left = (4 + LIVES) * (self.count[ACTIVE] + self.count[INACTIVE])
+        while len(free) < nframes and left > 0 and self.write_errors < errors + MANY_ERRORS:
             self._balance()
             if not self.count[INACTIVE]:
                 break
             left -= 1
             self._consider(self._head(INACTIVE))
-        if len(free) < vm.reserve:
-            self.stalls += 1
-            if self.write_errors > errors:
-                self.resting_until = now + BACKOFF
 
     def _consider(self, pfn: int) -> None:
         """Evict the frame at the inactive head, or put it where it belongs."""
@@ -138,6 +173,10 @@ class PageDaemon:
             vm.phys.referenced[pfn] = 0
             self._requeue(pfn, INACTIVE if self.fresh[pfn] else ACTIVE)
             self.fresh[pfn] = 0
+            self.lives[pfn] = self.lives_of[vm.flags[vm.phys.owner[pfn]]]
+        elif self.lives[pfn]:
+            self.lives[pfn] -= 1
+            self._requeue(pfn, INACTIVE)
         elif vm.phys.dirty[pfn] and not self.clean(pfn):
             # A page that has a slot can be written over in place whenever the device works again: it stays in sight.
             self._requeue(pfn, INACTIVE if vm.slot_of[vm.phys.owner[pfn]] else HELD)
@@ -183,11 +222,35 @@ class PageDaemon:
         return (self.clock - (-2 - mark)) & 0x3FFFFFFF <= len(self.queue)
 
     def evict_all(self) -> None:
-        """Evict whatever may leave (TMPFSD_THRASH, `flush`).  => Offsets are stale afterwards."""
+        """Evict whatever may leave (TMPFSD_THRASH).  => Offsets are stale afterwards."""
         for queue in (INACTIVE, ACTIVE, HELD):
             for pfn in list(self.frames(queue)):
-                if not self.vm.phys.dirty[pfn] or self.clean(pfn):
-                    self.drop(pfn)
+                self._evict(pfn)
+
+    def _evict(self, pfn: int) -> bool:
+        """Evict a page that may leave, whether it was referenced or not; whether that went well."""
+        gone = not self.vm.phys.dirty[pfn] or self.clean(pfn)
+        if gone:
+            self.drop(pfn)
+        return gone
+
+    def flush(self) -> Generator[int, None, int]:
+        """Evict whatever may leave, in steps; yields how many frames were looked at, and returns how many pages stayed.
+
+        => Offsets are stale after each step.
+        """
+        for start in range(0, len(self.queue), FLUSH_LOOKS):        # first: clusters are made of inactive pages
+            for pfn in range(start, min(start + FLUSH_LOOKS, len(self.queue))):
+                if self.queue[pfn] == ACTIVE:
+                    self._requeue(pfn, INACTIVE)
+            yield 0
+        stayed, errors = 0, self.write_errors
+        for start in range(0, len(self.queue), FLUSH_STEP):
+            for pfn in range(start, min(start + FLUSH_STEP, len(self.queue))):
+                if self.queue[pfn] != NOT_QUEUED and (self.write_errors > errors + MANY_ERRORS or not self._evict(pfn)):
+                    stayed += 1
+            yield start + FLUSH_STEP
+        return stayed
 
     # --- laundering ---
 
@@ -234,7 +297,7 @@ class PageDaemon:
             self._write(slot, lo, hi)
         except OSError as error:
             swap.free(slot, count)
-            self._failed(error)
+            self.failed(error, slot)
             return self._clean_one(vpn, settle)
         self._assign(slot, lo, hi, settle)
         return True
@@ -285,6 +348,7 @@ class PageDaemon:
         swap = self.vm.swap
         assert swap is not None
         refused: list[int] = []
+        full = False
         for _ in range(WRITE_TRIES):
             try:
                 # Elsewhere at each try: bad blocks come in rows.
@@ -295,18 +359,18 @@ class PageDaemon:
                 self._write(slot, vpn, vpn + 1)
             except OSError as error:
                 refused.append(slot)
-                if self._failed(error):
+                full = self.failed(error, slot)
+                if full:
                     break
                 continue
             for bad in refused:
                 swap.retire(bad)
             self._assign(slot, vpn, vpn + 1, settle)
             return True
-        full = not swap.space
         for slot in refused:
             swap.free(slot)
         if full:
-            swap.disk_full()
+            swap.disk_full(refused[-1])         # free() took that back
         return self._clean_in_place(vpn, settle)
 
     def _clean_in_place(self, vpn: int, settle: bool) -> bool:
@@ -318,23 +382,26 @@ class PageDaemon:
         try:
             self._write(slot, vpn, vpn + 1)
         except OSError as error:
-            self._failed(error)
+            self.failed(error, slot)
             return False
         if settle:
             vm.phys.dirty[vm.pfn_of(vpn)] = 0
         return True
 
-    def _failed(self, error: OSError) -> bool:
-        """Note a write error; whether it only means that the disk is full."""
+    def failed(self, error: OSError, slot: int) -> bool:
+        """Note a write error at a slot; whether it only means that the disk is full."""
         self.write_errors += 1
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full and self.vm.swap is not None:
-            self.vm.swap.disk_full()
+            self.vm.swap.disk_full(slot)
         return full
 
     def check(self) -> None:
-        """Raise Inconsistent where D1 or D2 does not hold."""
+        """Raise Inconsistent where D1, D2 or D3 does not hold."""
         vm = self.vm
+        sizes = {len(self.next) - NHEADS, len(self.prev) - NHEADS, len(self.queue), len(self.fresh),
+                 len(self.lives)}
+        demand(sizes == {vm.phys.nframes}, "D3", f"{vm.phys.nframes} frames, arrays of {sorted(sizes)}")
         seen: dict[int, int] = {}
         for queue in (ACTIVE, INACTIVE, HELD):
             frames = list(self.frames(queue))

@@ -5,40 +5,91 @@ Everything that the file system stores is read and written in place here, at
 in arrays.  Which page is in a frame and when it leaves is vm.py's and
 pagedaemon.py's matter.
 
+The mapping is as large as the machine's memory, so that `ram` can grow while views of it are held; address space
+that was never touched costs nothing.  The frames that there are stand at its start: [0, nframes).
+
 Picture     FREE --alloc--> held (owner[pfn] is its page) --free--> FREE
+            not there --grow--> FREE --shrink--> not there, its memory given back to the system
 
 Invariants
     F1  A frame is either in the free list, once, or has an owner.
     F2  A free frame is neither referenced nor dirty.
+    F3  The arrays know the frames that there are, and no others.
+
+Limits      Where the system refuses address space (ulimit -v, vm.overcommit_memory=2), ram cannot grow beyond what it
+            was at the mount.
 """
 
 import mmap
+import os
 from array import array
 
 from tmpfsd.uvm.errors import demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
 NO_PAGE = 0                 # no page has the number 0: kernel_map starts at 1
+MAP_NORESERVE = 0x4000      # <linux/mman.h>; the mmap module of Python 3.11 has no name for it
+
+
+def _reserve(nbytes: int) -> mmap.mmap:
+    """Map address space for nbytes, and for as much as the machine has where the system allows it."""
+    # Private, so that the memory is the daemon's own, and kept out of core files: it holds users' data.
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        arena = mmap.mmap(-1, max(nbytes, physical), flags=flags | MAP_NORESERVE)
+    except OSError:
+        arena = mmap.mmap(-1, nbytes, flags=flags)
+    arena.madvise(mmap.MADV_DONTDUMP)
+    return arena
 
 
 class PhysMem:
-    """The arena of `ram_bytes` and its frames."""
+    """The arena and the frames of its first `ram_bytes`."""
 
     __slots__ = ("nframes", "arena", "mem", "u64", "u32", "owner", "referenced", "dirty", "free_frames")
 
     def __init__(self, ram_bytes: int) -> None:
-        self.nframes = ram_bytes >> PAGE_SHIFT
-        # Private, so that the memory is the daemon's own, and kept out of core files: it holds users' data.
-        self.arena = mmap.mmap(-1, self.nframes << PAGE_SHIFT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.arena.madvise(mmap.MADV_DONTDUMP)
+        self.nframes = 0
+        self.arena = _reserve(ram_bytes >> PAGE_SHIFT << PAGE_SHIFT)
         self.mem = memoryview(self.arena)
         self.u64 = self.mem.cast("Q")
         self.u32 = self.mem.cast("I")
-        self.owner = array("I", bytes(4 * self.nframes))
-        self.referenced = bytearray(self.nframes)
-        self.dirty = bytearray(self.nframes)
+        self.owner = array("I")
+        self.referenced = bytearray()
+        self.dirty = bytearray()
         # A stack: the frame freed last is the warmest in the processor's caches.
-        self.free_frames = array("I", range(self.nframes - 1, -1, -1))
+        self.free_frames = array("I")
+        self.grow(ram_bytes >> PAGE_SHIFT)
+
+    @property
+    def most(self) -> int:
+        """How many frames there can be."""
+        return len(self.arena) >> PAGE_SHIFT
+
+    def grow(self, nframes: int) -> None:
+        """Have nframes, of which the new ones are free and are taken last."""
+        assert self.nframes <= nframes <= self.most
+        more = nframes - self.nframes
+        self.owner.frombytes(bytes(4 * more))
+        self.referenced.extend(bytes(more))
+        self.dirty.extend(bytes(more))
+        self.free_frames[0:0] = array("I", range(nframes - 1, self.nframes - 1, -1))
+        self.nframes = nframes
+
+    def sort_free(self) -> None:
+        """Have the lowest frames taken first, so that the highest can go."""
+        self.free_frames[:] = array("I", sorted(self.free_frames, reverse=True))
+
+    def shrink(self, nframes: int) -> None:
+        """Have nframes only: those behind must be free, the free list sorted.  Their memory goes back to the system."""
+        gone = self.nframes - nframes
+        assert len(self.free_frames) >= gone and (not gone or self.free_frames[gone - 1] >= nframes), "not all free"
+        del self.free_frames[:gone]
+        del self.owner[nframes:], self.referenced[nframes:], self.dirty[nframes:]
+        self.nframes = nframes
+        if gone:
+            self.arena.madvise(mmap.MADV_DONTNEED, nframes << PAGE_SHIFT, gone << PAGE_SHIFT)
 
     def alloc(self, vpn: int) -> int:
         """A frame for page vpn; its bytes are what they were.  => IndexError when none is free."""
@@ -67,9 +118,12 @@ class PhysMem:
             pass
 
     def check(self) -> None:
-        """Raise Inconsistent where F1 or F2 does not hold."""
+        """Raise Inconsistent where F1, F2 or F3 does not hold."""
+        sizes = {len(self.owner), len(self.referenced), len(self.dirty)}
+        demand(sizes == {self.nframes}, "F3", f"{self.nframes} frames, arrays of {sorted(sizes)}")
         free = set(self.free_frames)
         demand(len(free) == len(self.free_frames), "F1", "a frame is in the free list twice")
+        demand(not free or max(free) < self.nframes, "F3", "a frame that is not there is free")
         for pfn in range(self.nframes):
             demand((pfn in free) == (self.owner[pfn] == NO_PAGE), "F1", f"frame {pfn}, owner {self.owner[pfn]}")
             if pfn in free:

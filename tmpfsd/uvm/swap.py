@@ -1,4 +1,4 @@
-"""uvm/swap.py: the swap file and its slots.
+"""uvm/swap.py: a swap file and its slots.
 
 A slot holds one page.  Slots are taken in runs, so that pages that leave together
 are written in one call and can come back in one.  The page daemon decides what is
@@ -6,16 +6,20 @@ written; this file knows slots, bytes and checksums, and nothing of pages but th
 number, which seeds the checksum: a slot that answers with another page's bytes is
 found out as surely as one with a flipped bit.
 
+Slot numbers of all the swap files of a machine are one space (swapset.py): those of this file begin at `base`.
+
 Picture     FREE --alloc--> HELD --free--> FREE (its disk blocks stay until trim)
                             HELD --retire--> BAD (a write failed; never again)
 
 Invariants
     S1  Slot 0 is never handed out (0 means "none" in the page table).
     S2  The map says what each slot is: nheld are held by one page each, nbad are bad, the rest are free.
-    S3  sums[slot] is the checksum of what was written to a held slot.
+    S3  sums has the checksum of what was written to a held slot.
 
-Limits      One swap file.  A file system without hole punching keeps its blocks.
+Limits      A file system without hole punching keeps its blocks.
 """
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -27,11 +31,11 @@ import os
 import stat
 import time
 from array import array
-from typing import Sequence
+from typing import Any, Sequence
 from zlib import crc32
 
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
-from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
 from tmpfsd.uvm.vmem import BAD, HELD, Vmem
 
 log = logging.getLogger(__name__)
@@ -85,35 +89,53 @@ class Swap:
     """Slots of one swap file.
 
     `space` is false for a while after a write found the disk full, or until a slot is freed: meanwhile
-    only slots that have their disk blocks are written.
+    only slots that have their disk blocks are written.  While it drains no slot is given out.
     """
 
-    __slots__ = ("fd", "path", "nslots", "nheld", "nbad", "untrimmed", "sums",
+    __slots__ = ("fd", "path", "nslots", "base", "width", "draining", "nheld", "nbad", "untrimmed", "sums",
                  "_arena", "_trim_at", "_can_punch", "_full_until")
 
-    def __init__(self, fd: int, nslots: int, path: str = "") -> None:
+    def __init__(self, fd: int, nslots: int, path: str = "", base: int = 1, width: int = 0) -> None:
         self.fd = fd
         self.path = path
-        self.nslots = nslots
+        self.nslots = nslots                    # may change, up to `width`
+        self.base = base
+        self.width = max(width, nslots)
+        self.draining = False
         self.nheld = self.nbad = 0
         self._full_until = 0.0
         self.untrimmed = 0                      # slots freed since the last trim began
-        self.sums = array("I", [0])
-        self._arena = Vmem(1, nslots)           # S1
+        self.sums = array("I", [0])             # by place in the file; place 0 is not used
+        self._arena = Vmem(base, nslots)        # S1
         self._trim_at = 0
         self._can_punch = True
 
     @property
+    def files(self) -> list[Swap]:
+        """As SwapSet has it."""
+        return [self]
+
+    @property
     def nfree(self) -> int:
         """Slots that alloc() can give."""
-        return self._arena.nfree
+        return 0 if self.draining else max(min(self._arena.nfree, self.nslots - self.nheld - self.nbad), 0)
 
     @property
     def space(self) -> bool:
         """Whether the disk under the swap file may have room for more."""
         return not self._full_until or time.monotonic() >= self._full_until
 
-    def disk_full(self) -> None:
+    def owns(self, slot: int) -> bool:
+        """Whether a slot is of this file."""
+        return self.base <= slot < self.base + self.width
+
+    def resize(self, nslots: int) -> None:
+        """Have nslots; fewer than are held means full."""
+        assert nslots <= self.width
+        self.nslots = nslots
+        self._arena.resize(nslots)
+
+    def disk_full(self, _slot: int = 0) -> None:
         """A write found no room on the disk."""
         self._full_until = time.monotonic() + FULL_SECONDS
 
@@ -121,17 +143,22 @@ class Swap:
         """Hold up to n slots in a row, from `at` on if that one is free: (first, count).  => NoSwap: there is none."""
         if not self.space:
             raise NoSwap("the disk under the swap file is full")
-        if at and self._arena.alloc_at(at, 1):
+        n = min(n, self.nfree)
+        if n and at and self._arena.alloc_at(at, 1):
             slot, count = at, 1
         else:
             slot, count = self._arena.alloc_some(n)
         if not count:
             raise NoSwap("the swap file is full")
         self.nheld += count
-        missing = slot + count - len(self.sums)
+        missing = self._place(slot) + count - len(self.sums)
         if missing > 0:
             self.sums.frombytes(bytes(4 * (missing + (len(self.sums) >> 3))))
         return slot, count
+
+    def _place(self, slot: int) -> int:
+        """Where a slot stands in the file, in pages; the first page is not used."""
+        return slot - self.base + 1
 
     def free(self, slot: int, n: int = 1) -> None:
         """Give slots back; their disk blocks go at the next trim()."""
@@ -149,9 +176,9 @@ class Swap:
 
     def write_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> None:
         """Write pages to the slots from slot on.  => OSError, and any of them may hold anything."""
-        sums = self.sums
+        sums, place = self.sums, self._place(slot)
         for i, page in enumerate(pages):
-            sums[slot + i] = crc32(page, vpns[i])
+            sums[place + i] = crc32(page, vpns[i])
         self._transfer(os.pwritev, slot, pages)
 
     def read_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
@@ -165,16 +192,16 @@ class Swap:
             if len(pages) > 1:
                 return self.read_cluster(slot, pages[:1], vpns)
             raise SwapIOError(f"slot {slot}, page {vpns[0]}: {error.strerror}") from error
-        sums = self.sums
+        sums, place = self.sums, self._place(slot)
         for i, page in enumerate(pages):
-            if crc32(page, vpns[i]) != sums[slot + i]:
+            if crc32(page, vpns[i]) != sums[place + i]:
                 if i:
                     return i
                 raise SwapIOError(f"slot {slot}, page {vpns[0]}: wrong checksum")
         return len(pages)
 
     def _transfer(self, call, slot: int, pages: Sequence[memoryview]) -> None:
-        offset = slot << PAGE_SHIFT
+        offset = self._place(slot) << PAGE_SHIFT
         done = call(self.fd, pages, offset)
         while done < len(pages) * PAGE_SIZE:
             # A short transfer goes on at the page it broke off in; one that moves nothing has failed.
@@ -196,8 +223,8 @@ class Swap:
             self._punch(slot, n)
             self._trim_at = slot + n
             budget -= 1
-        top = self._arena.top
-        if top < len(self.sums) and self._punch(top, len(self.sums) - top):     # behind the last slot in use
+        top = self._place(self._arena.top)
+        if top < len(self.sums) and self._punch(self._arena.top, len(self.sums) - top):     # behind the last in use
             del self.sums[top:]
         self._trim_at = 0
         return self.untrimmed > 0
@@ -208,12 +235,17 @@ class Swap:
         mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
         error = errno.EINTR                 # the server's timer ticks while there is traffic
         while error == errno.EINTR:
-            done = _fallocate(self.fd, mode, slot << PAGE_SHIFT, n << PAGE_SHIFT) == 0
+            done = _fallocate(self.fd, mode, self._place(slot) << PAGE_SHIFT, n << PAGE_SHIFT) == 0
             error = 0 if done else ctypes.get_errno()
         if error:
             self._can_punch = error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
             log.info("swap %s: a hole was not punched: %s", self.path, os.strerror(error))
         return not error
+
+    def stats(self) -> dict[str, Any]:
+        """What the status tells of a swap file."""
+        return {"path": self.path, "size_bytes": ptoa(self.nslots), "used_bytes": ptoa(self.nheld),
+                "bad_slots": self.nbad, "disk_full": not self.space, "draining": self.draining}
 
     def close(self) -> None:
         """Close the file; an unlinked one is gone, one with a name is emptied, a device keeps what it has."""

@@ -7,9 +7,10 @@ were tried: after random freeing they took 150 to 300 bytes a run, so for each s
 Picture     FREE --alloc--> HELD --free--> FREE        HELD --retire--> BAD, for ever
 
 Invariants
-    A1  The map holds nothing but these states, ends with one that is not FREE, and lies inside the arena.
+    A1  The map holds nothing but these states, ends with one that is not FREE, and lies inside the arena, unless
+        resize() made that smaller: what was handed out beyond its end (up to `most`) stays so until it is given back.
     A2  Below `low` nothing is free.
-    A3  nfree counts what is free, in the map and behind it.
+    A3  nfree counts what is free inside the arena, in the map and behind it.
 """
 
 import re
@@ -26,11 +27,11 @@ _TAIL = 4096                    # how much of the map is looked at when its end 
 class Vmem:
     """The integers [base, base + size)."""
 
-    __slots__ = ("base", "size", "nfree", "_map", "_low", "_hand")
+    __slots__ = ("base", "size", "most", "nfree", "_map", "_low", "_hand")
 
     def __init__(self, base: int, size: int) -> None:
         self.base = base
-        self.size = size
+        self.size = self.most = size
         self.nfree = size
         self._map = bytearray()
         self._low = 0               # nothing is free below
@@ -59,7 +60,7 @@ class Vmem:
         at = first - self.base
         if at < 0 or at >= self.size:
             return 0
-        part = self._map[at:at + n]
+        part = self._map[at:min(at + n, self.size)]
         count = len(part) - len(part.lstrip(b"\0"))
         if at + count >= len(self._map):
             count = min(n, self.size - at)
@@ -72,7 +73,7 @@ class Vmem:
         at = first - self.base
         assert n > 0 and at >= 0 and self._map.count(HELD, at, at + n) == n, "freed twice"
         self._map[at:at + n] = bytes(n)
-        self.nfree += n
+        self.nfree += n if at + n <= self.size else max(self.size - at, 0)
         self._low = min(self._low, at)
         while self._map and self._map[-1] == FREE:
             tail = self._map[-_TAIL:]
@@ -83,6 +84,17 @@ class Vmem:
     def retire(self, i: int) -> None:
         """Never hand out again what is held now."""
         self._map[i - self.base] = BAD
+
+    def resize(self, size: int) -> None:
+        """Be [base, base + size) from now on; what is handed out beyond is not handed out again."""
+        self.size = size
+        self.most = max(self.most, size)
+        self._low, self._hand = min(self._low, size), 0
+        self.nfree = self._count_free()
+
+    def _count_free(self) -> int:
+        top = len(self._map)
+        return self._map.count(FREE, 0, min(self.size, top)) + max(self.size - top, 0)
 
     def is_free(self, i: int) -> bool:
         """Whether i is free."""
@@ -109,18 +121,18 @@ class Vmem:
         A single one is taken as low as can be, so that the map stays short.  A longer run is looked for behind the
         last one found, then from the start where much is free there, then behind the end.
         """
-        used, top = self._map, len(self._map)
+        used, top, size = self._map, len(self._map), self.size
         if n == 1:
-            at = used.find(FREE, self._low)
-            self._low = at if at >= 0 else top
-            return at if at >= 0 else top if top < self.size else -1
+            at = used.find(FREE, self._low, size)
+            self._low = at if at >= 0 else min(top, size)
+            return at if at >= 0 else top if top < size else -1
         run = bytes(n)
-        at = used.find(run, self._hand)
-        if at < 0 and 2 * (self.nfree - (self.size - top)) > top:
-            at = used.find(run, self._low)
-        if at < 0 and top + n <= self.size:
+        at = used.find(run, self._hand, size)
+        if at < 0 and 2 * (self.nfree - (size - top)) > top:
+            at = used.find(run, self._low, size)
+        if at < 0 and top + n <= size:
             at = top
-        return at if at >= 0 else used.find(run, self._low)
+        return at if at >= 0 else used.find(run, self._low, size)
 
     def _take(self, at: int, n: int) -> None:
         missing = at + n - len(self._map)
@@ -135,8 +147,8 @@ class Vmem:
         """Raise Inconsistent where A1-A3 do not hold."""
         used, top = self._map, len(self._map)
         known = used.count(FREE) + used.count(HELD) + used.count(BAD)
-        demand(known == top <= self.size, "A1", f"map of {top} for {self.size}, {known} known states")
+        demand(known == top <= self.most, "A1", f"map of {top} for {self.most}, {known} known states")
         demand(not used or used[-1] != FREE, "A1", "the map ends with what is free")
         demand(used.count(FREE, 0, self._low) == 0, "A2", f"free below {self._low}")
-        free = used.count(FREE) + self.size - top
+        free = self._count_free()
         demand(free == self.nfree, "A3", f"nfree {self.nfree}, {free} are free")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from tools.experiments import e1, e2, e3, e4, e5, e6, e7, machine
 from tools.experiments.child import Job, JobError, run
 from tools.experiments.report import section
 from tools.experiments.scale import FILES_CGROUP, QUICK_FILES_CGROUP, Scale
+from tools.results import keep, load
 
 EXPERIMENTS: dict[str, Any] = {"E1": e1, "E2": e2, "E3": e3, "E4": e4, "E5": e5, "E6": e6, "E7": e7}
 RESULTS, REPORT = "results.json", "README.md"
@@ -53,18 +53,6 @@ def chosen(text: str) -> list[str]:
     if names - set(EXPERIMENTS):
         raise SystemExit(f"no such experiment: {', '.join(sorted(names - set(EXPERIMENTS)))}")
     return [name for name in EXPERIMENTS if name in names]
-
-
-def load(path: Path) -> dict[str, Any]:
-    """The results so far."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def keep(path: Path, results: dict[str, Any]) -> None:
-    """Write the results, whole or not at all."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    fresh.replace(path)
 
 
 def advance(progress: Any, bar: Any, done: float, weight: float, part: float) -> None:

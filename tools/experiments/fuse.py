@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,9 +16,9 @@ from typing import Any
 from tmpfsd.cli import client
 from tools.experiments.cgroup import Group, Unavailable
 from tools.experiments.drive import PER_DIR, Tick
+from tools.mounts import NotMounted, end, unmount, wait_for_mount
 
 CREATOR = Path(__file__).with_name("creator.py")
-START_SECONDS, END_SECONDS = 20.0, 20.0
 
 
 def demand_fuse() -> None:
@@ -44,12 +43,6 @@ def kernel_tmpfs() -> Iterator[str]:
             unmount(mnt)
 
 
-def unmount(mnt: str) -> None:
-    """As gently as it goes."""
-    if subprocess.run(["umount", mnt], capture_output=True, check=False).returncode:
-        subprocess.run(["umount", "-l", mnt], capture_output=True, check=False)
-
-
 @contextmanager
 def tmpfsd(options: str, group: Group) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A tmpfsd mount whose daemon is in the group."""
@@ -58,35 +51,11 @@ def tmpfsd(options: str, group: Group) -> Iterator[tuple[str, subprocess.Popen[b
         daemon = subprocess.Popen(group.inside(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                   stderr=subprocess.DEVNULL)
         try:
-            _wait_for_mount(mnt, daemon)
+            wait_for_mount(mnt, daemon)
             yield mnt, daemon
         finally:
             unmount(mnt)
-            _end(daemon)
-
-
-def _wait_for_mount(mnt: str, daemon: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not _is_mounted(mnt):
-        if daemon.poll() is not None or time.monotonic() > deadline:
-            raise Unavailable(f"tmpfsd did not mount (exit status {daemon.poll()})")
-        time.sleep(0.05)
-
-
-def _is_mounted(mnt: str) -> bool:
-    """Whether the mount table has it: asking the mount itself would wait for a daemon that is not there yet."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return any(line.split()[4] == mnt for line in file)
-
-
-def _end(daemon: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            daemon.wait(END_SECONDS)
-            return
-        except subprocess.TimeoutExpired:
-            daemon.send_signal(number)
-    daemon.wait(END_SECONDS)
+            end(daemon)
 
 
 def create_in(group: Group, mnt: str, files: int, tick: Tick, late: bool) -> dict[str, Any]:
@@ -136,5 +105,5 @@ def tmpfsd_in_cgroup(tick: Tick, limit: int, files: int, ram: str, swap: str, si
                 result["state"] = {key: state[key] for key in ("resident_bytes", "used_bytes", "inodes", "ram_bytes")}
                 result["swapped"] = state["swap"]["used_bytes"]
             return result
-    except Unavailable as why:
+    except (NotMounted, Unavailable) as why:
         return {"skipped": str(why)}

@@ -1,0 +1,45 @@
+"""The two benchmarks that stand alone: operations without FUSE, and creates while the number of files doubles."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.bench import core, doubling
+
+needs_fuse = pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse that can be opened")
+
+
+def test_every_operation_is_measured() -> None:
+    found = core.one_round(500)
+    assert set(core.GOALS) < set(found) and all(value > 0 for value in found.values())
+
+
+def test_core_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["core", "--files", "300", "--rounds", "1", "--json"])
+    core.main()
+    assert set(core.GOALS) < set(json.loads(capsys.readouterr().out))
+
+
+def test_steps_double() -> None:
+    assert doubling.steps(50_000) == [10_000, 20_000, 40_000, 50_000]
+    assert doubling.steps(10_000) == doubling.steps(10_000)[:1] and doubling.steps(3) == [3]
+
+
+@needs_fuse
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ("many", "one"))
+def test_doubling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layout: str) -> None:
+    monkeypatch.setattr(doubling, "FIRST", 500)
+    monkeypatch.setattr(doubling, "WINDOW", 700)
+    out = tmp_path / "out.json"
+    monkeypatch.setattr(sys, "argv", ["doubling", "--files", "1500", "--ram", "1m", "--size", "64m", "--layout", layout,
+                                      "--json", str(out)])
+    doubling.main()
+    result = json.loads(out.read_text())
+    assert [row["files"] for row in result["rows"]] == [500, 1000, 1500] and result["ratio"] > 0
+    assert all(100 < row["bytes_a_file"] < 400 for row in result["rows"])

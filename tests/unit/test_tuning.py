@@ -1,0 +1,295 @@
+"""Limits, memory and swap files of a mount that are changed while it is mounted."""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fs.fslib import CRED, ROOT
+from tmpfsd.options import Config
+from tmpfsd.server.dispatch import Dispatcher
+from tmpfsd.server.errors import ControlError
+from tmpfsd.server.tuning import Tuning
+from tmpfsd.tmpfs import vnops
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.errors import NoMemory
+
+MB = 1 << 20
+BACKENDS = ("wired", "pageable-flag", "pageable-submap", "aobj", "pageable-object")
+
+
+def do(steps: Any) -> Any:
+    """Run a command to its end; its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Tuning]]:
+    """Make the tuning of a mount; each is checked at its end."""
+    made: list[Mount] = []
+
+    def tuning(dispatcher: Dispatcher | None = None, **given: Any) -> Tuning:
+        settings = {"ram_bytes": 4 * MB, "size_bytes": 64 * MB, "swap": str(tmp_path), "uid": 0, "gid": 0}
+        mount = Mount(Config(**{**settings, **given}))
+        mount.vm.check_level = 1
+        made.append(mount)
+        return Tuning(mount, dispatcher)
+
+    yield tuning
+    for mount in made:
+        mount.check()
+        with suppress(BufferError):
+            mount.close()
+
+
+def store(mp: Mount, count: int) -> dict[bytes, int]:
+    """Make files of 9,000 bytes; their inode numbers by name."""
+    files = {}
+    for number in range(count):
+        name = b"file %d" % number
+        mp.breathe()
+        files[name] = vnops.create(mp, ROOT, name, 0o600, CRED)
+        mp.breathe()
+        vnops.write(mp, files[name], 0, name * (9000 // len(name)))
+    return files
+
+
+def demand_content(mp: Mount, files: dict[bytes, int]) -> None:
+    for name, ino in files.items():
+        mp.breathe()
+        assert vnops.lookup(mp, ROOT, name) == ino
+        mp.breathe()
+        text = name * (9000 // len(name))
+        assert bytes(vnops.read(mp, ino, 0, len(text))) == text
+
+
+# --- set ---
+
+def test_limits_are_changed_together(make) -> None:
+    tuning = make(Dispatcher("auto"))
+    mount = tuning.mount
+    answer = do(tuning.set({"values": ["size=32m", "nr_inodes=1k", "ram=2m", "spin=20", "swap_size=16m"]}))
+    assert answer == {
+        "size": {"was": 64 * MB, "is": 32 * MB}, "nr_inodes": {"was": 0, "is": 1024},
+        "ram": {"was": 4 * MB, "is": 2 * MB}, "spin": {"was": "auto", "is": 20},
+        "swap_size": {"was": 64 * MB, "is": 16 * MB}}
+    status = mount.status()
+    assert (status["size_bytes"], status["inodes_max"], status["ram_bytes"]) == (32 * MB, 1024, 2 * MB)
+    assert status["swap"]["size_bytes"] == 16 * MB - 4096
+    assert tuning.dispatcher.spin == 20_000 and not tuning.dispatcher.adaptive
+    assert (mount.config.ram_bytes, mount.config.spin, mount.config.nr_inodes) == (2 * MB, 20, 1024)
+
+
+@pytest.mark.parametrize("words, why", [
+    (["ram=512k"], "ram=512k: too small: at least 1m"), (["size=1"], "size=1: too small"),
+    (["ram=1m", "ram=2m"], "given twice"), (["ram"], "ram: needs a value"), (["spin=fast"], "spin=fast: must be auto"),
+    (["backend=wired"], "backend=wired: cannot be changed while it is mounted"), (["nosuid"], "nosuid: cannot be"),
+    (["speed=1"], "speed=1: unknown option; these can: size"), ([], "no values"), ("ram=1m", "no values"),
+    ([1], "no values"), (None, "no values"), (["nr_inodes=-1"], "nr_inodes=-1: must be"),
+    (["ram=1m", "size=x"], "size=x: not"),
+])
+def test_what_is_refused_is_named_and_nothing_has_changed(make, words: Any, why: str) -> None:
+    tuning = make()
+    before = tuning.mount.status()
+    with pytest.raises(ControlError, match=why):
+        do(tuning.set({"values": words}))
+    assert tuning.mount.status() == before and not tuning.busy
+
+
+def test_all_or_none(make) -> None:
+    tuning = make(backend="wired", swap=None)
+    mount = tuning.mount
+    files = store(mount, 200)
+    before = mount.status()
+    with pytest.raises(ControlError, match="ram=1m: .*k of pages cannot leave ram"):
+        do(tuning.set({"values": ["size=16m", "ram=1m", "nr_inodes=300"]}))
+    assert mount.status() == before
+    demand_content(mount, files)
+
+
+def test_interrupted_it_is_as_before(make) -> None:
+    tuning = make(ram_bytes=8 * MB)
+    files = store(tuning.mount, 600)
+    steps = tuning.set({"values": ["ram=1m", "size=2m"]})
+    for _ in range(3):
+        next(steps)
+    assert tuning.mount.vm.phys.nframes < 2048 and tuning.mount.vm.limit == 512
+    steps.close()
+    assert tuning.mount.vm.phys.nframes == 2048 and tuning.mount.vm.limit == 16384 and not tuning.busy
+    demand_content(tuning.mount, files)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ram_down_and_up_on_every_backend(make, backend: str) -> None:
+    tuning = make(backend=backend)
+    files = store(tuning.mount, 500)
+    for words in ("ram=2m", "ram=1m", "ram=3m", "ram=1m"):
+        do(tuning.set({"values": [words]}))
+        tuning.mount.check()
+        demand_content(tuning.mount, files)
+
+
+def test_size_below_what_is_used_means_full(make) -> None:
+    tuning = make()
+    mount = tuning.mount
+    files = store(mount, 100)
+    do(tuning.set({"values": ["size=64k"]}))
+    _bsize, blocks, free, *_ = vnops.statfs(mount)
+    assert (blocks, free) == (16, 0)
+    with pytest.raises(NoMemory, match="size is used up"):
+        vnops.write(mount, files[b"file 1"], 1 << 20, bytes(100_000))
+    demand_content(mount, files)
+    do(tuning.set({"values": ["size=64m"]}))
+    vnops.create(mount, ROOT, b"new", 0o600, CRED)
+
+
+def test_nr_inodes_below_what_is_used_means_full(make) -> None:
+    tuning = make()
+    store(tuning.mount, 50)
+    do(tuning.set({"values": ["nr_inodes=10"]}))
+    with pytest.raises((NoMemory, FsError)):
+        vnops.create(tuning.mount, ROOT, b"new", 0o600, CRED)
+    assert vnops.statfs(tuning.mount)[4:6] == (10, 0)
+    do(tuning.set({"values": ["nr_inodes=0"]}))
+    vnops.create(tuning.mount, ROOT, b"new", 0o600, CRED)
+
+
+def test_swap_size_below_what_is_used_means_full(make) -> None:
+    tuning = make(ram_bytes=MB)
+    files = store(tuning.mount, 400)
+    do(tuning.set({"values": ["swap_size=64k"]}))
+    assert tuning.mount.status()["swap"]["size_bytes"] < tuning.mount.status()["swap"]["used_bytes"]
+    with pytest.raises(NoMemory):
+        for number in range(400):
+            tuning.mount.breathe()
+            vnops.write(tuning.mount, files[b"file 7"], (number + 9) << 12, bytes(4096))
+    demand_content(tuning.mount, files)
+
+
+def test_without_what_it_is_about(make) -> None:
+    with pytest.raises(ControlError, match="spin: this pyfuse3"):
+        do(make().set({"values": ["spin=1"]}))
+    with pytest.raises(ControlError, match="swap_size: the swap file of the mount is not in use"):
+        do(make(swap=None).set({"values": ["swap_size=1m"]}))
+
+
+def test_one_change_at_a_time(make) -> None:
+    tuning = make(ram_bytes=8 * MB)
+    steps = tuning.set({"values": ["ram=1m"]})
+    next(steps)
+    for other in (tuning.set({"values": ["size=1m"]}), tuning.flush({})):
+        with pytest.raises(ControlError, match="set is under way"):
+            do(other)
+    do(steps)
+    do(tuning.flush({}))
+
+
+# --- swap files ---
+
+def test_another_file_and_back(make, tmp_path: Path) -> None:
+    tuning = make(ram_bytes=MB)
+    files = store(tuning.mount, 300)
+    other = tmp_path / "other"
+    other.touch(mode=0o600)
+    answer = tuning.swapon({"path": str(other), "size_bytes": 32 * MB})
+    assert answer["size_bytes"] == 32 * MB - 4096
+    moved = do(tuning.swapoff({"path": str(tmp_path)}))
+    assert moved["moved_bytes"] > MB
+    swap = tuning.mount.status()["swap"]
+    assert swap["path"] == str(other) and [file["path"] for file in swap["files"]] == [str(other)]
+    assert other.stat().st_size > MB
+    demand_content(tuning.mount, files)
+    with pytest.raises(ControlError, match="swap_size: the swap file of the mount"):
+        do(tuning.set({"values": ["swap_size=1m"]}))
+    with pytest.raises(ControlError, match="holds .* other swap files have room for 0k"):
+        do(tuning.swapoff({"path": str(other)}))
+    tuning.swapon({"path": str(tmp_path), "size_bytes": 32 * MB})
+    do(tuning.swapoff({"path": str(other)}))
+    assert other.stat().st_size == 0            # as at the unmount: nothing is left in it
+    demand_content(tuning.mount, files)
+
+
+def test_a_mount_without_swap_gets_some_and_loses_it(make, tmp_path: Path) -> None:
+    tuning = make(ram_bytes=MB, swap=None)
+    with pytest.raises(ControlError, match="no swap"):
+        do(tuning.flush({}))
+    tuning.swapon({"path": str(tmp_path), "size_bytes": 32 * MB})
+    files = store(tuning.mount, 20)
+    assert do(tuning.flush({}))["resident_bytes"] == 0
+    do(tuning.swapoff({"path": str(tmp_path)}))
+    assert tuning.mount.status()["swap"]["files"] == []
+    demand_content(tuning.mount, files)
+
+
+@pytest.mark.parametrize("request_, why", [
+    ({"path": "relative", "size_bytes": MB}, "absolute"), ({"size_bytes": MB}, "absolute"),
+    ({"path": "/tmp", "size_bytes": 4096}, "two pages"), ({"path": "/tmp"}, "two pages"),
+    ({"path": "/missing/file", "size_bytes": MB}, "/missing/file: No such file"),
+    ({"path": "/tmp", "size_bytes": 1 << 45}, "no slot numbers left"),
+])
+def test_swapon_refuses(make, request_: dict[str, Any], why: str) -> None:
+    tuning = make()
+    with pytest.raises(ControlError, match=why):
+        tuning.swapon(request_)
+    assert len(tuning.mount.status()["swap"]["files"]) == 1 and not tuning.busy
+
+
+def test_a_file_of_others_or_in_use_is_refused(make, tmp_path: Path) -> None:
+    tuning, path = make(), tmp_path / "file"
+    path.touch(mode=0o644)
+    with pytest.raises(ControlError, match="alone, mode 0600"):
+        tuning.swapon({"path": str(path), "size_bytes": MB})
+    path.chmod(0o600)
+    tuning.swapon({"path": str(path), "size_bytes": MB})
+    with pytest.raises(ControlError, match="pages to it"):
+        tuning.swapon({"path": str(path), "size_bytes": MB})
+
+
+def test_swapoff_of_what_is_not_there(make, tmp_path: Path) -> None:
+    with pytest.raises(ControlError, match=f"/x: no swap file of this mount; there are: {tmp_path}"):
+        do(make().swapoff({"path": "/x"}))
+    with pytest.raises(ControlError, match="there are: none"):
+        do(make(swap=None).swapoff({}))
+
+
+# --- flush ---
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_flush(make, backend: str) -> None:
+    tuning = make(backend=backend)
+    files = store(tuning.mount, 300)
+    answer = do(tuning.flush({}))
+    assert answer["stayed_bytes"] == answer["pageable_bytes"] == 0
+    assert answer["resident_bytes"] == answer["wired_bytes"]
+    assert (answer["wired_bytes"] > 0) == (backend in ("wired", "pageable-flag"))
+    tuning.mount.check()
+    demand_content(tuning.mount, files)
+
+
+def test_flush_on_full_swap_says_what_stays(make) -> None:
+    tuning = make(swap_size_bytes=MB)
+    files = store(tuning.mount, 300)
+    answer = do(tuning.flush({}))
+    assert answer["stayed_bytes"] > 0 and answer["evicted_bytes"] > 0
+    demand_content(tuning.mount, files)
+
+
+def test_flush_of_a_dead_disk_ends(make, monkeypatch) -> None:
+    tuning = make()
+    store(tuning.mount, 300)
+
+    def refused(*_args: Any) -> None:
+        raise OSError(errno.EIO, "dead")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tuning.mount.vm.swap), "write_cluster", refused)
+        answer = do(tuning.flush({}))
+    assert answer["evicted_bytes"] == 0 and answer["stayed_bytes"] == answer["resident_bytes"]
+    assert tuning.mount.vm.daemon.write_errors < 100

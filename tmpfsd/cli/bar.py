@@ -1,0 +1,20 @@
+"""bar.py: commands that take long, followed with a progress bar where somebody looks."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tmpfsd.cli.client import ask
+
+
+def ask_with_bar(path: str, command: str, title: str, /, **arguments: Any) -> Any:
+    """client.ask(), with a bar on stderr where that is a terminal."""
+    if not sys.stderr.isatty():
+        return ask(path, command, **arguments)
+    from rich.console import Console  # some 50 ms, for those who look only
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        return ask(path, command, lambda done, of: progress.update(task, completed=done, total=of), **arguments)

@@ -1,0 +1,37 @@
+"""flush.py: tmpfsctl flush: page everything out that may leave memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from tmpfsd.cli.bar import ask_with_bar
+from tmpfsd.cli.status import human
+
+EPILOG = """\
+example:
+  tmpfsctl flush /mnt/x
+
+What is paged out comes back when it is used.  To give memory back to the system for good: tmpfsctl set ram=.
+
+exit status:
+  0  all is out that may leave      1  error
+  2  some pages stay: swap is full or refuses them"""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe the command line of flush."""
+    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("--json", action="store_true", help="print the bytes as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Say what went and what stayed."""
+    answer = ask_with_bar(args.mountpoint, "flush", "paging out")
+    if args.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        stayed = f", {human(answer['stayed_bytes'])} that swap does not take" if answer["stayed_bytes"] else ""
+        print(f"{args.mountpoint}: {human(answer['evicted_bytes'])} paged out; {human(answer['resident_bytes'])} "
+              f"resident: {human(answer['wired_bytes'])} that never leaves{stayed}")
+    return 2 if answer["stayed_bytes"] else 0

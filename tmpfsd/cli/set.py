@@ -1,0 +1,48 @@
+"""set.py: tmpfsctl set: change limits of a live mount."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from tmpfsd.cli.bar import ask_with_bar
+from tmpfsd.cli.status import human
+
+EPILOG = """\
+example:
+  tmpfsctl set /mnt/x ram=16m size=4g
+
+  size=SIZE       limit of data and metadata together
+  nr_inodes=N     limit of inodes, 0 for none of its own
+  ram=SIZE        resident budget; smaller gives memory back to the system at once
+  spin=auto|US    how long to poll for the next request
+  swap_size=SIZE  limit of the swap file that was given at the mount
+
+Values are written as mount options are.  Below what is used is allowed, and means full: nothing is lost,
+what is new gets ENOSPC.  ram must hold what cannot leave it (wired metadata, or all where swap is full).
+All values are applied, or none, also when it is interrupted.
+
+exit status:
+  0  changed          1  refused, and nothing was changed"""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe the command line of set."""
+    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("values", nargs="+", metavar="KEY=VALUE", help="size, nr_inodes, ram, spin, swap_size")
+    command.add_argument("--json", action="store_true", help="print what was and what is, as JSON")
+
+
+def text(name: str, value: int | str) -> str:
+    """Write a value as a user would."""
+    return human(value) if isinstance(value, int) and name in ("size", "ram", "swap_size") else str(value)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what was changed."""
+    answer = ask_with_bar(args.mountpoint, "set", "ram", values=args.values)
+    if args.json:
+        print(json.dumps(answer, indent=2))
+        return
+    for name, each in answer.items():
+        print(f"{args.mountpoint}: {name}={text(name, each['is'])} (was {text(name, each['was'])})")

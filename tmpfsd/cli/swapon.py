@@ -1,0 +1,62 @@
+"""swapon.py: tmpfsctl swapon: give a live mount another swap file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+from tmpfsd.cli.client import ClientError, ask, status
+from tmpfsd.cli.preflight import CliError, check_swap
+from tmpfsd.cli.status import human
+from tmpfsd.options import Config, parse_space, physical_memory
+from tmpfsd.server import mountinfo
+
+EPILOG = """\
+example:
+  tmpfsctl swapon /mnt/x /var/tmp --size 4g
+
+PATH is a directory (for an unlinked file of mode 0600), a file that is yours alone, mode 0600, or a block
+device; what is in it is lost.  Without --size it is as large as the mount's size, or as the device.  Files
+are filled in the order in which they were given.
+
+exit status:
+  0  in use           1  refused, and nothing was changed"""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe the command line of swapon."""
+    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("path", metavar="PATH", help="a directory, a file or a block device")
+    command.add_argument("--size", metavar="SIZE", help="with k, m, g, t or %% of physical memory")
+    command.add_argument("--json", action="store_true", help="print the swap file as JSON")
+
+
+def size_of(args: argparse.Namespace) -> int:
+    """Return --size in bytes, or 0 where it is not given."""
+    if args.size is None:
+        return 0
+    try:
+        nbytes = parse_space(args.size, physical_memory())
+    except ValueError as error:
+        raise ClientError(f"--size {args.size}: {error}") from None
+    if nbytes < 64 << 10:
+        raise ClientError(f"--size {args.size}: too small: at least 64k")
+    return nbytes
+
+
+def run(args: argparse.Namespace) -> None:
+    """See that the file can be used, then have the mount use it."""
+    size, path = size_of(args), os.path.realpath(args.path)
+    limit = status(args.mountpoint)["size_bytes"]
+    given = frozenset(("swap_size",)) if size else frozenset()
+    config = Config(size_bytes=limit, swap=path, swap_size_bytes=size or limit, given=given)
+    try:
+        config = check_swap(config, mountinfo.resolve(args.mountpoint))
+    except CliError as error:
+        raise ClientError(str(error)) from None
+    answer = ask(args.mountpoint, "swapon", path=path, size_bytes=config.swap_size_bytes)
+    for warning in config.warnings if size else ():
+        print(f"tmpfsctl: warning: {warning}")
+    print(json.dumps(answer, indent=2) if args.json else
+          f"{args.mountpoint}: pages to {path}, up to {human(answer['size_bytes'])}")

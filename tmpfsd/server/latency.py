@@ -1,0 +1,75 @@
+"""latency.py: how long requests take in the daemon, by kind, for `tmpfsctl top`.
+
+Timing each request would cost it 0.2 us.  So they are sampled, and only while somebody asks: every PERIOD each handler
+of the Operations gets a timer round it, which the next request of that kind passes through and takes off again.  The
+instance has the timer, the class the handler: pyfuse3 looks the handler up at each request.
+
+Picture     OFF --asked--> handler --every PERIOD--> timed --a request--> handler --nobody asked for LINGER--> OFF
+
+Limits      What is measured is the work in the daemon, page-ins included; the kernel's part and the waiting are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Any
+
+import trio
+
+from tmpfsd.server.operations import KINDS, Operations
+
+PERIOD = 0.02
+LINGER = 15.0               # seconds after the last question
+
+
+class Latency:
+    """The samples of one mount's requests."""
+
+    def __init__(self, operations: Operations) -> None:
+        self.operations = operations
+        self.samples: dict[str, list[int]] = {name: [0, 0] for name in KINDS}       # how many, and their ns together
+        self._asked = trio.Event()
+        self._until = 0.0
+
+    def ask(self, _request: Any) -> dict[str, list[int]]:
+        """Return the samples so far, [count, nanoseconds] by kind, and go on sampling for a while."""
+        self._until = trio.current_time() + LINGER
+        self._asked.set()
+        return {name: sample for name, sample in self.samples.items() if sample[0]}
+
+    async def run(self) -> None:
+        """Sample while somebody asks, until cancelled."""
+        while True:
+            await self._asked.wait()
+            try:
+                while trio.current_time() < self._until:
+                    self.arm()
+                    await trio.sleep(PERIOD)
+            finally:
+                self.disarm()
+            self._asked = trio.Event()
+
+    def arm(self) -> None:
+        """Time the next request of each kind."""
+        for name in KINDS:
+            if name not in vars(self.operations):
+                setattr(self.operations, name, self._timed(name))
+
+    def disarm(self) -> None:
+        """Time no more."""
+        for name in KINDS:
+            vars(self.operations).pop(name, None)
+
+    def _timed(self, name: str) -> Callable[..., Any]:
+        operations, sample = self.operations, self.samples[name]
+
+        async def timed(*args: Any) -> Any:
+            vars(operations).pop(name, None)
+            start = perf_counter_ns()
+            try:
+                return await getattr(operations, name)(*args)
+            finally:
+                sample[0] += 1
+                sample[1] += perf_counter_ns() - start
+        return timed

@@ -1,0 +1,96 @@
+"""negotiate.py: what the kernel is offered in the INIT handshake beyond what the binding asks for.
+
+libfuse answers INIT itself and asks for what it knows (FUSE_CAP_*); two features that save requests are not among it.
+So the handshake alone passes through a pair of sockets: the kernel's request is read here and handed to libfuse, and
+libfuse's answer is read here, gets its flags, and goes to the kernel.  From then on libfuse has the descriptor to
+itself.
+
+    HANDLE_KILLPRIV_V2  the server clears set-id bits.  Without it the kernel asks for security.capability before each
+                        write(2): two requests for each 4 KiB, 28 us instead of 15.  With it a SETATTR of nothing says
+                        that bits must go, and who writes (vnops.setattr).
+    CACHE_SYMLINKS      the kernel keeps the targets of symbolic links, which never change.
+
+Picture     NEW --ask--> ASKED (libfuse reads the request from the socket, and answers there) --tell--> TOLD
+Limits      An answer that is not what <linux/fuse.h> says goes on as it is: slower, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import struct
+
+log = logging.getLogger(__name__)
+
+# <linux/fuse.h>; both structures are only ever extended at their ends.
+IN_HEADER = struct.Struct("=IIQQIII4x")         # len opcode unique nodeid uid gid pid
+IN_INIT = struct.Struct("=IIII")                # major minor max_readahead flags
+OUT_HEADER = struct.Struct("=IiQ")              # len error unique
+OUT_INIT = struct.Struct("=IIII")               # major minor max_readahead flags
+FUSE_INIT, FUSE_MAJOR = 26, 7
+CACHE_SYMLINKS, HANDLE_KILLPRIV_V2 = 1 << 23, 1 << 28
+WANTED = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS
+MOST_INIT = 1 << 21                             # a read shorter than the session's buffer is refused with EINVAL
+
+
+def offered(request: bytes) -> int:
+    """Return which of the wanted features the kernel's INIT offers; 0 when it is another request."""
+    if len(request) < IN_HEADER.size + IN_INIT.size or IN_HEADER.unpack_from(request)[1] != FUSE_INIT:
+        return 0
+    major, _minor, _readahead, flags = IN_INIT.unpack_from(request, IN_HEADER.size)
+    return flags & WANTED if major == FUSE_MAJOR else 0
+
+
+def answer_with(answer: bytes, features: int) -> bytes:
+    """Return the answer to INIT with these features asked for too, or as it is when it is an error."""
+    if len(answer) < OUT_HEADER.size + OUT_INIT.size:
+        return answer
+    length, error, _unique = OUT_HEADER.unpack_from(answer)
+    major, minor, readahead, flags = OUT_INIT.unpack_from(answer, OUT_HEADER.size)
+    if error or length != len(answer) or major != FUSE_MAJOR:
+        return answer
+    changed = bytearray(answer)
+    OUT_INIT.pack_into(changed, OUT_HEADER.size, major, minor, readahead, flags | features)
+    return bytes(changed)
+
+
+class Negotiation:
+    """The handshake of one session; `features` is what was agreed on beyond the binding's wishes."""
+
+    __slots__ = ("features", "asked", "_kernel", "_ours")
+
+    def __init__(self) -> None:
+        self.features = 0
+        self.asked = False
+        self._kernel = -1                       # the session's descriptor, while a socket stands in its place
+        self._ours: socket.socket | None = None
+
+    def ask(self, fd: int) -> None:
+        """Hand the kernel's first request to libfuse, through a socket in the descriptor's place."""
+        self.asked = True
+        try:
+            request = os.read(fd, MOST_INIT)
+        except OSError:                         # unmounted already: libfuse will see that too
+            return
+        self.features = offered(request)
+        self._kernel = os.dup(fd)
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            os.dup2(theirs.fileno(), fd, inheritable=False)
+        self._ours.send(request)
+
+    def tell(self, fd: int) -> None:
+        """Give libfuse its descriptor back, and the kernel libfuse's answer."""
+        if self._ours is None:
+            return
+        os.dup2(self._kernel, fd, inheritable=False)
+        os.close(self._kernel)
+        with self._ours as ours, contextlib.suppress(OSError):      # no answer, or nobody to take it
+            answer = ours.recv(MOST_INIT, socket.MSG_DONTWAIT)
+            changed = answer_with(answer, self.features)
+            if changed == answer:
+                self.features = 0
+            os.write(fd, changed)
+            log.debug("INIT: features %#x beyond the binding's", self.features)

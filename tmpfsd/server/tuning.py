@@ -1,0 +1,238 @@
+"""tuning.py: what a mount lets be changed while it is mounted: its limits, its memory, its swap files.
+
+Each of these is a command of the control socket that works in steps (control.py); requests are served in between.
+
+Invariants  U1 All values of one `set` are applied, or none, however it ends.
+            U2 One change at a time: another is refused, not queued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any
+
+from tmpfsd import options
+from tmpfsd.options import OptionError
+from tmpfsd.server.control import Command, Progress
+from tmpfsd.server.dispatch import MICROSECOND, Dispatcher
+from tmpfsd.server.errors import ControlError
+from tmpfsd.tmpfs.mem import MAX_NODES
+from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.errors import NoSwap, VmError
+from tmpfsd.uvm.pagedaemon import ACTIVE
+from tmpfsd.uvm.param import atop, ptoa
+from tmpfsd.uvm.resize import resize
+from tmpfsd.uvm.swap import Swap, open_swap
+from tmpfsd.uvm.swapset import free_base, swapoff, swapon
+
+log = logging.getLogger(__name__)
+
+SETTABLE = ("size", "nr_inodes", "ram", "spin", "swap_size")
+Steps = Generator[Progress, None, Any]
+
+
+def parse(words: Any) -> dict[str, Any]:
+    """Read "key=value" as mount options are read, into values by key."""
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        raise ControlError("no values: " + ", ".join(f"{name}=" for name in SETTABLE))
+    values: dict[str, Any] = {}
+    given: list[str] = []
+    for word in words:
+        name = word.partition("=")[0]
+        if name not in SETTABLE:
+            known = name in options.VALUED or name in options.FLAGS or name in options.GENERIC
+            why = "cannot be changed while it is mounted" if known else "unknown option"
+            raise ControlError(f"{word}: {why}; these can: {', '.join(SETTABLE)}")
+        try:
+            options.read_value(values, given, word, options.physical_memory())
+        except OptionError as error:
+            raise ControlError(str(error)) from None
+        given.append(name)
+    return {name: values[options.VALUED[name].field] for name in given}
+
+
+class Tuning:
+    """The changes of one mount."""
+
+    def __init__(self, mount: Mount, dispatcher: Dispatcher | None) -> None:
+        self.mount = mount
+        self.dispatcher = dispatcher
+        self.own_swap = mount.vm.swap           # the file that swap_size is about
+        self.busy = ""
+
+    def table(self) -> dict[str, Command]:
+        """Return the commands, by name."""
+        return {"set": self.set, "swapon": self.swapon, "swapoff": self.swapoff, "flush": self.flush}
+
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Let no other change begin meanwhile (U2)."""
+        if self.busy:
+            raise ControlError(f"{self.busy} is under way on this mount")
+        self.busy = what
+        try:
+            yield
+        except VmError as error:
+            raise ControlError(str(error)) from None
+        finally:
+            self.busy = ""
+
+    # set
+
+    def set(self, request: Mapping[str, Any]) -> Steps:
+        """Change limits; the result has for each key what it was and what it is."""
+        values = parse(request.get("values"))
+        with self.alone("set"), contextlib.ExitStack() as undo:
+            answer = {}
+            for name in sorted(values, key="ram".__eq__):       # ram last: it takes long, and may need the others
+                change: Callable[[Any], Iterator[Progress]] = getattr(self, f"_set_{name}")
+                was = getattr(self, f"_{name}")()
+                undo.callback(put_back, change, was)
+                yield from change(values[name])
+                answer[name] = {"was": was, "is": values[name]}
+            undo.pop_all()
+        fields = {options.VALUED[name].field: value for name, value in values.items()}
+        self.mount.config = dataclasses.replace(self.mount.config, **fields)
+        log.info("set %s", " ".join(f"{name}={each['is']} (was {each['was']})" for name, each in answer.items()))
+        return answer
+
+    def _size(self) -> int:
+        return ptoa(self.mount.vm.limit)
+
+    def _set_size(self, nbytes: int) -> Iterator[Progress]:
+        self.mount.vm.limit = atop(nbytes)
+        return iter(())
+
+    def _nr_inodes(self) -> int:
+        return self.mount.nr_inodes
+
+    def _set_nr_inodes(self, inodes: int) -> Iterator[Progress]:
+        self.mount.nr_inodes = inodes
+        self.mount.mem.max_nodes = inodes or MAX_NODES
+        return iter(())
+
+    def _spin(self) -> str | int:
+        dispatcher = self._need_dispatcher()
+        return "auto" if dispatcher.adaptive else dispatcher.spin // MICROSECOND
+
+    def _set_spin(self, spin: str | int) -> Iterator[Progress]:
+        dispatcher = self._need_dispatcher()
+        dispatcher.adaptive = spin == "auto"
+        dispatcher.spin = 0 if spin == "auto" else int(spin) * MICROSECOND
+        return iter(())
+
+    def _need_dispatcher(self) -> Dispatcher:
+        if self.dispatcher is None:
+            raise ControlError("spin: this pyfuse3 waits for requests in its own way")
+        return self.dispatcher
+
+    def _need_own_swap(self) -> Swap:
+        swap = self.mount.vm.swap
+        for file in swap.files if swap is not None else []:
+            if file is self.own_swap:
+                return file
+        raise ControlError("swap_size: the swap file of the mount is not in use; give swapon --size instead")
+
+    def _swap_size(self) -> int:
+        return ptoa(self._need_own_swap().nslots + 1)
+
+    def _set_swap_size(self, nbytes: int) -> Iterator[Progress]:
+        swap, nslots = self._need_own_swap(), max(atop(nbytes) - 1, 0)
+        if nslots > swap.width:
+            raise ControlError(f"swap_size={nbytes}: {swap.path} has room for {ptoa(swap.width + 1)} bytes only")
+        swap.resize(nslots)
+        return iter(())
+
+    def _ram(self) -> int:
+        return ptoa(self.mount.vm.phys.nframes)
+
+    def _set_ram(self, nbytes: int) -> Iterator[Progress]:
+        vm = self.mount.vm
+        was, wanted = vm.phys.nframes, atop(nbytes)
+        try:
+            for nframes in resize(vm, wanted):
+                yield Progress(abs(was - nframes), abs(was - wanted))
+        except VmError as error:
+            raise ControlError(f"ram={nbytes >> 20}m: {error}") from None
+
+    # swap
+
+    def swapon(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Take a swap file in; it was looked at by whoever asks (cli/preflight.py)."""
+        path, nbytes = request.get("path"), request.get("size_bytes")
+        if not isinstance(path, str) or not os.path.isabs(path):
+            raise ControlError("path: must be an absolute path")
+        if not isinstance(nbytes, int) or nbytes < 2 * options.PAGE_SIZE:
+            raise ControlError(f"{path}: size: must be at least two pages")
+        with self.alone("swapon"):
+            swap = self._open(path, nbytes)
+            try:
+                swapon(self.mount.vm, swap)
+            except NoSwap:
+                swap.close()
+                raise
+        log.info("swapon %s: %d bytes", path, ptoa(swap.nslots))
+        return swap.stats()
+
+    def _open(self, path: str, nbytes: int) -> Swap:
+        swap, direct = self.mount.vm.swap, self.mount.config.swap_io == "direct"
+        try:
+            fd, limit = open_swap(path, direct)
+        except OSError as error:
+            why = "its file system has no O_DIRECT (swap_io=direct)" if direct and error.errno == errno.EINVAL else ""
+            raise ControlError(f"{path}: {why or error.strerror or error}") from None
+        nslots = atop(min(nbytes, limit) if limit else nbytes) - 1
+        try:
+            return Swap(fd, nslots, path, free_base(swap.files if swap is not None else [], nslots))
+        except NoSwap:
+            os.close(fd)
+            raise
+
+    def swapoff(self, request: Mapping[str, Any]) -> Steps:
+        """Drain a swap file and let it go; what is on it goes elsewhere."""
+        path, swap = request.get("path"), self.mount.vm.swap
+        files = swap.files if swap is not None else []
+        found = [file for file in files if file.path == path]
+        if not found:
+            known = ", ".join(file.path for file in files) or "none"
+            raise ControlError(f"{path}: no swap file of this mount; there are: {known}")
+        with self.alone(f"swapoff {path}"):
+            held = found[-1].nheld
+            try:
+                for left in swapoff(self.mount.vm, found[-1]):
+                    yield Progress(max(held - left, 0), held)
+            except VmError as error:
+                raise ControlError(f"{path}: {error}") from None
+        log.info("swapoff %s: %d bytes moved", path, ptoa(held))
+        return {"path": path, "moved_bytes": ptoa(held)}
+
+    def flush(self, _request: Mapping[str, Any]) -> Steps:
+        """Page everything out that may leave."""
+        vm = self.mount.vm
+        if vm.swap is None:
+            raise ControlError("there is no swap (swap=none): nothing can be paged out")
+        with self.alone("flush"):
+            before, steps = vm.daemon.reclaims, vm.daemon.flush()
+            while True:
+                try:
+                    yield Progress(next(steps), vm.phys.nframes)
+                except StopIteration as end:
+                    stayed = end.value
+                    break
+        return {"evicted_bytes": ptoa(vm.daemon.reclaims - before), "stayed_bytes": ptoa(stayed),
+                "resident_bytes": ptoa(vm.phys.nframes - len(vm.phys.free_frames)),
+                "pageable_bytes": ptoa(sum(vm.daemon.count[ACTIVE:])), "wired_bytes": ptoa(vm.nwired + vm.nunowned)}
+
+
+def put_back(change: Callable[[Any], Iterator[Progress]], was: Any) -> None:
+    """Change a value to what it was, all steps at once.  Cannot be refused: what there was room for fits again."""
+    try:
+        for _ in change(was):
+            pass
+    except ControlError as error:       # but ram that had just grown, if it filled up with wired pages meanwhile
+        log.error("%s", error)

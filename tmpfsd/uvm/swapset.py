@@ -1,0 +1,274 @@
+"""uvm/swapset.py: several swap files, and how one is taken in and let go while the machine runs (after uvm_swap.c).
+
+The slots of all files are one space of numbers, each file a range of it.  A machine with one file has a Swap; with
+more it has a SwapSet, which answers as a Swap does and hands each slot to the file that owns it.  Files are filled in
+the order in which they were taken in.
+
+swapoff() drains a file in steps: what is out is copied to other files, without a frame and without being taken for
+used; what is resident is written elsewhere, or loses its slot and stays in memory where no other file has room.  The
+file gives out no slots meanwhile, so one walk over the page table finds all of its pages.
+
+Picture     swapon --> IN USE --swapoff: draining--> empty, closed
+                         ^--- interrupted, refused ---|            every page has its slot, the old or the new
+
+Invariants
+    T1  No two files own one slot number, and between two ranges one number is nobody's: no run crosses.
+
+Breathing   A step of swapoff() makes offsets stale: it may run where breathe() may, between operations.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Iterator, Sequence
+
+from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
+from tmpfsd.uvm.swap import Swap
+
+if TYPE_CHECKING:
+    from tmpfsd.uvm.vm import Vm
+
+MAX_FILES = 16
+NUMBERS = 1 << 32           # a slot number has 32 bits
+OWN_WIDTH = 1 << 31          # numbers kept for the file of the mount, which can grow: as many as there can be pages
+STEP_PAGES = 256            # pages that a step of swapoff() moves
+STEP_LOOKS = 32768          # pages that it looks at
+CLUSTER = 16                # pages copied at once
+
+
+class SwapSet:
+    """The slots of several swap files."""
+
+    __slots__ = ("files",)
+
+    def __init__(self, files: list[Swap]) -> None:
+        self.files = files
+
+    @property
+    def path(self) -> str:
+        """Where the first file is."""
+        return self.files[0].path
+
+    @property
+    def nslots(self) -> int:
+        """Slots of all files."""
+        return sum(file.nslots for file in self.files)
+
+    @property
+    def nheld(self) -> int:
+        """Slots that are held."""
+        return sum(file.nheld for file in self.files)
+
+    @property
+    def nbad(self) -> int:
+        """Slots that are bad."""
+        return sum(file.nbad for file in self.files)
+
+    @property
+    def nfree(self) -> int:
+        """Slots that alloc() can give."""
+        return sum(file.nfree for file in self.files if file.space)
+
+    @property
+    def space(self) -> bool:
+        """Whether some file's disk may have room for more."""
+        return any(file.space and not file.draining for file in self.files)
+
+    def of(self, slot: int) -> Swap:
+        """The file that owns a slot."""
+        for file in self.files:
+            if file.owns(slot):
+                return file
+        raise KeyError(f"slot {slot} is of no swap file")
+
+    def disk_full(self, slot: int) -> None:
+        """See Swap."""
+        self.of(slot).disk_full()
+
+    def alloc(self, n: int, at: int = 0) -> tuple[int, int]:
+        """See Swap; where `at` is given, because a slot near it failed, another file is tried first."""
+        files = sorted(self.files, key=lambda file: file.owns(at)) if at else self.files
+        for file in files:
+            if file.nfree and file.space:
+                return file.alloc(n, at if file.owns(at) else 0)
+        raise NoSwap("all swap files are full")
+
+    def free(self, slot: int, n: int = 1) -> None:
+        """See Swap."""
+        self.of(slot).free(slot, n)
+
+    def retire(self, slot: int) -> None:
+        """See Swap."""
+        self.of(slot).retire(slot)
+
+    def write_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> None:
+        """See Swap."""
+        self.of(slot).write_cluster(slot, pages, vpns)
+
+    def read_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
+        """See Swap."""
+        return self.of(slot).read_cluster(slot, pages, vpns)
+
+    def verify(self, slot: int, vpn: int) -> bool:
+        """See Swap."""
+        return self.of(slot).verify(slot, vpn)
+
+    def trim(self, budget: int = 64) -> bool:
+        """See Swap."""
+        return any([file.trim(budget) for file in self.files])
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self.files:
+            file.close()
+
+    def check(self, held: set[int]) -> None:
+        """Raise Inconsistent where an invariant of the set or of a file does not hold."""
+        ranges = sorted((file.base, file.base + file.width) for file in self.files)
+        demand(all(one[1] < two[0] for one, two in zip(ranges, ranges[1:])), "T1", f"ranges {ranges}")
+        for slot in held:
+            demand(any(file.owns(slot) for file in self.files), "T1", f"slot {slot} is of no file")
+        for file in self.files:
+            file.check({slot for slot in held if file.owns(slot)})
+
+
+def free_base(files: list[Swap], nslots: int) -> int:
+    """The first of nslots slot numbers that no file owns.  => NoSwap."""
+    base = 1
+    for file in sorted(files, key=lambda file: file.base):
+        if base + nslots < file.base:
+            break
+        base = file.base + file.width + 1
+    if base + nslots > NUMBERS:
+        raise NoSwap(f"there are no slot numbers left for {ptoa(nslots) >> 20}m")
+    return base
+
+
+def swapon(vm: Vm, swap: Swap) -> None:
+    """Take a file in; its base is from free_base().  => NoSwap: there are too many."""
+    files = vm.swap.files if vm.swap is not None else []
+    if len(files) >= MAX_FILES:
+        raise NoSwap(f"at most {MAX_FILES} swap files")
+    vm.swap = SwapSet([*files, swap]) if files else swap
+
+
+def swapoff(vm: Vm, swap: Swap) -> Iterator[int]:
+    """Drain a file step by step, then let it go; yields how many of its slots are held.
+
+    => NoSwap: what it holds fits nowhere else.  => SwapIOError: some pages cannot be read back, all others were moved.
+    Then, or when it is closed before its end, the file is in use as before, and no page is lost.
+    """
+    demand_room(vm, swap)
+    swap.draining = True
+    try:
+        yield swap.nheld
+        lost = vpn = 0
+        while vpn < len(vm.slot_of):
+            vpn, failed = _step(vm, swap, vpn)
+            lost += failed
+            yield swap.nheld
+        if lost:
+            raise SwapIOError(f"{lost} pages cannot be read back from it; all others are elsewhere now")
+        assert not swap.nheld, "a page kept its slot"
+        _let_go(vm, swap)
+    finally:
+        swap.draining = False
+
+
+def demand_room(vm: Vm, swap: Swap) -> None:
+    """See that other files and memory have room for what a file holds.  => NoSwap."""
+    assert vm.swap is not None
+    others = sum(file.nfree for file in vm.swap.files if file is not swap and file.space)
+    memory = max(vm.most_slotless - vm.nslotless, 0)
+    if swap.nheld > others + memory:
+        raise NoSwap(f"it holds {ptoa(swap.nheld) >> 10}k; other swap files have room for {ptoa(others) >> 10}k, "
+                     f"ram for {ptoa(memory) >> 10}k")
+
+
+def _let_go(vm: Vm, swap: Swap) -> None:
+    assert vm.swap is not None
+    files = [file for file in vm.swap.files if file is not swap]
+    vm.swap = SwapSet(files) if len(files) > 1 else files[0] if files else None
+    swap.close()
+
+
+def _step(vm: Vm, swap: Swap, vpn: int) -> tuple[int, int]:
+    """Move some pages from vpn on: where to go on, and how many could not be read."""
+    moved = lost = 0
+    end = min(vpn + STEP_LOOKS, len(vm.slot_of))
+    while vpn < end and moved < STEP_PAGES:
+        if not swap.owns(vm.slot_of[vpn]):
+            vpn += 1
+            continue
+        try:
+            n = _move(vm, swap, vpn)
+            moved += n
+        except SwapIOError:
+            n = 1
+            lost += 1
+        vpn += n
+    return vpn, lost
+
+
+def _move(vm: Vm, swap: Swap, vpn: int) -> int:
+    """Move a page off the file, and those behind it that are out together with it; how many."""
+    if not vm.is_resident(vpn):
+        n = _copy(vm, swap, vpn)
+        if n:
+            return n
+        vm.breathe()                # it takes a frame
+        if not vm.phys.free_frames:
+            raise NoSwap("what it holds fits nowhere else: no other file takes pages, and no frame is free")
+        vm.fault(vpn)
+    _settle(vm, swap, vpn)
+    return 1
+
+
+def _copy(vm: Vm, swap: Swap, vpn: int) -> int:
+    """Copy pages that are out to another file; how many, 0 where no file takes them.  => SwapIOError."""
+    slot, n = vm.slot_of[vpn], 1
+    end = min(vpn + CLUSTER, len(vm.slot_of))
+    while vpn + n < end and vm.slot_of[vpn + n] == slot + n and not vm.is_resident(vpn + n):
+        n += 1
+    assert vm.swap is not None
+    try:
+        to, count = vm.swap.alloc(n)
+    except NoSwap:
+        return 0
+    try:
+        got = swap.read_cluster(slot, _scratch[:count], range(vpn, vpn + count))
+    except SwapIOError:
+        vm.swap.free(to, count)
+        raise
+    if got < count:
+        vm.swap.free(to + got, count - got)
+    try:
+        vm.swap.write_cluster(to, _scratch[:got], range(vpn, vpn + got))
+    except OSError as error:
+        vm.swap.free(to, got)
+        vm.daemon.failed(error, to)
+        return 0                    # the page daemon knows more ways
+    for i in range(got):
+        vm.slot_of[vpn + i] = to + i
+    swap.free(slot, got)
+    return got
+
+
+def _settle(vm: Vm, swap: Swap, vpn: int) -> None:
+    """Give a resident page a slot of another file, or none.  => NoSwap: there is room for neither."""
+    pfn = vm.pfn_of(vpn)
+    assert vm.swap is not None
+    if vm.swap.nfree and vm.daemon.clean(pfn) and not swap.owns(vm.slot_of[vpn]):
+        return
+    if vm.nslotless >= vm.most_slotless:
+        raise NoSwap("what it holds fits nowhere else: other swap files and ram are full")
+    swap.free(vm.slot_of[vpn])
+    vm.slot_of[vpn] = 0
+    vm.phys.dirty[pfn] = 1          # V3
+    vm.nslotless += 1
+
+
+# Page aligned, as O_DIRECT demands.
+_buffer = memoryview(mmap.mmap(-1, CLUSTER * PAGE_SIZE))
+_scratch = [_buffer[i << PAGE_SHIFT:(i + 1) << PAGE_SHIFT] for i in range(CLUSTER)]

@@ -1,0 +1,118 @@
+"""bench/goals.py: ratios, and the figures that were to be reached.
+
+A ratio says how many times as fast: microseconds and seconds are divided the other way round than MiB a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median, quantiles
+from typing import Any, NamedTuple
+
+from tools.bench import data, idle, listing, metadata, pressure
+from tools.bench.servers import EXAMPLE, NULLFS, TMPFSD
+from tools.bench.sheet import FREE, PERCENT, RATE, SAME, SECONDS, Measure
+from tools.experiments.report import GOAL_MET, GOAL_MISSED
+
+MEMFS = "memfs_ll"          # the name that goals know libfuse's example by: --peer memfs_ll=...
+Cells = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def number(value: float, unit: str) -> str:
+    """A figure, as precise as it is."""
+    if unit in (SECONDS, PERCENT):
+        return f"{value:.2f}" if value >= 0.1 or not value else f"{value:.3f}"
+    return f"{value:,.0f}" if unit == RATE or value >= 100 else f"{value:.1f}"
+
+
+def middle(cells: Cells, measure: Measure, server: str) -> float | None:
+    """The median of a cell; None where it was not measured."""
+    cell = cells.get(measure.key, {}).get(server, {})
+    return median(cell["samples"]) if cell.get("samples") and "why" not in cell else None
+
+
+def spread(cells: Cells, measure: Measure, server: str) -> float | None:
+    """Half the distance of the quartiles, as a share of the median."""
+    samples = cells.get(measure.key, {}).get(server, {}).get("samples", [])
+    if len(samples) < 2 or not median(samples):
+        return None
+    first, _, third = quantiles(samples, n=4, method="inclusive")
+    return (third - first) / 2 / median(samples)
+
+
+def why_not(cells: Cells, measure: Measure, server: str) -> str:
+    """Why a cell was not measured."""
+    why: str = cells.get(measure.key, {}).get(server, {}).get("why", "")
+    return why or "not in this run"
+
+
+def times_as_fast(one: float | None, other: float | None, unit: str) -> float | None:
+    """How many times as fast the one is."""
+    if not one or not other:
+        return None
+    return one / other if unit == RATE else other / one
+
+
+class Goal(NamedTuple):
+    """What was to be reached: a ratio against another server, or a figure of tmpfsd's own (against is empty)."""
+
+    measure: Measure
+    against: str
+    bound: float
+    above: bool = False         # the bound itself is not enough
+    server: str = TMPFSD
+
+    @property
+    def text(self) -> str:
+        """The goal in words."""
+        what = self.measure.operation
+        if self.measure.unit != PERCENT and what != pressure.CREATE:
+            what += f", {self.measure.placement}"
+        if not self.against:
+            return f"{what}: at most {self.bound:g} {self.measure.unit}"
+        return f"{what}: {'more than' if self.above else 'at least'} {self.bound:g} times {self.against}"
+
+    def figure(self, cells: Cells) -> float | None:
+        """What was measured."""
+        own = middle(cells, self.measure, self.server)
+        if not self.against:
+            return own
+        return times_as_fast(own, middle(cells, self.measure, self.against), self.measure.unit)
+
+    def reached(self, figure: float) -> bool:
+        """Whether that is enough."""
+        if not self.against:
+            return figure <= self.bound
+        return figure > self.bound if self.above else figure >= self.bound
+
+    def verdict(self, cells: Cells) -> tuple[str, str]:
+        """The figure, and what is to be said of it."""
+        figure = self.figure(cells)
+        if figure is not None:
+            return f"{figure:.2f}", GOAL_MET if self.reached(figure) else GOAL_MISSED
+        lacking = next((name for name in (self.server, self.against)
+                        if name and middle(cells, self.measure, name) is None), self.server)
+        return "-", f"not measured: {lacking}: {why_not(cells, self.measure, lacking)}"
+
+
+def _free(operation: str) -> Measure:
+    return Measure(operation, FREE)
+
+
+GOALS = (
+    Goal(_free("create"), MEMFS, 1.5),
+    Goal(_free("create"), EXAMPLE, 3.5),
+    Goal(_free("create"), NULLFS, 1.0, above=True),
+    Goal(Measure("create", SAME), NULLFS, 0.42),
+    Goal(Measure("create", SAME), MEMFS, 1.6),
+    Goal(_free(metadata.COLD), MEMFS, 2.0),
+    Goal(_free("unlink"), MEMFS, 1.1),
+    Goal(_free("rename"), MEMFS, 1.1),
+    Goal(_free("mkdir"), MEMFS, 1.1),
+    Goal(Measure(listing.LONG), "", 12.0),
+    Goal(Measure(data.WRITE, unit=RATE), NULLFS, 0.6),
+    Goal(Measure(data.READ, unit=RATE), NULLFS, 0.5),
+    Goal(Measure(data.RANDOM_WRITE, unit=RATE), NULLFS, 0.5),
+    Goal(Measure(pressure.CREATE), pressure.RESIDENT_NAME, 0.6, server=pressure.TIGHT_NAME),
+    Goal(Measure(idle.IDLE, unit=PERCENT), "", 0.0),
+)

@@ -1,0 +1,90 @@
+"""bench/trees.py: what people do with trees: unpack a tar, find, grep -r, rm -rf: seconds.
+
+The tree has the shape of node_modules (that of the experiments), without its links, which not every server has.
+Several clients have a smaller tree each.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+from tools.bench.clients import Clients, Request, seconds
+from tools.bench.scale import Scale
+from tools.bench.servers import Server, running, settle
+from tools.bench.sheet import ALL, FREE, SECONDS, Measure, Refused, Run, drop_caches, interleave, processors
+from tools.experiments.trees import DIR, FILE, node_modules
+
+TITLE = "trees"
+UNPACK, FIND, GREP, REMOVE = "unpack a tar", "find cold", "grep -r cold", "rm -rf"
+OPERATIONS = (UNPACK, FIND, GREP, REMOVE)
+TEXT = b"export const answer = 42;  // what a line of a program looks like\n"
+NEEDLE = b"a needle in the stack\n"
+LIMIT_SECONDS = 15.0
+
+
+def measures(scale: Scale) -> list[Measure]:
+    """What the part measures."""
+    return [Measure(operation, FREE, clients, SECONDS) for clients in scale.clients for operation in OPERATIONS]
+
+
+def measure(run: Run) -> None:
+    """Trees of one client and then of several on the same mounts."""
+    run.specs, cpus = run.full, processors(FREE)
+    share = 1 / len(run.scale.clients)
+    with running(run.specs, run.place, cpus, run.failed) as servers:
+        for number, count in enumerate(run.scale.clients):
+            archive = run.place / f"tree{count}.tar"
+            files = pack(archive, run.scale.tree if count == 1 else run.scale.trees // count)
+            with Clients(count, cpus) as clients:
+                operate(run, clients, servers, archive, files, (number * share, (number + 1) * share))
+
+
+def pack(archive: Path, count: int) -> int:
+    """Write a tar; how many files are in it.  The last one has the needle."""
+    entries = [entry for entry in node_modules(count) if entry.kind in (DIR, FILE)]
+    files = [entry.path for entry in entries if entry.kind == FILE]
+    with tarfile.open(archive, "w") as tar:
+        for entry in entries:
+            info = tarfile.TarInfo(entry.path)
+            if entry.kind == DIR:
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(info)
+                continue
+            content = (TEXT * (entry.size // len(TEXT) + 1))[:entry.size] + NEEDLE * (entry.path == files[-1])
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return len(files)
+
+
+def operate(run: Run, clients: Clients, servers: list[Server], archive: Path, files: int,
+            span: tuple[float, float]) -> None:
+    """All operations, each client with a tree of its own."""
+    def before(what: Measure) -> None:
+        if what.operation in (FIND, GREP):
+            drop_caches(ALL, "find", "grep")
+        archive.read_bytes()                                # the tar itself is never cold
+        settle(servers)
+
+    def step(number: int, what: Measure, server: Server) -> float:
+        places = [f"{server.mnt}/{len(clients)}.{number}.{client}" for client in range(len(clients))]
+        if what.operation == REMOVE and run.sheet.refused(what._replace(operation=FIND), server.name):
+            raise Refused("the tree cannot be listed")      # nullfs removes a directory with all that is in it
+        if what.operation == UNPACK:
+            clients.on(server, [{"make": place} for place in places])
+        answers = clients.on(server, [request(what.operation, place, archive) for place in places], LIMIT_SECONDS)
+        settle([server])
+        expected = {FIND: files, GREP: 1}.get(what.operation, 0)
+        for answer in answers:
+            if answer["lines"] != expected:
+                raise Refused(f"{answer['lines']:,} lines instead of {expected:,}")
+        return seconds(answers)
+
+    interleave(run, [Measure(name, FREE, len(clients), SECONDS) for name in OPERATIONS], servers, step, before, span)
+
+
+def request(operation: str, place: str, archive: Path) -> Request:
+    """What a client runs."""
+    return {"run": {UNPACK: ["tar", "-xf", str(archive), "-C", place], FIND: ["find", place, "-type", "f"],
+                    GREP: ["grep", "-r", NEEDLE.decode().strip(), place], REMOVE: ["rm", "-rf", place]}[operation]}

@@ -1,0 +1,62 @@
+"""mounts.py: the mount of a server in a process of its own, from its start to its end: for experiments and benchmark.
+
+Limits      The mount table is asked and not the mount: a mount whose server hangs hangs whoever asks it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+START_SECONDS, END_SECONDS = 20.0, 20.0
+
+
+class NotMounted(Exception):
+    """A server did not mount; the text says why."""
+
+
+def is_mounted(mnt: str) -> bool:
+    """Whether the mount table has it."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return any(line.split()[4] == mnt for line in file)
+
+
+def wait_for_mount(mnt: str, server: subprocess.Popen[bytes]) -> None:
+    """Return once it is mounted.  => NotMounted."""
+    deadline = time.monotonic() + START_SECONDS
+    while not is_mounted(mnt):
+        if server.poll() is not None:
+            raise NotMounted(f"did not mount: exit status {server.returncode}")
+        if time.monotonic() > deadline:
+            raise NotMounted(f"did not mount in {START_SECONDS:g} s")
+        time.sleep(0.05)
+
+
+def unmount(mnt: str) -> None:
+    """As gently as it goes."""
+    gently, firmly = (["umount"], ["umount", "-l"]) if os.geteuid() == 0 else (
+        ["fusermount3", "-u"], ["fusermount3", "-uz"])
+    if not _done([*gently, mnt]):
+        _done([*firmly, mnt])
+
+
+def _done(command: list[str]) -> bool:
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        return process.wait(END_SECONDS) == 0
+    except subprocess.TimeoutExpired:
+        process.kill()      # and not waited for: who waits for a FUSE server ends when that does
+        return False
+
+
+def end(server: subprocess.Popen[bytes], seconds: float = END_SECONDS) -> None:
+    """Wait for a server whose mount is gone; ask it to end, and force it, when it does not."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            server.wait(seconds)
+            return
+        except subprocess.TimeoutExpired:
+            server.send_signal(number)
+    server.wait(seconds)
