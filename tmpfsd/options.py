@@ -97,6 +97,7 @@ class Config:
     readonly: bool = False
     noatime: bool = False
     fsname: str = "tmpfsd"
+    metrics: str = ""                       # a socket's path, or HOST:PORT; "": none
     generic: tuple[str, ...] = ()           # flags for the kernel's mount, as libfuse spells them
     given: frozenset[str] = frozenset()     # the names of the options that the user wrote
     warnings: tuple[str, ...] = ()
@@ -230,6 +231,18 @@ def parse_fsname(text: str, _physical: int) -> str:
     return text
 
 
+def parse_metrics(text: str, _physical: int) -> str:
+    """Read metrics=: the path of a socket as it is, a port as one of the loopback address."""
+    if text.startswith("/"):
+        if len(os.fsencode(text)) > 107:        # sun_path of <sys/un.h>
+            raise ValueError("too long for the path of a socket: at most 107 bytes")
+        return text
+    host, _colon, port = text.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
+        raise ValueError("must be the absolute path of a socket, a port, or HOST:PORT")
+    return f"{host or '127.0.0.1'}:{port}"
+
+
 VALUED: dict[str, Option] = {
     "size": Option("size_bytes", parse_total, SIZES),
     "nr_inodes": Option("nr_inodes", parse_inodes, "a number, 0 for no limit of its own"),
@@ -246,6 +259,7 @@ VALUED: dict[str, Option] = {
     "windows": Option("windows", parse_windows, f"a number from {MIN_WINDOWS} on"),
     "spin": Option("spin", number(0, MAX_SPIN, "auto"), "auto or microseconds"),
     "fsname": Option("fsname", parse_fsname, "a name"),
+    "metrics": Option("metrics", parse_metrics, "the path of a socket, a port, or HOST:PORT"),
 }
 
 # Flags that are ours: the field they set, and to what.

@@ -1,6 +1,6 @@
 """tools/picture.py: the picture of `tmpfsctl top` for README.md, of a live mount.
 
-    python -m tools.picture MOUNTPOINT docs/top.svg
+    python -m tools.picture MOUNTPOINT tools/top.svg
 
 Have something use the mount meanwhile.  The picture refers to no font that would have to be fetched.
 """

@@ -31,7 +31,7 @@ def test_it_has_what_top_shows(drawn: str) -> None:
 
 @pytest.mark.parametrize("source", ("drawn", "kept"))
 def test_it_fetches_nothing_and_no_text_begins_with_spaces(drawn: str, source: str) -> None:
-    svg = drawn if source == "drawn" else (Path(picture.__file__).parents[1] / "docs/top.svg").read_text()
+    svg = drawn if source == "drawn" else (Path(picture.__file__).parents[1] / "tools/top.svg").read_text()
     assert "font-face" not in svg and not re.search(r"(href|src|url)\W+https?:", svg)
     shown = [text for text in texts(svg) if text.strip()]
     assert len(shown) > 40 and not any(text.startswith(" ") for text in shown)

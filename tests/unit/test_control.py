@@ -6,7 +6,7 @@ import resource
 import socket
 import stat
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,22 @@ def fail(_request: Any) -> None:
     raise ZeroDivisionError("oops")
 
 
+async def count_down(request: Any) -> AsyncGenerator[dict[str, Any], None]:
+    """A command with progress; it says when it is closed."""
+    try:
+        for left in range(request["from"], 0, -1):
+            yield {"progress": left}
+            await trio.sleep(request.get("pause", 0))
+        if request.get("refuse"):
+            raise ControlError("not today")
+        yield {"result": "lift-off"}
+    finally:
+        CLOSED.append(request["from"])
+
+
+CLOSED: list[int] = []
+
+
 def count(request: Any) -> Any:
     """A command in steps; what becomes of it is left in ENDED."""
     try:
@@ -39,7 +55,7 @@ def count(request: Any) -> Any:
 
 ENDED: list[int] = []
 COMMANDS = {
-    "count": count,
+    "count": count, "count_down": count_down, "who": lambda request: request["peer"],
     "ping": lambda _request: "pong", "echo": lambda request: request["text"], "refuse": refuse, "fail": fail}
 
 
@@ -78,6 +94,37 @@ def test_answers_lines(tmp_path: Path) -> None:
     async def client(path: str) -> None:
         assert await ask(path, b'{"command": "ping"}\n{"command": "echo", "text": "\\u00e4\\n"}\n') == [
             {"ok": True, "result": "pong"}, {"ok": True, "result": "ä\n"}]
+    serve(tmp_path, client)
+
+
+def test_progress_comes_line_by_line(tmp_path: Path) -> None:
+    async def client(path: str) -> None:
+        assert await ask(path, b'{"command": "count_down", "from": 2}\n{"command": "ping"}\n') == [
+            {"ok": True, "progress": 2}, {"ok": True, "progress": 1}, {"ok": True, "result": "lift-off"},
+            {"ok": True, "result": "pong"}]
+        assert await ask(path, b'{"command": "count_down", "from": 1, "refuse": 1}\n') == [
+            {"ok": True, "progress": 1}, {"ok": False, "error": "not today"}]
+    serve(tmp_path, client)
+
+
+def test_a_command_ends_with_its_client(tmp_path: Path) -> None:
+    async def client(path: str) -> None:
+        CLOSED.clear()
+        with trio.socket.socket(socket.AF_UNIX) as sock:
+            await sock.connect(path)
+            await sock.send(b'{"command": "count_down", "from": 1000000, "pause": 0.001}\n')
+            assert await sock.recv(100)
+        with trio.fail_after(5):
+            while not CLOSED:
+                await trio.sleep(0.001)
+    serve(tmp_path, client)
+
+
+def test_who_asks_is_not_for_the_client_to_say(tmp_path: Path) -> None:
+    async def client(path: str) -> None:
+        answer = (await ask(path, b'{"command": "who", "peer": [12345, [7]]}\n'))[0]["result"]
+        assert answer[0] == os.geteuid() and answer[1][0] == os.getegid()
+        assert set(answer[1][1:]) == set(os.getgroups())
     serve(tmp_path, client)
 
 
@@ -285,7 +332,7 @@ def test_directory_of_another_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_mountinfo_line() -> None:
     mount = mountinfo.parse("45 27 0:42 / /a\\040b rw sha:3 - fuse.tmpfsd tmpfsd rw,user_id=7,group_id=0\n")
-    assert mount == (0, 42, "/a b", "fuse.tmpfsd", 7)
+    assert mount == (0, 42, "/a b", "fuse.tmpfsd", 7, "/")
     assert mountinfo.parse("22 27 0:21 / /proc rw - proc proc rw").owner == 0
 
 

@@ -69,7 +69,7 @@ def test_help_has_an_example_and_the_exit_status(command: str, capsys: pytest.Ca
         ctl.main([command, "--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0
-    assert f"example:\n  tmpfsctl {command} " in text and "\nexit status:\n  0  " in text
+    assert f"example:\n  tmpfsctl {command}" in text and "\nexit status:\n  0  " in text
 
 
 def test_no_traceback_reaches_a_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,17 +7,19 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from tmpfsd.cli.preflight import CliError
 from tmpfsd.server import control, mountinfo
 from tmpfsd.server.mountinfo import MountPoint
 
 SECONDS = 60.0          # `check` looks at everything
 MAX_ANSWER = 16 << 20
+MOST_LINKS = 40
 
 
-class ClientError(Exception):
+class ClientError(CliError):
     """The mount cannot be asked, or refused; the text is one line for the user."""
 
 
@@ -39,6 +41,50 @@ def find(path: str) -> MountPoint:
     if mounted.fstype != mountinfo.FSTYPE:
         raise ClientError(f"{path}: a mount point of {mounted.fstype}, not of tmpfsd")
     return mounted
+
+
+def place_of(path: str) -> tuple[MountPoint, str]:
+    """Return the tmpfsd mount that a path is on, and the path below its root, without asking the mount anything.
+
+    => symbolic links are followed up to the mount, not inside it.
+    """
+    if not path:
+        raise ClientError("path: empty")
+    mounts = {mount.path: mount for mount in mountinfo.table()}
+    todo = [part for part in os.path.join(os.getcwd(), path).split("/") if part][::-1]
+    here, on, followed = "/", mounts.get("/"), 0
+    while todo:
+        part = todo.pop()
+        here = os.path.dirname(here) if part == ".." else os.path.join(here, part) if part != "." else here
+        on = mounts.get(here, on) if part != ".." else mount_above(mounts, here)
+        if on is not None and on.fstype == mountinfo.FSTYPE:
+            continue
+        target = link_at(here)
+        if target is not None:
+            followed += 1
+            if followed > MOST_LINKS:
+                raise ClientError(f"{path}: too many levels of symbolic links")
+            here = "/" if target.startswith("/") else os.path.dirname(here)
+            on = mount_above(mounts, here)
+            todo += [word for word in target.split("/") if word][::-1]
+    if on is None or on.fstype != mountinfo.FSTYPE:
+        raise ClientError(f"{path}: not on a tmpfsd mount")
+    return on, os.path.normpath(os.path.join(on.root, os.path.relpath(here, on.path))).lstrip("/")
+
+
+def link_at(path: str) -> str | None:
+    """Return where a symbolic link leads; None where there is none."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def mount_above(mounts: dict[str, MountPoint], path: str) -> MountPoint | None:
+    """Return the mount that holds path."""
+    while path not in mounts and path != "/":
+        path = os.path.dirname(path)
+    return mounts.get(path)
 
 
 def socket_of(mounted: MountPoint) -> str:
@@ -74,16 +120,35 @@ def ask(path: str, command: str, on_progress: Callable[[int, int], None] = lambd
 def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
               on_progress: Callable[[int, int], None] = lambda _done, _of: None, /, **arguments: Any) -> Any:
     """Send one command to a mount, which messages call path; see ask()."""
+    for answer in answers(mounted, path, seconds, command, arguments):
+        word = answer.get("progress")
+        if word:
+            on_progress(word["done"], word["of"])
+    return answer["result"]
+
+
+def follow(mounted: MountPoint, command: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+    """Send one command to a mount and yield each answer, {"progress": ...} or at last {"result": ...}."""
+    return answers(mounted, mounted.path, SECONDS, command, arguments)
+
+
+def answers(mounted: MountPoint, path: str, seconds: float, command: str,
+            arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Send one command and yield its answers, the last with a result; ClientError, which names path, when it fails."""
     place = socket_of(mounted)
     request = json.dumps({"command": command, **arguments}).encode() + b"\n"
+    answer: dict[str, Any] = {}
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(seconds)
             connect(sock, place)
             sock.sendall(request)
             with sock.makefile("rb") as lines:
-                while word := (answer := json.loads(lines.readline(MAX_ANSWER))).get("progress"):
-                    on_progress(word["done"], word["of"])
+                while "result" not in answer:
+                    answer = json.loads(lines.readline(MAX_ANSWER))
+                    if not answer.get("ok"):
+                        raise ClientError(f"{path}: {answer.get('error', 'refused')}")
+                    yield answer
     except TimeoutError:
         raise ClientError(f"{path}: no answer in {seconds:g} seconds") from None
     except PermissionError:
@@ -92,9 +157,6 @@ def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
         raise Dead(f"{path}: {error.strerror or error}: its server is gone, or ending") from None
     except ValueError:
         raise ClientError(f"{path}: the answer is not understood") from None
-    if not answer.get("ok"):
-        raise ClientError(f"{path}: {answer.get('error', 'refused')}")
-    return answer["result"]
 
 
 def connect(sock: socket.socket, place: str) -> None:

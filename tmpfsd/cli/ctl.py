@@ -1,7 +1,7 @@
 """ctl.py: the command tmpfsctl: what a mount is asked and told, and estimates without one.
 
 A subcommand is a module of its own with add_arguments(parser) and run(args), and one line in SUBCOMMANDS; each
-asks the mount through client.py, all but `estimate`.  run() returns the exit status, or None for 0; EPILOG of a
+asks the mount through client.py, all but the last four.  run() returns the exit status, or None for 0; EPILOG of a
 module ends its --help.
 """
 
@@ -13,9 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tmpfsd import __version__
-from tmpfsd.cli import check, estimate, flush, list, set, status, swapoff, swapon, top, wait
+from tmpfsd.cli import (
+    check, completion, discard, du, estimate, flush, install, list, prefetch, set, status, swapoff, swapon, top, trace,
+    umount, wait
+)
 from tmpfsd.cli.client import ClientError
-from tmpfsd.cli.mount import Parser
+from tmpfsd.cli.mount import Parser, describe
 
 # Name, module, what it does.
 SUBCOMMANDS: dict[str, tuple[Any, str]] = {
@@ -28,6 +31,13 @@ SUBCOMMANDS: dict[str, tuple[Any, str]] = {
     "swapon": (swapon, "give a mount another swap file"),
     "swapoff": (swapoff, "drain a swap file of a mount and let it go"),
     "flush": (flush, "page everything out that may leave memory"),
+    "du": (du, "tell what a tree takes: metadata and data, resident and swapped"),
+    "prefetch": (prefetch, "page a tree in"),
+    "discard": (discard, "remove a tree inside the daemon, faster than rm -rf"),
+    "trace": (trace, "follow page-ins and page-outs with their owner"),
+    "umount": (umount, "unmount"),
+    "completion": (completion, "write completion of tmpfsd and tmpfsctl for a shell"),
+    "install": (install, "install the helper of mount(8) and a systemd unit (needs root)"),
     "estimate": (estimate, "tell how much metadata a tree of files will need, without a mount"),
 }
 
@@ -63,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        print(f"tmpfsctl: internal error: {type(error).__name__}: {error} (--debug shows more)", file=sys.stderr)
+        print(f"tmpfsctl: {describe(error)}", file=sys.stderr)
         return 1
     return code or 0
 

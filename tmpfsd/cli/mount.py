@@ -1,7 +1,7 @@
 """mount.py: the command tmpfsd, which mounts.
 
 tmpfsd [SOURCE] MOUNTPOINT [-f] [-o OPT[,OPT...]]: SOURCE is ignored, so that mount -t fuse.tmpfsd and fstab
-work.
+work.  Under the name of a helper of mount(8), /sbin/mount.fuse.tmpfsd, its flags mean what mount(8) means by them.
 
 Picture     parent: options, preflight -> fork -> wait for the child's word -> statvfs(mountpoint) -> exit 0
             child:  setsid -> daemon.run() -> "ok" once INIT was served, or one line that says what is wrong
@@ -17,6 +17,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ START_SECONDS = 60.0
 ANSWER_SECONDS = 10.0
 END_SECONDS = 5.0
 OK = b"ok\n"
+HELPER_NAMES = ("mount.fuse", "mount.tmpfsd")
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,13 +53,30 @@ def make_parser() -> Parser:
     parser = Parser(prog="tmpfsd", allow_abbrev=False,
                     usage="tmpfsd [SOURCE] MOUNTPOINT [-f] [-o OPT[,OPT...]]",
                     description="Mount a tmpfs whose data and metadata page out beyond a budget of memory.",
-                    epilog="Options are in README.md; sizes take k, m, g, t and %% of physical memory.")
+                    epilog="example:\n  tmpfsd /scratch -o ram=64m,size=4g,swap=/var/tmp\n\n"
+                           "All options are in tmpfsd(8).\n\n"
+                           "exit status:\n  0  mounted, and the mount answers\n"
+                           "  1  not mounted: one line on stderr says why",
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", metavar="[SOURCE] MOUNTPOINT")
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
     parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPT[,OPT...]",
                         help="mount options, for example ram=64m,size=4g,swap=/var/tmp")
     parser.add_argument("--debug", action="store_true", help="log more, and show tracebacks")
     parser.add_argument("--version", action="version", version=f"tmpfsd {__version__}")
+    return parser
+
+
+def make_helper_parser() -> Parser:
+    """Build the parser of what mount(8) hands to its helper; -f is "fake" there."""
+    parser = Parser(prog="tmpfsd", allow_abbrev=False, add_help=False)
+    parser.add_argument("paths", nargs=2)
+    parser.add_argument("-f", dest="fake", action="store_true")
+    parser.add_argument("-o", dest="options", action="append", default=[])
+    parser.add_argument("-t", dest="type")
+    for flag in "snvr":
+        parser.add_argument(f"-{flag}", dest="ignored", action="store_true")
+    parser.set_defaults(foreground=False, debug=False)
     return parser
 
 
@@ -82,6 +101,14 @@ def serve(config: Config, mountpoint: str, foreground: bool, debug: bool, report
     from tmpfsd.server import daemon, process
     process.start_log(mountpoint, foreground, debug)
     daemon.run(config, mountpoint, report)
+
+
+def tell_supervisor() -> None:
+    """Tell systemd that the mount answers, where it waits for that (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith(("/", "@")):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"READY=1", address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
 def child(config: Config, mountpoint: str, debug: bool, pipe: int) -> int:
@@ -206,14 +233,22 @@ def mount(args: argparse.Namespace) -> None:
             print(f"tmpfsd: warning: {warning}", file=sys.stderr)
         sys.stderr.flush()
     if args.foreground:
-        serve(config, mountpoint, True, args.debug, lambda: None)
+        serve(config, mountpoint, True, args.debug, tell_supervisor)
     else:
         background(config, mountpoint, args.debug)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    args = make_parser().parse_intermixed_args(argv)
+    if argv is None and os.path.basename(sys.argv[0]).startswith(HELPER_NAMES):
+        args = make_helper_parser().parse_args()
+        if args.fake:
+            return 0
+        # `mount -a` takes a line for mounted when the mount table shows its source: there it is what fstab says.
+        if args.paths[0].isascii() and not any(word.startswith("fsname=") for word in options.split(args.options)):
+            args.options.append(f"fsname={options.quote(args.paths[0])}")
+    else:
+        args = make_parser().parse_intermixed_args(argv)
     try:
         mount(args)
     except KeyboardInterrupt:

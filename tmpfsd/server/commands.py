@@ -11,6 +11,7 @@ from tmpfsd.server.dispatch import Dispatcher
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.latency import Latency
 from tmpfsd.server.operations import Operations
+from tmpfsd.server.trees import Trees
 from tmpfsd.server.tuning import Tuning
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent, VmError
@@ -21,16 +22,20 @@ log = logging.getLogger(__name__)
 class Commands:
     """The commands of one mount."""
 
-    def __init__(self, mount: Mount, operations: Operations, mountpoint: str, dispatcher: Dispatcher | None) -> None:
+    def __init__(self, mount: Mount, operations: Operations, mountpoint: str, dispatcher: Dispatcher | None,
+                 trees: Trees) -> None:
         self.mount = mount
         self.tuning = Tuning(mount, dispatcher)
         self.latency = Latency(operations)
         self.operations = operations
         self.mountpoint = mountpoint
+        self.trees = trees
 
     def table(self) -> dict[str, Command]:
         """Return what control.py serves, by name."""
+        trees = self.trees
         return {"status": self.status, "check": self.check, "ping": lambda _request: "pong",
+                "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace,
                 "latency": self.latency.ask, **self.tuning.table()}
 
     def status(self, _request: Any) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A request is one line {"command": NAME, ...}, answered by one line {"ok": true, "result": ...} or {"ok":
 false, "error": TEXT}; a client may send several.  A command that takes long works in steps, and before its answer
-come lines {"ok": true, "progress": {"done": N, "of": M}}, ten a second at most.  The socket is found from the device
+come lines {"ok": true, "progress": {"done": N, "of": M}}, ten a second at most.  One that also waits is an async
+generator, which yields {"progress": ...} as it likes and at last {"result": ...}.  The socket is found from the device
 number of the mount, which mountinfo tells without asking the file system: /run/tmpfsd for root's mounts,
 $XDG_RUNTIME_DIR/tmpfsd or /tmp/tmpfsd-UID for those of others.
 
@@ -26,7 +27,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 import trio
@@ -40,11 +41,12 @@ MAX_LINE = 64 << 10
 MAX_CLIENTS = 64
 IDLE_SECONDS = 5.0
 CREDENTIALS = struct.Struct("3i")       # struct ucred: pid, uid, gid
+SO_PEERGROUPS = 59                      # <asm-generic/socket.h>
+MOST_GROUPS = 65536                     # NGROUPS_MAX
 ROOT_DIRECTORY = "/run/tmpfsd"
-
 PROGRESS_SECONDS = 0.1
 
-# A plain function, or a generator: it yields how far it is after each step, and returns the result.
+# A plain function; a generator, which yields how far it is after each step, and returns the result; or an async one.
 Command = Callable[[Mapping[str, Any]], Any]
 
 
@@ -57,6 +59,23 @@ class Progress(NamedTuple):
 
 class Gone(Exception):
     """The client does not listen any more."""
+
+
+class Peer(NamedTuple):
+    """Who asks: what a command finds in request["peer"], whatever the client wrote there."""
+
+    uid: int
+    groups: tuple[int, ...]
+
+
+def peer_of(client: Any) -> Peer:
+    """Return who connected, as he was then."""
+    _, uid, gid = CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    try:
+        data = client.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * MOST_GROUPS)
+    except OSError:                     # a kernel before 4.13
+        data = b""
+    return Peer(uid, (gid, *struct.unpack(f"{len(data) // 4}I", data)))
 
 
 def directories(uid: int) -> list[str]:
@@ -200,7 +219,7 @@ class ControlServer:
 
     async def _lines(self, client: Any) -> None:
         """Answer line after line."""
-        pending = bytearray()
+        pending, peer = bytearray(), peer_of(client)
         while True:
             with trio.move_on_after(IDLE_SECONDS) as scope:
                 line = await read_line(client, pending)
@@ -209,11 +228,11 @@ class ControlServer:
                 return
             if line is None:
                 return
-            await send(client, await self.answer(client, line))
+            await send(client, await self.answer(client, line, peer))
             if len(line) > MAX_LINE:
                 return
 
-    async def answer(self, client: Any, line: bytes) -> dict[str, Any]:
+    async def answer(self, client: Any, line: bytes, peer: Peer) -> dict[str, Any]:
         """Run the command of one line."""
         try:
             name, request = parse_request(line)
@@ -221,9 +240,12 @@ class ControlServer:
             if command is None:
                 known = ", ".join(sorted(self.commands))
                 raise ControlError(f"unknown command {name[:40]!r}; there are: {known}")
+            request["peer"] = peer
             result = command(request)
             if isinstance(result, Generator):
                 result = await follow(client, result)
+            elif isinstance(result, AsyncGenerator):
+                result = await relay(client, result)
             return {"ok": True, "result": result}
         except Gone:
             raise
@@ -250,6 +272,21 @@ async def follow(client: Any, steps: Generator[Progress, None, Any]) -> Any:
         raise Gone from error
     finally:
         steps.close()
+
+
+async def relay(client: Any, parts: AsyncGenerator[dict[str, Any], None]) -> Any:
+    """Run a command that says itself when there is something to tell, and return its result."""
+    result = None
+    async with contextlib.aclosing(parts):
+        async for part in parts:
+            if "result" in part:
+                result = part["result"]
+                continue
+            try:
+                await send(client, {"ok": True, **part})
+            except (BrokenPipeError, ConnectionResetError, trio.TooSlowError) as error:
+                raise Gone from error
+    return result
 
 
 def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:

@@ -26,13 +26,14 @@ import pyfuse3
 import trio
 
 from tmpfsd.options import Config, quote
-from tmpfsd.server import control, mountinfo, privileges, process
+from tmpfsd.server import control, metrics, mountinfo, privileges, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
 from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.pressure import Pressure
+from tmpfsd.server.trees import Trees
 from tmpfsd.server.unmount import unmount
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import VmError
@@ -85,11 +86,14 @@ class Daemon:
         self.report = report
         self.mount = Mount(config)
         self.operations = Operations(self.mount, config)
+        self.trees = Trees(self.mount, self.operations)
         self.dispatcher: Dispatcher | None = None
         self.place: mountinfo.MountPoint | None = None
         self.mounts = open("/proc/self/mountinfo", "rb", buffering=0)       # no descriptor may be left when it ends
         self.socket_path = ""
         self.socket_made: tuple[int, int, int] | None = None
+        self.metrics = metrics.listen(config.metrics) if config.metrics else None
+        self.metrics_made = control.identity(config.metrics) if config.metrics.startswith("/") else None
 
     # Mounting and its undoing
 
@@ -128,15 +132,18 @@ class Daemon:
             self.open_control(nursery)
             privileges.drop()
             nursery.start_soon(self.idle_worker)
+            nursery.start_soon(self.trees.reaper)
             nursery.start_soon(Pressure(self.mount.status).watch, self.dispatcher)
             nursery.start_soon(self.tell_ready, ready)
             await pyfuse3.main(min_tasks=1, max_tasks=1)
             nursery.cancel_scope.cancel()
 
     def open_control(self, nursery: trio.Nursery) -> None:
-        """Open the control socket; a mount without it still serves files."""
+        """Open the control socket (a mount without it still serves files), and serve the one of metrics=."""
         assert self.place is not None
-        commands = Commands(self.mount, self.operations, self.mountpoint, self.dispatcher)
+        commands = Commands(self.mount, self.operations, self.mountpoint, self.dispatcher, self.trees)
+        if self.metrics is not None:
+            nursery.start_soon(metrics.MetricsServer(commands.status).serve, self.metrics)
         try:
             directory = control.make_directory(os.geteuid())
             path = os.path.join(directory, control.socket_name(self.place.major, self.place.minor))
@@ -154,8 +161,8 @@ class Daemon:
         assert self.place is not None
         process.read_ahead(self.place.major, self.place.minor)      # the answer to INIT has set it to the default
         process.still_garbage()
-        log.info("mounted: backend=%s ram=%d size=%d swap=%s", self.config.backend, self.config.ram_bytes,
-                 self.config.size_bytes, self.config.swap)
+        log.info("mounted: backend=%s ram=%d MiB size=%d MiB swap=%s", self.config.backend,
+                 self.config.ram_bytes >> 20, self.config.size_bytes >> 20, self.config.swap)
         self.report()
 
     async def watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
@@ -167,6 +174,8 @@ class Daemon:
                 log.info("%s: unmounting", signal.Signals(number).name)
                 if await self.try_unmount():
                     await trio.sleep(GRACE)     # the loop ends by itself, if nobody bound the mount elsewhere
+                with contextlib.suppress(trio.TooSlowError):
+                    await self.settle()
                 pyfuse3.terminate()
 
     async def try_unmount(self) -> bool:
@@ -177,6 +186,11 @@ class Daemon:
         if error:
             log.warning("%s: ending all the same", error)
         return not error
+
+    async def settle(self) -> None:
+        """Wait for threads that tell the kernel something.  => TooSlowError: one waits for a request of the past."""
+        with trio.fail_after(GRACE):
+            await self.trees.settled()
 
     async def idle_worker(self) -> None:
         """Do background work in slices while there are no requests."""
@@ -207,10 +221,13 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
         try:
             trio.run(daemon.serve)
         finally:
+            with contextlib.suppress(trio.TooSlowError):        # a thread may still use the session
+                trio.run(daemon.settle)
             tick(0)             # a tick that came when the interpreter has put its handlers back would kill
             daemon.detach()
     finally:
         control.remove(daemon.socket_path, daemon.socket_made)
+        control.remove(config.metrics, daemon.metrics_made)
         daemon.mounts.close()
         daemon.mount.close()
     log.info("unmounted")

@@ -24,6 +24,7 @@ class MountPoint(NamedTuple):
     path: str
     fstype: str
     owner: int          # the user who mounted it, where the file system says so
+    root: str = "/"     # what of the file system is seen there: more than "/" where a directory of it was bound
 
 
 def parse(line: str) -> MountPoint:
@@ -33,7 +34,7 @@ def parse(line: str) -> MountPoint:
     major, minor = fields[2].split(":")
     user = re.search(r"(?:^|,)user_id=(\d+)", fields[dash + 3]) if len(fields) > dash + 3 else None
     return MountPoint(int(major), int(minor), unescape_mount(fields[4]), fields[dash + 1],
-                      int(user[1]) if user else 0)
+                      int(user[1]) if user else 0, unescape_mount(fields[3]))
 
 
 def table(file: io.FileIO | None = None) -> list[MountPoint]:

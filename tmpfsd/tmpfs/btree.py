@@ -136,6 +136,14 @@ class BTree:
         path.append((handle, node, bisect_left(u64, key, first, first + (u32[node >> 2] & 0xFFFF)) - first))
         return path
 
+    def run(self, path: Path, most: int) -> list[tuple[int, int]]:
+        """Up to `most` entries of the leaf that seek() found, from its place on, copied."""
+        _handle, node, i = path[-1]
+        word = self.mem.u32[node >> 2]
+        end, cap = min(i + most, word & 0xFFFF), word >> 16
+        keys, values = node + BT_HEAD >> 3, node + BT_HEAD + BT_KEY * cap >> self._shift
+        return list(zip(self.mem.u64[keys + i:keys + end], self._values[values + i:values + end]))
+
     def _child(self, node: int, i: int) -> int:
         u32 = self.mem.u32
         return u32[(node + BT_HEAD >> 2) + 2 * (u32[node >> 2] >> 16) + i]
@@ -338,6 +346,20 @@ class BTree:
         elif level == 0 or self._merge(path[level - 1], node, left, shift):
             self._lower_root(at)
 
+    def remove_run(self, at: int, path: Path, n: int) -> None:
+        """Take out n > 0 entries of one leaf, from the place on that seek() found in this breath.  => Cannot fail."""
+        mem = self.mem
+        _handle, node, i = path[-1]
+        word, more = mem.u32[node >> 2], n - 1
+        left, cap = (word & 0xFFFF) - i - more, word >> 16
+        keys = node + BT_HEAD + BT_KEY * i
+        values = node + BT_HEAD + BT_KEY * cap + (i << self._shift)
+        mem.arena.move(keys, keys + BT_KEY * more, BT_KEY * left)
+        mem.arena.move(values, values + (more << self._shift), left << self._shift)
+        mem.u32[node >> 2] = word - more
+        mem.vm.phys.dirty[node >> 12] = 1
+        self.remove(at, mem.u64[keys >> 3], path)
+
     def _shrink_leaf(self, at: int, handle: int, node: int, left: int) -> None:
         """Move an only leaf that is a quarter full to the next smaller class, if there is memory for it."""
         cap = self.mem.u32[node >> 2] >> 16
@@ -391,6 +413,23 @@ class BTree:
             mem.strings.put(root)
             root, height = child, height - 1
         set_tn_tree(mem.arena, at, root, height)
+
+    # --- walks ---
+
+    def handles(self, at: int):
+        """The handle of every node and its level; leaves are not read.  => SwapIOError.  => Breathes."""
+        root, height = tn_tree(self.mem.arena, at)
+        if root:
+            yield from self._handles(root, height)
+
+    def _handles(self, handle: int, level: int):
+        yield handle, level
+        if level:
+            mem = self.mem
+            mem.vm.breathe()
+            node = mem.string(handle)
+            for child in [self._child(node, i) for i in range(mem.u32[node >> 2] & 0xFFFF)]:
+                yield from self._handles(child, level - 1)
 
     # --- checks ---
 

@@ -37,6 +37,8 @@ class _Seen:
         self.inner_names: set[int] = set()
         self.parents: dict[int, int] = {ROOT_INO: ROOT_INO}
         self.subdirs: dict[int, int] = {}
+        self.doomed: set[int] = set()
+        self.ends = {ROOT_INO}      # where a way up may end: the root, and directories whose name is gone
         self.norphans = 0
 
     def use_string(self, mp: Mount, handle: int, what: str) -> None:
@@ -51,6 +53,7 @@ def check(mp: Mount) -> None:
     mp.vm.check()
     mp.mem.check()
     seen = _Seen()
+    _check_doomed(mp, seen)
     for ino in _inodes(mp):
         _check_node(mp, ino, seen)
     for ino in _inodes(mp):
@@ -65,6 +68,20 @@ def _inodes(mp: Mount):
     for i in mp.mem.nodes.held():
         mp.breathe()
         yield i + 1
+
+
+def _check_doomed(mp: Mount, seen: _Seen) -> None:
+    """The list of discard.py: directories without a link and with a reference."""
+    ino = mp.doomed
+    while ino:
+        mp.breathe()
+        demand(mp.mem.nodes.is_held(ino - 1) and ino not in seen.doomed, "K1", f"inode {ino} on the list of the doomed")
+        seen.doomed.add(ino)
+        at = mp.mem.node(ino)
+        links, is_dir = layout.tn_links(mp.arena, at), stat.S_ISDIR(layout.tn_mode(mp.arena, at))
+        demand(is_dir and not links, "K1", f"doomed inode {ino}: {links} links")
+        demand(mp.mem.u32[mp.mem.nlookup_word(ino)] & NLOOKUP_MAX, "K1", f"doomed inode {ino} has no reference")
+        ino = layout.tn_parent(mp.arena, at)
 
 
 def _check_node(mp: Mount, ino: int, seen: _Seen) -> None:
@@ -129,6 +146,11 @@ def _check_directory(mp: Mount, ino: int, size: int, seen: _Seen) -> None:
     tree = mp.dirs.tree
     nentries = tree.check(mp.mem.node(ino))
     demand(size == DIR_SIZE + DIRENT_SIZE * nentries, "E1", f"directory {ino}: {nentries} entries, size {size}")
+    dead = not layout.tn_links(mp.arena, mp.mem.node(ino))
+    demand(not dead or not nentries or ino in seen.doomed or mp.lost_nodes, "K2",
+           f"directory {ino} has no link and {nentries} entries")
+    if dead and nentries:
+        seen.ends.add(ino)
     names: set[bytes] = set()
     for handle, level, entries in tree.walk(mp.mem.node(ino)):
         seen.use_string(mp, handle, f"directory {ino}")
@@ -176,8 +198,8 @@ def _check_links(mp: Mount, ino: int, seen: _Seen) -> None:
 
 
 def _check_reachable(mp: Mount, seen: _Seen) -> None:
-    """Every directory with a name leads up to the root."""
-    rooted = {ROOT_INO}
+    """Every directory with a name leads up to the root, or to a directory that was discarded."""
+    rooted = set(seen.ends)
     for start in seen.parents:
         ino, way = start, []
         while ino not in rooted:

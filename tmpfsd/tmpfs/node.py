@@ -69,6 +69,11 @@ def drop_links(mp: Mount, at: int, ino: int, n: int, now: int) -> bool:
     return mp.mem.u32[word] == ORPHAN
 
 
+def is_bare(mp: Mount, at: int) -> bool:
+    """Whether a node has nothing outside itself that must be freed with it."""
+    return layout.tn_kind(mp.arena, at) == KIND_INLINE and not layout.tn_xattr(mp.arena, at)
+
+
 def destroy(mp: Mount, ino: int) -> None:
     """Free a node and all it has.  What cannot be read back is lost, and said so.  => Breathes."""
     mem, arena = mp.mem, mp.arena

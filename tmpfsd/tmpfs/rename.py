@@ -64,7 +64,7 @@ def rename(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, flags: i
         raise FsError(errno.ENAMETOOLONG)
     _refuse_loops(mp, dino, name, ndino, nname, flags)
     source, target = Place(mp, dino, name), Place(mp, ndino, nname)
-    if not source.ino:
+    if not source.ino or not tn_links(mp.arena, source.dat):        # without links: it is being discarded (trees.py)
         raise FsError(errno.ENOENT)
     if flags & RENAME_NOREPLACE and target.ino:
         raise FsError(errno.EEXIST)

@@ -265,7 +265,7 @@ def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
     mem, arena, dirs = mp.mem, mp.arena, mp.dirs
     dat = directory(mp, dino)
     found = dirs.find(dat, name)
-    if found is None:
+    if found is None or is_dir and not tn_links(arena, dat):        # without links: it is being discarded (trees.py)
         raise FsError(errno.ENOENT)
     key, value, ino, path = found
     at = mem.node_w(ino)

@@ -210,6 +210,8 @@ class PageDaemon:
         """Evict a clean page: its frame is free, its slot keeps it."""
         vm = self.vm
         vpn = vm.phys.owner[pfn]
+        if vm.trace is not None:
+            vm.trace("drop", vpn, 1)
         if vm.windows is not None:
             vm.windows.unmap(pfn)
         vm.frame_of[vpn] = -2 - self.clock
@@ -325,6 +327,8 @@ class PageDaemon:
         assert vm.swap is not None
         vm.swap.write_cluster(slot, [frame(pfn_of(vpn)) for vpn in vpns], vpns)
         self.pageouts += hi - lo
+        if vm.trace is not None:
+            vm.trace("out", lo, hi - lo)
 
     def _assign(self, slot: int, lo: int, hi: int, settle: bool) -> None:
         """Pages [lo, hi) are in the slots from slot on, and their old slots are free."""

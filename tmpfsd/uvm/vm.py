@@ -29,7 +29,7 @@ Breathing   breathe() is the only place where offsets go stale.
 import logging
 import os
 from array import array
-from typing import Iterable
+from typing import Callable, Iterable
 
 from tmpfsd.uvm.aobj import UNMAPPED, Windows
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError, demand
@@ -61,7 +61,7 @@ class Vm:
     __slots__ = ("phys", "swap", "kernel_map", "daemon", "windows", "reserve", "low", "most_slotless", "limit",
                  "frame_of", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
                  "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "thrash",
-                 "check_level", "_referenced", "_dirty", "_free")
+                 "check_level", "trace", "_referenced", "_dirty", "_free")
 
     def __init__(self, ram_bytes: int, swap: Swap | SwapSet | None = None, limit: int = UNLIMITED,
                  reserve: int = RESERVE) -> None:
@@ -81,6 +81,8 @@ class Vm:
         self.owners = [""] * MAX_OWNERS     # what the log calls them
         self.faults = self.pageins = self.read_errors = self.frame_errors = 0
         self.lost = Lost()
+        # Told of each page that comes in, is written, or leaves: ("in" | "out" | "drop", page, how many in a row).
+        self.trace: Callable[[str, int, int], None] | None = None
         self.thrash = os.environ.get("TMPFSD_THRASH") == "1"
         self.check_level = int(os.environ.get("TMPFSD_CHECK", "0"))
         self._referenced, self._dirty = self.phys.referenced, self.phys.dirty
@@ -263,6 +265,10 @@ class Vm:
         pfn = self.frame_of[vpn]
         return UNMAPPED - pfn if pfn <= UNMAPPED else pfn
 
+    def owner_of(self, vpn: int) -> str:
+        """What the log calls the owner of page vpn."""
+        return self.owners[self.flags[vpn] & OWNER_MASK]
+
     def is_resident(self, vpn: int) -> bool:
         """Whether page vpn has a frame."""
         return self.pfn_of(vpn) >= 0
@@ -325,12 +331,14 @@ class Vm:
             got = self.swap.read_cluster(self.slot_of[vpn], frames, range(vpn, vpn + run))
         except SwapIOError as error:
             self.read_errors += 1
-            self.lost.add(vpn, self.owners[self.flags[vpn] & OWNER_MASK], error)
+            self.lost.add(vpn, self.owner_of(vpn), error)
             raise
         finally:
             for pfn in pfns[got:]:
                 self.phys.free(pfn)
         self.pageins += got
+        if self.trace is not None and got:
+            self.trace("in", vpn, got)
         for i in range(got):
             self._enter(vpn + i, pfns[i])
             self.lost.remove(vpn + i)

@@ -1,0 +1,458 @@
+"""Whole trees from inside: discard, walks, du, prefetch; compared with what operations one by one give."""
+
+import errno
+import stat
+from typing import Any, Callable, NamedTuple
+
+import pytest
+
+from tests.fs.fslib import ROOT, Driver, failing, refused
+from tmpfsd.tmpfs import discard, trees
+from tmpfsd.tmpfs.layout import tn_links
+from tmpfsd.uvm.errors import Inconsistent, SwapIOError
+from tmpfsd.uvm.vm import Vm
+
+LONG = b"long-" * 20
+
+
+class Caller(NamedTuple):
+    """Who asks, as the control socket knows it."""
+
+    uid: int = 0
+    groups: tuple[int, ...] = ()
+
+
+SUPER, USER = Caller(), Caller(1000, (1001,))
+
+
+def grow(fs: Driver, dino: int, width: int = 30, depth: int = 2) -> None:
+    """A tree with one of everything in each directory."""
+    for i in range(width):
+        fs.write(fs.create(dino, b"file-%d" % i), 0, b"x" * (i * 40))
+    big = fs.create(dino, b"big")
+    for page in range(0, 12, 3):
+        fs.write(big, page << 12, b"b" * 5000)
+    fs.link(big, dino, b"big-again")
+    fs.create(dino, LONG)
+    fs.link(fs.create(dino, LONG + b"1"), dino, LONG + b"2")
+    fs.symlink(dino, b"short", b"target")
+    fs.symlink(dino, b"far", b"t" * 900)
+    fs.mknod(dino, b"pipe", stat.S_IFIFO | 0o600)
+    node = fs.create(dino, b"attributes")
+    fs.setxattr(node, b"user.small", b"v")
+    fs.setxattr(node, b"user.large", b"v" * 9000)
+    fs.mkdir(dino, LONG + b"dir")
+    for i in range(2 if depth else 0):
+        grow(fs, fs.mkdir(dino, b"dir-%d" % i), max(width // 3, 2), depth - 1)
+
+
+def planted(fs: Driver) -> int:
+    """A tree that the kernel has forgotten."""
+    top = fs.mkdir(ROOT, b"top")
+    grow(fs, top, 200 if fs.roomy else 30)
+    fs.forget_all()
+    return top
+
+
+def reap_all(fs: Driver, check: bool = False) -> tuple[int, list[discard.Gone]]:
+    """Reap to the end: names taken away, those that the kernel must be told of."""
+    total, known = 0, []
+    while fs.mp.doomed:
+        n, some = discard.reap(fs.mp)
+        total += n
+        known += some
+        if check:
+            fs.check()
+    return total, known
+
+
+def take(fs: Driver, name: bytes = b"top", dino: int = ROOT) -> int:
+    """detach()."""
+    fs.mp.breathe()
+    return discard.detach(fs.mp, dino, name)
+
+
+# --- discard ---
+
+def test_all_is_given_back(fs: Driver) -> None:
+    planted(fs)
+    fs.create(ROOT, b"other")
+    take(fs)
+    assert set(fs.entries(ROOT)) == {b"other"} and fs.getattr(ROOT).nlink == 2
+    fs.check()
+    reap_all(fs)
+    fs.check()
+    assert fs.mp.mem.nodes.nitems == 2 and not fs.mp.mem.norphans and not fs.mp.lost_nodes
+
+
+def test_every_slice_leaves_all_invariants(make_fs: Callable[..., Driver], mode: str) -> None:
+    fs = make_fs(mode, tiny=True)
+    grow(fs, fs.mkdir(ROOT, b"top"), 12, 1)
+    fs.forget_all()
+    take(fs)
+    reap_all(fs, check=True)
+
+
+def test_counts_what_rm_would_remove(fs: Driver) -> None:
+    top = planted(fs)
+    names = sum(1 for entry in trees.Walk(fs.mp, top) if entry is not None) - 1
+    take(fs)
+    assert reap_all(fs)[0] == names
+
+
+def test_open_files_live_on(fs: Driver) -> None:
+    top = planted(fs)
+    ino = fs.lookup(top, b"file-9")
+    sub = fs.lookup(top, b"dir-0")
+    take(fs)
+    _names, known = reap_all(fs)
+    assert sorted(known) == sorted(((top, b"file-9", ino, False), (top, b"dir-0", sub, True)))
+    assert fs.content(ino) == b"x" * 360 and fs.getattr(ino).nlink == 0 and fs.getattr(sub).nlink == 0
+    fs.write(ino, 0, b"still here")
+    assert not fs.entries(sub)
+    with refused(errno.ENOENT):
+        fs.create(sub, b"new")
+    with refused(errno.ENOENT):
+        fs.lookup(sub, b"..")
+    fs.check()
+    assert fs.mp.mem.nodes.nitems == 3
+    fs.forget_all()
+    assert fs.mp.mem.nodes.nitems == 1
+
+
+def test_links_from_outside_stay(fs: Driver) -> None:
+    top = planted(fs)
+    inside = fs.lookup(top, b"big")
+    fs.link(inside, ROOT, b"kept")
+    fs.rename(top, LONG, ROOT, b"moved")
+    other = fs.create(ROOT, b"first")
+    fs.link(other, top, b"second")
+    before = fs.content(inside)
+    fs.forget_all()
+    take(fs)
+    reap_all(fs)
+    fs.check()
+    assert set(fs.entries(ROOT)) == {b"kept", b"moved", b"first"}
+    assert fs.getattr(inside).nlink == fs.getattr(other).nlink == 1 and fs.content(inside) == before
+
+
+def test_what_happens_between_slices(fs: Driver) -> None:
+    """Those who still have directories of the tree open may do what they like in it."""
+    top = planted(fs)
+    sub, deep = fs.lookup(top, b"dir-0"), fs.lookup(fs.lookup(top, b"dir-1"), b"dir-0")
+    take(fs)
+    fs.create(deep, b"late")
+    fs.mkdir(deep, b"late-dir")
+    fs.rename(deep, b"dir-0" if b"dir-0" in fs.entries(deep) else b"late-dir", ROOT, b"saved")
+    fs.create(ROOT, b"goes")
+    fs.rename(ROOT, b"goes", deep, b"gone")
+    with refused(errno.ENOENT):
+        fs.rename(top, b"file-1", ROOT, b"too-late")
+    with refused(errno.ENOENT):
+        fs.rmdir(top, LONG + b"dir")
+    with refused(errno.ENOENT):
+        fs.mkdir(top, b"new")
+    fs.unlink(top, b"file-2")
+    discard.reap(fs.mp)
+    fs.check()
+    fs.unlink(sub, b"file-1")
+    fs.forget_all()
+    fs.mkdir(ROOT, b"top")
+    reap_all(fs)
+    fs.check()
+    assert set(fs.entries(ROOT)) == {b"saved", b"top"}
+
+
+def test_two_at_a_time(fs: Driver) -> None:
+    planted(fs)
+    grow(fs, fs.mkdir(ROOT, b"second"), 20, 1)
+    fs.forget_all()
+    take(fs)
+    discard.reap(fs.mp)
+    take(fs, b"second")
+    fs.check()
+    reap_all(fs)
+    assert fs.mp.mem.nodes.nitems == 1
+
+
+def test_deep_and_wide(make_fs: Callable[..., Driver], mode: str) -> None:
+    fs = make_fs(mode)
+    dino = top = fs.mkdir(ROOT, b"top")
+    for _ in range(500 if fs.roomy else 60):
+        dino = fs.mkdir(dino, b"d")
+    for i in range(1000 if fs.roomy else 100):
+        fs.mkdir(top, b"wide-%d" % i)
+    fs.forget_all()
+    take(fs)
+    reap_all(fs)
+    assert fs.mp.mem.nodes.nitems == 1
+
+
+def test_not_a_directory(fs: Driver) -> None:
+    fs.create(ROOT, b"file")
+    with refused(errno.ENOTDIR):
+        take(fs, b"file")
+    with refused(errno.ENOENT):
+        take(fs, b"absent")
+
+
+def test_norphans_make_room_at_once(make_fs: Callable[..., Driver]) -> None:
+    fs = make_fs(nr_inodes=4)
+    top = fs.mkdir(ROOT, b"top")
+    fs.create(top, b"a")
+    fs.create(top, b"b")
+    fs.forget_all()
+    take(fs)
+    fs.create(ROOT, b"new")
+    reap_all(fs)
+
+
+def test_a_page_that_cannot_be_read_once(make_fs: Callable[..., Driver]) -> None:
+    """The n-th page-in fails, for every n: the rest is freed, and what is not is counted."""
+    lost = 0
+    for n in range(0, 60, 1):
+        fs = make_fs("starving", tiny=True)
+        grow(fs, fs.mkdir(ROOT, b"top"), 6, 1)
+        fs.forget_all()
+        fs.mp.vm.daemon.evict_all()
+        take(fs)
+        with failing("pagein", n) as fuse:
+            while fs.mp.doomed:
+                try:
+                    discard.reap(fs.mp)
+                except SwapIOError:
+                    assert fuse.calls == n + 1
+                fuse.on = True
+        fs.mp.check()
+        lost += fs.mp.lost_nodes
+        fs.finish = lambda: None        # type: ignore[method-assign]  # what was lost stays allocated
+        if fuse.calls <= n:
+            break
+    else:
+        raise AssertionError("more page-ins than tried")
+    assert lost > 3
+
+
+def test_a_broken_list_is_seen(make_fs: Callable[..., Driver]) -> None:
+    """K1 and K2."""
+    fs = make_fs()
+    planted(fs)
+    take(fs)
+    mp = fs.mp
+    doomed, mp.doomed = mp.doomed, 0
+    with pytest.raises(Inconsistent, match="K2"):
+        mp.check()
+    mp.doomed = ROOT
+    with pytest.raises(Inconsistent, match="K1"):
+        mp.check()
+    mp.doomed = doomed
+    mp.check()
+    assert not tn_links(mp.arena, mp.mem.node(doomed))
+    reap_all(fs)
+
+
+# --- paths and permissions ---
+
+def test_find(fs: Driver) -> None:
+    top = planted(fs)
+    sub = fs.lookup(top, b"dir-0")
+    assert trees.find(fs.mp, b"top//dir-0/", SUPER) == (top, b"dir-0", sub)
+    assert trees.find(fs.mp, b"", SUPER) == (ROOT, b"", ROOT)
+    for path, number in ((b"top/none", errno.ENOENT), (b"top/file-1/x", errno.ENOTDIR), (b"top/far/x", errno.ELOOP),
+                         (b"x" * 256, errno.ENAMETOOLONG)):
+        with refused(number):
+            trees.find(fs.mp, path, SUPER)
+    assert not any(fs.mp.mem.u32[fs.mp.mem.nlookup_word(ino)] for ino in (top,) if ino not in fs.refs)
+    fs.setattr(top, mode=0o700)
+    with refused(errno.EACCES):
+        trees.find(fs.mp, b"top/dir-0", USER)
+
+
+def allowed(fs: Driver, path: bytes, who: Any) -> bool:
+    """May who discard path?"""
+    fs.mp.breathe()
+    for _ in trees.may_discard(fs.mp, trees.find(fs.mp, path, who), who):
+        fs.mp.breathe()
+    return True
+
+
+def test_who_may_discard(fs: Driver) -> None:
+    mine = {"uid": 1000, "gid": 1001}
+    top = fs.mkdir(ROOT, b"top", 0o755)
+    fs.setattr(top, **mine)
+    sub = fs.mkdir(top, b"sub", 0o755)
+    fs.create(sub, b"file", 0)
+    with refused(errno.EACCES):         # no write on the parent
+        allowed(fs, b"top", USER)
+    fs.setattr(ROOT, mode=0o777)
+    with refused(errno.EACCES):         # sub is someone else's and not empty
+        allowed(fs, b"top", USER)
+    assert allowed(fs, b"top", SUPER)
+    fs.setattr(sub, mode=0o777)
+    assert allowed(fs, b"top", USER)
+    fs.setattr(sub, mode=0o1777)
+    with refused(errno.EPERM):          # sticky, and the file is someone else's
+        allowed(fs, b"top", USER)
+    fs.setattr(sub, **mine)
+    assert allowed(fs, b"top", USER)
+    fs.setattr(sub, mode=0o300)
+    with refused(errno.EACCES):         # what is in it cannot be listed
+        allowed(fs, b"top", USER)
+    fs.unlink(sub, b"file")
+    fs.setattr(sub, mode=0, uid=0)
+    assert allowed(fs, b"top", USER)    # an empty directory needs nothing
+    fs.setattr(ROOT, mode=0o1777)
+    assert allowed(fs, b"top", USER)
+    fs.setattr(top, uid=0)
+    with refused(errno.EPERM):
+        allowed(fs, b"top", USER)
+    fs.setattr(ROOT, mode=0o770, gid=1001)
+    fs.setattr(top, uid=1000)
+    assert allowed(fs, b"top", Caller(1000, (1001,)))
+    with refused(errno.EACCES):
+        allowed(fs, b"top", Caller(1000, (1002,)))
+
+
+# --- walks ---
+
+def names_below(fs: Driver, dino: int) -> int:
+    """Names below a directory, by readdir."""
+    found = fs.entries(dino)
+    return len(found) + sum(names_below(fs, ino) for ino in found.values() if stat.S_ISDIR(fs.getattr(ino).mode))
+
+
+def test_walk_meets_every_name_once(fs: Driver) -> None:
+    top = planted(fs)
+    met = [(entry.dino, entry.value) for entry in trees.Walk(fs.mp, top) if entry is not None]
+    assert len(met) == len(set(met)) == names_below(fs, top) + 1
+
+
+def test_walk_survives_changes(fs: Driver) -> None:
+    """Between slices the tree is removed, and its numbers are used again."""
+    planted(fs)
+    walk = trees.Walk(fs.mp, fs.lookup(ROOT, b"top"))
+    fs.forget_all()
+    met = 0
+    for entry in walk:
+        met += entry is not None
+        if entry is None and met > 20 and b"top" in fs.entries(ROOT):
+            take(fs)
+            reap_all(fs)
+            for i in range(50):
+                fs.forget(fs.mkdir(ROOT, b"new-%d" % i))
+    assert met > 20
+
+
+def test_too_deep(fs: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "MAX_DEPTH", 2)
+    planted(fs)
+    walk = trees.Walk(fs.mp, ROOT)
+    assert sum(1 for _ in walk) > 5 and walk.skipped == 3
+    with refused(errno.EACCES):
+        fs.setattr(ROOT, mode=0o777)
+        allowed(fs, b"top", Caller(1000))
+
+
+# --- du ---
+
+def usage(fs: Driver, top: int) -> dict[str, Any]:
+    """du."""
+    total = trees.Usage(fs.mp, top)
+    for _ in total.count():
+        fs.mp.breathe()
+    return total.totals()
+
+
+def metadata_of(fs: Driver) -> int:
+    """Bytes of all items of all pools."""
+    mem = fs.mp.mem
+    return (mem.nodes.nitems * (mem.nodes.item_size + 4)
+            + sum(pool.nitems * pool.item_size for pool in mem.strings.pools))
+
+
+def test_du_of_all_is_what_the_pools_say(fs: Driver) -> None:
+    planted(fs)
+    total = usage(fs, ROOT)
+    assert total["metadata"]["bytes"] == metadata_of(fs)
+    assert total["data"]["bytes"] == fs.mp.vm.pages_of[1] << 12
+    assert total["names"] == names_below(fs, ROOT) and not total["unreadable"] and not total["skipped"]
+    assert total["directories"] + total["files"] + total["others"] == fs.mp.mem.nodes.nitems
+
+
+def test_du_of_parts_adds_up(fs: Driver) -> None:
+    top = planted(fs)
+    other = fs.mkdir(ROOT, b"other")
+    fs.link(fs.lookup(top, b"big"), other, b"shared")
+    fs.forget_all()
+    whole, one, two = (usage(fs, ino) for ino in (ROOT, top, other))
+    assert abs(whole["data"]["bytes"] - one["data"]["bytes"] - two["data"]["bytes"]) <= 1
+    assert 0 < two["data"]["bytes"] < one["data"]["bytes"]
+
+
+def test_du_says_where_it_was(make_fs: Callable[..., Driver]) -> None:
+    fs = make_fs()
+    planted(fs)
+    fs.mp.vm.daemon.evict_all()
+    out = usage(fs, ROOT)
+    assert out["metadata"]["resident_bytes"] == 0 and out["data"]["resident_bytes"] == 0
+    again = usage(fs, ROOT)
+    assert 0 < again["metadata"]["swapped_bytes"] < out["metadata"]["swapped_bytes"]    # small files are not read
+    assert again["data"]["swapped_bytes"] == again["data"]["bytes"]
+
+
+# --- prefetch ---
+
+def prefetch(fs: Driver, top: int, data: bool = True) -> dict[str, Any]:
+    """prefetch."""
+    run = trees.Prefetch(fs.mp, top, data)
+    for _ in run.run():
+        fs.mp.breathe()
+    return run.totals()
+
+
+def faults_of(fs: Driver, work: Callable[[], Any]) -> int:
+    """Page-ins that something causes."""
+    before = fs.mp.vm.pageins
+    work()
+    return fs.mp.vm.pageins - before
+
+
+def test_prefetch_pages_in(make_fs: Callable[..., Driver]) -> None:
+    fs = make_fs()
+    top = planted(fs)
+    fs.mp.vm.daemon.evict_all()
+    told = prefetch(fs, top, data=False)
+    assert told["pageins"] > 10 and not told["full"] and told["names"] == names_below(fs, top)
+    assert faults_of(fs, lambda: [entry for entry in trees.Walk(fs.mp, top)]) == 0
+    assert prefetch(fs, top)["pageins"] > 0
+    assert faults_of(fs, lambda: fs.dump()) <= 8        # the pages of attributes' values and of the root
+    assert prefetch(fs, top)["pageins"] == 0
+
+
+def test_prefetch_stops_when_memory_is_full(make_fs: Callable[..., Driver]) -> None:
+    fs = make_fs("starving")
+    top = fs.mkdir(ROOT, b"top")
+    for i in range(20):
+        fs.write(fs.create(top, b"file-%d" % i), 0, b"x" * 100_000)
+    fs.mp.vm.daemon.evict_all()
+    told = prefetch(fs, top)
+    assert told["full"] and told["pageins"] <= fs.mp.vm.phys.nframes
+
+
+# --- trace ---
+
+def test_trace_tells_every_page(make_fs: Callable[..., Driver]) -> None:
+    fs = make_fs("starving")
+    vm: Vm = fs.mp.vm
+    told = {"in": 0, "out": 0, "drop": 0}
+
+    def note(what: str, vpn: int, npages: int) -> None:
+        assert all(vm.flags[vpn + i] for i in range(npages))
+        told[what] += npages
+
+    before = vm.pageins, vm.daemon.pageouts, vm.daemon.reclaims
+    vm.trace = note
+    grow(fs, fs.mkdir(ROOT, b"top"), 40, 1)
+    vm.trace = None
+    assert told["in"] == vm.pageins - before[0] and told["out"] == vm.daemon.pageouts - before[1]
+    assert told["drop"] == vm.daemon.reclaims - before[2] and min(told.values()) > 0

@@ -1,0 +1,184 @@
+"""tmpfsd as a part of the system: mount(8), fstab, df, findmnt, a unit of systemd, users without root.
+
+What belongs in /sbin and /etc is put there in a mount namespace of its own, with overlays: nothing stays behind.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+from mountlib import Mounted, ctl, is_mounted, needs_root, unmount
+
+from tests import sandbox
+from tmpfsd.cli import install
+
+NOBODY = "65534"
+pytestmark = [needs_root, pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse")]
+Run = Callable[[str], str]
+
+
+@pytest.fixture
+def here() -> Iterator[Path]:
+    """A directory that every user can reach, with the commands and mount points."""
+    with sandbox.directory() as place:
+        yield place
+
+
+@pytest.fixture
+def system(here: Path) -> Run:
+    """system(script): run it as root where /etc and /sbin are its own; what it wrote."""
+    def run(script: str) -> str:
+        done = sandbox.run(here, script)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+# --- mount(8) and fstab ---
+
+def test_mount_and_its_friends(system: Run) -> None:
+    out = system("""
+        tmpfsctl install >/dev/null
+        mount -t fuse.tmpfsd tmpfsd "$HERE/mnt" -o ram=4m,size=64m,nr_inodes=1000,noatime,fsname=scratch
+        findmnt -n -o SOURCE,FSTYPE,OPTIONS "$HERE/mnt"
+        echo data > "$HERE/mnt/file"
+        df -h "$HERE/mnt" | tail -1
+        df -i "$HERE/mnt" | tail -1
+        umount "$HERE/mnt"
+        findmnt "$HERE/mnt" || echo gone
+        """).splitlines()
+    source, kind, options = out[0].split()
+    assert (source, kind) == ("scratch", "fuse.tmpfsd") and {"rw", "noatime"} <= set(options.split(","))
+    assert out[1].split()[:2] == ["scratch", "64M"]
+    assert out[2].split()[:3] == ["scratch", "1000", "2"]
+    assert out[3] == "gone"
+
+
+def test_fstab(system: Run) -> None:
+    """Two lines, with what systemd writes there for itself; and again, as nothing is mounted twice."""
+    out = system("""
+        tmpfsctl install >/dev/null
+        cat > "$HERE/fstab" <<END
+tmpfsd  $HERE/mnt   fuse.tmpfsd  ram=4m,size=64m,allow_other,nofail,x-systemd.requires=network.target  0 0
+none    $HERE/mnt2  fuse.tmpfsd  defaults,ram=2m,size=32m,_netdev,x-systemd.automount,noauto,x-gvfs-hide  0 0
+END
+        mount -T "$HERE/fstab" -a
+        mount -T "$HERE/fstab" -a
+        mount -T "$HERE/fstab" "$HERE/mnt2"
+        grep -c "$HERE/mnt.* fuse.tmpfsd" /proc/self/mountinfo
+        tmpfsctl status "$HERE/mnt" --json
+        umount "$HERE/mnt" "$HERE/mnt2"
+        """)
+    count, _newline, status = out.partition("\n")
+    assert count == "2" and json.loads(status)["size_bytes"] == 64 << 20
+
+
+def test_the_helper_takes_what_mount_hands_it(system: Run) -> None:
+    """-f is "fake" there, not "foreground"; -v and -n are mount's own."""
+    out = system("""
+        tmpfsctl install >/dev/null
+        mount -f -v -t fuse.tmpfsd tmpfsd "$HERE/mnt" -o ram=4m
+        findmnt "$HERE/mnt" || echo nothing
+        mount -v -n -t fuse.tmpfsd tmpfsd "$HERE/mnt" -o ro,ram=4m
+        findmnt -n -o OPTIONS "$HERE/mnt"
+        mount -t fuse.tmpfsd tmpfsd "$HERE/mnt2" -o ram=lots 2>&1 || echo refused
+        """).splitlines()
+    assert out[0] == "nothing" and out[1].startswith("ro,")
+    assert "ram=lots" in out[2] and out[-1] == "refused"
+
+
+def test_several_at_once(tmpfsd: Callable[..., Mounted]) -> None:
+    mounts = [tmpfsd(f"ram={n}m,size={n * 16}m") for n in (1, 2, 3)]
+    for n, fs in enumerate(mounts):
+        (fs.mnt / f"only-{n}").mkdir()
+    for n, fs in enumerate(mounts):
+        status = fs.status()
+        assert status["mountpoint"] == str(fs.mnt) and status["ram_bytes"] == (n + 1) << 20
+        assert os.listdir(fs.mnt) == [f"only-{n}"]
+
+
+# --- without root ---
+
+@pytest.mark.skipif(not shutil.which("fusermount3") or not shutil.which("setpriv"), reason="no fusermount3 or setpriv")
+def test_a_user_that_is_not_root(system: Run, here: Path) -> None:
+    """In a namespace where every user may open /dev/fuse, as on most machines."""
+    probe = subprocess.run(["setpriv", "--reuid", NOBODY, sys.executable, "-c", "pass"], check=False, timeout=20,
+                           capture_output=True)
+    if probe.returncode:
+        pytest.skip(f"another user may not run {sys.executable}")
+    out = system(f"""
+        mknod -m 666 "$HERE/over/fuse" c 10 229 && mount --bind "$HERE/over/fuse" /dev/fuse || exit 77
+        chown {NOBODY} "$HERE/mnt"
+        cat > "$HERE/script" <<'END'
+            set -e
+            cd /
+            tmpfsd "$HERE/mnt" -o ram=4m,size=64m
+            mkdir -p "$HERE/mnt/tree/sub"; echo data > "$HERE/mnt/tree/sub/file"
+            findmnt -n -o OPTIONS "$HERE/mnt"
+            tmpfsctl du "$HERE/mnt" >/dev/null
+            chmod 500 "$HERE/mnt/tree/sub"
+            tmpfsctl discard -y "$HERE/mnt/tree" 2>&1 || true
+            chmod 700 "$HERE/mnt/tree/sub"
+            tmpfsctl discard -y -q "$HERE/mnt/tree"
+            ls -A "$HERE/mnt"
+            tmpfsctl umount "$HERE/mnt"
+            findmnt "$HERE/mnt" || echo gone
+END
+        setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups env HOME=/ XDG_RUNTIME_DIR= bash "$HERE/script"
+        """).splitlines()
+    assert {"nosuid", "nodev", f"user_id={NOBODY}"} <= set(out[0].split(","))
+    assert "Permission denied" in out[1] and out[2:] == ["gone"]
+    with contextlib.suppress(OSError):
+        os.rmdir(f"/tmp/tmpfsd-{NOBODY}")
+
+
+# --- systemd ---
+
+def test_install_and_remove(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{here / 'bin'}:{os.environ['PATH']}")
+    helper, unit = tmp_path / install.HELPER, tmp_path / install.UNIT
+    for _ in range(2):
+        ctl("install", "--root", str(tmp_path))
+        assert os.readlink(helper) == str(here / "bin" / "tmpfsd")
+    assert f"ExecStart={here}/bin/tmpfsd tmpfsd %f -f -o ${{OPTIONS}}\n" in unit.read_text()
+    ctl("install", "--root", str(tmp_path), "--remove")
+    assert not os.path.lexists(helper) and not unit.exists()
+    unit.write_text("[Unit]\nDescription=someone else's\n")
+    assert "not of tmpfsd" in ctl("install", "--root", str(tmp_path), check=False).stderr
+    assert "not of tmpfsd" in ctl("install", "--root", str(tmp_path), "--remove", check=False).stderr
+    assert "someone" in unit.read_text()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
+def test_systemd_takes_the_unit(here: Path, tmp_path: Path) -> None:
+    unit = tmp_path / "tmpfsd@scratch.service"
+    unit.write_text(install.TEMPLATE.format(command=here / "bin" / "tmpfsd"))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True,
+                          timeout=50, check=False)
+    assert [line for line in done.stderr.splitlines() if "tmpfsd" in line] == []
+
+
+def test_systemd_is_told_when_the_mount_answers(here: Path) -> None:
+    mnt = here / "mnt"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(here / "notify"))
+        supervisor.settimeout(30)
+        with subprocess.Popen([str(here / "bin" / "tmpfsd"), "tmpfsd", str(mnt), "-f", "-o", "ram=4m"],
+                              env={**os.environ, "NOTIFY_SOCKET": str(here / "notify")},
+                              stderr=subprocess.DEVNULL) as process:
+            try:
+                assert supervisor.recv(100) == b"READY=1" and is_mounted(mnt)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(timeout=30) == 0 and not is_mounted(mnt)
+            finally:
+                process.kill()
+                unmount(mnt)

@@ -1,0 +1,116 @@
+"""metrics=: what a scrape says, and that whoever scrapes cannot disturb."""
+
+import os
+import socket
+import stat
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tmpfsd import options
+from tmpfsd.server import control, metrics
+from tmpfsd.server.errors import MountError
+
+pytest.importorskip("prometheus_client")
+STATE: dict[str, Any] = {
+    **dict.fromkeys(metrics.GAUGES, 4096), "mountpoint": '/mnt/a "b"', "swap": {"size_bytes": 8192, "used_bytes": 0},
+    "paging": {"faults": 3, "pageins": 2}, "requests": {"lookup": 17, "getattr": 4}, "refused": {"size is used up": 1},
+    "pools": [{"name": "node", "item_size": 160, "items": 5, "pages": 2, "resident_pages": 1, "swapped_pages": 1}],
+    "data": {"pages": 9, "resident_pages": 4, "swapped_pages": 5}}
+
+
+def test_a_page_is_as_prometheus_reads_it() -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+    samples = {(sample.name, *sorted(sample.labels.values())): sample.value
+               for family in text_string_to_metric_families(metrics.page(STATE).decode()) for sample in family.samples}
+    place = STATE["mountpoint"]
+    assert samples["tmpfsd_used_bytes", place] == 4096
+    assert samples["tmpfsd_faults_total", place] == 3
+    assert samples["tmpfsd_requests_total", place, "lookup"] == 17
+    assert samples["tmpfsd_pool_items", place, "node"] == 5 and samples["tmpfsd_pool_pages", place, "data"] == 9
+    assert samples["tmpfsd_refused_total", place, "size is used up"] == 1
+
+
+def serve(listener: socket.socket, client: Callable[[], Awaitable[None]]) -> None:
+    """Run a server and a client of it."""
+    async def main() -> None:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(metrics.MetricsServer(lambda _request: STATE).serve, listener)
+                await client()
+                nursery.cancel_scope.cancel()
+    trio.run(main)
+
+
+async def ask(family: int, address: Any, data: bytes) -> bytes:
+    """Send bytes and return the answer."""
+    answer = b""
+    with trio.socket.socket(family) as sock:
+        await sock.connect(address)
+        await sock.send(data)
+        while part := await sock.recv(65536):
+            answer += part
+    return answer
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    path = str(tmp_path / "metrics")
+    listener = metrics.listen(path)
+    assert stat.S_IMODE(os.lstat(path).st_mode) == 0o600
+
+    async def client() -> None:
+        good = await ask(socket.AF_UNIX, path, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert good.startswith(b"HTTP/1.1 200") and b"tmpfsd_used_bytes" in good
+        for bad in (b"GET / HTTP/1.1\r\n\r\n", b"POST /metrics HTTP/1.1\r\n\r\n", b"\r\n\r\n"):
+            assert b"404" in (await ask(socket.AF_UNIX, path, bad))[:20]
+        with suppress(ConnectionResetError):            # M1: closed with some of ours unread
+            await ask(socket.AF_UNIX, path, b"x" * 100_000)
+        assert b"200 OK" in await ask(socket.AF_UNIX, path, b"GET /metrics HTTP/1.1\r\n\r\n")
+    serve(listener, client)
+    metrics.listen(path).close()            # nobody serves it: it makes room
+
+
+def test_tcp_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    where = options.parse(f"metrics={port},swap=none").metrics
+    assert where == f"127.0.0.1:{port}"
+    listener = metrics.listen(where)
+
+    async def client() -> None:
+        address = ("127.0.0.1", port)
+        assert b"200 OK" in await ask(socket.AF_INET, address, b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert await ask(socket.AF_INET, address, b"GET") == b""            # says no more: sent away
+        with pytest.raises(MountError, match="in use"):
+            metrics.listen(where)
+    serve(listener, client)
+
+
+def test_what_is_there_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("precious")
+    with pytest.raises(MountError, match="exists"):
+        metrics.listen(str(path))
+    with control.listen(str(tmp_path / "served")), pytest.raises(MountError, match="exists"):
+        metrics.listen(str(tmp_path / "served"))
+    with pytest.raises(MountError, match="No such file"):
+        metrics.listen(str(tmp_path / "none" / "socket"))
+    assert path.read_text() == "precious"
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(MountError, match=r"pip install 'tmpfsd\[metrics\]'"):
+        metrics.listen("/nowhere")
+
+
+@pytest.mark.parametrize("text", ["x", "0", "65536", "host:", "-1", ":x", "/" + "x" * 120, "8080x"])
+def test_refused_by_name(text: str) -> None:
+    with pytest.raises(options.OptionError, match="metrics="):
+        options.parse(f"metrics={text}")

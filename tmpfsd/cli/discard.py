@@ -1,0 +1,62 @@
+"""discard.py: tmpfsctl discard: a tree removed inside the daemon.
+
+The name is gone at once; what was in the tree is freed between requests.  Whoever interrupts the command
+interrupts the waiting only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tmpfsd.cli.client import ClientError, follow, place_of
+from tmpfsd.cli.progress import watch
+from tmpfsd.server import mountinfo
+
+EPILOG = """\
+example:
+  tmpfsctl discard --yes /scratch/build-1234
+
+exit status:
+  0  done             1  refused or failed: one line on stderr says why"""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe the command line of discard."""
+    command.add_argument("path", metavar="PATH", help="a directory or file on a tmpfsd mount")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask (needed where there is no terminal)")
+    command.add_argument("-q", "--quiet", action="store_true", help="say nothing when all went well")
+
+
+def confirm(path: str) -> None:
+    """Have a user on a terminal agree; ClientError when he does not, or when there is none."""
+    if not sys.stdin.isatty():
+        raise ClientError(f"{path}: not a terminal to ask on: give --yes")
+    print(f"Remove {path} and all that is below it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ClientError(f"{path}: not removed")
+
+
+def demand_nothing_mounted(path: str, point: str, inside: str) -> None:
+    """Refuse to remove what something is mounted on, as rm does."""
+    top = f"{point.rstrip('/')}/{inside}"
+    for mount in mountinfo.table():
+        if mount.path == top or mount.path.startswith(top + "/"):
+            raise ClientError(f"{path}: busy: {mount.path} is a mount point")
+
+
+def run(args: argparse.Namespace) -> None:
+    """tmpfsctl discard."""
+    mount, inside = place_of(args.path)
+    if not inside:
+        raise ClientError(f"{args.path}: the root of the mount: unmount it instead")
+    demand_nothing_mounted(args.path, mount.path, inside)
+    if not args.yes:
+        confirm(args.path)
+    answers = follow(mount, "discard", path=inside)
+    result = watch(answers, lambda progress: f"{args.path}: {progress['names']:,} names freed")
+    if result["lost"]:
+        print(f"tmpfsctl: {args.path}: {result['lost']:,} of it could not be read back: their memory stays in use "
+              "until the unmount", file=sys.stderr)
+    if not args.quiet:
+        print(f"{args.path}: {result['names']:,} names removed")

@@ -1,0 +1,92 @@
+"""install.py: tmpfsctl install: what only root can put where the system looks for it.
+
+/sbin/mount.fuse.tmpfsd, for mount(8) and fstab, is a link to the command tmpfsd of this installation; the unit
+template tmpfsd@.service serves a mount for each instance, `systemctl start tmpfsd@scratch` one at /scratch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+
+from tmpfsd.cli.client import ClientError
+
+EPILOG = """\
+example:
+  tmpfsctl install
+
+exit status:
+  0  done             1  refused or failed: one line on stderr says why"""
+HELPER = "sbin/mount.fuse.tmpfsd"
+UNIT = "etc/systemd/system/tmpfsd@.service"
+TEMPLATE = """\
+[Unit]
+Description=tmpfsd at %f
+Documentation=man:tmpfsd(8)
+After=local-fs.target
+
+[Service]
+Type=notify
+# OPTIONS=ram=1g,size=20g in this file; the instance is the path as systemd-escape --path writes it.
+Environment=OPTIONS=ram=128m
+EnvironmentFile=-/etc/tmpfsd/%i.conf
+ExecStart={command} tmpfsd %f -f -o ${{OPTIONS}}
+# What is in it is gone when it ends: it is not started again by itself.
+Restart=no
+TimeoutStopSec=30
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe the command line of install."""
+    command.add_argument("--remove", action="store_true", help="take away what this command installed")
+    command.add_argument("--root", default="/", metavar="DIR", help="install below DIR, for packages")
+
+
+def command_path() -> str:
+    """The command tmpfsd of this installation."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "tmpfsd")
+    found = beside if os.access(beside, os.X_OK) else shutil.which("tmpfsd")
+    if found is None:
+        raise ClientError("no command tmpfsd beside this one nor on PATH")
+    return found
+
+
+def place(path: str) -> None:
+    """Make room for a file of ours: what is not ours stays."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if os.path.islink(path) and os.path.basename(os.readlink(path)) == "tmpfsd":
+        os.unlink(path)
+    elif os.path.lexists(path) and not is_ours(path):
+        raise ClientError(f"{path}: exists, and is not of tmpfsd")
+
+
+def is_ours(path: str) -> bool:
+    """Tell whether a unit was written here."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.readline() + file.readline() == "".join(TEMPLATE.splitlines(keepends=True)[:2])
+
+
+def run(args: argparse.Namespace) -> None:
+    """tmpfsctl install."""
+    helper, unit = (os.path.join(args.root, path) for path in (HELPER, UNIT))
+    if args.remove:
+        for path in (helper, unit):
+            if os.path.lexists(path):
+                place(path)
+                if os.path.lexists(path):
+                    os.unlink(path)
+                print(f"removed {path}")
+        return
+    command = command_path()
+    place(helper)
+    os.symlink(command, helper)
+    place(unit)
+    with open(unit, "w", encoding="utf-8") as file:
+        file.write(TEMPLATE.format(command=command))
+    print(f"{helper} -> {command}\n{unit}")

@@ -1,0 +1,41 @@
+"""prefetch.py: tmpfsctl prefetch: page a tree in before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from tmpfsd.cli.client import follow, place_of
+from tmpfsd.cli.progress import watch
+from tmpfsd.cli.status import human
+
+EPILOG = """\
+example:
+  tmpfsctl prefetch /scratch/src
+
+exit status:
+  0  done             1  refused or failed: one line on stderr says why"""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe the command line of prefetch."""
+    command.add_argument("path", metavar="PATH", help="a directory or file on a tmpfsd mount")
+    command.add_argument("--metadata", action="store_true", help="metadata only: as much as find(1) needs")
+    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+
+
+def line(total: dict[str, Any]) -> str:
+    """Say how far it got."""
+    text = f"{total['names']:,} names, {human(total['bytes'])} paged in"
+    if total["unreadable"]:
+        text += f", {total['unreadable']:,} could not be read"
+    return text + ("; stopped there: ram is full" if total["full"] else "")
+
+
+def run(args: argparse.Namespace) -> None:
+    """tmpfsctl prefetch."""
+    mount, inside = place_of(args.path)
+    total = watch(follow(mount, "prefetch", path=inside, metadata=args.metadata),
+                  lambda progress: f"{args.path}: {line(progress)}")
+    print(json.dumps(total, indent=2) if args.json else f"{args.path}: {line(total)}")

@@ -1,0 +1,67 @@
+"""trace.py: tmpfsctl trace: page-ins and page-outs as they happen, for learning.
+
+in: a page was read from swap.  out: it was written there, and stays in memory.  drop: it left memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tmpfsd.cli.client import ClientError, follow, place_of
+
+EPILOG = """\
+example:
+  tmpfsctl trace --count 100 /scratch
+
+exit status:
+  0  done             1  refused or failed: one line on stderr says why"""
+
+
+def count(text: str) -> int:
+    """Read a number above zero."""
+    if not (text.isascii() and text.isdigit()) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    return int(text)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe the command line of trace."""
+    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("--count", type=count, metavar="N", help="end after N events")
+    command.add_argument("--json", action="store_true", help="a JSON object a line, for scripts")
+
+
+def events(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Return the events one by one; {"lost": n} where n were too many to be told."""
+    for answer in answers:
+        if answer["progress"]["lost"]:
+            yield {"lost": answer["progress"]["lost"]}
+        for seconds, what, page, owner in answer["progress"]["events"]:
+            yield {"time": seconds, "event": what, "page": page, "owner": owner}
+
+
+def text_of(event: dict[str, Any]) -> str:
+    """Write an event for people."""
+    if "lost" in event:
+        return f"({event['lost']:,} events were too many to be told)"
+    moment = time.strftime("%H:%M:%S", time.localtime(event["time"])) + f"{event['time'] % 1:.6f}"[1:]
+    return f"{moment}  {event['event']:<5}{event['owner']:<14}page {event['page']}"
+
+
+def run(args: argparse.Namespace) -> None:
+    """tmpfsctl trace."""
+    mount, inside = place_of(args.mountpoint)
+    if inside:
+        raise ClientError(f"{args.mountpoint}: not a mount point")
+    told = 0
+    for event in events(follow(mount, "trace")):
+        print(json.dumps(event) if args.json else text_of(event))
+        sys.stdout.flush()
+        told += "event" in event
+        if told == args.count:
+            break

@@ -1,0 +1,35 @@
+"""umount.py: tmpfsctl umount: the same as umount(8), or fusermount3 -u without root, and only for tmpfsd mounts."""
+
+from __future__ import annotations
+
+import argparse
+
+from tmpfsd.cli.client import ClientError
+from tmpfsd.server import mountinfo
+
+EPILOG = """\
+example:
+  tmpfsctl umount /scratch
+
+exit status:
+  0  done             1  refused or failed: one line on stderr says why"""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe the command line of umount."""
+    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("-l", "--lazy", action="store_true", help="now, though it is busy")
+
+
+def run(args: argparse.Namespace) -> None:
+    """tmpfsctl umount."""
+    path = mountinfo.resolve(args.mountpoint)
+    mounted = mountinfo.find(path)
+    if mounted is None:
+        raise ClientError(f"{args.mountpoint}: not a mount point")
+    if mounted.fstype != mountinfo.FSTYPE:
+        raise ClientError(f"{args.mountpoint}: a mount point of {mounted.fstype}, not of tmpfsd")
+    from tmpfsd.server import daemon
+    error = daemon.unmount(path, args.lazy)
+    if error:
+        raise ClientError(f"{args.mountpoint}: {error}")

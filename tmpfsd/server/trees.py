@@ -1,0 +1,282 @@
+"""server/trees.py: the commands that go over whole trees: discard, du, prefetch; and trace.
+
+They work in slices of SLICE between requests.  What discard detached is freed by one task of the daemon, whether
+or not the client still listens.
+
+Picture     discard: may he? (a walk, in slices) -> detach, one operation -> the kernel is told -> slices, progress
+Notices     The kernel takes the lock of a directory to drop a name from its cache, and whoever makes something there
+            holds that lock until we have answered him.  So the kernel is told from another thread, which lets the
+            interpreter go, while requests are served; settled() is awaited before the loop is told to end.
+Limits      A process that works in a discarded tree keeps what it has open; what it then looks for is not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import Any
+
+import pyfuse3
+import trio
+
+from tmpfsd.server.errors import ControlError
+from tmpfsd.server.operations import Operations
+from tmpfsd.tmpfs import discard, trees, vnops
+from tmpfsd.tmpfs.discard import Gone
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.layout import tn_mode
+from tmpfsd.tmpfs.mem import OWNER_DATA
+from tmpfsd.uvm.errors import Inconsistent, VmError
+from tmpfsd.uvm.vm import OWNER_MASK
+
+log = logging.getLogger(__name__)
+
+SLICE = 2_000_000           # nanoseconds
+TICK = 200_000_000          # between two reports of progress
+PAUSE = 0.05                # seconds between two looks at the ring
+HEARTBEAT = 1.0             # seconds until a tracer is written to though nothing happened: so it is seen to be gone
+RING = 4096                 # pages that a tracer may be behind
+clock = time.perf_counter_ns
+
+
+class Ring:
+    """What one tracer has not read yet; what is too much is lost, and counted."""
+
+    __slots__ = ("events", "noted", "read")
+
+    def __init__(self) -> None:
+        self.events: deque[tuple[float, str, int, str]] = deque(maxlen=RING)
+        self.noted = self.read = 0
+
+    def take(self) -> dict[str, Any]:
+        """All that is there, and how many were lost before it."""
+        lost = self.noted - self.read - len(self.events)
+        events = list(self.events)
+        self.events.clear()
+        self.read = self.noted
+        return {"events": events, "lost": lost}
+
+
+class Trees:
+    """The commands of one mount, and what works for them."""
+
+    def __init__(self, mount: Any, operations: Operations) -> None:
+        self.mount = mount
+        self.operations = operations
+        self.names = 0                      # taken away by the reaper
+        self.failure = ""                   # why the reaper rests though there is something to free
+        self._wake = trio.Event()
+        self._notices: list[object] = []    # one for each thread that tells the kernel something
+        self._rings: list[Ring] = []
+        self._owners = {pool.owner: pool.name for pool in mount.mem.pools()} | {OWNER_DATA: "data"}
+
+    # Discard
+
+    async def discard(self, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Remove a tree: its name at once, then what was in it."""
+        mount, path, peer = self.mount, path_of(request), request["peer"]
+        with refusals(path):
+            self.demand_changes()
+            place = trees.find(mount, path, peer)
+            if not place.name:
+                raise ControlError("the root of the mount cannot be discarded: unmount it")
+            async with contextlib.aclosing(paced(trees.may_discard(mount, place, peer))) as ticks:
+                async for _ in ticks:
+                    yield {"progress": {"names": 0}}
+            mount.breathe()
+            if trees.find(mount, path, peer) != place:
+                raise ControlError(f"{os.fsdecode(path)}: changed meanwhile")
+            start, lost = self.names, mount.lost_nodes
+            is_dir = self.remove(place)
+        try:
+            # First: what the kernel has forgotten is freed in a third of the time.
+            await self.in_thread(forget_names, [Gone(*place, is_dir)])
+        finally:
+            self.failure = ""
+            self._wake.set()
+        while mount.doomed:
+            if self.failure:
+                raise ControlError(f"{os.fsdecode(path)}: removed, but not all of it is free yet: {self.failure}")
+            yield {"progress": {"names": self.names - start}}
+            await trio.sleep(PAUSE)
+        yield {"result": {"names": self.names - start + 1, "lost": mount.lost_nodes - lost}}
+
+    def demand_changes(self) -> None:
+        """Refuse what the kernel would refuse to ask for."""
+        if self.operations.broken or self.mount.config.readonly:
+            raise FsError(errno.EROFS)
+
+    def remove(self, place: trees.Place) -> bool:
+        """Take a name away, with what is below it; whether it was a directory's."""
+        mount = self.mount
+        mount.breathe()
+        is_dir = stat.S_ISDIR(tn_mode(mount.arena, mount.mem.node(place.ino)))
+        if is_dir:
+            discard.detach(mount, place.dino, place.name)
+        else:
+            vnops.unlink(mount, place.dino, place.name)
+        return is_dir
+
+    async def in_thread(self, tell: Any, *args: Any) -> None:
+        """Tell the kernel something that may wait for requests to be answered."""
+        notice = object()
+
+        def work() -> None:
+            try:
+                tell(*args)
+            finally:
+                self._notices.remove(notice)
+
+        self._notices.append(notice)
+        await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+    async def settled(self) -> None:
+        """Wait until the kernel has taken all notices."""
+        while self._notices:
+            await trio.sleep(0.01)
+
+    async def reaper(self) -> None:
+        """Free what was discarded, as long as the mount lives."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            try:
+                while self.mount.doomed:
+                    known = self.reap_slice()
+                    if known:
+                        await self.in_thread(forget_names, known)
+                    await trio.lowlevel.checkpoint()
+            except VmError as error:
+                self.failure = str(error)
+                self.operations.errno_of(error, "discard")
+            except Exception as error:
+                self.failure = repr(error)
+                log.exception("discard")
+
+    def reap_slice(self) -> list[Gone]:
+        """Free for SLICE; the names that the kernel must forget."""
+        mount, end = self.mount, clock() + SLICE
+        known: list[Gone] = []
+        while mount.doomed and clock() < end:
+            names, some = discard.reap(mount)
+            self.names += names
+            known += some
+        if self.operations.check_each:
+            mount.check()
+        return known
+
+    # Looking at a tree
+
+    async def du(self, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Count what a tree takes."""
+        path = path_of(request)
+        with refusals(path):
+            usage = trees.Usage(self.mount, trees.find(self.mount, path, request["peer"]).ino)
+            async with contextlib.aclosing(paced(usage.count())) as ticks:
+                async for _ in ticks:
+                    yield {"progress": {"names": usage.names}}
+            yield {"result": usage.totals()}
+
+    async def prefetch(self, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Page a tree in."""
+        path = path_of(request)
+        with refusals(path):
+            top = trees.find(self.mount, path, request["peer"]).ino
+            work = trees.Prefetch(self.mount, top, not request.get("metadata"))
+            async with contextlib.aclosing(paced(work.run())) as ticks:
+                async for _ in ticks:
+                    yield {"progress": work.totals()}
+            yield {"result": work.totals()}
+
+    # Trace
+
+    async def trace(self, _request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Tell what pages in and out, until the client is gone.  Costs nothing while nobody asks."""
+        ring, vm = Ring(), self.mount.vm
+        self._rings.append(ring)
+        vm.trace = self.note
+        try:
+            quiet = 0.0
+            yield {"progress": ring.take()}             # the client knows that it is being told
+            while True:
+                await trio.sleep(PAUSE)
+                quiet += PAUSE
+                if ring.events or quiet >= HEARTBEAT:
+                    quiet = 0.0
+                    yield {"progress": ring.take()}
+        finally:
+            self._rings.remove(ring)
+            if not self._rings:
+                vm.trace = None
+
+    def note(self, what: str, vpn: int, npages: int) -> None:
+        """Put what happened to some pages into every ring."""
+        now, flags = time.time(), self.mount.vm.flags
+        for page in range(vpn, vpn + npages):
+            event = now, what, page, self._owners.get(flags[page] & OWNER_MASK, "?")
+            for ring in self._rings:
+                ring.events.append(event)
+                ring.noted += 1
+
+
+def forget_names(names: list[Gone]) -> None:
+    """Have the kernel forget names, all that it caches below them, and the attributes on both sides.
+
+    A directory is said to be deleted: where nothing in it is in use, the kernel lets nobody look for anything in it,
+    and what it would cache of that would hold its node.  A file may have other names, and is not.
+    """
+    for dino, name, ino, is_dir in names:
+        with contextlib.suppress(OSError):      # not known there, or in use below: it is invalid all the same
+            pyfuse3.invalidate_entry(dino, name, ino if is_dir else 0)
+        for each in (dino, ino):
+            with contextlib.suppress(OSError):
+                pyfuse3.invalidate_inode(each, attr_only=True)
+
+
+def path_of(request: Mapping[str, Any]) -> bytes:
+    """The path of a request, below the root of the mount."""
+    path = request.get("path")
+    if not isinstance(path, str) or "\0" in path:
+        raise ControlError('needs a "path"')
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ControlError('"path" is no path') from None
+
+
+@contextlib.contextmanager
+def refusals(path: bytes) -> Iterator[None]:
+    """Say in one line why a path was refused."""
+    shown = os.fsdecode(path) or "."
+    try:
+        yield
+    except FsError as error:
+        if error.errno == errno.ELOOP:
+            raise ControlError(f"{shown}: a symbolic link on the way: give the path that it leads to") from None
+        raise ControlError(f"{shown}: {os.strerror(error.errno)}") from None
+    except Inconsistent:
+        raise
+    except VmError as error:
+        raise ControlError(f"{shown}: {error}") from None
+
+
+async def paced(steps: Iterator[None]) -> AsyncGenerator[None, None]:
+    """Run steps in slices between requests; yields when there is progress to report."""
+    tick = clock() + TICK
+    while True:
+        end = clock() + SLICE
+        for _ in steps:
+            if clock() >= end:
+                break
+        else:
+            return
+        await trio.lowlevel.checkpoint()
+        if clock() >= tick:
+            yield None
+            tick = clock() + TICK

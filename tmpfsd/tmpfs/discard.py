@@ -1,0 +1,189 @@
+"""tmpfs/discard.py: a whole tree removed: its name at once, its nodes in slices.
+
+detach() takes the name of the top away: from then on nobody finds the tree.  reap() frees what was in it, a few
+entries at a time, between requests.  A directory that is being emptied is `doomed`: it has no link, as after rmdir,
+so nothing can be made in it.  The doomed ones stand in a list that is kept in their own nodes, where the parent
+was; a directory met in a doomed one goes to its front with all it has.  So there is no stack, and nothing here grows
+with the files or the depth.
+
+Picture     linked --detach, or met by reap--> doomed (links 0, ORPHAN, one reference of ours) --empty--> forget
+            a file: --met by reap--> destroyed; ORPHAN where the kernel knows it; linked where it has other names
+
+Invariants
+    K1  A directory on the list has no link and a reference, and the list ends at 0.
+    K2  A directory without a link that has entries is on the list, or was given up (lost_nodes).
+
+Breathing   reap() breathes.  What it will change it first touches: at most CHUNK nodes, lookup words and names.
+
+Limits      What cannot be read back is left where it is and counted in lost_nodes: its pages stay allocated.
+            A page that holds a doomed directory's own node and cannot be read stops reap(): the list is intact, and
+            a later call goes on where it can be read again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+from tmpfsd.tmpfs import layout, node
+from tmpfsd.tmpfs.btree import Path
+from tmpfsd.tmpfs.directory import DIRENT_SIZE
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.layout import EXTERNAL, NLOOKUP_MAX, ORPHAN, set_tn_ctime, set_tn_links, set_tn_parent, tn_links
+from tmpfsd.uvm.errors import SwapIOError
+
+if TYPE_CHECKING:
+    from tmpfsd.tmpfs.mount import Mount
+
+log = logging.getLogger(__name__)
+
+CHUNK = 12                  # entries between two breaths: three pages each, and those of the directory's tree
+S_IFMT, S_IFDIR = 0o170000, 0o040000
+
+
+class _Entry(NamedTuple):
+    """An entry whose pages are in: where its name is, its node, and its lookup word."""
+
+    value: int
+    ino: int
+    at: int
+    word: int
+
+
+class Gone(NamedTuple):
+    """A name that was taken away from a node which lives on, and which the kernel knows."""
+
+    dino: int
+    name: bytes
+    ino: int
+    is_dir: bool
+
+
+def detach(mp: Mount, dino: int, name: bytes) -> int:
+    """Take the name of a directory away, with all that is below it; the inode number.  Never needs memory.
+
+    => FsError ENOENT, ENOTDIR; SwapIOError; nothing has changed.  => reap() until mp.doomed is 0 does the rest.
+    """
+    mem, arena, dirs = mp.mem, mp.arena, mp.dirs
+    dat = mem.node_w(dino)
+    found = dirs.find(dat, name) if tn_links(arena, dat) else None
+    if found is None:
+        raise FsError(errno.ENOENT)
+    key, value, ino, path = found
+    at = mem.node_w(ino)
+    if layout.tn_mode(arena, at) & S_IFMT != S_IFDIR:
+        raise FsError(errno.ENOTDIR)
+    entry = _Entry(value, ino, at, mem.nlookup_word(ino))
+    now = mp.now()
+    dirs.remove(dat, key, path)
+    layout.touch(arena, dat, now)
+    set_tn_links(arena, dat, tn_links(arena, dat) - 1)
+    _unbind(mp, entry)
+    _doom(mp, entry, now)
+    return ino
+
+
+def _unbind(mp: Mount, entry: _Entry) -> None:
+    """The entry's name is used no more."""
+    if entry.value & EXTERNAL:
+        mp.mem.strings.put(entry.value ^ EXTERNAL)
+    else:
+        layout.set_tn_name(mp.arena, entry.at, b"")
+
+
+def _doom(mp: Mount, entry: _Entry, now: int) -> None:
+    """Put a directory whose name is gone to the front of the list."""
+    mem, arena, at = mp.mem, mp.arena, entry.at
+    set_tn_links(arena, at, 0)
+    set_tn_ctime(arena, at, now)
+    count = min((mem.u32[entry.word] & NLOOKUP_MAX) + 1, NLOOKUP_MAX)
+    mem.u32[entry.word] = ORPHAN | count
+    mem.norphans += 1
+    set_tn_parent(arena, at, mp.doomed)
+    mp.doomed, mp.doomed_from = entry.ino, 0
+
+
+def reap(mp: Mount) -> tuple[int, list[Gone]]:
+    """Free some of what is doomed: (names taken away, those of them that the kernel must be told of).
+
+    => mp.doomed is not 0.  => SwapIOError where the list cannot be read: nothing has changed.  => Breathes.
+    """
+    mp.breathe()
+    mem = mp.mem
+    dino, head = mp.doomed, mp.doomed_from
+    dat = mem.node_w(dino)
+    mem.nlookup_word(dino)
+    try:
+        entries, path = _touch(mp, dat, head)
+    except SwapIOError as error:
+        log.error("discard: directory %d cannot be read: %s", dino, error)
+        _next(mp, dino, dat)
+        return 0, []
+    if not path:
+        _next(mp, dino, dat)
+        return 0, []
+    if not entries:         # the first cannot be read: it stays, and the directory with it
+        mp.doomed_from = mem.u64[path[-1][1] + layout.BT_HEAD + layout.BT_KEY * path[-1][2] >> 3] + 1
+        return 0, []
+    mp.dirs.tree.remove_run(dat, path, len(entries))
+    layout.set_tn_size(mp.arena, dat, layout.tn_size(mp.arena, dat) - DIRENT_SIZE * len(entries))
+    return len(entries), _end(mp, dino, entries)
+
+
+def _touch(mp: Mount, dat: int, key: int) -> tuple[list[_Entry], Path]:
+    """The next entries whose pages can all be had, and the way to them; an empty way where there are no more.
+
+    => SwapIOError: the directory's own pages.
+    """
+    mem, tree = mp.mem, mp.dirs.tree
+    path = tree.seek(dat, key)
+    if path and not tree.covers(path):
+        found = tree.entry(path)
+        path = tree.seek(dat, found[0]) if found is not None else []
+    entries: list[_Entry] = []
+    try:
+        for _key, value in tree.run(path, CHUNK) if path else ():
+            ino = value
+            if value & EXTERNAL:
+                ino = layout.td_head(mp.arena, mem.string(value ^ EXTERNAL))[0]
+            entries.append(_Entry(value, ino, mem.node_w(ino), mem.nlookup_word(ino)))
+    except SwapIOError as error:
+        log.error("discard: an entry of directory %d cannot be read: %s", mp.doomed, error)
+    return entries, path
+
+
+def _next(mp: Mount, dino: int, dat: int) -> None:
+    """Take the first directory off the list: it is empty, or what is left of it cannot be read."""
+    mp.doomed, mp.doomed_from = layout.tn_parent(mp.arena, dat), 0
+    if mp.dirs.is_empty(dat):
+        node.forget(mp, dino, 1)
+    else:
+        mp.lost_nodes += 1
+        log.error("discard: what is left in directory %d stays allocated", dino)
+
+
+def _end(mp: Mount, dino: int, entries: list[_Entry]) -> list[Gone]:
+    """What becomes of nodes that lost a name.  => Breathes at the end."""
+    mem, arena, now = mp.mem, mp.arena, mp.now()
+    ended: list[int] = []
+    known: list[Gone] = []
+    for entry in entries:
+        value, ino, at, word = entry
+        mode, _kind, _namelen, links = layout.tn_life(arena, at)
+        is_dir = mode & S_IFMT == S_IFDIR
+        if mem.u32[word] & NLOOKUP_MAX:
+            known.append(Gone(dino, bytes(mp.dirs.read_value(value)[1]), ino, is_dir))
+        elif links == 1 and not is_dir and node.is_bare(mp, at):
+            if value & EXTERNAL:
+                mem.strings.put(value ^ EXTERNAL)
+            mem.put_node(ino)
+            continue
+        _unbind(mp, entry)
+        if is_dir:
+            _doom(mp, entry, now)
+        elif node.drop_links(mp, at, ino, 1, now):
+            ended.append(ino)
+    for ino in ended:
+        node.destroy(mp, ino)
+    return known

@@ -1,0 +1,374 @@
+"""tmpfs/trees.py: whole trees, looked at from inside: paths, a walk, du, prefetch.
+
+The server walks in slices: everything here that is long is a generator, and where it yields None others may run
+and change what they like.  Between two of these points a walk is one operation like any other.
+
+Picture     for entry in Walk(mp, top):   an Entry, whose offset is good until the next breath
+                                          None: others may run
+            the way down is kept as (inode number, generation, next key) for each level: what was removed or
+            replaced meanwhile is found out by its generation, what came or went is seen or not, as with find(1)
+
+Breathing   A walk breathes before each entry; its caller may too.
+
+Limits      MAX_DEPTH levels (a path has at most half as many): what is deeper is counted in `skipped`.
+            A directory that moves while it is walked is walked where it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from array import array
+from typing import TYPE_CHECKING, Any, Iterator, NamedTuple
+
+from tmpfsd.tmpfs import layout, xattr
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.layout import EXTERNAL, KIND_STRING, KIND_TREE, ROOT_INO, unpack_extent
+from tmpfsd.tmpfs.mem import NODE_SIZE
+from tmpfsd.uvm.aobj import UNMAPPED
+from tmpfsd.uvm.errors import SwapIOError
+from tmpfsd.uvm.param import PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from tmpfsd.tmpfs.mount import Mount
+
+MAX_DEPTH = 4096
+BATCH = 64                  # entries, or pages of data, between two points where others may run
+RUN = 16                    # pages of data touched in one breath
+MAY_READ, MAY_WRITE, MAY_SEARCH = 4, 2, 1
+WORD = 4                    # bytes of a lookup count
+
+
+# --- paths and permissions ---
+
+class Place(NamedTuple):
+    """Where a path leads: the directory, the name there, and the node; of the root, the root itself and no name."""
+
+    dino: int
+    name: bytes
+    ino: int
+
+
+def find(mp: Mount, path: bytes, cred: Any) -> Place:
+    """Look a path up from the root, as `cred` may.  Takes no kernel reference; follows no symlink.  => Breathes.
+
+    => FsError ENOENT, ENOTDIR, EACCES, ELOOP (a symlink on the way), ENAMETOOLONG; SwapIOError.
+    """
+    dino, name, ino = ROOT_INO, b"", ROOT_INO
+    for name in [part for part in path.split(b"/") if part]:
+        mp.breathe()
+        dino, at = ino, mp.mem.node(ino)
+        if stat.S_ISLNK(layout.tn_mode(mp.arena, at)):
+            raise FsError(errno.ELOOP)
+        if not stat.S_ISDIR(layout.tn_mode(mp.arena, at)):
+            raise FsError(errno.ENOTDIR)
+        if len(name) > layout.NAME_MAX:
+            raise FsError(errno.ENAMETOOLONG)
+        demand_access(mp, ino, cred, MAY_SEARCH)
+        found = mp.dirs.find(mp.mem.node(ino), name)
+        if found is None:
+            raise FsError(errno.ENOENT)
+        ino = found[2]
+    return Place(dino, name, ino)
+
+
+def demand_access(mp: Mount, ino: int, cred: Any, want: int) -> None:
+    """Refuse what `cred` (uid, groups) may not do with a node: FsError EACCES.  => Breathes with acl.
+
+    A directory of someone else that has an ACL is refused: it may say less than the mode does.
+    """
+    if cred.uid == 0:
+        return
+    mode, uid, gid = layout.tn_access(mp.arena, mp.mem.node(ino))
+    bits = mode >> 6 if uid == cred.uid else mode >> 3 if gid in cred.groups else mode
+    if bits & want != want:
+        raise FsError(errno.EACCES)
+    if mp.acl and uid != cred.uid and xattr.find(mp, ino, xattr.ACL_NAMES[0]) is not None:
+        raise FsError(errno.EACCES)
+
+
+def demand_removal(mp: Mount, dino: int, ino: int, cred: Any) -> None:
+    """Refuse to take a node's name out of a directory: FsError EACCES, or EPERM where the sticky bit forbids it."""
+    demand_access(mp, dino, cred, MAY_WRITE | MAY_SEARCH)
+    mode, uid, _gid = layout.tn_access(mp.arena, mp.mem.node(dino))
+    if mode & stat.S_ISVTX and cred.uid not in (0, uid, layout.tn_access(mp.arena, mp.mem.node(ino))[1]):
+        raise FsError(errno.EPERM)
+
+
+def may_discard(mp: Mount, place: Place, cred: Any) -> Iterator[None]:
+    """Refuse what `rm -rf` of the same caller could not remove whole.  => FsError EACCES, EPERM.  => Breathes."""
+    demand_removal(mp, place.dino, place.ino, cred)
+    if cred.uid == 0:
+        return
+    walk = Walk(mp, place.ino)
+    for entry in walk:
+        if entry is None:
+            yield
+        elif entry.dino:
+            demand_access(mp, entry.dino, cred, MAY_READ)
+            demand_removal(mp, entry.dino, entry.ino, cred)
+    if walk.skipped or walk.unreadable:
+        raise FsError(errno.EACCES)
+
+
+# --- walking ---
+
+class Entry(NamedTuple):
+    """What a walk meets: directory, node and its offset, and how the directory names it (of the top: 0 and 0)."""
+
+    dino: int
+    ino: int
+    at: int
+    value: int
+
+
+class Walk:
+    """The nodes from `top` down, each directory before what is in it, a node with two names twice."""
+
+    __slots__ = ("mp", "skipped", "unreadable", "_inos", "_gens", "_keys")
+
+    def __init__(self, mp: Mount, top: int) -> None:
+        self.mp = mp
+        self.skipped = self.unreadable = 0          # directories too deep; nodes and directories that cannot be read
+        self._inos, self._gens, self._keys = array("I", [top]), array("Q", [0]), array("Q", [0])
+
+    def __iter__(self) -> Iterator[Entry | None]:
+        """Walk.  => SwapIOError: the top cannot be read."""
+        mp = self.mp
+        mp.breathe()
+        at = mp.mem.node(self._inos[0])
+        self._gens[0] = layout.tn_gen(mp.arena, at)
+        is_dir = stat.S_ISDIR(layout.tn_mode(mp.arena, at))
+        yield Entry(0, self._inos[0], at, 0)
+        while is_dir and self._inos:
+            yield None
+            try:
+                batch = self._batch()
+            except SwapIOError:
+                self.unreadable += 1
+                batch = []
+            if not batch:
+                for levels in (self._inos, self._gens, self._keys):
+                    levels.pop()
+            yield from self._entries(batch)
+
+    def _batch(self) -> list[tuple[int, int]]:
+        """The next entries of the directory where the walk is; none where it is no more."""
+        mp, ino = self.mp, self._inos[-1]
+        mp.breathe()
+        if not mp.mem.nodes.is_held(ino - 1):
+            return []
+        at = mp.mem.node(ino)
+        if layout.tn_gen(mp.arena, at) != self._gens[-1]:
+            return []
+        return mp.dirs.tree.batch_from(at, self._keys[-1])[:BATCH]
+
+    def _entries(self, batch: list[tuple[int, int]]) -> Iterator[Entry]:
+        """The entries of a batch, to the first directory, which is entered."""
+        mp = self.mp
+        for key, value in batch:
+            dino = self._inos[-1]
+            self._keys[-1] = key + 1
+            try:
+                mp.breathe()
+                ino, _name = mp.dirs.read_value(value)
+                at = mp.mem.node(ino)
+            except SwapIOError:
+                self.unreadable += 1
+                continue
+            is_dir, generation = stat.S_ISDIR(layout.tn_mode(mp.arena, at)), layout.tn_gen(mp.arena, at)
+            yield Entry(dino, ino, at, value)
+            if is_dir and len(self._inos) < MAX_DEPTH:
+                self._inos.append(ino)
+                self._gens.append(generation)
+                self._keys.append(0)
+                return
+            self.skipped += is_dir
+
+
+# --- items and pages of a node ---
+
+def items(mp: Mount, ino: int) -> Iterator[int]:
+    """The handles of the strings that belong to a node, its names not among them.  => SwapIOError.  => Breathes."""
+    at = mp.mem.node(ino)
+    kind = layout.tn_kind(mp.arena, at)
+    if kind == KIND_STRING:
+        yield layout.tn_string(mp.arena, at)
+    elif kind == KIND_TREE:
+        for handle, _level in mp.dirs.tree.handles(at):
+            yield handle
+    if layout.tn_xattr(mp.arena, mp.mem.node(ino)):
+        for attribute in xattr.chain(mp, ino):
+            yield from xattr.items(mp, attribute.handle)
+
+
+def extents(mp: Mount, ino: int) -> Iterator[tuple[int, int]]:
+    """(first page, how many) of the data of a regular file.  => SwapIOError.  => Breathes."""
+    at = mp.mem.node(ino)
+    if layout.tn_kind(mp.arena, at) != KIND_TREE or not stat.S_ISREG(layout.tn_mode(mp.arena, at)):
+        return
+    batch = mp.extents.batch_from(at, 0)
+    while batch:
+        for _key, value in batch:
+            yield unpack_extent(value)
+        mp.breathe()
+        batch = mp.extents.batch_from(mp.mem.node(ino), batch[-1][0] + 1)
+
+
+# --- how much it takes ---
+
+class Usage:
+    """What du() counts: names, nodes by kind, and bytes of metadata and data by where they are.
+
+    A node with several names counts for each by its share, 1 / links: so the whole tree is counted once without a
+    table of what was seen, and a tree that shares files with another has its part of them.  Metadata are the bytes
+    of items (nodes, lookup counts, names, indexes, small files, attributes), without the free ones of their pages.
+    What is resident is what was so when the count began: the walk itself pages in what it reads.
+    """
+
+    __slots__ = ("mp", "names", "directories", "files", "others", "bytes_of", "frames", "walk")
+
+    def __init__(self, mp: Mount, top: int) -> None:
+        self.mp = mp
+        self.names = 0
+        self.directories = self.files = self.others = 0.0
+        self.bytes_of = {"metadata": [0.0, 0.0], "data": [0.0, 0.0]}       # swapped, resident
+        self.frames = mp.vm.frame_of[:]             # 4 bytes a page, as long as it takes
+        self.walk = Walk(mp, top)
+
+    def count(self) -> Iterator[None]:
+        """Count, in slices.  => SwapIOError: the top cannot be read."""
+        for entry in self.walk:
+            if entry is None:
+                yield
+                continue
+            try:
+                self._count(entry)
+            except SwapIOError:
+                self.walk.unreadable += 1
+
+    def _count(self, entry: Entry) -> None:
+        mp, mem, ino = self.mp, self.mp.mem, entry.ino
+        mode, _kind, _namelen, links = layout.tn_life(mp.arena, entry.at)
+        is_dir = stat.S_ISDIR(mode)
+        share = 1.0 if is_dir else 1 / max(links, 1)
+        self.names += bool(entry.dino)
+        if is_dir:
+            self.directories += 1
+        elif stat.S_ISREG(mode):
+            self.files += share
+        else:
+            self.others += share
+        self._item(mem.nodes.va(ino - 1), NODE_SIZE * share)
+        self._item(mem.nlookup.va(ino - 1), WORD * share)
+        if entry.value & EXTERNAL:
+            handle = entry.value ^ EXTERNAL
+            self._item(mem.string_va(handle), mem.strings.size(handle))
+        for handle in items(mp, ino):
+            self._item(mem.string_va(handle), mem.strings.size(handle) * share)
+        for vpn, npages in extents(mp, ino):
+            resident = sum(map(self._is_resident, range(vpn, vpn + npages)))
+            self._add("data", True, resident * share * 4096)
+            self._add("data", False, (npages - resident) * share * 4096)
+
+    def _is_resident(self, vpn: int) -> bool:
+        """Whether a page was resident when the count began; what has come since is."""
+        frame = self.frames[vpn] if vpn < len(self.frames) else 0
+        return frame >= 0 or frame <= UNMAPPED
+
+    def _item(self, va: int, nbytes: float) -> None:
+        self._add("metadata", self._is_resident(va >> PAGE_SHIFT), nbytes)
+
+    def _add(self, what: str, resident: bool, nbytes: float) -> None:
+        self.bytes_of[what][resident] += nbytes
+
+    def totals(self) -> dict[str, Any]:
+        """The keys of `tmpfsctl du --json`."""
+        out: dict[str, Any] = {"names": self.names, "directories": round(self.directories),
+                               "files": round(self.files), "others": round(self.others)}
+        for what, (swapped, resident) in self.bytes_of.items():
+            out[what] = {"bytes": round(swapped + resident), "resident_bytes": round(resident),
+                         "swapped_bytes": round(swapped)}
+        return {**out, "skipped": self.walk.skipped, "unreadable": self.walk.unreadable}
+
+
+# --- paging in ---
+
+class Prefetch:
+    """Pages a tree in until it is all in, or as much was paged in as memory has room for."""
+
+    __slots__ = ("mp", "walk", "data", "names", "room", "start", "full")
+
+    def __init__(self, mp: Mount, top: int, data: bool) -> None:
+        vm = mp.vm
+        self.mp, self.walk, self.data = mp, Walk(mp, top), data
+        self.names = 0
+        # More would push out what came first.
+        self.room = max(vm.phys.nframes - vm.low - vm.daemon.batch - vm.nwired - vm.nunowned, 0)
+        self.start = vm.pageins
+        self.full = False
+
+    def run(self) -> Iterator[None]:
+        """Page in, in slices.  => SwapIOError: the top cannot be read."""
+        for entry in self.walk:
+            if entry is None:
+                yield
+                continue
+            self.names += bool(entry.dino)
+            ino, generation = entry.ino, layout.tn_gen(self.mp.arena, entry.at)
+            try:
+                self._touch_metadata(ino)
+                if self.data and stat.S_ISREG(layout.tn_mode(self.mp.arena, self.mp.mem.node(ino))):
+                    yield from self._touch_data(ino, generation)
+            except SwapIOError:
+                self.walk.unreadable += 1
+            self.full = self.pageins() >= self.room
+            if self.full:
+                return
+
+    def _touch_metadata(self, ino: int) -> None:
+        mem = self.mp.mem
+        mem.read(mem.nlookup.va(ino - 1))
+        for handle in items(self.mp, ino):
+            self.mp.breathe()
+            mem.string(handle)
+
+    def _touch_data(self, ino: int, generation: int) -> Iterator[None]:
+        """The pages of a regular file, as long as it is there."""
+        mp, page, touched = self.mp, 0, 0
+        while self.pageins() < self.room:
+            mp.breathe()
+            if not mp.mem.nodes.is_held(ino - 1):
+                return
+            at = mp.mem.node(ino)
+            if layout.tn_gen(mp.arena, at) != generation or layout.tn_kind(mp.arena, at) != KIND_TREE:
+                return
+            page, vpn, npages = self._run_at(at, page)
+            for i in range(npages):
+                mp.mem.data(vpn + i)
+            page, touched = page + npages, touched + npages
+            if not npages:
+                return
+            if touched >= BATCH:
+                touched = 0
+                yield
+
+    def _run_at(self, at: int, page: int) -> tuple[int, int, int]:
+        """The first pages of a file from a page index on: (index, page number, how many, 0 for none)."""
+        tree = self.mp.extents
+        for found in (tree.last_to(at, page), tree.first_from(at, page)):
+            if found is not None:
+                vpn, count = unpack_extent(found[1])
+                skip = max(page - found[0], 0)
+                if skip < count:
+                    return found[0] + skip, vpn + skip, min(count - skip, RUN)
+        return page, 0, 0
+
+    def pageins(self) -> int:
+        """Pages that came in since it began, for whomever."""
+        return self.mp.vm.pageins - self.start
+
+    def totals(self) -> dict[str, Any]:
+        """The keys of `tmpfsctl prefetch --json`."""
+        return {"names": self.names, "pageins": self.pageins(), "bytes": self.pageins() << PAGE_SHIFT,
+                "full": self.full, "skipped": self.walk.skipped, "unreadable": self.walk.unreadable}
