@@ -342,64 +342,15 @@ def test_a_server_never_unmounts_what_is_not_its_own(mounted: Path) -> None:
 
 
 def test_killed_server_leaves_a_mount_that_umount_removes(mounted: Path) -> None:
-    kill(mounted)
+    """What tmpfsd makes of one is in test_death.py."""
+    for pid in servers(mounted):
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while servers(mounted) and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert_refused(tmpfsctl("status", str(mounted)), str(mounted))
     assert unmount(mounted).returncode == 0
     assert tmpfsd(str(mounted), "-o", "ram=1m").returncode == 0
-
-
-def kill(mountpoint: Path) -> None:
-    """End the server as the kernel would."""
-    for pid in servers(mountpoint):
-        os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while servers(mountpoint) and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def test_mounts_over_a_dead_mount_and_says_so(mounted: Path) -> None:
-    """Its place, and its socket's, are taken; what is open there is no hindrance."""
-    found = mountinfo.find(str(mounted))
-    assert found is not None
-    socket = Path(control.directories(os.geteuid())[0]) / control.socket_name(found.major, found.minor)
-    held = os.open(mounted, os.O_RDONLY)
-    kill(mounted)
-    with pytest.raises(OSError, match="not connected|connection abort"):        # the second while it is just ending
-        os.statvfs(mounted)
-    assert socket.exists()
-    done = tmpfsd(str(mounted), "-o", "ram=1m")
-    os.close(held)
-    assert (done.returncode, done.stdout) == (0, "") and len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("tmpfsd: warning: ") and str(mounted) in done.stderr and "gone" in done.stderr
-    assert os.listdir(mounted) == []
-    now = mountinfo.find(str(mounted))
-    assert now is not None and (now.minor == found.minor or not socket.exists())
-    mounts = Path("/proc/self/mountinfo").read_text()
-    assert mounts.count(f" {mounted} ") == 1
-    assert_refused(tmpfsd(str(mounted)), "already a tmpfsd mount")
-
-
-def test_a_mount_that_hangs_is_not_dead(mounted: Path) -> None:
-    """Nothing asks the mount itself: who did could not end."""
-    pids = servers(mounted)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        assert_refused(tmpfsd(str(mounted)), "already a tmpfsd mount")
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-    assert os.listdir(mounted) == []
-
-
-@needs_root
-def test_a_dead_mount_of_another_user_is_left(mounted: Path) -> None:
-    need_another_user("import tmpfsd.cli.mount, os; os.close(os.open('/dev/fuse', os.O_RDWR))")
-    mounted.parent.chmod(0o755)
-    kill(mounted)
-    done = tmpfsd(str(mounted), user=NOBODY, group=NOBODY, extra_groups=[], cwd="/")
-    assert_refused(done, str(mounted))
-    assert mountinfo.find(str(mounted))
 
 
 SIGNAL_HALFWAY = """

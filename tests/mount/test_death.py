@@ -10,12 +10,12 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 from mountlib import (
-    REPOSITORY, Mounted, ctl, eventually, is_mounted, mount_tmpfsd, needs_root, new_mountpoint, reap, spawn, touch,
-    unmount
+    NOBODY, REPOSITORY, Mounted, ctl, eventually, fails_with, is_mounted, mount_tmpfsd, needs_root, new_mountpoint,
+    reap, spawn, touch, unmount
 )
 
 from tests.stress.worker import Worker
@@ -29,7 +29,12 @@ def socket_of(mounted: Mounted) -> Path:
     """The control socket of a mount."""
     found = mountinfo.find(str(mounted.mnt))
     assert found is not None
-    return Path(control.directories(os.geteuid())[0]) / control.socket_name(found.major, found.minor)
+    return Path(control.directories(os.geteuid())[0]) / socket_name(found)
+
+
+def socket_name(mount: mountinfo.MountPoint) -> str:
+    """Its name."""
+    return control.socket_name(mount.major, mount.minor)
 
 
 def descriptors(mounted: Mounted) -> int:
@@ -70,6 +75,60 @@ class TestKilled:
         path.write_text("stale")
         control.listen(str(path)).close()
         assert path.is_socket()
+
+
+class TestAgainAtTheSamePlace:
+    """tmpfsd where a tmpfsd mount is already."""
+
+    @staticmethod
+    def tmpfsd_at(mnt: Path, **keywords: Any) -> "subprocess.CompletedProcess[str]":
+        """The command, in the background."""
+        command = [sys.executable, "-m", "tmpfsd.cli.mount", str(mnt), "-o", "ram=1m"]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False,
+                              **keywords)
+
+    @pytest.fixture
+    def dead(self):
+        """A mount whose server was killed."""
+        mounted = mount_tmpfsd("ram=1m,size=16m")
+        mounted.place = socket_of(mounted)
+        mounted.daemon.kill()
+        mounted.daemon.wait(timeout=10)
+        mounted.daemon.returncode = 0
+        yield mounted
+        mounted.close()
+
+    def test_a_dead_one_is_unmounted_and_that_is_said(self, dead):
+        """Its place, and its socket's, are taken; what is open there is no hindrance."""
+        with fails_with(errno.ENOTCONN):
+            os.statvfs(dead.mnt)
+        assert dead.place.is_socket()
+        done = self.tmpfsd_at(dead.mnt)
+        assert (done.returncode, done.stdout) == (0, "") and len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith("tmpfsd: warning: ") and str(dead.mnt) in done.stderr and "gone" in done.stderr
+        assert os.listdir(dead.mnt) == []
+        assert Path("/proc/self/mountinfo").read_text().count(f" {dead.mnt} ") == 1
+        found = mountinfo.find(str(dead.mnt))
+        assert found is not None and (socket_name(found) == dead.place.name or not dead.place.exists())
+        again = self.tmpfsd_at(dead.mnt)
+        assert again.returncode == 1 and "already a tmpfsd mount" in again.stderr
+
+    @needs_root
+    def test_a_dead_one_of_another_user_is_left(self, dead):
+        done = self.tmpfsd_at(dead.mnt, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/")
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and is_mounted(dead.mnt)
+
+    def test_one_that_hangs_is_not_dead(self, tmpfsd):
+        """Nothing asks the mount itself: who did could not end."""
+        mounted = tmpfsd("ram=1m,size=16m")
+        os.kill(mounted.pid, signal.SIGSTOP)
+        try:
+            refused = self.tmpfsd_at(mounted.mnt)
+        finally:
+            os.kill(mounted.pid, signal.SIGCONT)
+        assert refused.returncode == 1 and "already a tmpfsd mount" in refused.stderr
+        assert os.listdir(mounted.mnt) == []
 
 
 class TestUnderLoad:

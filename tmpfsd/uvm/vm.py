@@ -341,7 +341,9 @@ class Vm:
             self.trace("in", vpn, got)
         for i in range(got):
             self._enter(vpn + i, pfns[i])
-            self.lost.remove(vpn + i)
+        if self.lost.pages:
+            for i in range(got):
+                self.lost.remove(vpn + i)
         if self.windows is not None and self.flags[vpn] & WINDOWED:
             self.windows.map(vpn, pfns[0])
         return pfns[0]
