@@ -317,9 +317,9 @@ class Operations(pyfuse3.Operations):
         return vnops.listxattr(self.mount, ino, ctx)
 
     @changing
-    def removexattr(self, ino: int, name: bytes, _ctx: Any) -> None:
+    def removexattr(self, ino: int, name: bytes, ctx: Any) -> None:
         self.need_xattr()
-        vnops.removexattr(self.mount, ino, name)
+        vnops.removexattr(self.mount, ino, name, Caller(ctx))
 
 
 KINDS = tuple(sorted({"forget"} | {

@@ -442,10 +442,13 @@ def setxattr(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0, cre
         xattr.set_value(mp, ino, name, value, flags)
 
 
-def removexattr(mp: Mount, ino: int, name: bytes) -> None:
-    """Remove an attribute.  => FsError ENODATA, EOPNOTSUPP.  => Breathes."""
+def removexattr(mp: Mount, ino: int, name: bytes, cred: Any = None) -> None:
+    """Remove an attribute.  => FsError ENODATA (an ACL need not be there), EOPNOTSUPP.  => Breathes."""
     xattr.demand_supported(mp, name)
-    xattr.remove(mp, ino, name)
+    if name in xattr.ACL_NAMES:
+        acl.set_acl(mp, ino, name, acl.encode([]), cred)
+    else:
+        xattr.remove(mp, ino, name)
 
 
 def listxattr(mp: Mount, ino: int, cred: Any) -> list[bytes]:
