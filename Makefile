@@ -2,7 +2,8 @@
 #
 #   make run [MNT=./mnt] [OPTS=ram=128m]     mount, print the status and how to unmount
 #   make test [T=tests/unit]                 all tests, or those of one place
-#   make stress [SEED=1] [N=50000]           create N files on a mount of its own, then play N seeded operations
+#   make stress [SEED=1] [N=50000]           create N files on a mount of its own, then play N seeded operations on a
+#                                            model, and N more system calls on the kernel's tmpfs and on tmpfsd
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -54,6 +55,8 @@ stress: $(TEST_STAMP)
 	$(BIN)/python tools/create_stress.py "$$directory" --files $(N) --per-dir 1000 --verify --unlink; \
 	$(BIN)/tmpfsctl check "$$directory"
 	$(BIN)/python -m tests.stress.model $(SEED) $(N)
+	if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.stress.differential $(SEED) $$(($(N) / 5)) --seeds 5; \
+	else echo "not compared with the kernel's tmpfs: mounting one needs root"; fi
 
 bench experiments: $(TEST_STAMP)
 	if [ -e tools/$@ ]; then $(BIN)/python -m tools.$@; \
