@@ -18,7 +18,7 @@ import pytest
 
 from tmpfsd.options import Config
 from tmpfsd.pool import Pool
-from tmpfsd.tmpfs import btree, vnops
+from tmpfsd.tmpfs import btree, layout, vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import NoMemory, SwapIOError, VmError
@@ -295,6 +295,49 @@ class Driver:
         """The end of every test."""
         self.check()
         self.empty()
+
+
+class Pair:
+    """A file and a bytearray."""
+
+    def __init__(self, fs: Driver, name: bytes = b"file") -> None:
+        self.fs, self.ino, self.data = fs, fs.create(ROOT, name), bytearray()
+
+    def write(self, offset: int, data: bytes) -> None:
+        """write(2)"""
+        assert self.fs.write(self.ino, offset, data) == len(data)
+        if data:                # nothing written, nothing longer
+            self.data.extend(bytes(max(offset - len(self.data), 0)))
+        self.data[offset:offset + len(data)] = data
+
+    def truncate(self, size: int) -> None:
+        """truncate(2)"""
+        self.fs.truncate(self.ino, size)
+        self.data[size:] = bytes(max(size - len(self.data), 0))
+
+    def punch(self, offset: int, length: int) -> None:
+        """fallocate(2) with FALLOC_FL_PUNCH_HOLE"""
+        self.fs.punch(self.ino, offset, length)
+        end = min(offset + length, len(self.data))
+        if offset < end:
+            self.data[offset:end] = bytes(end - offset)
+
+    def compare(self) -> None:
+        """All bytes, and the invariants."""
+        assert self.fs.getattr(self.ino).size == len(self.data)
+        assert self.fs.read(self.ino, 0, len(self.data) + 10) == self.data
+
+    @property
+    def kind(self) -> int:
+        """How the data is kept."""
+        self.fs.mp.breathe()
+        return layout.tn_kind(self.fs.mp.arena, self.fs.mp.mem.node(self.ino))
+
+    @property
+    def npages(self) -> int:
+        """How many pages it has."""
+        self.fs.mp.breathe()
+        return layout.tn_pages(self.fs.mp.arena, self.fs.mp.mem.node(self.ino))
 
 
 # --- expecting refusals ---
