@@ -68,6 +68,21 @@ def test_size_and_times_at_once(fs: Driver) -> None:
     assert (st.size, st.mtime_ns, stat.S_IMODE(st.mode)) == (10_000, 5, 0o600)
 
 
+def test_truncate_of_nothing_to_nothing(fs: Driver) -> None:
+    """As on tmpfs: truncate(2) changes no time then; ftruncate(2) does, and so does another size, even the same."""
+    ino = fs.create(ROOT, b"a")
+    fs.setattr(ino, mtime_ns=5)
+    before = fs.getattr(ino)
+    fs.setattr(ino, size=0, by_path=True)
+    assert fs.getattr(ino) == before
+    fs.setattr(ino, size=0, mode=0o600, by_path=True)
+    assert fs.getattr(ino).mtime_ns == 5 and fs.getattr(ino).ctime_ns > before.ctime_ns
+    for size, by_path in ((7, True), (7, True), (0, True), (0, False)):
+        fs.setattr(ino, size=size, by_path=by_path)
+        assert fs.getattr(ino).mtime_ns > 5
+        fs.setattr(ino, mtime_ns=5)
+
+
 def test_relatime(fs: Driver) -> None:
     day = vnops.DAY
     fs.mp.now = lambda: 100 * day

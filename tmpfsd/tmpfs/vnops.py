@@ -288,12 +288,19 @@ def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
 
 def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | None = None, gid: int | None = None,
             size: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
-            ctime_ns: int | None = None) -> None:
-    """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size).  => Breathes."""
+            ctime_ns: int | None = None, by_path: bool = False) -> None:
+    """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size).  => Breathes.
+
+    => by_path is truncate(2), which changes no time where there was nothing and is to be nothing (as tmpfs has it).
+    """
     if mode is not None and mp.acl:
         acl.chmod(mp, ino, mode)
     if size is not None:
-        _resize(mp, ino, size)
+        if by_path and not size and _is_empty(mp, ino):
+            if mode is uid is gid is atime_ns is mtime_ns is None:
+                return
+        else:
+            _resize(mp, ino, size)
     arena = mp.arena
     at = mp.mem.node_w(ino)
     old_mode, old_uid, old_gid = tn_access(arena, at)
@@ -310,6 +317,11 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
 def _resize(mp: Mount, ino: int, size: int) -> None:
     _demand_regular(mp, ino)
     regfile.truncate(mp, ino, size)
+
+
+def _is_empty(mp: Mount, ino: int) -> bool:
+    _demand_regular(mp, ino)
+    return not tn_size(mp.arena, mp.mem.node(ino))
 
 
 def _demand_regular(mp: Mount, ino: int) -> None:
