@@ -1,11 +1,11 @@
 """stress/differential.py: the same random system calls on the kernel's tmpfs and on tmpfsd, every answer compared.
 
-    python -m tests.stress.differential SEED STEPS [--seeds N] [-o OPTIONS] [--check LEVEL] [--thrash]
+    python -m tests.stress.differential SEED STEPS [--seeds N] [-o CONFIGURATION]
 
-plays STEPS operations for each seed from SEED on; without -o each seed has one of CONFIGURATIONS.  What both must agree
-on is all that player.py sees, but for the table in allowed.py; every so many steps the whole tree is compared.  Two
-file systems that differ are a failure that names seed and step; the script is then cut down to a few steps that still
-differ, and printed as an argument of play_again().
+plays STEPS operations for each seed from SEED on; without -o each seed has another of CONFIGURATIONS.  What both must
+agree on is all that player.py sees, but for the table in allowed.py; every so many steps the whole tree is compared.
+Two file systems that differ are a failure that names seed and step; the script is then cut down to a few steps that
+still differ, and printed as an argument of play_again().
 
 Picture     script --Pair.run()--> eight players: four users on each side --answers--> unexplained()
 
@@ -53,6 +53,7 @@ class Configuration(NamedTuple):
 
 
 CHECKED, THRASHING = {"TMPFSD_CHECK": "1"}, {"TMPFSD_CHECK": "1", "TMPFSD_THRASH": "1"}
+DEEP = {"TMPFSD_CHECK": "2", "TMPFSD_THRASH": "1"}      # everything checked after each request
 CONFIGURATIONS = {
     "starving": Configuration("ram=1m", CHECKED),
     "acl": Configuration("ram=1m,acl", CHECKED),
@@ -60,6 +61,7 @@ CONFIGURATIONS = {
     "noatime": Configuration("ram=1m,noatime,backend=pageable-object", CHECKED),
     "aobj": Configuration("ram=2m,backend=aobj,swap_io=direct", CHECKED),
 }
+DEEP_CONFIGURATIONS = {"deep": Configuration("ram=1m", DEEP), "deep-acl": Configuration("ram=1m,acl", DEEP)}
 
 
 class Different(AssertionError):
@@ -222,13 +224,15 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("steps", type=int)
     parser.add_argument("--seeds", type=int, default=1, help="how many scripts, each with the next seed")
-    parser.add_argument("-o", dest="options", choices=[*CONFIGURATIONS], help="default: another one for each seed")
+    parser.add_argument("-o", dest="configuration", metavar="CONFIGURATION",
+                        choices=[*CONFIGURATIONS, *DEEP_CONFIGURATIONS],
+                        help="default: another one for each seed")
     arguments = parser.parse_args()
     began, total = time.monotonic(), 0
     outcomes: Counter[tuple[str, Any]] = Counter()
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
-        name = arguments.options or [*CONFIGURATIONS][seed % len(CONFIGURATIONS)]
-        with mounts(CONFIGURATIONS[name]) as pair:
+        name = arguments.configuration or [*CONFIGURATIONS][seed % len(CONFIGURATIONS)]
+        with mounts((CONFIGURATIONS | DEEP_CONFIGURATIONS)[name]) as pair:
             play(seed, arguments.steps, pair)
             total += arguments.steps
             outcomes += pair.outcomes
