@@ -32,9 +32,9 @@ SWAPS: dict[type, type] = {
     ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And}
-UNIT = {"btree": "btree", "vm": "vm pagedaemon", "pagedaemon": "pagedaemon vm", "swap": "swap vm", "vmmap": "vmmap",
+UNIT = {"btree": "btree", "vm": "vm pagedaemon", "pagedaemon": "pagedaemon vm", "swap": "swap pagedaemon",
         "aobj": "aobj backends", "physmem": "physmem vm", "vmem": "vmem vmmap", "pool": "pool strings",
-        "table": "table", "strings": "strings pool", "backends": "backends pool", "layout": "layout btree"}
+        "strings": "strings pool", "backends": "backends pool", "layout": "layout btree", "mem": "pool strings table"}
 LEFT_OUT = ("test_failures.py", "test_data.py", "test_bytes.py")       # long; the last two where data is changed
 
 
@@ -93,7 +93,7 @@ def mutate(path: Path, i: int) -> tuple[str, str]:
 
 def caught(copy: Path, path: Path) -> bool:
     """Whether a test fails in the copy."""
-    names = UNIT.get(path.stem, "").split()
+    names = UNIT.get(path.stem, path.stem).split()
     units = [f"tests/unit/test_{name}.py" for name in names if (copy / f"tests/unit/test_{name}.py").exists()]
     long = () if path.stem == "regfile" else LEFT_OUT
     fs = ["tests/fs", "-k", "starving and not starving-", *(f"--ignore=tests/fs/{name}" for name in long)]

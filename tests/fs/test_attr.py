@@ -1,6 +1,7 @@
 """getattr and setattr: modes, owners, times before 1970 and beyond every format; statfs."""
 
 import stat
+from typing import Callable
 
 import pytest
 
@@ -120,3 +121,17 @@ def test_statfs(fs: Driver) -> None:
     fs.write(ino, 0, b"x" * 40_960)
     after = fs.statfs()
     assert after[2] <= bfree - 10 and after[5] == ffree - 1
+
+
+def test_dirty_pages_are_those_that_were_changed(make_fs: Callable[..., Driver]) -> None:
+    fs = make_fs("starving")
+    ino = fs.create(ROOT, b"a")
+    fs.mp.breathe()
+    fs.mp.vm.daemon.evict_all()
+    before = fs.mp.status()["dirty_bytes"]
+    fs.mp.mem.node(ino)
+    assert fs.mp.status()["dirty_bytes"] == before
+    fs.mp.mem.node_w(ino)
+    assert fs.mp.status()["dirty_bytes"] == before + 4096
+    fs.mp.mem.node_w(ino)
+    assert fs.mp.status()["dirty_bytes"] == before + 4096
