@@ -148,7 +148,8 @@ def test_setattr_passes_what_is_to_be_set(ops: Operations, vnops: SimpleNamespac
     names = ("mode", "uid", "gid", "size", "atime", "mtime", "ctime")
     fields = SimpleNamespace(**{f"update_{name}": name in ("mode", "size", "mtime") for name in names})
     assert run(ops.setattr, 1, attr, fields, None, CTX).st_ino == 1
-    assert seen == {"mode": 0o4755, "size": 5, "mtime_ns": 7}
+    assert seen == {"mode": 0o4755, "size": 5, "mtime_ns": 7, "by_path": True}
+    assert run(ops.setattr, 1, attr, fields, 1, CTX).st_ino == 1 and not seen["by_path"]
 
 
 def test_without_xattr_the_kernel_stops_asking(vnops: SimpleNamespace) -> None:

@@ -225,7 +225,7 @@ class Operations(pyfuse3.Operations):
         return entry_of(ino, vnops.getattr(self.mount, ino))
 
     @changing
-    def setattr(self, ino: int, attr: EntryAttributes, fields: Any, _fh: int | None,
+    def setattr(self, ino: int, attr: EntryAttributes, fields: Any, fh: int | None,
                 ctx: Any) -> EntryAttributes:
         wanted: dict[str, int] = {}
         if fields.update_mode:
@@ -242,7 +242,7 @@ class Operations(pyfuse3.Operations):
             wanted["mtime_ns"] = attr.st_mtime_ns
         if fields.update_ctime:
             wanted["ctime_ns"] = attr.st_ctime_ns
-        vnops.setattr(self.mount, ino, Caller(ctx), **wanted)
+        vnops.setattr(self.mount, ino, Caller(ctx), **wanted, by_path=fh is None)
         return self.entry(ino)
 
     @handler
@@ -334,9 +334,9 @@ class Operations(pyfuse3.Operations):
         return vnops.listxattr(self.mount, ino, ctx)
 
     @changing
-    def removexattr(self, ino: int, name: bytes, _ctx: Any) -> None:
+    def removexattr(self, ino: int, name: bytes, ctx: Any) -> None:
         self.need_xattr()
-        vnops.removexattr(self.mount, ino, name)
+        vnops.removexattr(self.mount, ino, name, Caller(ctx))
 
 
 KINDS = tuple(sorted({"forget"} | {
