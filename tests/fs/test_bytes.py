@@ -14,17 +14,17 @@ from tests.fs.fslib import MODES, ROOT, Driver, Pair, make_mount, tiny_trees
 from tmpfsd.pool.strings import CLASSES
 from tmpfsd.tmpfs.layout import INLINE_MAX
 from tmpfsd.tmpfs.mem import DATA_RUN
-from tmpfsd.tmpfs.regfile import CHUNK_BYTES, PACKED_MAX
+from tmpfsd.tmpfs.regfile import CHUNK, PACKED_MAX
 from tmpfsd.uvm.pagedaemon import CLUSTER
 from tmpfsd.uvm.param import PAGE_SIZE
 
-EDGES = sorted({0, INLINE_MAX, *CLASSES, PACKED_MAX, PAGE_SIZE, 2 * PAGE_SIZE, CLUSTER * PAGE_SIZE, CHUNK_BYTES,
-                2 * CHUNK_BYTES, DATA_RUN * PAGE_SIZE})
+EDGES = sorted({0, INLINE_MAX, *CLASSES, PACKED_MAX, PAGE_SIZE, 2 * PAGE_SIZE, CLUSTER * PAGE_SIZE, CHUNK * PAGE_SIZE,
+                2 * CHUNK * PAGE_SIZE, DATA_RUN * PAGE_SIZE})
 MOST = EDGES[-1] + 3 * PAGE_SIZE
 
 near_edges = st.builds(lambda edge, d: max(edge + d, 0), st.sampled_from(EDGES), st.integers(-2, 2))
 places = near_edges | st.integers(0, MOST)
-lengths = near_edges.filter(lambda n: n <= 3 * CHUNK_BYTES) | st.integers(0, 3 * PAGE_SIZE)
+lengths = near_edges.filter(lambda n: n <= 3 * CHUNK * PAGE_SIZE) | st.integers(0, 3 * PAGE_SIZE)
 numbers = st.integers(0, 1)
 operations = st.one_of(
     st.tuples(st.just("write"), numbers, places, lengths, st.integers(1, 255)),

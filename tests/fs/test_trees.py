@@ -9,7 +9,7 @@ import pytest
 from tests.fs.fslib import ROOT, Driver, failing, refused
 from tmpfsd.tmpfs import discard, trees
 from tmpfsd.tmpfs.layout import tn_links
-from tmpfsd.uvm.errors import Inconsistent, SwapIOError
+from tmpfsd.uvm.errors import Inconsistent, SwapIOError, VmError
 from tmpfsd.uvm.vm import Vm
 
 LONG = b"long-" * 20
@@ -205,6 +205,21 @@ def test_norphans_make_room_at_once(make_fs: Callable[..., Driver]) -> None:
     take(fs)
     fs.create(ROOT, b"new")
     reap_all(fs)
+
+
+def test_needs_no_memory(make_fs: Callable[..., Driver], mode: str) -> None:
+    """With size used up to the last page, a tree can still be discarded; and no allocation is asked for to undo it."""
+    fs = make_fs(mode, size_bytes=1 << 20)
+    top = fs.mkdir(ROOT, b"top")
+    grow(fs, top, 6, 1)
+    with pytest.raises(VmError):
+        for i in range(10_000):
+            fs.write(fs.create(top, b"filler-%d" % i), 0, b"x" * 5000)
+    fs.forget_all()
+    with failing("page", 0):
+        take(fs)
+        reap_all(fs)
+    assert fs.mp.mem.nodes.nitems == 1
 
 
 def test_a_page_that_cannot_be_read_once(make_fs: Callable[..., Driver]) -> None:

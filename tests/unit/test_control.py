@@ -318,6 +318,28 @@ def test_a_daemon_removes_its_own_socket_only(tmp_path: Path) -> None:
     assert control.identity(path) is None
 
 
+def test_a_daemon_removes_its_own_socket_though_another_is_quick(tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """C3: the next mount makes its socket just when this one has seen that its own is still there."""
+    path = str(tmp_path / "socket")
+    identity, made = control.identity, []
+    with listen(path):
+        ours = identity(path)
+    another = threading.Thread(target=lambda: made.append(listen(path)))
+
+    def slow(place: str) -> object:
+        seen = identity(place)
+        another.start()
+        another.join(0.2)
+        return seen
+
+    monkeypatch.setattr(control, "identity", slow)
+    control.remove(path, ours)
+    another.join()
+    assert os.path.lexists(path)
+    made[0].close()
+
+
 def test_directory_of_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "place"
     monkeypatch.setattr(control, "directories", lambda _uid: [str(place)])

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import os
 import socket
 import stat
 import struct
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import trio
@@ -119,20 +120,32 @@ def make_directory(uid: int) -> str:
 
 def listen(path: str) -> socket.socket:
     """Bind the socket at path, mode 0600.  What is there is stale: the device number is ours."""
-    if os.path.lexists(path):
-        os.unlink(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        previous = os.umask(0o177)
-        try:
-            listener.bind(path)
-        finally:
-            os.umask(previous)
+        with locked(os.path.dirname(path)):
+            if os.path.lexists(path):
+                os.unlink(path)
+            previous = os.umask(0o177)
+            try:
+                listener.bind(path)
+            finally:
+                os.umask(previous)
         listener.listen(MAX_CLIENTS)
     except OSError:
         listener.close()
         raise
     return listener
+
+
+@contextlib.contextmanager
+def locked(directory: str) -> Iterator[None]:
+    """Keep other daemons from making or removing sockets there: the device number is free before our socket is."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def identity(path: str) -> tuple[int, int, int] | None:
@@ -149,9 +162,10 @@ def identity(path: str) -> tuple[int, int, int] | None:
 
 def remove(path: str, made: tuple[int, int, int] | None) -> None:
     """Remove the socket that was made at path, but not another's that has taken its place (C3)."""
-    if made is not None and identity(path) == made:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+    if made is not None:
+        with contextlib.suppress(OSError), locked(os.path.dirname(path)):
+            if identity(path) == made:
+                os.unlink(path)
 
 
 def is_served(uid: int, major: int, minor: int) -> bool:
