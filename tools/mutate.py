@@ -96,7 +96,7 @@ def caught(copy: Path, path: Path) -> bool:
     names = UNIT.get(path.stem, path.stem).split()
     units = [f"tests/unit/test_{name}.py" for name in names if (copy / f"tests/unit/test_{name}.py").exists()]
     long = () if path.stem == "regfile" else LEFT_OUT
-    fs = ["tests/fs", "-k", "starving and not starving-", *(f"--ignore=tests/fs/{name}" for name in long)]
+    fs = ["tests/fs", "-k", "starving and not per-pool and not pageable-object", *(f"--ignore=tests/fs/{name}" for name in long)]
     for tests in filter(None, (units, fs)):
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=60", *tests]
         try:

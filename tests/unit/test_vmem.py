@@ -135,3 +135,10 @@ def test_a3_nfree_is_wrong() -> None:
     def miscount(arena: Vmem) -> None:
         arena.nfree += 1
     broken("A3", miscount)
+
+
+def test_a_run_at_the_very_start_is_taken_before_the_end_grows() -> None:
+    arena = Vmem(1, 1000)
+    assert (arena.alloc(60), arena.alloc(40)) == (1, 61)
+    arena.free(1, 60)
+    assert arena.alloc(60) == 1
