@@ -59,7 +59,7 @@ CONFIGURATIONS = {
     "acl": Configuration("ram=1m,acl", CHECKED),
     "thrash": Configuration("ram=2m", THRASHING),
     "noatime": Configuration("ram=1m,noatime,backend=pageable-object", CHECKED),
-    "aobj": Configuration("ram=2m,backend=aobj,swap_io=direct", CHECKED),
+    "aobj": Configuration("ram=1m,backend=aobj,swap_io=direct", CHECKED),
 }
 DEEP_CONFIGURATIONS = {"deep": Configuration("ram=1m", DEEP), "deep-acl": Configuration("ram=1m,acl", DEEP)}
 
