@@ -35,6 +35,7 @@ SWAPS: dict[type, type] = {
 UNIT = {"btree": "btree", "vm": "vm pagedaemon", "pagedaemon": "pagedaemon vm", "swap": "swap pagedaemon",
         "aobj": "aobj backends", "physmem": "physmem vm", "vmem": "vmem vmmap", "pool": "pool strings",
         "strings": "strings pool", "backends": "backends pool", "layout": "layout btree", "mem": "pool strings table"}
+ONCE = "not roomy and not thrash and not per-pool and not pageable-object"      # each test with little memory
 LEFT_OUT = ("test_failures.py", "test_data.py", "test_bytes.py")       # long; the last two where data is changed
 
 
@@ -96,7 +97,7 @@ def caught(copy: Path, path: Path) -> bool:
     names = UNIT.get(path.stem, path.stem).split()
     units = [f"tests/unit/test_{name}.py" for name in names if (copy / f"tests/unit/test_{name}.py").exists()]
     long = () if path.stem == "regfile" else LEFT_OUT
-    fs = ["tests/fs", "-k", "starving and not starving-", *(f"--ignore=tests/fs/{name}" for name in long)]
+    fs = ["tests/fs", "-k", ONCE, *(f"--ignore=tests/fs/{name}" for name in long)]
     for tests in filter(None, (units, fs)):
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=60", *tests]
         try:

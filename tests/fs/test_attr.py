@@ -1,5 +1,6 @@
 """getattr and setattr: modes, owners, times before 1970 and beyond every format; statfs."""
 
+import os
 import stat
 from typing import Callable
 
@@ -168,3 +169,16 @@ def test_dirty_pages_are_those_that_were_changed(make_fs: Callable[..., Driver])
     assert fs.mp.status()["dirty_bytes"] == before + 4096
     fs.mp.mem.node_w(ino)
     assert fs.mp.status()["dirty_bytes"] == before + 4096
+
+
+@pytest.mark.parametrize("cred, before, after", [
+    (USER, 0o6777, 0o777), (CRED, 0o6777, 0o6777), (USER, 0o6766, 0o766), (USER._replace(gid=0), 0o6766, 0o2766),
+    (USER, 0o1777, 0o1777)])
+def test_set_id_bits_go_when_someone_else_truncates_at_open(fs: Driver, cred: Cred, before: int, after: int) -> None:
+    """The kernel leaves it to the server: open(O_TRUNC) comes over whole.  To the group, locks by setgid stay."""
+    ino = fs.create(ROOT, b"a", before)
+    fs.write(ino, 0, b"x" * 5000)
+    fs.open(ino, os.O_WRONLY, cred)
+    assert (fs.getattr(ino).size, stat.S_IMODE(fs.getattr(ino).mode)) == (5000, before)
+    fs.open(ino, os.O_WRONLY | os.O_TRUNC, cred)
+    assert (fs.getattr(ino).size, stat.S_IMODE(fs.getattr(ino).mode)) == (0, after)

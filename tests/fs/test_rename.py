@@ -189,3 +189,16 @@ def test_replacing_ends_the_node(fs: Driver) -> None:
     nodes, pages = fs.mp.mem.nodes.nitems, fs.mp.vm.npages
     fs.rename(ROOT, b"a", ROOT, b"b")
     assert fs.mp.mem.nodes.nitems == nodes - 1 and fs.mp.vm.npages <= pages - 13
+
+
+def test_what_is_not_there_goes_nowhere(fs: Driver) -> None:
+    other = fs.mkdir(ROOT, b"other")
+    before = fs.dump()
+    for directory in (ROOT, other):
+        with refused(errno.ENOENT):
+            fs.rename(ROOT, b"nothing", directory, b"new")
+    with refused(errno.ENOTDIR):
+        fs.rename(fs.create(ROOT, b"file"), b"a", ROOT, b"b")
+    fs.unlink(ROOT, b"file")
+    fs.forget_all()
+    assert set(fs.dump()) == set(before)

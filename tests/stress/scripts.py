@@ -29,7 +29,7 @@ LONG = (b"a/" * 2047 + b"a", b"a/" * 2048, b"./" * 2000 + b"b")      # PATH_MAX,
 
 # Around every boundary: in the node, string classes, pages, clusters of pages; and far out.
 SIZES = (0, 1, 13, 47, 48, 49, 63, 64, 65, 128, 511, 512, 1024, 2047, 2048, 2049, 4095, 4096, 4097, 8192, 12_000,
-         65_535, 65_536, 65_537, 100_000)
+         65_535, 65_536, 65_537, 100_000, 250_000)
 FAR = ((1 << 31) - 1, 1 << 31, 1 << 32, (1 << 40) + 1, (1 << 62) - 5, (1 << 63) - 4097, (1 << 63) - 2, (1 << 63) - 1)
 VALUE_SIZES = (0, 1, 20, 1900, 2048, 2100, 4096, 4097, 9000, 65_536, 65_537)
 ATTRIBUTES = (b"user.a", b"user.b", b"user.\xff", b"user." + b"v" * 250, b"trusted.t", b"security.s")
@@ -191,7 +191,7 @@ OPERATIONS: dict[str, tuple[int, Callable[[Random], Operation]]] = {
     "fsync": (1, lambda r: (handle(r), r.random() < 0.5)),
     "list": (4, lambda r: (place(r), r.choice((300, 500, 4096, 32_768)), r.randrange(8))),
     "relist": (2, lambda r: (handle(r), r.choice((300, 32_768)))),
-    "fill": (1, lambda r: (place(r), r.choice((5, 40, 120)))),
+    "fill": (2, lambda r: (place(r), r.choice((5, 40, 120)))),
     "sweep": (1, lambda r: (place(r), r.choice((3, 30, 120)))),
     "setxattr": (6, _setxattr),
     "fsetxattr": (1, lambda r: (handle(r), attribute(r), r.choice(VALUE_SIZES), r.randrange(3))),

@@ -35,6 +35,7 @@ def test_long_scripts(configuration: str) -> None:
         play(SEED, STEPS, pair)
         table = ACL_OPERATIONS if pair.acl else OPERATIONS
         assert {kind for kind, number in pair.outcomes if not number} >= set(table), "an operation never succeeded"
+    assert pair.pageins, "nothing was ever paged: too much memory for so little"
 
 
 @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))

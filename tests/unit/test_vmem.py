@@ -173,3 +173,10 @@ def test_resized_at_random() -> None:
             arena.resize(rng.randint(0, 300))
         arena.check()
         assert arena.nfree == sum(i not in held for i in range(1, arena.size + 1))
+
+
+def test_a_run_at_the_very_start_is_taken_before_the_end_grows() -> None:
+    arena = Vmem(1, 1000)
+    assert (arena.alloc(60), arena.alloc(40)) == (1, 61)
+    arena.free(1, 60)
+    assert arena.alloc(60) == 1
