@@ -79,5 +79,5 @@ if [ ! -x "$venv/bin/python" ] || ! usable "$venv/bin/python"; then
     "$python" -m venv "$venv"
 fi
 extras=""
-[ "$what" = test ] && extras="[test,tools,lint]"
+[ "$what" = test ] && extras="[test,fuzz,tools,lint]"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".$extras"

@@ -8,6 +8,7 @@ Picture     Driver(make_mount(...)) --operations--> finish(): check, remove all,
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -18,10 +19,10 @@ import pytest
 
 from tmpfsd.options import Config
 from tmpfsd.pool import Pool
-from tmpfsd.tmpfs import btree, vnops
+from tmpfsd.tmpfs import btree, layout, vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
-from tmpfsd.uvm.errors import NoMemory, SwapIOError, VmError
+from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError, VmError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.vm import RESERVE, Vm
@@ -71,7 +72,7 @@ def make_mount(swap: str | None, mode: str = "roomy", **options: Any) -> Mount:
     frames = STARVING_FRAMES if mode == "starving" else 768
     settings = {"ram_bytes": frames << PAGE_SHIFT, "size_bytes": 256 << 20, "swap": swap, "uid": 0, "gid": 0}
     mp = Mount(Config(**{**settings, **options}))
-    mp.vm.check_level = 1
+    mp.vm.check_level = max(mp.check_level, 1)
     mp.vm.thrash |= mode == "thrash"
     return mp
 
@@ -93,6 +94,7 @@ class Driver:
         self.mp = mp
         self.mode = mode
         self.refs: Counter[int] = Counter()
+        self.unchecked = 0              # operations since the last check
         self.start = self.counts()
 
     @property
@@ -104,12 +106,20 @@ class Driver:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         operation = getattr(vnops, name)
+        return lambda *args, **kwargs: self.do(operation, *args, **kwargs)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.mp.breathe()
+    def do(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Breathe, run an operation to its end and, with TMPFSD_CHECK=2, check everything, also when it was refused.
+
+        Of many nodes not after each operation: a check walks all of them.
+        """
+        self.mp.breathe()
+        try:
             return operation(self.mp, *args, **kwargs)
-
-        return call
+        finally:
+            self.unchecked += 1
+            if self.mp.check_level >= 2 and not Fuse.burning and self.unchecked > self.mp.mem.nodes.nitems // 64:
+                self.check()
 
     def _hold(self, ino: int) -> int:
         if ino:
@@ -118,53 +128,44 @@ class Driver:
 
     def lookup(self, dino: int, name: bytes) -> int:
         """(+1)"""
-        self.mp.breathe()
-        return self._hold(vnops.lookup(self.mp, dino, name))
+        return self._hold(self.do(vnops.lookup, dino, name))
 
     def create(self, dino: int, name: bytes, mode: int = 0o644, cred: Any = CRED) -> int:
         """(+1)"""
-        self.mp.breathe()
-        return self._hold(vnops.create(self.mp, dino, name, mode, cred))
+        return self._hold(self.do(vnops.create, dino, name, mode, cred))
 
     def mknod(self, dino: int, name: bytes, mode: int, rdev: int = 0, cred: Any = CRED) -> int:
         """(+1)"""
-        self.mp.breathe()
-        return self._hold(vnops.mknod(self.mp, dino, name, mode, rdev, cred))
+        return self._hold(self.do(vnops.mknod, dino, name, mode, rdev, cred))
 
     def mkdir(self, dino: int, name: bytes, mode: int = 0o755, cred: Any = CRED) -> int:
         """(+1)"""
-        self.mp.breathe()
-        return self._hold(vnops.mkdir(self.mp, dino, name, mode, cred))
+        return self._hold(self.do(vnops.mkdir, dino, name, mode, cred))
 
     def symlink(self, dino: int, name: bytes, target: bytes, cred: Any = CRED) -> int:
         """(+1)"""
-        self.mp.breathe()
-        return self._hold(vnops.symlink(self.mp, dino, name, target, cred))
+        return self._hold(self.do(vnops.symlink, dino, name, target, cred))
 
     def link(self, ino: int, dino: int, name: bytes) -> int:
         """(+1)"""
-        self.mp.breathe()
-        return self._hold(vnops.link(self.mp, ino, dino, name))
+        return self._hold(self.do(vnops.link, ino, dino, name))
 
     def rename(self, dino: int, name: bytes, ndino: int, nname: bytes, flags: int = 0, cred: Any = CRED) -> None:
         """rename(2)."""
-        self.mp.breathe()
-        vnops.rename(self.mp, dino, name, ndino, nname, flags, cred)
+        self.do(vnops.rename, dino, name, ndino, nname, flags, cred)
 
     def setattr(self, ino: int, cred: Any = CRED, **changes: Any) -> None:
         """Attributes by name."""
-        self.mp.breathe()
-        vnops.setattr(self.mp, ino, cred, **changes)
+        self.do(vnops.setattr, ino, cred, **changes)
 
     def getattr(self, ino: int) -> Stat:
         """stat(2)."""
         self.mp.breathe()
-        return Stat(*vnops.getattr(self.mp, ino))
+        return Stat(*vnops.getattr(self.mp, ino))       # changes nothing, and is called by all that compares
 
     def listxattr(self, ino: int, cred: Any = CRED) -> list[bytes]:
         """Names, sorted."""
-        self.mp.breathe()
-        return sorted(vnops.listxattr(self.mp, ino, cred))
+        return sorted(self.do(vnops.listxattr, ino, cred))
 
     def forget(self, ino: int, n: int = 0) -> None:
         """Give n references back, or all that were taken."""
@@ -172,8 +173,7 @@ class Driver:
         self.refs[ino] -= n
         if not self.refs[ino]:
             del self.refs[ino]
-        self.mp.breathe()
-        vnops.forget(self.mp, ino, n)
+        self.do(vnops.forget, ino, n)
 
     def forget_all(self) -> None:
         """Give every reference back."""
@@ -192,8 +192,7 @@ class Driver:
                 self._hold(child)
             return True
 
-        self.mp.breathe()
-        vnops.readdir(self.mp, ino, cookie, emit)
+        self.do(vnops.readdir, ino, cookie, emit)
         return out
 
     def entries(self, ino: int, step: int = 64) -> dict[bytes, int]:
@@ -256,6 +255,7 @@ class Driver:
 
     def check(self) -> None:
         """Every invariant holds."""
+        self.unchecked = 0
         self.mp.breathe()
         self.mp.check()
 
@@ -300,6 +300,49 @@ class Driver:
         self.empty()
 
 
+class Pair:
+    """A file and a bytearray."""
+
+    def __init__(self, fs: Driver, name: bytes = b"file") -> None:
+        self.fs, self.ino, self.data = fs, fs.create(ROOT, name), bytearray()
+
+    def write(self, offset: int, data: bytes) -> None:
+        """write(2)"""
+        assert self.fs.write(self.ino, offset, data) == len(data)
+        if data:                # nothing written, nothing longer
+            self.data.extend(bytes(max(offset - len(self.data), 0)))
+        self.data[offset:offset + len(data)] = data
+
+    def truncate(self, size: int) -> None:
+        """truncate(2)"""
+        self.fs.truncate(self.ino, size)
+        self.data[size:] = bytes(max(size - len(self.data), 0))
+
+    def punch(self, offset: int, length: int) -> None:
+        """fallocate(2) with FALLOC_FL_PUNCH_HOLE"""
+        self.fs.punch(self.ino, offset, length)
+        end = min(offset + length, len(self.data))
+        if offset < end:
+            self.data[offset:end] = bytes(end - offset)
+
+    def compare(self) -> None:
+        """All bytes, and the invariants."""
+        assert self.fs.getattr(self.ino).size == len(self.data)
+        assert self.fs.read(self.ino, 0, len(self.data) + 10) == self.data
+
+    @property
+    def kind(self) -> int:
+        """How the data is kept."""
+        self.fs.mp.breathe()
+        return layout.tn_kind(self.fs.mp.arena, self.fs.mp.mem.node(self.ino))
+
+    @property
+    def npages(self) -> int:
+        """How many pages it has."""
+        self.fs.mp.breathe()
+        return layout.tn_pages(self.fs.mp.arena, self.fs.mp.mem.node(self.ino))
+
+
 # --- expecting refusals ---
 
 @contextmanager
@@ -313,17 +356,18 @@ def refused(*numbers: int) -> Iterator[None]:
 # --- failures ---
 
 class Fuse:
-    """Fails the n-th of the calls it is put into, counted from 0; or only counts them."""
+    """Fails the n-th of the calls it is put into, counted from 0, and with `lasting` all that come after it."""
 
-    def __init__(self, error: Callable[[], Exception], n: int = -1) -> None:
-        self.error, self.n, self.calls, self.on = error, n, 0, True
+    burning = 0                     # how many are: what looks on then is not to count
+
+    def __init__(self, error: Callable[[], Exception], n: int = -1, lasting: bool = False) -> None:
+        self.error, self.n, self.calls, self.lasting = error, n, 0, lasting
 
     def burn(self) -> None:
         """One call."""
-        if self.on:
-            self.calls += 1
-            if self.calls == self.n + 1:
-                raise self.error()
+        self.calls += 1
+        if self.calls == self.n + 1 or self.lasting and self.calls > self.n:
+            raise self.error()
 
 
 def _no_memory() -> Exception:
@@ -334,26 +378,38 @@ def _io_error() -> Exception:
     return SwapIOError("injected")
 
 
-# What fails: where the call is, and how.
-POINTS: dict[str, tuple[type, str, Callable[[], Exception]]] = {
-    "page": (Vm, "alloc_page", _no_memory),
-    "item": (Pool, "get", _no_memory),
-    "pagein": (Swap, "read_cluster", _io_error),
+# What fails: where the call is, and how; and whether it fails from the n-th call on or there alone.
+Point = tuple[type, str, Callable[[], Exception], bool]
+POINTS: dict[str, Point] = {
+    "page": (Vm, "alloc_page", _no_memory, False),
+    "item": (Pool, "get", _no_memory, False),
+    "pagein": (Swap, "read_cluster", _io_error, False),
 }
+SWAP_POINTS: dict[str, Point] = {
+    "slot": (Swap, "alloc", lambda: NoSwap("injected"), False),
+    "no more slots": (Swap, "alloc", lambda: NoSwap("injected"), True),
+    "write": (Swap, "write_cluster", lambda: OSError(errno.EIO, "injected"), False),
+    "dead device": (Swap, "write_cluster", lambda: OSError(errno.EIO, "injected"), True),
+    "full disk": (Swap, "write_cluster", lambda: OSError(errno.ENOSPC, "injected"), True),
+}
+TRIED: Counter[str] = Counter()         # failures that were injected, by point; conftest.py prints them
 
 
 @contextmanager
 def failing(point: str, n: int) -> Iterator[Fuse]:
     """Let the n-th call of a point fail."""
-    where, name, error = POINTS[point]
-    original, fuse = getattr(where, name), Fuse(error, n)
+    where, name, error, lasting = {**POINTS, **SWAP_POINTS}[point]
+    original, fuse = getattr(where, name), Fuse(error, n, lasting)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         fuse.burn()
         return original(*args, **kwargs)
 
     setattr(where, name, call)
+    Fuse.burning += 1
     try:
         yield fuse
     finally:
+        Fuse.burning -= 1
         setattr(where, name, original)
+        TRIED[point] += fuse.calls > n

@@ -6,7 +6,9 @@ from typing import Callable
 
 import pytest
 
-from tests.fs.fslib import CRED, ROOT, Driver, refused
+from tests.fs.fslib import CRED, ROOT
+from tests.fs.fslib import USER as USER_CRED
+from tests.fs.fslib import Driver, refused
 from tmpfsd.tmpfs.acl import ACCESS, DEFAULT, GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, encode, parse
 
 NOBODY = (1 << 32) - 1
@@ -74,10 +76,28 @@ def test_what_is_refused(fs: Driver) -> None:
     assert fs.listxattr(ino) == []
 
 
-def test_removing_a_default_acl_that_a_file_cannot_have(fs: Driver) -> None:
-    ino = fs.create(ROOT, b"a")
+def test_removing_one_that_is_not_there(fs: Driver) -> None:
+    for name in (ACCESS, DEFAULT):
+        before = fs.getattr(ROOT)
+        fs.removexattr(ROOT, name, CRED)
+        assert fs.getattr(ROOT).ctime_ns > before.ctime_ns and fs.getattr(ROOT).mode == before.mode
     fs.setxattr(ROOT, DEFAULT, encode(FULL))
     fs.setxattr(ROOT, DEFAULT, encode([]))
     assert fs.listxattr(ROOT) == []
-    with refused(errno.ENODATA):
-        fs.removexattr(ino, DEFAULT)
+
+
+def test_setgid_goes_with_the_acl_of_another_group(fs: Driver) -> None:
+    """As with chmod(2): posix_acl_update_mode() of the kernel, also where the ACL is removed."""
+    ino = fs.create(ROOT, b"a", 0o2755)
+    fs.setxattr(ino, ACCESS, encode(FULL), 0, CRED)
+    fs.removexattr(ino, ACCESS, CRED)
+    assert stat.S_IMODE(fs.getattr(ino).mode) == 0o2761
+    fs.removexattr(ino, ACCESS, USER_CRED)
+    assert stat.S_IMODE(fs.getattr(ino).mode) == 0o761
+
+
+def test_an_acl_that_is_the_mode_sets_ctime(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"a")
+    before = fs.getattr(ino).ctime_ns
+    fs.setxattr(ino, ACCESS, encode(MINIMAL))
+    assert fs.getattr(ino).ctime_ns > before

@@ -1,6 +1,7 @@
 """getattr and setattr: modes, owners, times before 1970 and beyond every format; statfs."""
 
 import stat
+from typing import Callable
 
 import pytest
 
@@ -66,6 +67,21 @@ def test_size_and_times_at_once(fs: Driver) -> None:
     fs.setattr(ino, size=10_000, mtime_ns=5, mode=0o600)
     st = fs.getattr(ino)
     assert (st.size, st.mtime_ns, stat.S_IMODE(st.mode)) == (10_000, 5, 0o600)
+
+
+def test_truncate_of_nothing_to_nothing(fs: Driver) -> None:
+    """As on tmpfs: truncate(2) changes no time then; ftruncate(2) does, and so does another size, even the same."""
+    ino = fs.create(ROOT, b"a")
+    fs.setattr(ino, mtime_ns=5)
+    before = fs.getattr(ino)
+    fs.setattr(ino, size=0, by_path=True)
+    assert fs.getattr(ino) == before
+    fs.setattr(ino, size=0, mode=0o600, by_path=True)
+    assert fs.getattr(ino).mtime_ns == 5 and fs.getattr(ino).ctime_ns > before.ctime_ns
+    for size, by_path in ((7, True), (7, True), (0, True), (0, False)):
+        fs.setattr(ino, size=size, by_path=by_path)
+        assert fs.getattr(ino).mtime_ns > 5
+        fs.setattr(ino, mtime_ns=5)
 
 
 def test_relatime(fs: Driver) -> None:
@@ -138,3 +154,17 @@ def test_set_id_bits_and_what_leaves_them(fs: Driver) -> None:
     fs.setattr(dino, CRED, uid=5)
     fs.setattr(dino, USER)
     assert stat.S_IMODE(fs.getattr(dino).mode) == 0o2755
+
+
+def test_dirty_pages_are_those_that_were_changed(make_fs: Callable[..., Driver]) -> None:
+    fs = make_fs("starving")
+    ino = fs.create(ROOT, b"a")
+    fs.mp.breathe()
+    fs.mp.vm.daemon.evict_all()
+    before = fs.mp.status()["dirty_bytes"]
+    fs.mp.mem.node(ino)
+    assert fs.mp.status()["dirty_bytes"] == before
+    fs.mp.mem.node_w(ino)
+    assert fs.mp.status()["dirty_bytes"] == before + 4096
+    fs.mp.mem.node_w(ino)
+    assert fs.mp.status()["dirty_bytes"] == before + 4096

@@ -6,56 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fs.fslib import ROOT, Driver, refused
-from tmpfsd.tmpfs import layout
+from tests.fs.fslib import ROOT, Driver, Pair, refused
 from tmpfsd.tmpfs.layout import KIND_INLINE, KIND_STRING, KIND_TREE
 
 EDGES = (48, 2048, 4096, 8192, 65536)
 NEAR = sorted({edge + d for edge in EDGES for d in (-1, 0, 1)} | {0, 1, 100, 5000})
 PAGE = 4096
 MAX_SIZE = (1 << 63) - 1
-
-
-class Pair:
-    """A file and a bytearray."""
-
-    def __init__(self, fs: Driver, name: bytes = b"file") -> None:
-        self.fs, self.ino, self.data = fs, fs.create(ROOT, name), bytearray()
-
-    def write(self, offset: int, data: bytes) -> None:
-        """write(2)"""
-        assert self.fs.write(self.ino, offset, data) == len(data)
-        self.data.extend(bytes(max(offset - len(self.data), 0)))
-        self.data[offset:offset + len(data)] = data
-
-    def truncate(self, size: int) -> None:
-        """truncate(2)"""
-        self.fs.truncate(self.ino, size)
-        self.data[size:] = bytes(max(size - len(self.data), 0))
-
-    def punch(self, offset: int, length: int) -> None:
-        """fallocate(2) with FALLOC_FL_PUNCH_HOLE"""
-        self.fs.punch(self.ino, offset, length)
-        end = min(offset + length, len(self.data))
-        if offset < end:
-            self.data[offset:end] = bytes(end - offset)
-
-    def compare(self) -> None:
-        """All bytes, and the invariants."""
-        assert self.fs.getattr(self.ino).size == len(self.data)
-        assert self.fs.read(self.ino, 0, len(self.data) + 10) == self.data
-
-    @property
-    def kind(self) -> int:
-        """How the data is kept."""
-        self.fs.mp.breathe()
-        return layout.tn_kind(self.fs.mp.arena, self.fs.mp.mem.node(self.ino))
-
-    @property
-    def npages(self) -> int:
-        """How many pages it has."""
-        self.fs.mp.breathe()
-        return layout.tn_pages(self.fs.mp.arena, self.fs.mp.mem.node(self.ino))
 
 
 @pytest.mark.parametrize("first", NEAR)

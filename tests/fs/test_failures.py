@@ -180,6 +180,9 @@ REMOVALS: dict[str, Case] = {
     "all-of-them": lambda s: [s.fs.unlink(s.other, name) for name in NAMES],
     "removexattr": lambda s: s.fs.removexattr(s.file, b"user.big"),
     "rename-over": lambda s: s.fs.rename(s.dir, b"file", s.dir, b"packed"),
+    "rename-over-long": lambda s: s.fs.rename(s.dir, b"file", s.dir, LONG),
+    "rename-long-over-short": lambda s: s.fs.rename(s.dir, LONG, s.dir, b"file"),
+    "rename-over-dir": lambda s: s.fs.rename(s.dir, b"sub", s.other, b"othersub"),
 }
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
-from mountlib import Mounted, abort_all, mount_kernel, mount_tmpfsd
+from mountlib import INJECTED, Mounted, abort_all, mount_kernel, mount_tmpfsd
 
 HERE = Path(__file__).parent
 TIMEOUT = 60  # seconds a test may take, where it does not say otherwise
@@ -28,6 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many I/O faults were injected."""
+    if INJECTED:
+        terminalreporter.write_line(f"I/O faults injected into swap: {INJECTED.total():,}")
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
@@ -35,6 +36,7 @@ PAGE = 4096
 NOBODY, OTHER = 65534, 12345  # two users with no rights; neither needs to be in the password file
 DIRENT = struct.Struct("=QqHB")  # struct linux_dirent64: d_ino, d_off, d_reclen, d_type
 LIVE: set["Mounted"] = set()
+INJECTED: Counter[str] = Counter()  # I/O faults by test; conftest.py prints how many
 
 libc = ctypes.CDLL(None, use_errno=True)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

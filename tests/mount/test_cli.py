@@ -219,6 +219,16 @@ def test_swap_in_a_file_that_others_may_read(mountpoint: Path, tmp_path: Path) -
     assert swap.read_bytes() == b"kept" and not mountinfo.find(str(mountpoint))
 
 
+@pytest.mark.parametrize("name", ("", "swap"))
+def test_swap_on_a_tmpfsd_mount_is_refused(mounted: Path, tmp_path: Path, name: str) -> None:
+    """Two mounts that page to each other would wait for each other for ever."""
+    (mounted / "swap").touch(mode=0o600)
+    place = tmp_path / "second"
+    place.mkdir()
+    assert_refused(tmpfsd(str(place), "-o", f"swap={mounted / name}"), f"swap={mounted}", "tmpfsd mount")
+    assert not mountinfo.find(str(place))
+
+
 def test_swap_larger_than_the_disk_warns_where_it_was_asked_for(tmp_path: Path) -> None:
     asked = options.parse(f"size=64m,swap_size=16t,swap={tmp_path}")
     warning, = preflight.check_swap(asked, "/mnt").warnings
@@ -332,14 +342,13 @@ def test_a_server_never_unmounts_what_is_not_its_own(mounted: Path) -> None:
 
 
 def test_killed_server_leaves_a_mount_that_umount_removes(mounted: Path) -> None:
+    """What tmpfsd makes of one is in test_death.py."""
     for pid in servers(mounted):
         os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while servers(mounted) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert_refused(tmpfsd(str(mounted)), "already a tmpfsd mount")
-    done = tmpfsctl("status", str(mounted))
-    assert_refused(done, str(mounted))
+    assert_refused(tmpfsctl("status", str(mounted)), str(mounted))
     assert unmount(mounted).returncode == 0
     assert tmpfsd(str(mounted), "-o", "ram=1m").returncode == 0
 

@@ -18,6 +18,8 @@ from typing import Callable, Iterator
 import pytest
 from mountlib import Mounted, ctl, fails_with, touch
 
+from tmpfsd.cli import client
+
 MB = 1 << 20
 pytestmark = pytest.mark.timeout(120)
 
@@ -66,7 +68,7 @@ class Load(threading.Thread):
         super().__init__(daemon=True)
         self.place = mnt / "load"
         self.place.mkdir()
-        self.rounds, self.wrong, self.longest = 0, "", 0.0
+        self.rounds, self.wrong = 0, ""
         self.ended = threading.Event()
 
     def run(self) -> None:
@@ -145,19 +147,18 @@ def test_requests_are_served_while_ram_shrinks(tmpfsd: Callable[..., Mounted]) -
     """Counted in requests, not in seconds: with steps of a MiB there are many chances."""
     mounted = tmpfsd("ram=128m,size=1g")
     fill(mounted.mnt, 130)
+    seen = []
     with load(mounted) as thread:
         while thread.rounds < 10:
             time.sleep(0.01)
-        before = mounted.status()["requests"]["open"]
         process = subprocess.Popen([sys.executable, "-m", "tmpfsd.cli.ctl", "set", str(mounted.mnt), "ram=2m"],
-                                   env={**os.environ}, stdout=subprocess.PIPE)
-        while mounted.status()["ram_bytes"] == 128 * MB and process.poll() is None:
-            pass
-        served = mounted.status()["requests"]["open"]
-        assert process.wait(60) == 0
-        assert process.stdout is not None
-        process.stdout.close()
-    assert mounted.status()["requests"]["open"] > served >= before
+                                   stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            status = client.status(str(mounted.mnt))
+            seen.append((status["ram_bytes"], status["requests"]["lookup"]))
+        assert process.returncode == 0
+    served = {requests for ram, requests in seen if 2 * MB < ram < 128 * MB}
+    assert len(served) > 2, seen[-20:]
 
 
 def test_size_below_what_is_used_means_full(tmpfsd: Callable[..., Mounted]) -> None:
@@ -202,8 +203,8 @@ def test_swapoff_interrupted_loses_nothing(tmpfsd: Callable[..., Mounted], tmp_p
     ctl("swapon", str(mounted.mnt), "/var/tmp", "--size", "512m")
     process = subprocess.Popen([sys.executable, "-m", "tmpfsd.cli.ctl", "swapoff", str(mounted.mnt), str(tmp_path)],
                                stderr=subprocess.PIPE, text=True)
-    while not mounted.status()["swap"]["files"][0]["draining"] and process.poll() is None:
-        pass
+    while not client.status(str(mounted.mnt))["swap"]["files"][0]["draining"] and process.poll() is None:
+        pass                # asked from this process: tmpfsctl would take longer to start than the draining takes
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=30)
     assert process.returncode == 130 and f"interrupted: {tmp_path} is in use as before" in message

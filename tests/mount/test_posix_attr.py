@@ -199,6 +199,8 @@ TIME_RULES: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
     "open with O_TRUNC": (with_fd(lambda fd: None, os.O_WRONLY | os.O_TRUNC), {"f": "mc"}),
     "truncate shorter": (lambda d: os.truncate(d / "f", 3), {"f": "mc"}),
     "truncate longer": (lambda d: os.truncate(d / "f", 300), {"f": "mc"}),
+    "truncate to the same size": (lambda d: os.truncate(d / "f", 7), {"f": "mc"}),
+    "truncate of nothing to nothing": (lambda d: os.truncate(d / "one" / "f", 0), {}),
     "ftruncate to the same size": (with_fd(lambda fd: os.ftruncate(fd, 7)), {"f": "mc"}),
     "chmod": (lambda d: os.chmod(d / "f", 0o600), {"f": "c"}),
     "chmod to the same mode": (lambda d: os.chmod(d / "f", os.stat(d / "f").st_mode), {"f": "c"}),

@@ -451,6 +451,29 @@ def test_the_tree_that_is_unpacked(tmp_path: Path) -> None:
     assert sum(trees.NEEDLE.strip() in path.read_bytes() for path in found) == 1
 
 
+def test_what_is_not_there_is_not_searched(tmp_path: Path) -> None:
+    class Asked:
+        """A client whose server is too slow to unpack."""
+
+        def __len__(self) -> int:
+            return 1
+
+        def on(self, _server: Any, requests: list[Any], _limit: float = 0) -> list[Any]:
+            assert "make" in requests[0] or "tar" in requests[0]["run"], "nothing else is tried"
+            if "run" in requests[0]:
+                raise Refused("more than 30 s")
+            return []
+
+    run, archive = run_of(2), tmp_path / "tree.tar"
+    trees.pack(archive, 10)
+    server: Any = SimpleNamespace(name="slow", mnt="/nowhere", cpu_seconds=lambda: 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "drop_caches", lambda *_args: None)
+        trees.operate(run, Asked(), [server], archive, 10, (0.0, 1.0))      # type: ignore[arg-type]
+    assert [cell["slow"]["why"] for cell in run.sheet.cells.values()] == [
+        "more than 30 s", *["the tree was not unpacked"] * 3]
+
+
 def test_a_server_too_slow_to_fill_is_found_out_early() -> None:
     class Slow:
         """A client that takes so long for each chunk."""

@@ -16,12 +16,12 @@ from tmpfsd.cli import ctl, mount
 from tmpfsd.options import FLAGS, GENERIC, VALUED
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = sorted((REPOSITORY / "man").glob("*.8"))
+PAGES = sorted((REPOSITORY / "tools/man").glob("*.8"))
 
 
 def plain(name: str) -> str:
     """A page without its markup."""
-    text = (REPOSITORY / "man" / name).read_text()
+    text = (REPOSITORY / "tools/man" / name).read_text()
     return re.sub(r"\\f.", "", text).replace("\\-", "-")
 
 

@@ -22,9 +22,9 @@ INSTEAD = {
     "make lint": "make -n lint",
     "make bench": "make -n bench",
     "make experiments": "make -n experiments",
-    "make stress N=100000": "make stress N=500",
+    "make stress N=100000": "make stress N=10000 LOAD_SECONDS=2",
     "pip install .": "test -f setup.cfg",               # test_man.py builds and installs the wheel
-    "man tmpfsd": "man -l man/tmpfsd.8",
+    "man tmpfsd": "man -l tools/man/tmpfsd.8",
     "sudo tmpfsctl install": "tmpfsctl install",
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import stat
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 
+from tmpfsd.cli.client import connect
 from tmpfsd.server import control, mountinfo
 from tmpfsd.server.control import MAX_LINE, ControlServer, listen
 from tmpfsd.server.errors import ControlError
@@ -236,6 +238,48 @@ def test_too_many_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             while not (await ask(path, b'{"command": "ping"}\n'))[0]["ok"]:
                 await trio.sleep(0.01)
     serve(tmp_path, client)
+
+
+def test_out_of_descriptors(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes meanwhile waits, and is answered when there are some again; the log stays short."""
+    sleep = trio.sleep
+    monkeypatch.setattr(trio, "sleep", lambda _seconds: sleep(0.001))
+
+    async def client(path: str) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with trio.socket.socket(socket.AF_UNIX) as sock:
+            taken = os.open("/dev/null", os.O_RDONLY)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 1, hard))
+            try:
+                await sock.connect(path)
+                await sock.send(b'{"command": "ping"}\n')
+                with trio.move_on_after(0.2):
+                    assert await sock.recv(1000) is None
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                os.close(taken)
+            assert b"pong" in await sock.recv(1000)
+    serve(tmp_path, client)
+    assert 1 <= len(caplog.records) <= 12 and "Too many open files" in caplog.text
+
+
+def test_a_client_waits_where_others_stand_in_line(tmp_path: Path) -> None:
+    """tmpfsctl: the queue of a socket is bounded too."""
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as late:
+        listener.bind(path)
+        listener.listen(0)
+        first = socket.socket(socket.AF_UNIX)
+        first.connect(path)
+        late.settimeout(0.1)
+        with pytest.raises(BlockingIOError):
+            connect(late, path)
+        late.settimeout(20)
+        timer = threading.Timer(0.1, lambda: listener.accept()[0].close())
+        timer.start()
+        connect(late, path)
+        timer.join()
+        first.close()
 
 
 @pytest.mark.parametrize("uid, served", [(0, True), (1000, True), (1001, False)])

@@ -63,6 +63,15 @@ def test_swap_in_trouble() -> None:
     assert not list(warnings(status(swap={**swap, "disk_full": False, "bad_slots": 0})))
 
 
+@pytest.mark.parametrize("command", ctl.SUBCOMMANDS)
+def test_help_has_an_example_and_the_exit_status(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ctl.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"example:\n  tmpfsctl {command}" in text and "\nexit status:\n  0  " in text
+
+
 def test_no_traceback_reaches_a_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(_path: str) -> None:
         raise KeyError("of a daemon of another version")

@@ -162,3 +162,8 @@ def test_refused(argv: tuple[str, ...], text: str, capsys: pytest.CaptureFixture
         assert error.code == 1
     said = capsys.readouterr().err
     assert text in said and said.startswith("tmpfsctl") and said.count("\n") == 1
+
+
+def test_a_full_leaf_is_one_and_the_next_name_splits_it() -> None:
+    assert leaves(LEAF_CAP, LEAF_CAP) == 1
+    assert leaves(LEAF_CAP + 1, LEAF_CAP) == pytest.approx(2, abs=1e-5)

@@ -46,7 +46,7 @@ def vnops(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def ops(vnops: SimpleNamespace) -> Operations:
     """Operations over those vnops."""
-    return Operations(SimpleNamespace(breathe=lambda: None, check_level=0), Config(swap=None))
+    return Operations(SimpleNamespace(breathe=lambda: None, check_level=0, status=dict), Config(swap=None))
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -59,7 +59,7 @@ def raising(error: Exception) -> Callable[..., Any]:
 @pytest.mark.parametrize("error, code", [
     (FsError(errno.ENOTEMPTY), errno.ENOTEMPTY), (NoMemory("full"), errno.ENOSPC),
     (ValueError("bug"), errno.EIO), (MemoryError(), errno.EIO), (RecursionError(), errno.EIO),
-    (Inconsistent("S2", "seen", "dump"), errno.EIO),
+    (Inconsistent("S2", "seen", "dump"), errno.EIO), (AssertionError("page freed twice"), errno.EIO),
 ])
 def test_errors_become_errno(ops: Operations, vnops: SimpleNamespace, error: Exception, code: int) -> None:
     vnops.rmdir = raising(error)
@@ -74,6 +74,22 @@ def test_broken_invariant_is_logged_and_ends_changes(
     vnops.unlink = lambda *_args: None
     assert run(ops.unlink, 1, b"x", CTX) == errno.EROFS
     assert run(ops.getattr, 1, CTX).st_ino == 1
+
+
+def test_a_failed_assertion_is_a_broken_invariant(
+        ops: Operations, vnops: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    vnops.rmdir = raising(AssertionError("page freed twice"))
+    assert run(ops.rmdir, 1, b"x", CTX) == errno.EIO
+    assert "page freed twice" in caplog.text and "Traceback" in caplog.text
+    assert run(ops.unlink, 1, b"x", CTX) == errno.EROFS
+
+
+def test_what_is_broken_is_logged_seldom(
+        ops: Operations, vnops: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    vnops.getattr = raising(Inconsistent("V1", "no such page"))
+    for _ in range(1000):
+        assert run(ops.getattr, 1, CTX) == errno.EIO
+    assert len(caplog.records) == 10 and "seen 512 times" in caplog.text
 
 
 def test_entry_has_every_attribute(ops: Operations) -> None:
@@ -132,7 +148,8 @@ def test_setattr_passes_what_is_to_be_set(ops: Operations, vnops: SimpleNamespac
     names = ("mode", "uid", "gid", "size", "atime", "mtime", "ctime")
     fields = SimpleNamespace(**{f"update_{name}": name in ("mode", "size", "mtime") for name in names})
     assert run(ops.setattr, 1, attr, fields, None, CTX).st_ino == 1
-    assert seen == {"mode": 0o4755, "size": 5, "mtime_ns": 7}
+    assert seen == {"mode": 0o4755, "size": 5, "mtime_ns": 7, "by_path": True}
+    assert run(ops.setattr, 1, attr, fields, 1, CTX).st_ino == 1 and not seen["by_path"]
 
 
 def test_without_xattr_the_kernel_stops_asking(vnops: SimpleNamespace) -> None:

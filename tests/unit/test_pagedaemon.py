@@ -284,11 +284,19 @@ def test_a_full_disk_refuses_and_loses_nothing(make_vm, fill, number_in) -> None
     assert 100 <= len(vpns) <= 160
     assert vm.swap.nbad == 0                    # a full disk says nothing of a slot
     vm.check()
-    tried = len(vm.swap.writes)
+    tried, refused = len(vm.swap.writes), vm.daemon.write_errors
     with pytest.raises(NoMemory):
         fill(vm, 1)
-    assert len(vm.swap.writes) == tried
+    assert (len(vm.swap.writes), vm.daemon.write_errors) == (tried, refused), "the full disk was asked again at once"
     survive(vm, vpns[::-7], number_in)
+
+
+def test_slots_given_back_unwritten_do_not_reopen_a_full_disk(make_vm, fill) -> None:
+    vm = make_vm(64, reserve=16)
+    vpn, = fill(vm, 1)
+    vm.swap.room = 0
+    assert not vm.daemon._clean_one(vpn, settle=True)
+    assert vm.swap.nheld == 0 and not vm.swap.space
 
 
 def test_a_slot_that_is_freed_reopens_a_full_disk(make_vm, fill, number_in) -> None:

@@ -95,6 +95,19 @@ def test_a_named_file_is_emptied_at_the_end(tmp_path: Path, pages) -> None:
     assert path.stat().st_size == 0
 
 
+def test_a_file_whose_server_is_gone_can_be_closed(tmp_path: Path, monkeypatch) -> None:
+    """fstat() of a file on a dead FUSE mount fails."""
+    swap = Swap(open_swap(str(tmp_path))[0], 8)
+
+    def dead(_fd: int) -> None:
+        raise OSError(errno.ENOTCONN, "not connected")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", dead)
+        swap.close()
+    with pytest.raises(OSError):
+        os.fstat(swap.fd)
+
+
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         open_swap(str(tmp_path / "missing" / "swap"))

@@ -96,6 +96,13 @@ def test_t1_a_page_without_uses(make_table) -> None:
     broken(table)
 
 
+def test_t1_uses_of_pages_that_are_gone(make_table) -> None:
+    table = make_table(check=False)
+    table.enter(5000)
+    table._uses.append(0)
+    broken(table)
+
+
 def test_t1_npages(make_table) -> None:
     table = make_table(check=False)
     table.enter(0)

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,7 +50,7 @@ def place_of(path: str) -> tuple[MountPoint, str]:
     """
     if not path:
         raise ClientError("path: empty")
-    mounts = {mount.path: mount for mount in mountinfo.mounts()}
+    mounts = {mount.path: mount for mount in mountinfo.table()}
     todo = [part for part in os.path.join(os.getcwd(), path).split("/") if part][::-1]
     here, on, followed = "/", mounts.get("/"), 0
     while todo:
@@ -140,7 +141,7 @@ def answers(mounted: MountPoint, path: str, seconds: float, command: str,
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(seconds)
-            sock.connect(place)
+            connect(sock, place)
             sock.sendall(request)
             with sock.makefile("rb") as lines:
                 while "result" not in answer:
@@ -156,6 +157,19 @@ def answers(mounted: MountPoint, path: str, seconds: float, command: str,
         raise Dead(f"{path}: {error.strerror or error}: its server is gone, or ending") from None
     except ValueError:
         raise ClientError(f"{path}: the answer is not understood") from None
+
+
+def connect(sock: socket.socket, place: str) -> None:
+    """Connect; where others stand in line (EAGAIN), wait for as long as the socket's timeout."""
+    deadline = time.monotonic() + (sock.gettimeout() or 0)
+    while True:
+        try:
+            sock.connect(place)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def status(path: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def confirm(path: str) -> None:
 def demand_nothing_mounted(path: str, point: str, inside: str) -> None:
     """Refuse to remove what something is mounted on, as rm does."""
     top = f"{point.rstrip('/')}/{inside}"
-    for mount in mountinfo.mounts():
+    for mount in mountinfo.table():
         if mount.path == top or mount.path.startswith(top + "/"):
             raise ClientError(f"{path}: busy: {mount.path} is a mount point")
 

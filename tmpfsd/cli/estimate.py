@@ -15,10 +15,10 @@ from tmpfsd.uvm.param import PAGE_SIZE, atop
 
 EPILOG = """\
 example:
-  tmpfsctl estimate --files 1m --dirs 1k --name-length 20
+  tmpfsctl estimate --files 1m --name-length 20 --dirs 10k
 
 exit status:
-  0  done             1  refused: one line on stderr says why"""
+  0  told             1  error"""
 MAX_COUNT = 1 << 31
 
 

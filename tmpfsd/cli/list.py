@@ -32,7 +32,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def mounts() -> Iterator[dict[str, Any]]:
     """Return what is known of each mount; one that is bound to several places is listed once."""
     found: dict[tuple[int, int], mountinfo.MountPoint] = {}
-    for mount in mountinfo.mounts():
+    for mount in mountinfo.table():
         if mount.fstype == mountinfo.FSTYPE:
             found.setdefault((mount.major, mount.minor), mount)
     for mount in found.values():

@@ -26,9 +26,11 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from tmpfsd import __version__, options
-from tmpfsd.cli.preflight import CliError, check_fuse, check_mountpoint, check_swap
+from tmpfsd.cli.preflight import CliError, check_fuse, check_mountpoint, check_swap, clear_dead
 from tmpfsd.options import Config, OptionError
+from tmpfsd.server import mountinfo
 from tmpfsd.server.errors import MountError
+from tmpfsd.server.unmount import unmount
 from tmpfsd.uvm.errors import VmError
 
 START_SECONDS = 60.0
@@ -212,10 +214,9 @@ def end(pid: int, mountpoint: str) -> None:
 
 def take_away(mountpoint: str) -> None:
     """Unmount what a killed daemon left; preflight saw that no tmpfsd was mounted there before."""
-    from tmpfsd.server import daemon, mountinfo
     mounted = mountinfo.find(mountpoint)
     if mounted and mounted.fstype == mountinfo.FSTYPE:
-        daemon.unmount(mountpoint, lazy=True)
+        unmount(mountpoint, lazy=True)
 
 
 def mount(args: argparse.Namespace) -> None:
@@ -224,11 +225,13 @@ def mount(args: argparse.Namespace) -> None:
         raise CliError(f"{args.paths[2]}: too many arguments: [SOURCE] MOUNTPOINT")
     config = options.parse(args.options)
     check_fuse()
+    dead = clear_dead(args.paths[-1])
     mountpoint = check_mountpoint(args.paths[-1])
     config = check_swap(config, mountpoint)
-    for warning in config.warnings:
-        print(f"tmpfsd: warning: {warning}", file=sys.stderr)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):      # a full disk under stderr is no reason not to mount
+        for warning in (*([dead] if dead else []), *config.warnings):
+            print(f"tmpfsd: warning: {warning}", file=sys.stderr)
+        sys.stderr.flush()
     if args.foreground:
         serve(config, mountpoint, True, args.debug, tell_supervisor)
     else:

@@ -7,17 +7,21 @@ daemon reports that); these give the plain cases a plain message.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import os
 import shutil
 import stat
 import tempfile
+import threading
 
 from tmpfsd.options import Config
 from tmpfsd.server import mountinfo
+from tmpfsd.server.unmount import unmount
 from tmpfsd.uvm.swap import demand_private
 
 DEVICE = "/dev/fuse"
+ANSWER_SECONDS = 5.0
 
 
 class CliError(Exception):
@@ -38,6 +42,43 @@ def check_fuse() -> None:
         raise CliError("fusermount3 is missing: install the package fuse3, or mount as root")
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         raise CliError(f"{DEVICE}: not permitted: this user may not use FUSE")
+
+
+def clear_dead(path: str) -> str | None:
+    """Unmount a tmpfsd mount at path whose server is gone; return what to tell the user of it.
+
+    => CliError when it is another user's, or does not go.
+    """
+    from tmpfsd.server import control  # which brings trio: a wrong option need not wait for it
+    told = None
+    resolved = mountinfo.resolve(path) if path else ""
+    while (mounted := mountinfo.find(resolved)) and mounted.fstype == mountinfo.FSTYPE:
+        if control.is_served(mounted.owner, mounted.major, mounted.minor) or not is_dead(resolved):
+            break
+        if os.geteuid() not in (0, mounted.owner):
+            raise CliError(f"{path}: a tmpfsd mount of another user, whose server is gone")
+        error = unmount(resolved, lazy=True)
+        if error:
+            raise CliError(f"{path}: a tmpfsd mount whose server is gone, and it cannot be unmounted: {error}")
+        control.forget(mounted.owner, mounted.major, mounted.minor)
+        told = f"{path}: the server of the tmpfsd mount there was gone; it is unmounted"
+    return told
+
+
+def is_dead(mountpoint: str) -> bool:
+    """Tell whether nobody serves a mount any more.  One that does not answer in time is not dead."""
+    errors: list[int | None] = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(mountpoint)          # unlike stat(), which the kernel may answer from what it remembers
+        except OSError as error:
+            errors.append(error.errno)
+
+    thread = threading.Thread(target=ask, daemon=True)      # left behind when it hangs
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    return any(error in (errno.ENOTCONN, errno.ECONNABORTED) for error in errors)       # it was gone, or went
 
 
 def check_mountpoint(path: str) -> str:
@@ -66,6 +107,8 @@ def check_swap(config: Config, mountpoint: str) -> Config:
         return config
     if path == mountpoint or path.startswith(mountpoint.rstrip("/") + "/"):
         raise CliError(f"swap={path}: inside the mount point {mountpoint}")
+    if mountinfo.type_above(path) == mountinfo.FSTYPE:
+        raise CliError(f"swap={path}: on a tmpfsd mount: it would wait for itself, or for one that waits for it")
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):

@@ -93,6 +93,8 @@ def count_lines(title: str, counts: Iterable[tuple[str, int]]) -> Iterator[str]:
 
 def warnings(state: dict[str, Any]) -> Iterator[str]:
     """Return what the user should know now."""
+    if state.get("broken"):
+        yield "an invariant does not hold (the log has it): changes are refused; copy what you need, and unmount"
     most = state["ram_bytes"] - RESERVE * PAGE_SIZE         # the rest is kept for faults
     if state["backend"] == "wired" and state["wired_bytes"] >= FULL * most:
         yield "ram is full of wired metadata: creates get ENOSPC"
@@ -106,6 +108,10 @@ def warnings(state: dict[str, Any]) -> Iterator[str]:
         yield "swap is full: writes and creates get ENOSPC"
     if swap and swap.get("disk_full"):
         yield "the disk under the swap file is full: writes and creates get ENOSPC"
+    if state["paging"].get("lost_pages"):
+        yield f"{state['paging']['lost_pages']:,} pages cannot be read back from swap: what needs them gets EIO"
+    if state.get("lost_inodes"):
+        yield f"{state['lost_inodes']:,} removed inodes keep their pages, which cannot be read back"
     if swap and swap.get("bad_slots"):
         yield f"{swap['bad_slots']:,} swap slots are bad"
 

@@ -72,6 +72,7 @@ class Pool:
         self._holes = SortedList()
         self._avoided: set[int] = set()     # pages that could not be read
         backend.introduce(owner, name)
+        vm.owners[owner] = f"pool {name}"
 
     def va(self, i: int) -> int:
         """Where item i is."""

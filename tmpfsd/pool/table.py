@@ -32,6 +32,7 @@ class Table:
         self.pages = array("I")
         self._uses = array("H")
         backend.introduce(owner, name)
+        vm.owners[owner] = f"pool {name}"
 
     def enter(self, i: int) -> None:
         """Make word i exist.  Its bits are what they were when it was last removed, or 0.  => NoMemory."""
@@ -69,6 +70,7 @@ class Table:
     def check(self) -> None:
         """Raise Inconsistent where T1 does not hold."""
         npages = 0
+        demand(len(self.pages) == len(self._uses), "T1", f"{self.name}: uses of {len(self._uses)} pages")
         for page, vpn in enumerate(self.pages):
             demand(bool(vpn) == bool(self._uses[page]), "T1", f"{self.name}: page {page}, {self._uses[page]} uses")
             npages += bool(vpn)

@@ -42,16 +42,17 @@ class Commands:
         """The keys of `tmpfsctl status --json`."""
         requests = {name: count for name, count in self.operations.requests.items() if count}
         return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests,
-                "refused": self.operations.refused, "pid": os.getpid()}
+                "refused": self.operations.refused, "broken": self.operations.broken, "pid": os.getpid()}
 
     def check(self, _request: Any) -> str:
         """Check the whole file system."""
         try:
             self.mount.check()
         except Inconsistent as error:
-            log.critical("check: %s\n%s", error, error.dump)
+            self.operations.broke(error, "check")
             raise ControlError(f"inconsistent: {error}") from None
         except VmError as error:        # a page that cannot be read is no broken invariant
             log.error("check: %s", error)
             raise ControlError(f"not checked: {error}") from None
-        return "consistent"
+        lost = len(self.mount.vm.lost.pages)
+        return f"consistent, but {lost} pages cannot be read back" if lost else "consistent"

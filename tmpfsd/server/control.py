@@ -20,6 +20,7 @@ Limits      A step, and a command without steps, runs to its end like any operat
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -33,6 +34,7 @@ from typing import Any, NamedTuple
 import trio
 
 from tmpfsd.server.errors import ControlError
+from tmpfsd.uvm.lost import seldom
 
 log = logging.getLogger(__name__)
 
@@ -166,13 +168,30 @@ def remove(path: str, made: tuple[int, int, int] | None) -> None:
                 os.unlink(path)
 
 
+def is_served(uid: int, major: int, minor: int) -> bool:
+    """Tell whether someone listens at a mount's socket.  The mount itself, which may hang, is not asked."""
+    for directory in directories(uid):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+            if sock.connect_ex(os.path.join(directory, socket_name(major, minor))) in (0, errno.EAGAIN):
+                return True
+    return False
+
+
+def forget(uid: int, major: int, minor: int) -> None:
+    """Remove what a server that was killed has left of a mount that is gone now."""
+    for directory in directories(uid):
+        path = os.path.join(directory, socket_name(major, minor))
+        if owned(directory, uid):
+            remove(path, identity(path))
+
+
 class ControlServer:
     """Answers the clients of one mount."""
 
     def __init__(self, commands: Mapping[str, Command], owner: int) -> None:
         self.commands = commands
         self.owner = owner
-        self.nclients = 0
+        self.nclients = self.nfailed = 0
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept clients until cancelled; closes the listener."""
@@ -182,7 +201,9 @@ class ControlServer:
                     try:
                         client, _ = await sock.accept()
                     except OSError as error:            # out of descriptors: others will be closed
-                        log.warning("control socket: %s", error)
+                        self.nfailed += 1
+                        if seldom(self.nfailed):
+                            log.warning("control socket: %s (%d times)", error, self.nfailed)
                         await trio.sleep(0.1)
                         continue
                     nursery.start_soon(self._client, client)

@@ -9,25 +9,24 @@ Picture     BUILD -> MOUNTED (pyfuse3.init) -> READY (INIT served, told to repor
 Invariants  L1 Nothing is unmounted at the mount point but the mount with our own device number.
             L2 Signals are held back from before the mount until the watcher is there: nothing half made.
             L3 However run() ends, swap is released, the socket removed, and nothing of ours stays mounted.
+            L4 No request is served with more privileges than privileges.py says.
 Limits      A signal ends the mount though files are open there: their users get ENOTCONN.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 
 import pyfuse3
 import trio
 
 from tmpfsd.options import Config, quote
-from tmpfsd.server import control, metrics, mountinfo, process
+from tmpfsd.server import control, metrics, mountinfo, privileges, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
@@ -35,13 +34,13 @@ from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.pressure import Pressure
 from tmpfsd.server.trees import Trees
+from tmpfsd.server.unmount import unmount
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import VmError
 
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-MNT_DETACH = 2
 GRACE = 1.0         # seconds
 
 
@@ -90,6 +89,7 @@ class Daemon:
         self.trees = Trees(self.mount, self.operations)
         self.dispatcher: Dispatcher | None = None
         self.place: mountinfo.MountPoint | None = None
+        self.mounts = open("/proc/self/mountinfo", "rb", buffering=0)       # no descriptor may be left when it ends
         self.socket_path = ""
         self.socket_made: tuple[int, int, int] | None = None
         self.metrics = metrics.listen(config.metrics) if config.metrics else None
@@ -113,7 +113,7 @@ class Daemon:
 
     def still_ours(self) -> bool:
         """Tell whether what is mounted at the mount point is this mount (L1)."""
-        return self.place is not None and mountinfo.find(self.mountpoint) == self.place
+        return self.place is not None and mountinfo.find(self.mountpoint, self.mounts) == self.place
 
     def detach(self) -> None:
         """End the session and unmount what is ours, however busy."""
@@ -130,6 +130,7 @@ class Daemon:
             ready = trio.Event()
             self.operations.on_init = ready.set
             self.open_control(nursery)
+            privileges.drop()
             nursery.start_soon(self.idle_worker)
             nursery.start_soon(self.trees.reaper)
             nursery.start_soon(Pressure(self.mount.status).watch, self.dispatcher)
@@ -200,25 +201,10 @@ class Daemon:
                 while traffic.quiet and self.mount.idle():
                     await trio.lowlevel.checkpoint()
             except VmError as error:
-                log.error("background work: %s", error)
+                self.operations.errno_of(error, "background work")
             except Exception:
                 log.exception("background work")
             await traffic.wait_traffic()
-
-
-def unmount(mountpoint: str, lazy: bool = False) -> str | None:
-    """Unmount, as root by the system call, else by fusermount3; return what went wrong."""
-    if os.geteuid() == 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.umount2(os.fsencode(mountpoint), MNT_DETACH if lazy else 0) == 0:
-            return None
-        return os.strerror(ctypes.get_errno())
-    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    except OSError as error:
-        return str(error)
-    return None if done.returncode == 0 else done.stderr.strip() or f"fusermount3: status {done.returncode}"
 
 
 def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
@@ -242,5 +228,6 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
     finally:
         control.remove(daemon.socket_path, daemon.socket_made)
         control.remove(config.metrics, daemon.metrics_made)
+        daemon.mounts.close()
         daemon.mount.close()
     log.info("unmounted")

@@ -5,11 +5,13 @@ A stat() of a mount point asks its file system, which hangs when its server does
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 from typing import NamedTuple
 
-from tmpfsd.options import unescape_mount
+from tmpfsd.options import filesystem_of, unescape_mount
 
 FSTYPE = "fuse.tmpfsd"
 
@@ -35,16 +37,27 @@ def parse(line: str) -> MountPoint:
                       int(user[1]) if user else 0, unescape_mount(fields[3]))
 
 
-def mounts() -> list[MountPoint]:
-    """Return all mounts that this process sees, in the order in which they were made."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return [parse(line) for line in file]
+def table(file: io.FileIO | None = None) -> list[MountPoint]:
+    """Return all that is mounted, a later one after those that it may cover.
+
+    => file is /proc/self/mountinfo, open and unbuffered, for who may be out of descriptors.
+    """
+    with contextlib.ExitStack() as stack:
+        file = file or stack.enter_context(open("/proc/self/mountinfo", "rb", buffering=0))
+        file.seek(0)
+        return [parse(line) for line in file.readall().decode(errors="surrogateescape").splitlines()]
 
 
-def find(path: str) -> MountPoint | None:
+def find(path: str, file: io.FileIO | None = None) -> MountPoint | None:
     """Return what is mounted exactly at path (the last one there, which covers the others), or None."""
-    found = [mount for mount in mounts() if mount.path == path]
+    found = [mount for mount in table(file) if mount.path == path]
     return found[-1] if found else None
+
+
+def type_above(path: str) -> str:
+    """Return the type of the file system that holds path, which is not looked at."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        return filesystem_of(path, table)
 
 
 def resolve(path: str) -> str:

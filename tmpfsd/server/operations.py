@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import logging
 import stat
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +28,7 @@ from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
+from tmpfsd.uvm.lost import seldom
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., An
             raise
         except (FsError, VmError) as error:
             code = self.errno_of(error, name)
+        except AssertionError as error:
+            code = self.errno_of(Inconsistent("assert", str(error), traceback.format_exc()), name)
         except Exception:
             log.exception("%s: unexpected", name)
             code = errno.EIO
@@ -114,6 +119,7 @@ class Operations(pyfuse3.Operations):
         self.enable_acl = config.acl
         self.xattr = config.xattr
         self.broken = False
+        self.nbroken = 0
         self.check_each = mount.check_level >= 2     # TMPFSD_CHECK=2
         self.on_init: Callable[[], None] = lambda: None
         self.requests = dict.fromkeys(KINDS, 0)
@@ -126,13 +132,20 @@ class Operations(pyfuse3.Operations):
     def errno_of(self, error: FsError | VmError, name: str) -> int:
         """Turn an error of the file system into an errno; log what should not be."""
         if isinstance(error, Inconsistent):
-            self.broken = True
-            log.critical("%s: %s; changes are refused from now on\n%s", name, error, error.dump)
+            self.broke(error, name)
         elif isinstance(error, NoMemory):
             self.count_refusal(str(error))
         elif error.errno == errno.EIO:
-            log.error("%s: %s", name, error)
+            log.debug("%s: %s", name, error)        # uvm/ has logged it, once
         return error.errno
+
+    def broke(self, error: Inconsistent, name: str) -> None:
+        """An invariant does not hold: log it with all there is to know, and refuse changes from now on."""
+        self.nbroken += 1
+        self.broken = True
+        if seldom(self.nbroken):
+            log.critical("%s: %s; changes are refused from now on (seen %d times)\n%s\n%s", name, error, self.nbroken,
+                         error.dump, json.dumps(self.mount.status()))
 
     def count_refusal(self, reason: str) -> None:
         """Count an ENOSPC by what is full; the first of each kind is logged."""
@@ -193,11 +206,15 @@ class Operations(pyfuse3.Operations):
         requests, mount, breathe = self.requests, self.mount, self.breathe
         for ino, nlookup in inodes:
             requests["forget"] += 1
+            if self.broken:
+                continue        # it would free things, by books that are wrong
             try:
                 breathe()
                 vnops.forget(mount, ino, nlookup)
             except VmError as error:
                 self.errno_of(error, "forget")
+            except AssertionError as error:
+                self.broke(Inconsistent("assert", str(error), traceback.format_exc()), "forget")
             except Exception:
                 log.exception("forget of inode %d", ino)
 
@@ -208,7 +225,7 @@ class Operations(pyfuse3.Operations):
         return entry_of(ino, vnops.getattr(self.mount, ino))
 
     @changing
-    def setattr(self, ino: int, attr: EntryAttributes, fields: Any, _fh: int | None,
+    def setattr(self, ino: int, attr: EntryAttributes, fields: Any, fh: int | None,
                 ctx: Any) -> EntryAttributes:
         wanted: dict[str, int] = {}
         if fields.update_mode:
@@ -225,7 +242,7 @@ class Operations(pyfuse3.Operations):
             wanted["mtime_ns"] = attr.st_mtime_ns
         if fields.update_ctime:
             wanted["ctime_ns"] = attr.st_ctime_ns
-        vnops.setattr(self.mount, ino, Caller(ctx), **wanted)
+        vnops.setattr(self.mount, ino, Caller(ctx), **wanted, by_path=fh is None)
         return self.entry(ino)
 
     @handler
@@ -317,9 +334,9 @@ class Operations(pyfuse3.Operations):
         return vnops.listxattr(self.mount, ino, ctx)
 
     @changing
-    def removexattr(self, ino: int, name: bytes, _ctx: Any) -> None:
+    def removexattr(self, ino: int, name: bytes, ctx: Any) -> None:
         self.need_xattr()
-        vnops.removexattr(self.mount, ino, name)
+        vnops.removexattr(self.mount, ino, name, Caller(ctx))
 
 
 KINDS = tuple(sorted({"forget"} | {

@@ -63,6 +63,14 @@ def still_garbage() -> None:
     gc.disable()
 
 
+class Syslog(logging.handlers.SysLogHandler):
+    """A SysLogHandler that never waits: what a stuck syslog daemon does not take is dropped."""
+
+    def _connect_unixsocket(self, address: str) -> None:
+        super()._connect_unixsocket(address)        # type: ignore[misc]
+        self.socket.setblocking(False)              # type: ignore[attr-defined]
+
+
 def start_log(mountpoint: str, foreground: bool, debug: bool) -> None:
     """Log to stderr in the foreground, to syslog in the background."""
     handler: logging.Handler
@@ -70,7 +78,7 @@ def start_log(mountpoint: str, foreground: bool, debug: bool) -> None:
         handler = logging.StreamHandler(sys.stderr)
     elif os.path.exists(SYSLOG_SOCKET):
         try:
-            handler = logging.handlers.SysLogHandler(SYSLOG_SOCKET, logging.handlers.SysLogHandler.LOG_DAEMON)
+            handler = Syslog(SYSLOG_SOCKET, logging.handlers.SysLogHandler.LOG_DAEMON)
         except OSError:
             handler = logging.NullHandler()
     else:

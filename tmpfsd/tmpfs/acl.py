@@ -65,20 +65,23 @@ def apply_mode(entries: Acl, mode: int) -> Acl:
 
 
 def set_acl(mp: Mount, ino: int, name: bytes, value: bytes, cred: Any) -> None:
-    """Set an ACL, and the mode with an access ACL.  => FsError EACCES (a file's default ACL), EINVAL.  => Breathes."""
+    """Set an ACL, or remove it (no entries: it need not be there), and the mode with an access ACL.
+
+    => FsError EACCES (a file's default ACL), EINVAL.  => Breathes.
+    """
     entries = parse(value)
     mode, _uid, gid = layout.tn_access(mp.arena, mp.mem.node(ino))
-    if name == DEFAULT:
-        if entries and not stat.S_ISDIR(mode):
-            raise FsError(errno.EACCES)
-        _store(mp, ino, DEFAULT, entries)
-        return
-    _store(mp, ino, ACCESS, [] if is_mode_only(entries) else entries)
-    if entries:         # in the breath in which the node was last touched
-        mode = mode_of(entries, mode)
+    if name == DEFAULT and entries and not stat.S_ISDIR(mode):
+        raise FsError(errno.EACCES)
+    _store(mp, ino, name, [] if name == ACCESS and is_mode_only(entries) else entries)
+    at = mp.mem.node_w(ino)             # in, unless nothing was changed
+    layout.set_tn_ctime(mp.arena, at, mp.now())
+    if name == ACCESS:
+        if entries:
+            mode = mode_of(entries, mode)
         if mode & stat.S_ISGID and not _may_keep_setgid(cred, gid):
             mode &= ~stat.S_ISGID
-        layout.set_tn_mode(mp.arena, mp.mem.node_w(ino), mode)
+        layout.set_tn_mode(mp.arena, at, mode)
 
 
 def _may_keep_setgid(cred: Any, gid: int) -> bool:

@@ -143,6 +143,11 @@ class Directories:
         else:
             layout.set_tn_name(self.mem.arena, self.mem.node_w(value), b"")
 
+    def redirect(self, value: int, ino: int) -> None:
+        """Let an entry that was found in this breath, its name in a dirent, lead to another node.  => Cannot fail."""
+        at = self.mem.string_w(value ^ EXTERNAL)
+        layout.set_td_head(self.mem.arena, at, ino, layout.td_head(self.mem.arena, at)[1])
+
     # --- entries ---
 
     def insert(self, dat: int, vacancy: tuple[int, Path], value: int) -> None:

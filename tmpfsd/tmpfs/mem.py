@@ -39,6 +39,7 @@ class Mem:
         self.strings = Strings(vm, self.backend, OWNER_STRINGS)
         for index in (self.nlookup, self.strings.pools[-1]):      # lookup counts and trees: a page for many nodes
             vm.daemon.keep_index(index.owner)
+        vm.owners[OWNER_DATA] = "file data"
         self.max_nodes = nr_inodes or MAX_NODES
         self.norphans = 0                   # nodes without a link that the kernel still knows
         self.arena, self.u32, self.u64 = vm.phys.arena, vm.phys.u32, vm.phys.u64

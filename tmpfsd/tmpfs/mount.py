@@ -38,7 +38,7 @@ class Mount:
         self.breathe = self.vm.breathe
         self.now = time.time_ns
         self.generation = 0
-        self.lost_nodes = 0                 # nodes whose pages could not be read back to be freed
+        self.lost_nodes = 0                 # nodes that could not be freed, as their pages cannot be read back
         self.doomed = self.doomed_from = 0  # the directories that trees.reap() empties: the first, and from which key
         self.noatime, self.acl, self.xattr = config.noatime, config.acl, config.xattr
         self.nr_inodes = config.nr_inodes
@@ -67,6 +67,7 @@ class Mount:
             "used_bytes": ptoa(vm.npages),
             "inodes": mem.nodes.nitems,
             "inodes_max": self.nr_inodes,
+            "lost_inodes": self.lost_nodes,
             "ram_bytes": ptoa(vm.phys.nframes),
             "resident_bytes": ptoa(vm.phys.nframes - len(vm.phys.free_frames)),
             "wired_bytes": ptoa(vm.nwired),
@@ -80,7 +81,8 @@ class Mount:
                      "files": [file.stats() for file in swap.files] if swap else []},
             "paging": {"faults": vm.faults, "pageins": vm.pageins, "pageouts": daemon.pageouts,
                        "scans": daemon.scans, "reclaims": daemon.reclaims, "stalls": daemon.stalls,
-                       "read_errors": vm.read_errors, "write_errors": daemon.write_errors},
+                       "read_errors": vm.read_errors, "write_errors": daemon.write_errors,
+                       "frame_errors": vm.frame_errors, "lost_pages": len(vm.lost.pages)},
             "pools": [pool.stats() for pool in mem.pools() if pool.npages],
             "data": {"pages": vm.pages_of[OWNER_DATA], "resident_pages": data_resident,
                      "swapped_pages": vm.pages_of[OWNER_DATA] - data_resident},

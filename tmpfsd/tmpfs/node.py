@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from tmpfsd.tmpfs import layout, regfile, xattr
 from tmpfsd.tmpfs.layout import KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN
 from tmpfsd.uvm.errors import SwapIOError
+from tmpfsd.uvm.lost import seldom
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
@@ -51,8 +52,8 @@ def forget(mp: Mount, ino: int, n: int) -> None:
         mp.mem.u32[word] = value & ORPHAN | count
         if value & ORPHAN and not count:
             destroy(mp, ino)
-    except SwapIOError as error:
-        log.error("inode %d: forget: %s", ino, error)
+    except SwapIOError:
+        mp.lost_nodes += 1
 
 
 def drop_links(mp: Mount, at: int, ino: int, n: int, now: int) -> bool:
@@ -88,7 +89,9 @@ def destroy(mp: Mount, ino: int) -> None:
             xattr.remove_all(mp, ino)
     except SwapIOError as error:
         mp.lost_nodes += 1
-        log.error("inode %d: cannot be freed, its pages stay allocated: %s", ino, error)
+        if seldom(mp.lost_nodes):
+            log.error("inode %d: cannot be freed, its pages stay allocated (%d such inodes): %s", ino, mp.lost_nodes,
+                      error)
         return
     mem.norphans -= 1
     mem.put_node(ino)

@@ -122,14 +122,19 @@ def _refuse_target(mp: Mount, source: Place, target: Place) -> None:
 
 
 def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
-    """Give the source's node the target's name; the inode number of a node to destroy, or 0."""
+    """Give the source's node the target's name; the inode number of a node to destroy, or 0.
+
+    Where something is replaced whose name is in a dirent, that dirent is kept: no memory is needed then.
+    """
     dirs = mp.dirs
     white = white_value = value = 0
+    kept = target.value & layout.EXTERNAL
     try:
         if whiteout_cred is not None:
             white = mp.mem.get_node(0)
             white_value = dirs.new_value(white, source.name, slot_free=True)
-        value = target.new_value(source.ino, source.at, source.value)
+        if not kept:
+            value = target.new_value(source.ino, source.at, source.value)
         if not target.ino:
             vacancy = dirs.vacancy(target.dat, target.name)
             assert vacancy is not None
@@ -143,8 +148,11 @@ def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
     now, moved_dir, ended = mp.now(), int(source.is_dir), 0
     if target.ino:
         replaced_dir = target.is_dir
-        dirs.set(target.dat, target.key, value)
-        dirs.unbind(target.value)
+        if kept:
+            dirs.redirect(target.value, source.ino)
+        else:
+            dirs.set(target.dat, target.key, value)
+            dirs.unbind(target.value)
         target.count_subdirs(-replaced_dir)
         if node.drop_links(mp, target.at, target.ino, 2 if replaced_dir else 1, now):
             ended = target.ino
@@ -159,7 +167,8 @@ def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
     else:
         dirs.remove(source.dat, source.key)
         dirs.unbind(source.value)
-    dirs.bind(value, target.name)
+    if not kept:
+        dirs.bind(value, target.name)
     _moved(mp, source, target, moved_dir, now)
     return ended
 

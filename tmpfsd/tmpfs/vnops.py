@@ -288,24 +288,29 @@ def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
 
 def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | None = None, gid: int | None = None,
             size: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
-            ctime_ns: int | None = None) -> None:
+            ctime_ns: int | None = None, by_path: bool = False) -> None:
     """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size).  => Breathes.
 
     A new owner takes the set-id bits of anything but a directory, a new size those of a caller's who is not root, and
     a call that changes nothing is how the kernel says that they must go: before a write, or at chown(-1, -1).
+    => by_path is truncate(2), which changes no time where there was nothing and is to be nothing (as tmpfs has it).
     """
     if mode is not None and mp.acl:
         acl.chmod(mp, ino, mode)
-    if size is not None:
+    stays_empty = by_path and size == 0 and _is_empty(mp, ino)
+    if size is not None and not stays_empty:
         _resize(mp, ino, size)
     arena = mp.arena
     at = mp.mem.node_w(ino)
-    new_mode, old_uid, old_gid = tn_access(arena, at)
+    old_mode, old_uid, old_gid = tn_access(arena, at)
+    new_mode = old_mode
     if mode is not None:
-        new_mode = new_mode & TYPE_MASK | stat.S_IMODE(mode)
-    elif new_mode & (S_ISUID | S_ISGID) and (uid is not None or gid is not None or (
+        new_mode = old_mode & TYPE_MASK | stat.S_IMODE(mode)
+    elif old_mode & (S_ISUID | S_ISGID) and (uid is not None or gid is not None or (
             atime_ns is mtime_ns is ctime_ns is None if size is None else cred.uid)):
-        new_mode = _without_set_id(new_mode, old_gid, cred)
+        new_mode = _without_set_id(old_mode, old_gid, cred)
+    if stays_empty and mode is uid is gid is atime_ns is mtime_ns is None and new_mode == old_mode:
+        return
     layout.set_tn_mode(arena, at, new_mode)
     layout.set_tn_owner(arena, at, old_uid if uid is None else uid, old_gid if gid is None else gid)
     if atime_ns is not None:
@@ -331,6 +336,11 @@ def _without_set_id(mode: int, gid: int, cred: Any) -> int:
 def _resize(mp: Mount, ino: int, size: int) -> None:
     _demand_regular(mp, ino)
     regfile.truncate(mp, ino, size)
+
+
+def _is_empty(mp: Mount, ino: int) -> bool:
+    _demand_regular(mp, ino)
+    return not tn_size(mp.arena, mp.mem.node(ino))
 
 
 def _demand_regular(mp: Mount, ino: int) -> None:
@@ -464,10 +474,13 @@ def setxattr(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0, cre
         xattr.set_value(mp, ino, name, value, flags)
 
 
-def removexattr(mp: Mount, ino: int, name: bytes) -> None:
-    """Remove an attribute.  => FsError ENODATA, EOPNOTSUPP.  => Breathes."""
+def removexattr(mp: Mount, ino: int, name: bytes, cred: Any = None) -> None:
+    """Remove an attribute.  => FsError ENODATA (an ACL need not be there), EOPNOTSUPP.  => Breathes."""
     xattr.demand_supported(mp, name)
-    xattr.remove(mp, ino, name)
+    if name in xattr.ACL_NAMES:
+        acl.set_acl(mp, ino, name, acl.encode([]), cred)
+    else:
+        xattr.remove(mp, ino, name)
 
 
 def listxattr(mp: Mount, ino: int, cred: Any) -> list[bytes]:

@@ -30,15 +30,19 @@ Breathing   reclaim() and evict_all() make offsets stale.  launder() leaves them
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from array import array
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Generator, Iterable
 
 from tmpfsd.uvm.errors import NoSwap, demand
+from tmpfsd.uvm.lost import seldom
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
+
+log = logging.getLogger(__name__)
 
 NOT_QUEUED, ACTIVE, INACTIVE, HELD = range(4)
 NHEADS = 3
@@ -391,6 +395,8 @@ class PageDaemon:
     def failed(self, error: OSError, slot: int) -> bool:
         """Note a write error at a slot; whether it only means that the disk is full."""
         self.write_errors += 1
+        if seldom(self.write_errors):
+            log.error("page-out failed, %d times so far: %s", self.write_errors, error.strerror)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full and self.vm.swap is not None:
             self.vm.swap.disk_full(slot)

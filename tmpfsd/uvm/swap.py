@@ -9,7 +9,7 @@ found out as surely as one with a flipped bit.
 Slot numbers of all the swap files of a machine are one space (swapset.py): those of this file begin at `base`.
 
 Picture     FREE --alloc--> HELD --free--> FREE (its disk blocks stay until trim)
-                            HELD --retire--> BAD (a write failed; never again)
+                            HELD --retire--> BAD (a write failed, or a page was lost; never again)
 
 Invariants
     S1  Slot 0 is never handed out (0 means "none" in the page table).
@@ -35,6 +35,7 @@ from typing import Any, Sequence
 from zlib import crc32
 
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
+from tmpfsd.uvm.lost import seldom
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
 from tmpfsd.uvm.vmem import BAD, HELD, Vmem
 
@@ -172,7 +173,8 @@ class Swap:
         self._arena.retire(slot)
         self.nheld -= 1
         self.nbad += 1
-        log.warning("swap %s: slot %d cannot be written; retired (%d so far)", self.path, slot, self.nbad)
+        if seldom(self.nbad):
+            log.warning("swap %s: slot %d failed and is retired (%d so far)", self.path, slot, self.nbad)
 
     def write_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> None:
         """Write pages to the slots from slot on.  => OSError, and any of them may hold anything."""
@@ -249,10 +251,11 @@ class Swap:
 
     def close(self) -> None:
         """Close the file; an unlinked one is gone, one with a name is emptied, a device keeps what it has."""
-        if stat.S_ISREG(os.fstat(self.fd).st_mode):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):              # the device under it may be dead
+            if stat.S_ISREG(os.fstat(self.fd).st_mode):
                 os.ftruncate(self.fd, 0)
-        os.close(self.fd)
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
 
     def check(self, held: set[int] | None = None) -> None:
         """Raise Inconsistent where S1-S3 do not hold; held is the set of slots that pages name."""

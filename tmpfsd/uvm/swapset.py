@@ -238,8 +238,9 @@ def _copy(vm: Vm, swap: Swap, vpn: int) -> int:
         return 0
     try:
         got = swap.read_cluster(slot, _scratch[:count], range(vpn, vpn + count))
-    except SwapIOError:
+    except SwapIOError as error:
         vm.swap.free(to, count)
+        vm.lost.add(vpn, vm.owner_of(vpn), error)
         raise
     if got < count:
         vm.swap.free(to + got, count - got)
@@ -251,6 +252,7 @@ def _copy(vm: Vm, swap: Swap, vpn: int) -> int:
         return 0                    # the page daemon knows more ways
     for i in range(got):
         vm.slot_of[vpn + i] = to + i
+        vm.lost.remove(vpn + i)
     swap.free(slot, got)
     return got
 

@@ -26,18 +26,22 @@ Invariants
 Breathing   breathe() is the only place where offsets go stale.
 """
 
+import logging
 import os
 from array import array
 from typing import Callable, Iterable
 
 from tmpfsd.uvm.aobj import UNMAPPED, Windows
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError, demand
+from tmpfsd.uvm.lost import Lost, seldom
 from tmpfsd.uvm.pagedaemon import ACTIVE, CLUSTER, INACTIVE, PageDaemon
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE, PhysMem
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import SwapSet
 from tmpfsd.uvm.vmmap import VmMap
+
+log = logging.getLogger(__name__)
 
 RESERVE = 64                # frames an operation may take between two breaths: faults and new pages together
 SLACK = 32                  # frames above the reserve at which reclaim begins: two clusters
@@ -56,8 +60,8 @@ class Vm:
 
     __slots__ = ("phys", "swap", "kernel_map", "daemon", "windows", "reserve", "low", "most_slotless", "limit",
                  "frame_of", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
-                 "resident_of", "faults", "pageins", "read_errors", "thrash", "check_level", "trace", "_referenced",
-                 "_dirty", "_free")
+                 "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "thrash",
+                 "check_level", "trace", "_referenced", "_dirty", "_free")
 
     def __init__(self, ram_bytes: int, swap: Swap | SwapSet | None = None, limit: int = UNLIMITED,
                  reserve: int = RESERVE) -> None:
@@ -74,7 +78,9 @@ class Vm:
         self.windows: Windows | None = None
         self.pages_of = [0] * MAX_OWNERS
         self.resident_of = [0] * 256        # by flags
-        self.faults = self.pageins = self.read_errors = 0
+        self.owners = [""] * MAX_OWNERS     # what the log calls them
+        self.faults = self.pageins = self.read_errors = self.frame_errors = 0
+        self.lost = Lost()
         # Told of each page that comes in, is written, or leaves: ("in" | "out" | "drop", page, how many in a row).
         self.trace: Callable[[str, int, int], None] | None = None
         self.thrash = os.environ.get("TMPFSD_THRASH") == "1"
@@ -191,6 +197,7 @@ class Vm:
         if self.frame_of[vpn] < NO_FRAME and self._free and not self.flags[vpn] & WINDOWED:
             pfn = self.phys.alloc(vpn)
             self._dirty[pfn] = self._referenced[pfn] = 1
+            self.lost.remove(vpn)
             self._enter(vpn, pfn)
 
     def free_page(self, vpn: int) -> None:
@@ -204,6 +211,11 @@ class Vm:
             self._free_one(page)
         self.nslotless -= slots.count(0)
         self.npages -= n
+        if self.lost.pages and self.swap is not None:
+            for i in range(n):
+                if self.lost.remove(vpn + i):
+                    self.swap.retire(slots[i])
+                    slots[i] = 0
         self.free_slots(slots)
 
     def _free_one(self, vpn: int) -> None:
@@ -252,6 +264,10 @@ class Vm:
         """The frame of page vpn, whether a window shows it or not; negative where it has none."""
         pfn = self.frame_of[vpn]
         return UNMAPPED - pfn if pfn <= UNMAPPED else pfn
+
+    def owner_of(self, vpn: int) -> str:
+        """What the log calls the owner of page vpn."""
+        return self.owners[self.flags[vpn] & OWNER_MASK]
 
     def is_resident(self, vpn: int) -> bool:
         """Whether page vpn has a frame."""
@@ -303,14 +319,19 @@ class Vm:
             raise Inconsistent("V1", f"fault on page {vpn}, which does not exist")
         run = self._readahead(vpn)
         if len(self._free) < run:
+            self.frame_errors += 1
+            if seldom(self.frame_errors):
+                log.error("no frame for a page that is out, %d times: the swap device does not take pages",
+                          self.frame_errors)
             raise SwapIOError(f"no frame for page {vpn}: the swap device does not take pages")
         pfns = [self.phys.alloc(vpn + i) for i in range(run)]
         got = 0
         try:
             frames = [self.phys.frame(pfn) for pfn in pfns]
             got = self.swap.read_cluster(self.slot_of[vpn], frames, range(vpn, vpn + run))
-        except SwapIOError:
+        except SwapIOError as error:
             self.read_errors += 1
+            self.lost.add(vpn, self.owner_of(vpn), error)
             raise
         finally:
             for pfn in pfns[got:]:
@@ -320,6 +341,9 @@ class Vm:
             self.trace("in", vpn, got)
         for i in range(got):
             self._enter(vpn + i, pfns[i])
+        if self.lost.pages:
+            for i in range(got):
+                self.lost.remove(vpn + i)
         if self.windows is not None and self.flags[vpn] & WINDOWED:
             self.windows.map(vpn, pfns[0])
         return pfns[0]
@@ -376,6 +400,8 @@ class Vm:
             self.swap.check(set(slots))
         for vpn in range(len(self.flags)):
             self._check_page(vpn, deep)
+        for vpn in self.lost.pages:
+            demand(self.flags[vpn] and not self.is_resident(vpn), "L1", f"lost page {vpn} is resident, or nobody's")
         self._check_counts()
 
     def _check_page(self, vpn: int, deep: bool) -> None:
@@ -387,7 +413,7 @@ class Vm:
         if pfn >= 0:
             demand(self.phys.owner[pfn] == vpn, "V2", f"page {vpn}, frame {pfn} of page {self.phys.owner[pfn]}")
         demand(slot or (pfn >= 0 and self._dirty[pfn]), "V3", f"page {vpn} has no slot and is not dirty in a frame")
-        if deep and slot and (pfn < 0 or not self._dirty[pfn]):
+        if deep and slot and (pfn < 0 or not self._dirty[pfn]) and vpn not in self.lost.pages:
             assert self.swap is not None
             demand(self.swap.verify(slot, vpn), "S3", f"slot {slot} does not answer with page {vpn}")
 

@@ -62,4 +62,5 @@ def panel(axes: Any, measure: Measure, cells: Cells, names: list[str]) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.2)
     better = "more is better" if measure.unit == RATE else "less is better"
-    axes.set_title(f"{measure.operation}, {measure.unit} ({better})", fontsize="small")
+    axes.set_title(measure.operation, fontsize="small")
+    axes.set_xlabel(f"{measure.unit}, {better}", fontsize="x-small")

@@ -18,7 +18,7 @@ TITLE = "creates when metadata do not fit"
 RESIDENT_NAME, TIGHT_NAME = "tmpfsd, resident", "tmpfsd, metadata beyond ram"
 CREATE = "create, filled"
 PER_DIR = 1000
-FILL_SECONDS = 60.0
+FILL_SECONDS = 120.0
 FILLING = 0.8                           # of the part, about
 
 

@@ -19,9 +19,12 @@ from tools.experiments.trees import DIR, FILE, node_modules
 TITLE = "trees"
 UNPACK, FIND, GREP, REMOVE = "unpack a tar", "find cold", "grep -r cold", "rm -rf"
 OPERATIONS = (UNPACK, FIND, GREP, REMOVE)
+# What an operation needs of one before.  nullfs, which cannot list, removes a directory with all that is in it.
+WHOLE, LISTED = (UNPACK, "the tree was not unpacked"), (FIND, "the tree cannot be listed")
+NEEDS = {UNPACK: (), FIND: (WHOLE,), GREP: (WHOLE, LISTED), REMOVE: (WHOLE, LISTED)}
 TEXT = b"export const answer = 42;  // what a line of a program looks like\n"
 NEEDLE = b"a needle in the stack\n"
-LIMIT_SECONDS = 15.0
+LIMIT_SECONDS = 30.0
 
 
 def measures(scale: Scale) -> list[Measure]:
@@ -69,8 +72,9 @@ def operate(run: Run, clients: Clients, servers: list[Server], archive: Path, fi
 
     def step(number: int, what: Measure, server: Server) -> float:
         places = [f"{server.mnt}/{len(clients)}.{number}.{client}" for client in range(len(clients))]
-        if what.operation == REMOVE and run.sheet.refused(what._replace(operation=FIND), server.name):
-            raise Refused("the tree cannot be listed")      # nullfs removes a directory with all that is in it
+        for needed, why in NEEDS[what.operation]:
+            if run.sheet.refused(what._replace(operation=needed), server.name):
+                raise Refused(why)
         if what.operation == UNPACK:
             clients.on(server, [{"make": place} for place in places])
         answers = clients.on(server, [request(what.operation, place, archive) for place in places], LIMIT_SECONDS)

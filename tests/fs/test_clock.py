@@ -1,0 +1,58 @@
+"""A clock that jumps back: stamps are what the clock says, and nothing waits for it."""
+
+import ast
+from pathlib import Path
+
+import tmpfsd
+from tests.fs.fslib import ROOT, Driver
+
+HOUR = 3600 * 10**9
+DAY = 24 * HOUR
+
+
+def test_stamps_follow_the_clock(fs: Driver) -> None:
+    now = [100 * DAY]
+    fs.mp.now = lambda: now[0]
+    ino = fs.create(ROOT, b"a")
+    now[0] = 50 * DAY
+    fs.write(ino, 0, b"x" * 9000)
+    assert fs.getattr(ino)[7:10] == (100 * DAY, 50 * DAY, 50 * DAY)
+    fs.rename(ROOT, b"a", ROOT, b"b")
+    assert fs.getattr(ROOT).mtime_ns == 50 * DAY
+    now[0] = 1
+    fs.setxattr(ino, b"user.x", b"y")
+    assert fs.getattr(ino).ctime_ns == 1
+    assert fs.read(ino, 0, 9000) == b"x" * 9000
+    fs.truncate(ino, 5)
+    fs.create(ROOT, b"c")
+    fs.unlink(ROOT, b"b")
+    fs.mp.idle()
+    fs.check()
+
+
+def test_atime_comes_back_with_the_clock(fs: Driver) -> None:
+    """A stamp of the future stays until something is changed; then relatime goes on as ever."""
+    now = [100 * DAY]
+    fs.mp.now = lambda: now[0]
+    ino = fs.create(ROOT, b"a")
+    fs.write(ino, 0, b"x")
+    now[0] += HOUR
+    fs.read(ino, 0, 1)
+    assert fs.getattr(ino).atime_ns == now[0]
+    now[0] = 10 * DAY
+    fs.read(ino, 0, 1)
+    assert fs.getattr(ino).atime_ns == 100 * DAY + HOUR
+    now[0] = 102 * DAY
+    fs.read(ino, 0, 1)
+    assert fs.getattr(ino).atime_ns == 102 * DAY
+
+
+def test_the_clock_that_jumps_is_asked_for_stamps_only() -> None:
+    """Timers take the monotonic one."""
+    asked = {}
+    for path in Path(tmpfsd.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node, "attr", "") if isinstance(node, ast.Attribute) else ""
+            if name in ("time", "time_ns", "now", "utcnow") and getattr(node.value, "id", "") in ("time", "datetime"):
+                asked[path.name] = name
+    assert asked == {"mount.py": "time_ns"}

@@ -1,0 +1,486 @@
+"""stress/player.py: one user on one file system: a process that plays operations, and says what came of them.
+
+It lives as long as the comparison, shut into the file system by chroot so that no ".." leads out, and keeps its handles
+from one operation to the next.  An answer is a dict of fields: the errno, or what was returned, and what a look at the
+place showed before and after.  Whether two answers agree is for allowed.py to say.
+
+Picture     differential.py --[operations]--> Player.serve() --[answers]--> differential.py
+Invariants  L1 An answer names no number that two file systems cannot share: inodes, devices, the time of day.
+            L2 Nothing blocks: FIFOs are opened O_NONBLOCK.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import stat
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+from tests.mount import mountlib
+from tests.stress.scripts import EXCHANGE, HANDLES, NAMES, NOW, OMIT, USERS, Operation, Place
+
+FILL = os.O_CREAT | os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+HOUR = 3600 * 10**9
+WHOLE = 300_000                 # bytes of a file that are compared at each end of it
+TICK = 0.012                    # seconds after which the kernel's coarse clock has moved, three times over
+PATIENT = 30                    # one operation in so many waits for that first, so that times tell what it changed
+libc = mountlib.libc
+Answer = dict[str, Any]
+Look = dict[str, os.stat_result]
+
+
+class NoHandle(Exception):
+    """The user has no open file at that place."""
+
+
+def pattern(seed: int, nbytes: int) -> bytes:
+    """Bytes that differ from page to page."""
+    return (bytes((seed + i) & 255 for i in range(251)) * (nbytes // 251 + 1))[:nbytes]
+
+
+def digest(data: bytes) -> Any:
+    """Short bytes as they are, long ones as length and checksum."""
+    return bytes(data) if len(data) <= 64 else (len(data), zlib.crc32(data))
+
+
+def when(time_ns: int) -> Any:
+    """A time that was set, or that it is of these minutes (L1)."""
+    return "now" if abs(time.time_ns() - time_ns) < HOUR else time_ns
+
+
+class Player:
+    """The state of one user: open handles."""
+
+    def __init__(self, user: int) -> None:
+        self.uid = USERS[user][0]
+        self.handles: list[int] = [-1] * HANDLES
+        self.own = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)     # before chroot()
+
+    def enter(self, root: str, user: int) -> None:
+        """Become the user, shut into root."""
+        uid, gid, groups = USERS[user]
+        os.chroot(root)
+        os.chdir("/")
+        os.umask(0)
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+
+    def serve(self, connection: Connection) -> None:
+        """Answer until the other end is closed."""
+        while True:
+            try:
+                operations = connection.recv()
+            except EOFError:
+                return
+            connection.send([self.play(operation) for operation in operations])
+
+    def play(self, operation: Operation) -> Answer:
+        """One operation, whatever comes of it; with a look at its place before and after."""
+        kind, *arguments = operation
+        answer: Answer = {}
+        spot = next((argument for argument in reversed(arguments) if isinstance(argument, tuple)), None)
+        before = self.look(spot) if spot and kind not in QUIET else {}
+        patient = bool(before) and zlib.crc32(repr(operation).encode()) % PATIENT == 0
+        if patient:
+            time.sleep(TICK)
+        try:
+            answer["errno"] = 0
+            self.call(kind, arguments, answer)
+        except NoHandle:
+            return {"errno": "no handle"}
+        except OSError as error:
+            answer["errno"] = errno.errorcode.get(error.errno or 0, str(error))
+        except (ValueError, OverflowError) as error:         # Python's own refusals
+            answer["errno"] = type(error).__name__
+        if spot and kind not in QUIET:
+            self.compare_looks(answer, before if patient else {}, self.look(spot))
+        return answer
+
+    def call(self, kind: str, arguments: list[Any], answer: Answer) -> None:
+        """The method of an operation; what it returns goes into the answer."""
+        result = getattr(self, "do_" + kind)(*arguments)
+        answer.update(result if isinstance(result, dict) else {} if result is None else {"result": result})
+
+    # --- looking ---
+
+    def handle(self, i: int) -> int:
+        """An open file."""
+        if self.handles[i] < 0:
+            raise NoHandle
+        return self.handles[i]
+
+    def directory(self, place: Place) -> "int | None":
+        """What a place's path starts from."""
+        return None if place[0] < 0 else self.handle(place[0])
+
+    def look(self, place: Place) -> Look:
+        """The node at a place and the directory above, as far as they can be seen."""
+        found = {}
+        for what, path in (("node", place[1]), ("above", os.path.dirname(place[1].rstrip(b"/")) or b".")):
+            try:
+                found[what] = os.stat(path, dir_fd=self.directory(place), follow_symlinks=False)
+            except (OSError, NoHandle):
+                pass
+        return found
+
+    def compare_looks(self, answer: Answer, before: Look, after: Look) -> None:
+        """What is there afterwards, and which times moved if the operation was patient."""
+        for what, status in after.items():
+            answer.update({f"{what}.{field}": value for field, value in fields(status).items()})
+            old = before.get(what)
+            if old is not None and old.st_ino == status.st_ino:
+                for field in ("st_mtime_ns", "st_ctime_ns"):
+                    answer[f"{what}.{field[3:8]} moved"] = getattr(old, field) != getattr(status, field)
+
+    # --- handles ---
+
+    def take(self, i: int, fd: int) -> None:
+        """Keep an open file in place of the one that was there."""
+        if self.handles[i] >= 0:
+            os.close(self.handles[i])
+        self.handles[i] = fd
+
+    def do_open(self, i: int, place: Place, flags: int, mode: int) -> Answer:
+        self.take(i, os.open(place[1], flags | os.O_NONBLOCK, mode, dir_fd=self.directory(place)))
+        return fields(os.fstat(self.handles[i]))
+
+    do_opendir = do_open
+
+    def do_reopen(self, i: int, j: int, flags: int) -> None:
+        self.take(j, os.open(str(self.handle(i)), flags | os.O_NONBLOCK, dir_fd=self.own))
+
+    def do_close(self, i: int) -> None:
+        os.close(self.handle(i))
+        self.handles[i] = -1
+
+    def do_fstat(self, i: int) -> Answer:
+        return fields(os.fstat(self.handle(i)))
+
+    # --- names ---
+
+    def do_mkdir(self, place: Place, mode: int) -> None:
+        os.mkdir(place[1], mode, dir_fd=self.directory(place))
+
+    def do_mknod(self, place: Place, mode: int, device: int) -> None:
+        os.mknod(place[1], mode, device, dir_fd=self.directory(place))
+
+    def do_symlink(self, target: bytes, place: Place) -> None:
+        os.symlink(target, place[1], dir_fd=self.directory(place))
+
+    def do_link(self, old: Place, new: Place, follow: bool) -> None:
+        checked(libc.linkat(self.at(old), old[1], self.at(new), new[1], mountlib.AT_SYMLINK_FOLLOW if follow else 0))
+
+    def do_linkfd(self, i: int, new: Place) -> None:
+        checked(libc.linkat(self.own, str(self.handle(i)).encode(), self.at(new), new[1], mountlib.AT_SYMLINK_FOLLOW))
+
+    def at(self, place: Place) -> int:
+        """As directory(), for calls of the C library."""
+        directory = self.directory(place)
+        return mountlib.AT_FDCWD if directory is None else directory
+
+    def do_unlink(self, place: Place) -> None:
+        os.unlink(place[1], dir_fd=self.directory(place))
+
+    def do_rmdir(self, place: Place) -> None:
+        os.rmdir(place[1], dir_fd=self.directory(place))
+
+    def do_rename(self, old: Place, new: Place, flags: int) -> None:
+        checked(libc.renameat2(self.at(old), old[1], self.at(new), new[1], ctypes.c_uint(flags)))
+
+    do_whiteout = do_rename
+
+    def do_readlink(self, place: Place) -> bytes:
+        return os.readlink(place[1], dir_fd=self.directory(place))
+
+    # --- attributes ---
+
+    def do_stat(self, place: Place, follow: bool) -> Answer:
+        return fields(os.stat(place[1], dir_fd=self.directory(place), follow_symlinks=follow))
+
+    def do_access(self, place: Place, mode: int) -> bool:
+        return os.access(place[1], mode, dir_fd=self.directory(place))
+
+    def do_chmod(self, place: Place, mode: int) -> None:
+        os.chmod(place[1], mode, dir_fd=self.directory(place))
+
+    def do_fchmod(self, i: int, mode: int) -> Answer:
+        os.fchmod(self.handle(i), mode)
+        return self.do_fstat(i)
+
+    def do_chown(self, place: Place, uid: int, gid: int, follow: bool) -> None:
+        os.chown(place[1], uid, gid, dir_fd=self.directory(place), follow_symlinks=follow)
+
+    def do_fchown(self, i: int, uid: int, gid: int) -> Answer:
+        os.fchown(self.handle(i), uid, gid)
+        return self.do_fstat(i)
+
+    def do_utimens(self, place: Place, atime: int, mtime: int, follow: bool) -> None:
+        checked(libc.utimensat(self.at(place), place[1], timespecs(atime, mtime), 0 if follow else 0x100))
+
+    def do_futimens(self, i: int, atime: int, mtime: int) -> Answer:
+        checked(libc.futimens(self.handle(i), timespecs(atime, mtime)))
+        return self.do_fstat(i)
+
+    def do_open_up(self) -> None:
+        """Let the others in again, wherever a chmod shut them out."""
+        for name in (b".", *NAMES):
+            try:
+                if stat.S_ISDIR(os.lstat(name).st_mode):
+                    os.chmod(name, 0o777)
+            except OSError:
+                pass
+
+    def do_umask(self, mask: int) -> None:
+        os.umask(mask)
+
+    def do_statfs(self) -> Answer:
+        status = os.statvfs(".")
+        return {"bsize": status.f_bsize, "frsize": status.f_frsize, "namemax": status.f_namemax,
+                "blocks": status.f_blocks}
+
+    # --- data ---
+
+    def do_truncate(self, place: Place, size: int) -> None:
+        os.truncate(place[1], size)
+
+    def do_ftruncate(self, i: int, size: int) -> Answer:
+        os.ftruncate(self.handle(i), size)
+        return self.do_fstat(i)
+
+    def do_pwrite(self, i: int, offset: int, size: int, seed: int) -> Answer:
+        return {"result": os.pwrite(self.handle(i), pattern(seed, size), offset), **self.do_fstat(i)}
+
+    def do_write(self, i: int, size: int, seed: int) -> Answer:
+        return {"result": os.write(self.handle(i), pattern(seed, size)), **self.do_fstat(i)}
+
+    def do_pread(self, i: int, offset: int, size: int) -> Any:
+        return digest(os.pread(self.handle(i), size, offset))
+
+    def do_read(self, i: int, size: int) -> Any:
+        return digest(os.read(self.handle(i), size))
+
+    def do_lseek(self, i: int, offset: int, whence: int) -> Any:
+        fd = self.handle(i)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            return None                         # a cookie is each file system's own
+        return os.lseek(fd, offset if whence == 0 else offset % 1000 - 500, whence)
+
+    def do_copy(self, i: int, j: int, size: int, source: int, target: int) -> int:
+        return os.copy_file_range(self.handle(i), self.handle(j), size, source, target)
+
+    def do_mmap(self, i: int, offset: int, size: int, way: str, seed: int) -> Any:
+        fd = self.handle(i)
+        share = mmap.MAP_PRIVATE if way == "private" else mmap.MAP_SHARED
+        protection = mmap.PROT_READ if way == "read" else mmap.PROT_READ | mmap.PROT_WRITE
+        end = os.fstat(fd).st_size - offset
+        with mmap.mmap(fd, min(max(size, 1), max(end, 1)), share, protection, offset=offset) as view:
+            if way == "read":
+                return digest(view[:])
+            view[size // 3:] = pattern(seed, len(view))[size // 3:]
+            view.flush()
+            result = digest(view[:])
+        if way == "write":
+            os.utime(fd)                        # what a store does to the times is in the table of differences
+        return result
+
+    def do_fsync(self, i: int, data: bool) -> None:
+        (os.fdatasync if data else os.fsync)(self.handle(i))
+
+    # --- directories ---
+
+    def do_list(self, place: Place, size: int, back: int) -> Answer:
+        """All entries, read in parts of size bytes; then from the one after `back` once more."""
+        fd = os.open(place[1], os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.directory(place))
+        try:
+            entries = everything(fd, size)
+            answer = {"names": sorted((entry.name, entry.kind) for entry in entries), "again": True,
+                      "twice": len({entry.name for entry in entries}) != len(entries)}
+            if back < len(entries):
+                os.lseek(fd, entries[back].offset, os.SEEK_SET)
+                answer["again"] = everything(fd, size) == entries[back + 1:]
+            return answer
+        finally:
+            os.close(fd)
+
+    def do_relist(self, i: int, size: int) -> Answer:
+        """A directory that is held open, from its beginning."""
+        fd = self.handle(i)
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            return {}
+        os.lseek(fd, 0, os.SEEK_SET)
+        return {"names": sorted((entry.name, entry.kind) for entry in everything(fd, size))}
+
+    def do_fill(self, place: Place, n: int) -> None:
+        """Many files at once."""
+        for i in range(n):
+            os.close(os.open(place[1] + b"/%d" % i + b"-" * (i % 40), FILL, 0o666, dir_fd=self.directory(place)))
+
+    def do_sweep(self, place: Place, n: int) -> int:
+        """Take some of them away; how many were there."""
+        gone = 0
+        for i in range(0, 120, max(120 // n, 1)):
+            try:
+                os.unlink(place[1] + b"/%d" % i + b"-" * (i % 40), dir_fd=self.directory(place))
+                gone += 1
+            except FileNotFoundError:
+                pass
+        return gone
+
+    # --- extended attributes ---
+
+    @contextmanager
+    def there(self, place: Place) -> Iterator[bytes]:
+        """A path for calls that take no directory."""
+        directory = self.directory(place)
+        if directory is None:
+            yield place[1]
+            return
+        os.fchdir(directory)
+        try:
+            yield place[1]
+        finally:
+            os.chdir("/")
+
+    def do_setxattr(self, place: Place, follow: bool, name: bytes, size: int, flags: int) -> None:
+        with self.there(place) as path:
+            os.setxattr(path, name, pattern(size, size), flags, follow_symlinks=follow)
+
+    def do_fsetxattr(self, i: int, name: bytes, size: int, flags: int) -> None:
+        os.setxattr(self.handle(i), name, pattern(size, size), flags)
+
+    def do_getxattr(self, place: Place, follow: bool, name: bytes) -> Any:
+        with self.there(place) as path:
+            return digest(os.getxattr(path, name, follow_symlinks=follow))
+
+    def do_listxattr(self, place: Place, follow: bool) -> list[str]:
+        with self.there(place) as path:
+            return sorted(os.listxattr(path, follow_symlinks=follow))
+
+    def do_removexattr(self, place: Place, follow: bool, name: bytes) -> None:
+        with self.there(place) as path:
+            os.removexattr(path, name, follow_symlinks=follow)
+
+    def do_setacl(self, place: Place, name: bytes, value: bytes) -> None:
+        with self.there(place) as path:
+            os.setxattr(path, name, value)
+
+    def do_getacl(self, place: Place, name: bytes) -> bytes:
+        with self.there(place) as path:
+            return os.getxattr(path, name)
+
+    def do_removeacl(self, place: Place, name: bytes) -> None:
+        with self.there(place) as path:
+            os.removexattr(path, name)
+
+    # --- the whole; only root is asked ---
+
+    def do_dump(self) -> Answer:
+        """Every node: what stat shows, its bytes, its attributes, and which names are of one node."""
+        found: Answer = {}
+        first: dict[int, bytes] = {}
+        for name, path, status in walk():
+            found.update({f"{path!r} .{field}": value for field, value in fields(status).items()})
+            found[f"{path!r} .first name"] = first.setdefault(status.st_ino, path)
+            found[f"{path!r} .content"] = content(name, status)
+            attributes = os.listxattr(name, follow_symlinks=False)
+            found[f"{path!r} .attributes"] = sorted(
+                (attribute, digest(os.getxattr(name, attribute, follow_symlinks=False))) for attribute in attributes)
+        return found
+
+    def do_reset(self) -> None:
+        """Let go of everything; root also removes it."""
+        for i, fd in enumerate(self.handles):
+            if fd >= 0:
+                os.close(fd)
+            self.handles[i] = -1
+        os.umask(0)
+        if self.uid == 0:
+            for name, _path, status in walk():
+                (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(name)
+            for name in os.listxattr("."):
+                os.removexattr(".", name)
+            os.chown(".", 0, 0)
+            os.chmod(".", 0o777)
+
+
+# Operations around which nobody looks: they change no place that has a name.
+QUIET = frozenset(("stat", "access", "readlink", "list", "getxattr", "listxattr", "getacl"))
+assert EXCHANGE == mountlib.RENAME_EXCHANGE and (NOW, OMIT) == (mountlib.UTIME_NOW, mountlib.UTIME_OMIT)
+
+
+def checked(result: int) -> None:
+    """Raise what a call of the C library says."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def timespecs(atime: int, mtime: int) -> Any:
+    """Two times for utimensat()."""
+    return (mountlib.Timespec * 2)(*(mountlib.Timespec(*((0, t) if t in (NOW, OMIT) else divmod(t, 10**9)))
+                                     for t in (atime, mtime)))
+
+
+def fields(status: os.stat_result) -> Answer:
+    """What stat shows."""
+    return {"mode": oct(status.st_mode), "nlink": status.st_nlink, "uid": status.st_uid, "gid": status.st_gid,
+            "rdev": status.st_rdev, "size": status.st_size, "blksize": status.st_blksize, "blocks": status.st_blocks,
+            "atime": when(status.st_atime_ns), "mtime": when(status.st_mtime_ns), "ctime": when(status.st_ctime_ns)}
+
+
+def everything(fd: int, size: int) -> list[mountlib.Entry]:
+    """The rest of a directory."""
+    entries: list[mountlib.Entry] = []
+    while part := mountlib.getdents(fd, size):
+        entries += part
+    return entries
+
+
+def walk(directory: str | bytes = ".", path: bytes = b".") -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+    """(name, path, stat) of all below a directory, what is deeper first; the working directory is the one of the name.
+
+    Names are taken from where they are: a path may be longer than the kernel takes.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        for name in sorted(os.listdir(fd)):
+            name = os.fsencode(name)
+            os.fchdir(fd)
+            if stat.S_ISDIR(os.lstat(name).st_mode):
+                yield from walk(name, path + b"/" + name)
+                os.fchdir(fd)
+            yield name, path + b"/" + name, os.lstat(name)
+    finally:
+        os.close(fd)
+        os.chdir("/")
+
+
+def content(path: bytes, status: os.stat_result) -> Any:
+    """A file's bytes, a symlink's target; of a huge file both ends."""
+    if stat.S_ISLNK(status.st_mode):
+        return os.readlink(path)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
+    try:
+        return digest(os.pread(fd, WHOLE, 0)), digest(os.pread(fd, WHOLE, max(status.st_size - WHOLE, 0)))
+    finally:
+        os.close(fd)
+
+
+def start(root: str, user: int, connection: Connection) -> int:
+    """Start the process of a user; its number."""
+    def body() -> None:
+        player = Player(user)
+        player.enter(root, user)
+        player.serve(connection)
+
+    return mountlib.spawn(body)

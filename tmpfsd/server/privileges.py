@@ -1,0 +1,75 @@
+"""privileges.py: what a daemon of root's gives up once it has mounted, and the one capability that it keeps.
+
+Picture     all of root's --drop()--> SYS_ADMIN permitted, none effective --admin()--> SYS_ADMIN effective
+
+    kept        CAP_SYS_ADMIN, for umount(2) at the end; raised for that call only
+    given up    all others, among them CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: what root owns it can still open (the
+                swap file, the directory of the control socket, devices), nothing else.  CAP_SYS_RESOURCE too: the swap
+                file leaves the blocks that a disk reserves for root alone.  The supplementary groups.
+    no_new_privs  no program that it starts gets any of them back
+
+A daemon of another user has nothing to give up, and needs fusermount3, which is set-user-ID, at its end: it keeps all.
+
+Limits      Capabilities are a thread's: drop() must come before the first thread is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+from collections.abc import Iterator
+
+CAP_SYS_ADMIN = 1 << 21
+PR_SET_NO_NEW_PRIVS = 38
+VERSION_3 = 0x20080522      # _LINUX_CAPABILITY_VERSION_3: 64 bits, in two halves
+
+log = logging.getLogger(__name__)
+_libc = ctypes.CDLL(None, use_errno=True)
+_Header = ctypes.c_uint32 * 2       # struct __user_cap_header_struct: version, pid
+_Data = ctypes.c_uint32 * 6         # struct __user_cap_data_struct[2]: effective, permitted, inheritable
+
+
+def _call(name: str, data: ctypes.Array[ctypes.c_uint32]) -> None:
+    if getattr(_libc, name)(_Header(VERSION_3, 0), data):
+        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+
+
+def capabilities() -> tuple[int, int]:
+    """Return the effective and the permitted ones of this thread."""
+    data = _Data()
+    _call("capget", data)
+    return data[0] | data[3] << 32, data[1] | data[4] << 32
+
+
+def set_capabilities(effective: int, permitted: int) -> None:
+    """Set those of this thread; none is inheritable."""
+    low = (1 << 32) - 1
+    _call("capset", _Data(effective & low, permitted & low, 0, effective >> 32, permitted >> 32, 0))
+
+
+def drop() -> None:
+    """Give up what serving a mount does not need; for root only."""
+    if os.geteuid() != 0:
+        return
+    try:
+        os.setgroups([])
+        set_capabilities(0, capabilities()[1] & CAP_SYS_ADMIN)
+    except OSError as error:
+        log.warning("privileges are kept: %s", error)
+    _libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
+
+
+@contextlib.contextmanager
+def admin() -> Iterator[None]:
+    """Have CAP_SYS_ADMIN within, where this thread may."""
+    effective, permitted = capabilities()
+    if effective & CAP_SYS_ADMIN or not permitted & CAP_SYS_ADMIN:
+        yield
+        return
+    set_capabilities(effective | CAP_SYS_ADMIN, permitted)
+    try:
+        yield
+    finally:
+        set_capabilities(effective, permitted)
