@@ -40,7 +40,7 @@ import trio
 from tests.stress.worker import Worker
 from tmpfsd.cli import client
 from tmpfsd.options import Config
-from tmpfsd.server import commands, control, dispatch, mountinfo, operations
+from tmpfsd.server import commands, control, dispatch, mountinfo, operations, trees
 from tmpfsd.tmpfs.mount import Mount
 
 MB = 1 << 20
@@ -223,7 +223,7 @@ def clients(count: int, seconds: float) -> list[str]:
     """The second part; what was wrong."""
     with mounted("ram=8m,size=64m") as mnt:
         alone = probe(mnt, seconds)
-        place, _owner = client.socket_of(str(mnt))
+        place = client.socket_of(client.find(str(mnt)))
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=storm, args=(place, count, theirs))
@@ -249,7 +249,8 @@ def turns(count: int, seconds: float) -> list[str]:
     """The third part: the control server of a mount that nobody mounted, in this process; what was wrong."""
     config = Config(ram_bytes=128 * MB, size_bytes=1 << 30, swap="/var/tmp")
     mount = Mount(config)
-    served = commands.Commands(mount, operations.Operations(mount, config), "nowhere").table()
+    handlers = operations.Operations(mount, config)
+    served = commands.Commands(mount, handlers, "nowhere", None, trees.Trees(mount, handlers)).table()
     taken: list[float] = []
 
     async def main(place: str) -> None:
