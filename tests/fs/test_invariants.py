@@ -197,6 +197,7 @@ BREAKS: dict[str, tuple[str, Callable[[Scene], Any]]] = {
     "pages beyond the size": ("R2", lambda s: _size(s, s.big, 4096)),
     "extents overlap": ("R2", _overlap),
     "a fifo with bytes": ("R2", lambda s: _size(s, s.fifo, 1)),
+    "a symlink with pages": ("R2", lambda s: layout.set_tn_kind(s.arena, s.node(s.symlink), layout.KIND_TREE)),
     "a page in two files": ("R3", _steal_pages),
     "a page of nodes in a file": ("R3", _foreign_page),
     "pages in no file": ("R3", _lose_pages),
