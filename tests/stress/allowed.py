@@ -52,7 +52,6 @@ NOT_PLAYED = {
     "times after a store through mmap": "mtime changes when the page is written back, on tmpfs never (README, "
                                         "Limits): the player sets the times itself",
     "O_NOATIME": "the binding does not say through which open a directory is read",
-    "setgid without execution by the group": "FUSE leaves it where someone else writes (README, Limits)",
     "cookies and the order of entries": "each file system's own; that a cookie leads back is compared",
     "inode numbers": "each file system's own; which names are of one node is compared",
     "the time of day": "two clocks; that a time moved is compared",

@@ -78,9 +78,8 @@ def handle(r: Random) -> int:
 
 
 def mode(r: Random) -> int:
-    """Permission bits: mostly wide, at times any; setgid only where the group may execute (allowed.py)."""
-    bits = r.choice((0o777,) * 5 + (0o755, 0o666, 0o640, 0o700, 0o2775, 0o1777, 0o6755, r.randrange(0o10000)))
-    return bits | 0o010 if bits & 0o2000 else bits
+    """Permission bits: mostly wide, at times any."""
+    return r.choice((0o777,) * 5 + (0o755, 0o666, 0o640, 0o700, 0o2775, 0o1777, 0o6755, r.randrange(0o10000)))
 
 
 def offset(r: Random) -> int:
@@ -97,7 +96,7 @@ def acl(r: Random) -> bytes:
     """An ACL as the kernel encodes it: mostly a good one."""
     entries = [(1, r.randrange(8), 0xFFFFFFFF)]
     entries += [(2, r.randrange(8), uid) for uid in (1000, 1001) if r.random() < 0.4]
-    entries.append((4, r.randrange(8) | 1, 0xFFFFFFFF))         # as in mode()
+    entries.append((4, r.randrange(8), 0xFFFFFFFF))
     entries += [(8, r.randrange(8), gid) for gid in (2000, 2001) if r.random() < 0.4]
     if len(entries) > 2 or r.random() < 0.2:
         entries.append((16, r.randrange(8) | 1, 0xFFFFFFFF))
