@@ -94,7 +94,6 @@ def one(data: bytes) -> None:
             assert answer["ok"] == (name in ("ping", "echo") and (name != "echo" or "text" in request))
 
 
-logging.getLogger(control.__name__).setLevel(logging.CRITICAL + 1)       # "oops" is logged each time
-
 if __name__ == "__main__":
+    logging.getLogger(control.__name__).setLevel(logging.CRITICAL + 1)       # "oops" is logged each time
     fuzzlib.main("tests.fuzz.control")
