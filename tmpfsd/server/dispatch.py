@@ -9,8 +9,7 @@ hands to trio.
 Picture     SPIN (poll(0)) -nothing for a while-> BLOCK (poll of 1 ms) -quiet for LINGER-> SLEEP (trio)
             Each returns as soon as a request is there; under load the other tasks get a turn every TURN.
             spin=auto grows the spin when a request came just after it ended, and halves it when none came for
-            long, as the kernel's haltpoll governor does; in SLEEP it is 0: an idle mount costs no CPU.  Where client
-            and server share a core, spinning only holds the client up: then it is 0, too.
+            long, as the kernel's haltpoll governor does; in SLEEP it is 0: an idle mount costs no CPU.
 Interrupts  A request whose caller is killed between our poll() and pyfuse3's read() is gone; the read blocks,
             the interpreter lock held: seen 15 times in 1,573 kills.  So SIGALRM ticks while there is traffic,
             which pyfuse3 takes for EINTR and asks again.  A descriptor that does not block was tried: pyfuse3
@@ -39,8 +38,6 @@ log = logging.getLogger(__name__)
 MICROSECOND, MILLISECOND = 1_000, 1_000_000
 FIRST_SPIN = 10 * MICROSECOND
 MOST_SPIN = 50 * MICROSECOND            # more does not catch more requests: the waking of a core is in it
-SHARED = 20 * MICROSECOND               # a request that comes so soon after a whole spin waited for our core
-REST = 1024                             # requests before that is tried again
 LINGER = 4 * MILLISECOND
 TURN = 4 * MILLISECOND
 TICK = 0.05                             # seconds
@@ -80,7 +77,6 @@ class Dispatcher:
         self.lowlevel = self
         self.negotiation: Negotiation | None = None
         self._clock = clock
-        self._rest = 0                      # requests until the spin may grow again
         self._fd = -1
         self._poll: Callable[[int], Any] = lambda _timeout: []
         self._turn_at = 0
@@ -151,26 +147,21 @@ class Dispatcher:
     async def _block(self, fd: int, start: int) -> None:
         """Wait in the kernel while traffic may go on, then in trio."""
         clock, poll = self._clock, self._poll
-        while (now := clock()) < start + LINGER:
+        while clock() < start + LINGER:
             if poll(1):
-                end = clock()
-                self._adapt(end - start, end - now)
+                self._adapt(clock() - start)
                 return
             await self._turn()
         await self._sleep(fd)
 
-    def _adapt(self, waited: int, blocked: int) -> None:
-        """Size the spin by how long the request took to come, and how long after the spin."""
+    def _adapt(self, waited: int) -> None:
+        """Size the spin by how long the request took to come."""
         if not self.adaptive:
             return
-        if self._rest:
-            self._rest -= 1
-        elif waited > 2 * MOST_SPIN:
-            self.spin //= 2
-        elif self.spin == MOST_SPIN and blocked < SHARED:
-            self.spin, self._rest = 0, REST
-        else:
+        if waited <= 2 * MOST_SPIN:
             self.spin = min(max(FIRST_SPIN, 2 * self.spin), MOST_SPIN)
+        else:
+            self.spin //= 2
 
     async def _sleep(self, fd: int) -> None:
         """Wait in trio; idle work is done meanwhile."""
