@@ -26,6 +26,12 @@ class Clock:
         return self.now
 
 
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+
+
 @pytest.fixture
 def pipe() -> Iterator[SimpleNamespace]:
     """A pipe that stands for the descriptor of the session."""
@@ -165,3 +171,15 @@ def test_has_every_name_that_pyfuse3_uses() -> None:
         assert hasattr(dispatcher, name)
     for name in ("current_trio_token", "current_task", "wait_readable", "notify_closing"):
         assert hasattr(dispatcher.lowlevel, name)
+
+
+def test_no_spin_with_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {3})
+    dispatcher = Dispatcher("auto")
+    for _ in range(4):
+        dispatcher._adapt(30 * MICROSECOND)
+    assert dispatcher.spin == 0
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 3})
+    dispatcher = Dispatcher("auto")
+    dispatcher._adapt(30 * MICROSECOND)
+    assert dispatcher.spin == dispatch.FIRST_SPIN

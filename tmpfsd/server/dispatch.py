@@ -9,7 +9,8 @@ hands to trio.
 Picture     SPIN (poll(0)) -nothing for a while-> BLOCK (poll of 1 ms) -quiet for LINGER-> SLEEP (trio)
             Each returns as soon as a request is there; under load the other tasks get a turn every TURN.
             spin=auto grows the spin when a request came just after it ended, and halves it when none came for
-            long, as the kernel's haltpoll governor does; in SLEEP it is 0: an idle mount costs no CPU.
+            long, as the kernel's haltpoll governor does; in SLEEP it is 0: an idle mount costs no CPU.  With one core
+            there is no spin: it would hold the client up.
 Interrupts  A request whose caller is killed between our poll() and pyfuse3's read() is gone; the read blocks,
             the interpreter lock held: seen 15 times in 1,573 kills.  So SIGALRM ticks while there is traffic,
             which pyfuse3 takes for EINTR and asks again.  A descriptor that does not block was tried: pyfuse3
@@ -22,6 +23,7 @@ Limits      While BLOCK polls, other tasks (control socket, signals) wait up to 
 from __future__ import annotations
 
 import logging
+import os
 import select
 import signal
 from collections.abc import Callable
@@ -47,6 +49,11 @@ EXPECTED = ("init", "main", "terminate", "close", "Operations", "EntryAttributes
 def tick(seconds: float) -> None:
     """Have SIGALRM come every so many seconds from now on; 0 for never."""
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+
+
+def one_core() -> bool:
+    """Tell whether this process has one core only, which its clients then need to send a request."""
+    return len(os.sched_getaffinity(0)) == 1
 
 
 class OneReader:
@@ -77,6 +84,7 @@ class Dispatcher:
         self.lowlevel = self
         self.negotiation: Negotiation | None = None
         self._clock = clock
+        self._alone = one_core()            # spinning would keep the client from running
         self._fd = -1
         self._poll: Callable[[int], Any] = lambda _timeout: []
         self._turn_at = 0
@@ -158,7 +166,7 @@ class Dispatcher:
         """Size the spin by how long the request took to come."""
         if not self.adaptive:
             return
-        if waited <= 2 * MOST_SPIN:
+        if waited <= 2 * MOST_SPIN and not self._alone:
             self.spin = min(max(FIRST_SPIN, 2 * self.spin), MOST_SPIN)
         else:
             self.spin //= 2
@@ -174,6 +182,7 @@ class Dispatcher:
             await trio.lowlevel.wait_readable(fd)
         finally:
             tick(TICK)
+            self._alone = one_core()
             self._quiet = trio.Event()
             self._traffic.set()
 
