@@ -169,7 +169,7 @@ class Vm:
         As alloc_page() for each, 1.2 us a page instead of 3.3.  => The caller overwrites or zeroes every byte before
         the next breath: they may be another user's.  => NoMemory when there is not even one.
         """
-        room = min(n, self.limit - self.npages, self.phys.nframes - self.reserve - self.nslotless, len(self._free))
+        room = min(n, self.limit - self.npages, self.most_slotless - self.nslotless, len(self._free))
         if room < 1:
             self.alloc_page(vpn, owner)         # makes room, or says what is full
             return 1
