@@ -90,6 +90,44 @@ def test_an_empty_page_goes_back_and_its_place_is_used_again(make_pool) -> None:
         pool.put(i)
 
 
+def test_groups_share_no_page(make_pool) -> None:
+    pool = make_pool(160, nframes=48, nslots=4000)
+    rng = random.Random(1)
+    held: dict[int, int] = {}
+    for step in range(3000):
+        pool.vm.breathe()
+        if held and rng.random() < len(held) / 600 * (0.7 if step < 2000 else 1.4):
+            i = rng.choice(list(held))
+            del held[i]
+            pool.put(i)
+        else:
+            group = int(rng.random() < 0.1)
+            held[pool.get(group)] = group
+        if step % 100 == 0:
+            pool.check()
+    groups: dict[int, set[int]] = {}
+    for i, group in held.items():
+        groups.setdefault(i // pool.items_per_page, set()).add(group)
+    assert sorted(map(len, groups.values())) == [1] * len(groups)
+    for i in held:
+        pool.put(i)
+
+
+def test_where_no_page_is_to_be_had_another_groups_items_are(make_pool) -> None:
+    pool = make_pool(1024, max_items=8)
+    first = [pool.get() for _ in range(8)]
+    with pytest.raises(NoMemory):
+        pool.get(1)
+    for i in (2, 5):
+        pool.put(i)
+    assert [pool.get(1), pool.get(1)] == [2, 5]
+    pool.check()
+    with pytest.raises(NoMemory):
+        pool.get(0)
+    for i in first:
+        pool.put(i)
+
+
 @pytest.mark.parametrize("n", (
     pytest.param(1, id="only"),
     pytest.param(3, id="same-page"), pytest.param(9, id="other-page")))
@@ -237,7 +275,7 @@ def test_p1_a_page_is_anothers(pool: Pool) -> None:
 
 
 def test_p2_partial_pages(pool: Pool) -> None:
-    pool._partial.clear()
+    pool._partial[0].clear()
     broken(pool, "P2")
 
 

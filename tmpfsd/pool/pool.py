@@ -5,17 +5,20 @@ bitmaps are kept off the pages, in the wired arrays below (PR_NOTOUCH of subr_po
 and put() touch no page: taking an item from, or giving one back to, a page that is out faults
 nothing in.  A page that empties goes back to the backend at once.
 
+Items may be of GROUPS that share no page as long as the backend gives pages: what is looked at often is then not
+spread over the pages of what is not, and stays in with few frames.
+
 Picture     page i:  | item 0 | item 1 | ... | item n-1 | slack |     index = i * items_per_page + k
             page     NONE --get--> PARTIAL --get--> FULL
                           <-put--          <-put--
 
 Invariants
     P1  nfree[i] is the number of 1 bits in page i's bitmap, and items_per_page where there is no page.
-    P2  The partial list holds just the pages with 0 < nfree < items_per_page, in order, that are not avoided.
+    P2  A group's partial list holds just its pages with 0 < nfree < items_per_page, in order, that are not avoided.
     P3  The holes are just the i below len(pages) without a page, and the last one has a page.
     P4  nitems counts the 0 bits of pages that exist.
 
-Limits      2^31 items.  For each page 4 bytes, two for nfree, and 8 for each 64 items of the bitmap.
+Limits      2^31 items.  For each page 4 bytes, two for nfree, one for its group, and 8 for each 64 items of the bitmap.
 """
 
 from array import array
@@ -27,6 +30,7 @@ from tmpfsd.uvm.errors import Inconsistent, NoMemory, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vm import OWNER_MASK, Vm
 
+GROUPS = 2
 POISON = b"\xdb"            # TMPFSD_CHECK: what freed items and never used ones hold
 
 
@@ -50,7 +54,7 @@ class Pool:
     """
 
     __slots__ = ("vm", "backend", "name", "owner", "item_size", "items_per_page", "max_items", "nitems", "npages",
-                 "pages", "_nfree", "_bitmap", "_words", "_empty_page", "_partial", "_holes", "_avoided")
+                 "pages", "_nfree", "_bitmap", "_group", "_words", "_empty_page", "_partial", "_holes", "_avoided")
 
     def __init__(self, vm: Vm, backend: Backend, name: str, owner: int, item_size: int,
                  max_items: int = 1 << 31) -> None:
@@ -65,10 +69,11 @@ class Pool:
         self.pages = array("I")             # page number, 0 where there is none
         self._nfree = array("H")
         self._bitmap = array("Q")           # 1 is free
+        self._group = bytearray()           # of each page; of no meaning where there is none
         self._words = (self.items_per_page + 63) >> 6
         ones = (1 << self.items_per_page) - 1
         self._empty_page = array("Q", [ones >> (64 * k) & (1 << 64) - 1 for k in range(self._words)])
-        self._partial = SortedList()
+        self._partial = [SortedList() for _ in range(GROUPS)]
         self._holes = SortedList()
         self._avoided: set[int] = set()     # pages that could not be read
         backend.introduce(owner, name)
@@ -79,9 +84,17 @@ class Pool:
         page, k = divmod(i, self.items_per_page)
         return (self.pages[page] << PAGE_SHIFT) + k * self.item_size
 
-    def get(self) -> int:
-        """The index of a free item, the lowest; its bytes may be anything.  => NoMemory; nothing has changed."""
-        page = self._partial[0] if self._partial else self._grow()
+    def get(self, group: int = 0) -> int:
+        """The index of a free item, the lowest of its group; its bytes may be anything.
+
+        => NoMemory; nothing has changed.
+        """
+        partial = self._partial[group]
+        if partial:
+            page = partial[0]
+        else:
+            page = self._grow(group)
+            partial = self._partial[self._group[page]]
         at = page * self._words
         word = self._bitmap[at]
         k = 0
@@ -92,9 +105,9 @@ class Pool:
         self._bitmap[at] = word & (word - 1)
         left = self._nfree[page] = self._nfree[page] - 1
         if not left:
-            del self._partial[0]
+            del partial[0]
         elif left == self.items_per_page - 1:
-            self._partial.add(page)
+            partial.add(page)
         self.nitems += 1
         return page * self.items_per_page + k + (word & -word).bit_length() - 1
 
@@ -113,7 +126,7 @@ class Pool:
         if left == self.items_per_page:
             self._shrink(page)
         elif left == 1 and page not in self._avoided:
-            self._partial.add(page)
+            self._partial[self._group[page]].add(page)
 
     def avoid(self, i: int) -> None:
         """Put item i back, and give nothing out from its page until it is empty: it cannot be read."""
@@ -121,7 +134,7 @@ class Pool:
         self.put(i)
         if page < len(self.pages) and self.pages[page] and page not in self._avoided:
             self._avoided.add(page)
-            self._partial.discard(page)
+            self._partial[self._group[page]].discard(page)
 
     def is_held(self, i: int) -> bool:
         """Whether item i is handed out."""
@@ -138,27 +151,35 @@ class Pool:
                     if self.is_held(i):
                         yield i
 
-    def _grow(self) -> int:
-        """A page for the lowest place that has none."""
+    def _grow(self, group: int) -> int:
+        """A page with a free item: a new one for the lowest place that has none, else another group's."""
         page = self._holes[0] if self._holes else len(self.pages)
-        if (page + 1) * self.items_per_page > self.max_items:
-            raise NoMemory(f"pool {self.name} has all the items it can number")
-        vpn = self.backend.alloc_page(self.owner)
+        try:
+            if (page + 1) * self.items_per_page > self.max_items:
+                raise NoMemory(f"pool {self.name} has all the items it can number")
+            vpn = self.backend.alloc_page(self.owner)
+        except NoMemory:
+            for partial in self._partial:
+                if partial:                 # what was put back makes room for any item
+                    return partial[0]
+            raise
         if self._holes:
             del self._holes[0]
             self.pages[page] = vpn
         else:
             self.pages.append(vpn)
             self._nfree.append(self.items_per_page)
+            self._group.append(group)
             self._bitmap.extend(self._empty_page)
+        self._group[page] = group
         self.npages += 1
         if self.items_per_page == 1:
-            self._partial.add(page)         # get() takes it off again: it is full at once
+            self._partial[group].add(page)  # get() takes it off again: it is full at once
         return page
 
     def _shrink(self, page: int) -> None:
         """An empty page goes back; places at the end that have none are forgotten."""
-        self._partial.discard(page)
+        self._partial[self._group[page]].discard(page)
         self._avoided.discard(page)
         self.backend.free_page(self.pages[page], self.owner)
         self.npages -= 1
@@ -168,6 +189,7 @@ class Pool:
             self._holes.pop()
             self.pages.pop()
             self._nfree.pop()
+            self._group.pop()
             del self._bitmap[-self._words:]
 
     def _poison(self, i: int) -> None:
@@ -185,7 +207,8 @@ class Pool:
 
     def check(self) -> None:
         """Raise Inconsistent where P1-P4 do not hold."""
-        partial, holes, held = [], [], 0
+        partial: list[list[int]] = [[] for _ in range(GROUPS)]
+        holes, held = [], 0
         for page, vpn in enumerate(self.pages):
             words = self._bitmap[page * self._words:(page + 1) * self._words]
             ones = sum(word.bit_count() for word in words)
@@ -198,8 +221,8 @@ class Pool:
                 holes.append(page)
                 demand(ones == self.items_per_page, "P1", f"{self.name}: place {page} has items and no page")
             if 0 < ones < self.items_per_page and page not in self._avoided:
-                partial.append(page)
-        demand(partial == list(self._partial), "P2", f"{self.name}: partial pages")
+                partial[self._group[page]].append(page)
+        demand(partial == [list(pages) for pages in self._partial], "P2", f"{self.name}: partial pages")
         demand(holes == list(self._holes) and (not self.pages or self.pages[-1]), "P3", f"{self.name}: holes")
         demand(held == self.nitems, "P4", f"{self.name}: {held} items, counted {self.nitems}")
         npages = len(self.pages) - len(holes)

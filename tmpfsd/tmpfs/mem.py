@@ -20,6 +20,7 @@ NODE_SIZE = TMPFS_NODE.size
 NODES_PER_PAGE = PAGE_SIZE // NODE_SIZE
 OWNER_DATA, OWNER_NODE, OWNER_NLOOKUP, OWNER_STRINGS = 1, 2, 3, 4
 MAX_NODES = (1 << 31) - 1           # an inode number and dirent flag share 32 bits
+OTHERS, DIRECTORIES = 0, 1          # groups of nodes
 READ_TRIES = 8                      # pages with a free item that are tried when they cannot be read
 DATA_RUN = 256                      # most pages of data allocated at a time
 
@@ -91,13 +92,17 @@ class Mem:
 
     # --- nodes ---
 
-    def get_node(self, nlookup: int) -> int:
-        """The inode number of a free node, its page in and its lookup count set.  => NoMemory, SwapIOError."""
+    def get_node(self, nlookup: int, group: int = OTHERS) -> int:
+        """The inode number of a free node, its page in and its lookup count set.  => NoMemory, SwapIOError.
+
+        Directories have pages of their own: each look-up goes through one, and with 1,000 files to a directory it
+        would be the one hot node of its page, 4 bytes of `ram` a file.
+        """
         # What was removed makes room at once; the kernel forgets it a moment later.
         if self.nodes.nitems - self.norphans >= self.max_nodes:
             raise NoMemory("nr_inodes is used up")
         for _ in range(READ_TRIES):
-            i = self.nodes.get()
+            i = self.nodes.get(group)
             try:
                 return self._enter_node(i, nlookup)
             except SwapIOError as error:

@@ -29,6 +29,7 @@ from tmpfsd.tmpfs.layout import (
     set_tn_ctime, set_tn_links, string_spec, tn_access, tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat,
     tn_string, touch
 )
+from tmpfsd.tmpfs.mem import DIRECTORIES, OTHERS
 from tmpfsd.tmpfs.node import hold
 from tmpfsd.tmpfs.rename import rename
 from tmpfsd.uvm.errors import SwapIOError, VmError
@@ -181,7 +182,7 @@ def _make_with(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: in
         gid = cred.gid
     elif is_dir:
         mode |= S_ISGID
-    ino = mem.get_node(1)
+    ino = mem.get_node(1, DIRECTORIES if is_dir else OTHERS)
     value = handle = 0
     try:
         value = dirs.new_value(ino, name, slot_free=True)
@@ -212,7 +213,7 @@ def _make_with(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: in
 
 def make_root(mp: Mount, mode: int, uid: int, gid: int) -> None:
     """The first node of a file system: its own parent, never forgotten."""
-    ino = mp.mem.get_node(1)
+    ino = mp.mem.get_node(1, DIRECTORIES)
     assert ino == ROOT_INO
     mp.generation += 1
     init_node(mp.arena, mp.mem.node_w(ino), S_IFDIR | mode, KIND_TREE, 2, uid, gid, DIR_SIZE, mp.generation, mp.now(),

@@ -69,12 +69,13 @@ class Timer:
 
 
 class Files:
-    """Empty files, PER_DIR to a directory.  What grows with them here is a word for each directory."""
+    """Empty files, so many to a directory.  What grows with them here is a word for each directory."""
 
-    __slots__ = ("mp", "dirs", "count", "ended")
+    __slots__ = ("mp", "per_dir", "dirs", "count", "ended")
 
-    def __init__(self, mp: Mount) -> None:
+    def __init__(self, mp: Mount, per_dir: int = PER_DIR) -> None:
         self.mp = mp
+        self.per_dir = per_dir
         self.dirs = array("Q")
         self.count = 0
         self.ended = ""
@@ -87,7 +88,7 @@ class Files:
     def create(self) -> None:
         """The next file; with the directory that it needs."""
         mp, number = self.mp, self.count
-        if number == len(self.dirs) * PER_DIR:
+        if number == len(self.dirs) * self.per_dir:
             mp.breathe()
             self.dirs.append(vnops.mkdir(mp, ROOT, b"dir%09d" % number, 0o755, CRED))
         mp.breathe()
@@ -113,7 +114,7 @@ class Files:
         mp = self.mp
         for number in numbers:
             mp.breathe()
-            ino = vnops.lookup(mp, self.dirs[number // PER_DIR], self.name(number))
+            ino = vnops.lookup(mp, self.dirs[number // self.per_dir], self.name(number))
             mp.breathe()
             vnops.getattr(mp, ino)
             vnops.forget(mp, ino, 1)
@@ -127,7 +128,7 @@ class Files:
         mp = self.mp
         for number in numbers:
             mp.breathe()
-            vnops.unlink(mp, self.dirs[number // PER_DIR], self.name(number))
+            vnops.unlink(mp, self.dirs[number // self.per_dir], self.name(number))
 
 
 def list_directory(mp: Mount, dino: int) -> int:
