@@ -162,7 +162,7 @@ def test_dotdot_of_a_removed_directory(fs: Driver) -> None:
     with refused(errno.ENOENT, errno.ESTALE):
         fs.lookup(below, b"..")
     # The parent's number is another node now.
-    assert fs.create(ROOT, b"new") == parent
+    assert fs.mkdir(ROOT, b"new") == parent
     with refused(errno.ENOENT, errno.ESTALE):
         fs.lookup(below, b"..")
 

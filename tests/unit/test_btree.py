@@ -169,6 +169,40 @@ def test_appending_fills_nodes(make_tree) -> None:
     assert [len(entries) for _handle, level, entries in nodes if not level] == [255] * 8
 
 
+@pytest.mark.parametrize("value_size", (4, 8))
+def test_leaves_share_before_they_split(make_tree, value_size: int) -> None:
+    tree = make_tree(value_size, 700)
+    rng = random.Random(value_size)
+    for _ in range(12_000):
+        tree.insert(rng.getrandbits(60), 7)
+    tree.vm.breathe()
+    counts = [len(entries) for _handle, level, entries in tree.tree.walk(tree.at()) if not level]
+    assert sum(counts) / len(counts) > 0.8 * btree.capacity(4096, value_size)
+
+
+def test_a_neighbour_that_cannot_be_read_is_not_shared_with(make_tree, monkeypatch) -> None:
+    tree = make_tree()
+    cap = btree.capacity(4096, 4)
+    for key in range(0, 3 * cap, 3):                        # appended: a full leaf, and one with a single entry
+        tree.insert(key, key)
+    tree.insert(3 * cap, 0)
+    tree.vm.breathe()
+    sparse = [handle for handle, level, entries in tree.tree.walk(tree.at()) if len(entries) == 1]
+    assert len(sparse) == 1
+    read = tree.mem.string
+
+    def string(handle: int) -> int:
+        if handle == sparse[0]:
+            raise SwapIOError("not to be read")
+        return read(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Mem, "string", lambda _mem, handle: string(handle))
+        tree.insert(1, 1)
+    tree.vm.breathe()
+    assert sum(1 for _handle, level, _entries in tree.tree.walk(tree.at()) if not level) == 3
+
+
 def test_a_small_tree_is_a_small_item(make_tree) -> None:
     tree = make_tree(4)
     sizes = []

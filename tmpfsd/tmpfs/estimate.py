@@ -4,10 +4,9 @@ Pure arithmetic over the records of layout.py, the rules of directory.py, regfil
 and the classes of pool/strings.py.  A tree is described by its Shape: how many of what, as histograms, because what
 is rounded up to a class cannot be told from a mean.
 
-A directory's index is the only part with chance in it: keys are hashes, so leaves split where the keys happen to
-fall.  A full leaf of C entries splits in two; of the n entries that its range gets in the end, C / 2 were there
-at the split and the others fall to either side with a chance that is Beta(C / 2, C / 2).  leaves() follows that
-down with the mean and the variance of that sum.
+A directory's index is the only part with chance in it: keys are hashes, so leaves split, or share with a neighbour,
+where the keys happen to fall.  leaves() plays that, without keys: of a tree of n entries, the next key falls between
+any two of them alike, so into a leaf in proportion to what it holds.
 
 Limits      Trees that are only built: what churn leaves half empty (E5 of tools/experiments) is not foreseen.
             Files were written once from start to end, their data in few extents.
@@ -16,18 +15,20 @@ Limits      Trees that are only built: what churn leaves half empty (E5 of tools
 from __future__ import annotations
 
 import os
+import random
 import stat
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 from math import exp, log, sqrt
 from statistics import NormalDist
 
 from tmpfsd.pool.strings import CLASSES
 from tmpfsd.pool.table import WORDS_PER_PAGE
-from tmpfsd.tmpfs.btree import INNER_CAP, LEAF_CLASSES, capacity
+from tmpfsd.tmpfs.btree import INNER_CAP, LEAF_CLASSES, capacity, has_room
 from tmpfsd.tmpfs.layout import INLINE_MAX, NAME_INLINE_MAX, TD_NAME, TX_NAME
 from tmpfsd.tmpfs.mem import NODES_PER_PAGE
 from tmpfsd.tmpfs.regfile import PACKED_MAX
@@ -41,8 +42,8 @@ LEAF_CAP = LEAF_CAPS[-1]
 EXTENT_ITEM = LEAF_CLASSES[0]       # a file whose data are in one to three runs
 SIZE_STEPS = 1000                   # sizes that stand for a distribution of them
 HANDLE = 4                          # bytes of a handle in an attribute
-# Gauss-Hermite with five points: a normal distribution as values (in standard deviations) and weights.
-NORMAL = ((0.0, 0.5333333), (1.355626, 0.2220759), (-1.355626, 0.2220759), (2.85697, 0.0112574), (-2.85697, 0.0112574))
+PLAYED = 12                         # leaves' worth of entries from which on a tree grows in proportion
+PLAYS = 8
 
 
 @dataclass(slots=True)
@@ -198,7 +199,9 @@ def estimate(shape: Shape) -> Estimate:
             strings[CLASSES[bisect_left(CLASSES, nbytes)]] += count
     items: dict[str, float] = {"node": shape.nodes, "nlookup": shape.nodes}
     items.update((f"string-{size}", strings[size]) for size in CLASSES if strings[size])
-    pages = {"node": _pages(shape.nodes, NODES_PER_PAGE), "nlookup": _pages(shape.nodes, WORDS_PER_PAGE)}
+    dirs = shape.entries.total()
+    pages = {"node": _pages(dirs, NODES_PER_PAGE) + _pages(shape.nodes - dirs, NODES_PER_PAGE),
+             "nlookup": _pages(shape.nodes, WORDS_PER_PAGE)}
     pages.update((f"string-{size}", _pages(strings[size], PAGE_SIZE // size)) for size in CLASSES if strings[size])
     data = sum(-(-size // PAGE_SIZE) * count for size, count in shape.sizes.items() if size > PACKED_MAX)
     return Estimate(items, pages, data, shape.files)
@@ -230,18 +233,42 @@ def tree_nodes(n: int) -> tuple[float, int]:
     return total, max(round(level), 2)
 
 
-@lru_cache(maxsize=1 << 16)
 def leaves(n: int, cap: int) -> float:
     """Leaves expected of a tree of n random keys that were inserted in any order."""
     if n <= cap:
         return 1.0
-    late = n - cap                  # entries that came after the split
-    spread = sqrt(late / 4 + late * late / (4 * (cap + 1)))
-    total = 0.0
-    for deviation, weight in NORMAL:
-        left = min(max(round(n / 2 + deviation * spread), cap // 2), n - cap // 2)
-        total += weight * (leaves(left, cap) + leaves(n - left, cap))
-    return total
+    most = PLAYED * cap
+    return _played(n, cap) if n <= most else n / most * _played(most, cap)
+
+
+@lru_cache(maxsize=1 << 16)
+def _played(n: int, cap: int) -> float:
+    """Leaves of a tree of n > cap random keys: the mean of PLAYS."""
+    return sum(_play(n, cap, random.Random(seed)) for seed in range(PLAYS)) / PLAYS
+
+
+def _play(n: int, cap: int, rng: random.Random) -> int:
+    """What BTree.insert() does, with counts for leaves."""
+    counts = [cap]
+    for held in range(cap, n):
+        place = bisect_right(list(accumulate(counts)), rng.randrange(held))
+        if counts[place] == cap:
+            place = _make_room(counts, place, cap, rng)
+        counts[place] += 1
+    return len(counts)
+
+
+def _make_room(counts: list[int], place: int, cap: int, rng: random.Random) -> int:
+    """Share a full leaf with a neighbour, or split it; where the entry goes then."""
+    for other in (place - 1, place + 1):
+        if 0 <= other < len(counts) and has_room(counts[other], cap):
+            first, both = min(place, other), counts[place] + counts[other]
+            break
+    else:
+        first, both = place, cap
+        counts.insert(place, 0)
+    counts[first:first + 2] = [both >> 1, both - (both >> 1)]
+    return first + (rng.randrange(both) >= both >> 1)
 
 
 def _dirents(shape: Shape) -> Iterator[tuple[int, int]]:

@@ -4,7 +4,7 @@
 
 Fills a file system without FUSE with empty files until its metadata are so many times `ram`, then looks at it in order
 and at random, lists it, and removes at random.  A fault is one wait; what is read ahead comes in with it and is counted
-as pages.  What an operation cannot do without is shown beside it: the pages that every look-up needs.
+as pages.  The last line says what there is: the index (pages of strings) and the lookup counts are what should stay in.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from tmpfsd.options import parse
 from tmpfsd.uvm.param import PAGE_SIZE
 from tools.experiments import drive
 
 SAMPLES = 20_000
+PROBE = 10_000
 
 
 def measure(ram: int, times: float, per_dir: int, backend: str) -> dict[str, dict[str, float]]:
@@ -28,7 +28,10 @@ def measure(ram: int, times: float, per_dir: int, backend: str) -> dict[str, dic
     files = drive.Files(mp, per_dir)
     vm, found = mp.vm, {}
     try:
-        while vm.npages * PAGE_SIZE < times * ram:
+        files.create_to(PROBE)
+        some = SAMPLES
+        # What a file takes is known by now: the creates that are measured are the last ones that belong there.
+        while vm.npages * PAGE_SIZE * (files.count + some) < times * ram * files.count:
             files.create_to(files.count + per_dir)
 
         def count(name: str, work: Callable[[], object], operations: int) -> None:
@@ -37,7 +40,6 @@ def measure(ram: int, times: float, per_dir: int, backend: str) -> dict[str, dic
             found[name] = {"faults": (vm.faults - faults) / operations, "pages in": (vm.pageins - pages) / operations}
 
         rng = random.Random(1)
-        some = min(SAMPLES, files.count)
         count("create", lambda: files.create_to(files.count + some), some)
         count("stat in order", lambda: files.stat(range(some)), some)
         files.stat(rng.choices(range(files.count), k=some))        # let it settle
