@@ -261,7 +261,7 @@ def turns(count: int, seconds: float) -> list[str]:
                 before = time.thread_time()
                 await trio.lowlevel.checkpoint()            # as the dispatcher does, every TURN
                 taken.append(time.thread_time() - before)
-                time.sleep(dispatch.TURN / 1e9)
+                time.sleep(dispatch.TURN)
             nursery.cancel_scope.cancel()
 
     with tempfile.TemporaryDirectory() as directory:

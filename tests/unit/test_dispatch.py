@@ -1,7 +1,9 @@
 """The request loop's waiting, on a pipe and with a clock that is set by hand."""
 
 import os
+import select
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import trio
 pyfuse3 = pytest.importorskip("pyfuse3")
 
 from tmpfsd.server import dispatch  # noqa: E402  (needs pyfuse3)
-from tmpfsd.server.dispatch import LINGER, MICROSECOND, MOST_SPIN, Dispatcher  # noqa: E402
+from tmpfsd.server.dispatch import LINGER, MICROSECOND, MOST_SPIN, TURN, Dispatcher  # noqa: E402
 
 
 class Clock:
@@ -54,19 +56,80 @@ def test_returns_when_a_request_is_there(pipe: SimpleNamespace) -> None:
     trio.run(main)
 
 
-def test_a_read_that_blocks_is_interrupted_while_there_is_traffic(
-        pipe: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "TICK", 0.01)
-    ticks = []
-
+def test_a_read_that_blocks_is_interrupted_while_there_is_traffic(pipe: SimpleNamespace) -> None:
     async def main() -> None:
         os.write(pipe.writer, b"x")
         await Dispatcher().wait_readable(pipe.reader)
-        signal.signal(signal.SIGALRM, lambda number, _frame: ticks.append(number))
-        time.sleep(0.05)                # as a read that blocks would
-
+        signal.pause()                  # as a read that blocks would
     trio.run(main)
-    assert ticks
+
+
+async def until_it_reads(dispatcher: Dispatcher, pipe: SimpleNamespace) -> None:
+    """Take requests until pyfuse3 is let read although none is there."""
+    with trio.fail_after(5):
+        while not dispatcher._read:
+            os.write(pipe.writer, b"x")
+            await dispatcher.wait_readable(pipe.reader)
+            os.read(pipe.reader, 1)
+        await dispatcher.wait_readable(pipe.reader)
+
+
+def test_without_a_spin_the_read_waits(pipe: SimpleNamespace) -> None:
+    async def main() -> None:
+        polls = []
+        dispatcher = Dispatcher(0)
+        await until_it_reads(dispatcher, pipe)
+        dispatcher._poll = polls.append
+        for _ in range(100):
+            await dispatcher.wait_readable(pipe.reader)
+        assert len(polls) <= 2          # where a tick came
+    trio.run(main)
+
+
+def test_a_read_that_waits_ends_in_sleep(pipe: SimpleNamespace) -> None:
+    async def main() -> None:
+        dispatcher = Dispatcher(0)
+        await until_it_reads(dispatcher, pipe)
+
+        async def serve() -> None:
+            while True:
+                await dispatcher.wait_readable(pipe.reader)
+                if await readable(pipe.reader):
+                    return
+                signal.pause()          # pyfuse3's read, which a tick ends
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            with trio.fail_after(5):
+                await dispatcher.wait_quiet()
+            os.write(pipe.writer, b"x")
+            with trio.fail_after(5):
+                await dispatcher.wait_traffic()
+        assert not dispatcher._read
+    trio.run(main)
+
+
+async def readable(fd: int) -> bool:
+    """Whether a read would not wait."""
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def test_another_thread_gets_the_interpreter(pipe: SimpleNamespace) -> None:
+    async def main() -> None:
+        dispatcher = Dispatcher(0)
+        await until_it_reads(dispatcher, pipe)
+        ended = threading.Event()
+        thread = threading.Thread(target=ended.wait)
+        thread.start()
+        try:
+            signal.pause()
+            os.write(pipe.writer, b"x")
+            await dispatcher.wait_readable(pipe.reader)
+            assert not dispatcher._read
+        finally:
+            ended.set()
+            thread.join()
+    trio.run(main)
 
 
 def test_no_ticks_in_sleep(pipe: SimpleNamespace) -> None:
@@ -107,13 +170,14 @@ def test_others_get_their_turn_under_load(pipe: SimpleNamespace) -> None:
                 await trio.lowlevel.checkpoint()
                 turns += 1
 
-        dispatcher = Dispatcher("auto", Clock(MICROSECOND * 20))
+        dispatcher = Dispatcher("auto")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(other)
-            for _ in range(2000):               # 40 ms: some ten turns
+            start = time.monotonic()
+            while (now := time.monotonic()) < start + 0.1 or turns < 5:
                 await dispatcher.wait_readable(pipe.reader)
             nursery.cancel_scope.cancel()
-        assert 5 <= turns <= 20
+        assert turns <= (now - start) / TURN + 2
     trio.run(main)
 
 

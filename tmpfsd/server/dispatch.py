@@ -7,15 +7,19 @@ its own pyfuse3/asyncio.py replaces; a Dispatcher goes there.  Its Lock is trivi
 hands to trio.
 
 Picture     SPIN (poll(0)) -nothing for a while-> BLOCK (poll of 1 ms) -quiet for LINGER-> SLEEP (trio)
-            Each returns as soon as a request is there; under load the other tasks get a turn every TURN.
-            spin=auto grows the spin when a request came just after it ended, and halves it when none came for
-            long, as the kernel's haltpoll governor does; in SLEEP it is 0: an idle mount costs no CPU.  With one core
-            there is no spin: it would hold the client up.
-Interrupts  A request whose caller is killed between our poll() and pyfuse3's read() is gone; the read blocks,
-            the interpreter lock held: seen 15 times in 1,573 kills.  So SIGALRM ticks while there is traffic,
-            which pyfuse3 takes for EINTR and asks again.  A descriptor that does not block was tried: pyfuse3
-            raises at EAGAIN and leaks its buffer of 1 MiB each time.
-Limits      While BLOCK polls, other tasks (control socket, signals) wait up to 1 ms.
+            READ (no poll: pyfuse3's read waits) -no request between two ticks-> SLEEP
+            A request ends a SPIN and a BLOCK.  spin=auto grows the spin when a request came just after it ended, and
+            halves it when none came for long, as the kernel's haltpoll governor does; where that leaves none, READ
+            follows, which costs no system call but the one that there must be; each tick looks anew whether a spin
+            would have paid.  In SLEEP the spin is 0: an idle mount costs no CPU.  With one core there is no spin: it
+            would hold the client up.
+Ticks       While there is traffic SIGALRM comes every TURN.  It gives the other tasks (control socket, signals) their
+            turn, and ends a read that blocks: pyfuse3 takes it for EINTR and asks again.  SPIN and BLOCK need that as
+            well: a request whose caller is killed between our poll() and pyfuse3's read() is gone (seen 15 times in
+            1,573 kills).  A descriptor that does not block was tried: pyfuse3 raises at EAGAIN and leaks its buffer
+            of 1 MiB each time.
+Limits      pyfuse3 reads with the interpreter lock held: there is no READ while this process has another thread.
+            A tick that comes just before a read is missed: other tasks wait up to two.
             Where pyfuse3 does not look as expected install() returns None, and plain pyfuse3 serves: slower,
             and without idle work.
 """
@@ -26,6 +30,7 @@ import logging
 import os
 import select
 import signal
+import threading
 from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any
@@ -41,8 +46,7 @@ MICROSECOND, MILLISECOND = 1_000, 1_000_000
 FIRST_SPIN = 10 * MICROSECOND
 MOST_SPIN = 50 * MICROSECOND            # more does not catch more requests: the waking of a core is in it
 LINGER = 4 * MILLISECOND
-TURN = 4 * MILLISECOND
-TICK = 0.05                             # seconds
+TURN = 0.004                            # seconds
 EXPECTED = ("init", "main", "terminate", "close", "Operations", "EntryAttributes", "readdir_reply")
 
 
@@ -87,7 +91,8 @@ class Dispatcher:
         self._alone = one_core()            # spinning would keep the client from running
         self._fd = -1
         self._poll: Callable[[int], Any] = lambda _timeout: []
-        self._turn_at = 0
+        self._ticked = self._served = False     # since the last turn
+        self._read = False                      # no spin, and no other thread that needs the interpreter
         self._quiet, self._traffic = trio.Event(), trio.Event()
 
     @property
@@ -114,12 +119,16 @@ class Dispatcher:
             await self._begin(fd)
             if fd != self._fd:
                 return
+        if self._ticked:
+            await self._turn(fd)
+        else:
+            self._served = True
+        if self._read:
+            return
         clock, poll = self._clock, self._poll
-        now = clock()
-        if now >= self._turn_at:
-            await self._turn()
         if poll(0):
             return
+        now = clock()
         end = now + self.spin
         while clock() < end:
             if poll(0):
@@ -139,16 +148,33 @@ class Dispatcher:
 
     def _watch(self, fd: int) -> None:
         """Poll this descriptor from now on, in the main thread."""
-        signal.signal(signal.SIGALRM, lambda _number, _frame: None)
-        tick(TICK)
+        signal.signal(signal.SIGALRM, self._tick)
+        tick(TURN)
         poller = select.poll()
         poller.register(fd, select.POLLIN)
         self._fd, self._poll = fd, poller.poll
 
-    async def _turn(self) -> None:
+    def _tick(self, _number: int, _frame: object) -> None:
+        """SIGALRM: a turn is due."""
+        self._ticked = True
+
+    async def _turn(self, fd: int) -> None:
+        """Let the other tasks run once; sleep if there was no request since the last turn, else see how to wait."""
+        await self._yield()
+        if not self._served:
+            await self._sleep(fd)
+            return
+        self._served = False
+        if self.adaptive and not self.spin and not self._alone:
+            start = self._clock()
+            if self._poll(1):
+                self._adapt(self._clock() - start)
+        self._read = not self.spin and threading.active_count() == 1
+
+    async def _yield(self) -> None:
         """Let the other tasks run once."""
+        self._ticked = False
         await trio.lowlevel.checkpoint()
-        self._turn_at = self._clock() + TURN
         if self.closed:
             raise trio.ClosedResourceError("the request loop ends")
 
@@ -159,7 +185,7 @@ class Dispatcher:
             if poll(1):
                 self._adapt(clock() - start)
                 return
-            await self._turn()
+            await self._yield()
         await self._sleep(fd)
 
     def _adapt(self, waited: int) -> None:
@@ -169,19 +195,20 @@ class Dispatcher:
         if waited <= 2 * MOST_SPIN and not self._alone:
             self.spin = min(max(FIRST_SPIN, 2 * self.spin), MOST_SPIN)
         else:
-            self.spin //= 2
+            self.spin = self.spin >> 1 if self.spin > FIRST_SPIN else 0
 
     async def _sleep(self, fd: int) -> None:
         """Wait in trio; idle work is done meanwhile."""
         if self.adaptive:
             self.spin = 0
+        self._read = False
         tick(0)
         self._traffic = trio.Event()
         self._quiet.set()
         try:
             await trio.lowlevel.wait_readable(fd)
         finally:
-            tick(TICK)
+            tick(TURN)
             self._alone = one_core()
             self._quiet = trio.Event()
             self._traffic.set()
