@@ -100,6 +100,24 @@ def test_trusted_names_are_for_the_privileged(fs: Driver) -> None:
     assert fs.listxattr(ino, USER) == [b"security.s", b"user.u"]
 
 
+def test_labels_are_not_supported_before_there_is_one(fs: Driver) -> None:
+    """So ls -l asks once, not for each entry."""
+    one, other, label = fs.create(ROOT, b"a"), fs.create(ROOT, b"b"), b"security.selinux"
+    with refused(errno.EOPNOTSUPP):
+        fs.getxattr(one, label)
+    with refused(errno.ENODATA):
+        fs.getxattr(one, b"security.s")
+    with refused(errno.ENODATA):
+        fs.removexattr(one, label)
+    fs.setxattr(one, label, b"system_u:object_r:tmp_t:s0")
+    assert fs.getxattr(one, label) == b"system_u:object_r:tmp_t:s0"
+    with refused(errno.ENODATA):
+        fs.getxattr(other, label)
+    fs.removexattr(one, label)
+    with refused(errno.ENODATA):
+        fs.getxattr(one, label)
+
+
 def test_option_noxattr(make_fs: Callable[..., Driver]) -> None:
     fs = make_fs(xattr=False)
     with refused(errno.EOPNOTSUPP):

@@ -4,6 +4,7 @@ Status counts requests by kind; each test looks at what one thing adds.  Nothing
 """
 
 import os
+import subprocess
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,17 @@ def test_what_is_known_is_not_asked_again(asked: Asked) -> None:
     with asked.by(open=3, release=3):
         for _ in range(3):
             assert (d / "file").read_bytes() == b"content"
+
+
+def test_ls_asks_for_one_label(asked: Asked) -> None:
+    d = asked.mounted.mnt
+    for number in range(100):
+        touch(d / f"file{number}")
+    asked.counts = Counter(asked.mounted.status()["requests"])
+    subprocess.run(["ls", "-l", d], check=True, stdout=subprocess.DEVNULL)
+    after = Counter(asked.mounted.status()["requests"])
+    assert after["readdir"] > asked.counts["readdir"]
+    assert after["getxattr"] <= asked.counts["getxattr"] + 2
 
 
 def test_write_asks_for_no_attribute(asked: Asked) -> None:

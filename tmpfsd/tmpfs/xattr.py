@@ -25,6 +25,7 @@ XATTR_CREATE, XATTR_REPLACE = 1, 2
 XATTR_SIZE_MAX = 65536                  # <linux/limits.h>
 XATTR_NAME_MAX = 255
 XATTR_LIST_MAX = 65536
+LABEL = b"security.selinux"
 INLINE_VALUE_MAX = 2048                 # attribute, name and value in one item
 _HANDLE = Struct("<I")
 
