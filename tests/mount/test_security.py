@@ -194,6 +194,25 @@ class TestSwapFile:
         assert refused.returncode == 1 and "swap" in refused.stderr and not is_mounted(mnt)
         assert swap.read_bytes() == b"kept"
 
+    @pytest.mark.parametrize("what", ["a directory", "a file below one"])
+    def test_a_live_mount_gets_what_only_the_caller_may_open(self, tmpfsd, tmp_path, what):
+        """The daemon gave up the right to enter another user's directory; tmpfsctl hands the open file over."""
+        mounted, place = tmpfsd(OPTIONS), tmp_path / "place"
+        place.mkdir(mode=0o700)
+        swap = place if what == "a directory" else place / "swap"
+        if swap != place:
+            touch(swap, b"old", mode=0o600)
+        os.chown(place, NOBODY, NOBODY)
+        with fails_with(errno.EACCES):
+            without_capabilities(lambda: os.listdir(place))
+        ctl("swapon", str(mounted.mnt), str(swap), "--size", "32m")
+        ctl("swapoff", str(mounted.mnt), mounted.status()["swap"]["files"][0]["path"])
+        content = os.urandom(8 * MB)
+        touch(mounted.mnt / "x", content)
+        assert [file["used_bytes"] > MB for file in mounted.status()["swap"]["files"]] == [True]
+        assert (mounted.mnt / "x").read_bytes() == content
+        assert os.listdir(place) == ([] if swap == place else ["swap"])
+
 
 class TestSocket:
     """Root and the mounting user only."""

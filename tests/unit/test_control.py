@@ -120,6 +120,31 @@ def test_a_command_ends_with_its_client(tmp_path: Path) -> None:
     serve(tmp_path, client)
 
 
+def test_one_descriptor_comes_with_a_line_and_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def size(request: Any) -> Any:
+        return [os.fstat(descriptor).st_size for descriptor in request["descriptors"]]
+
+    async def client(path: str) -> None:
+        monkeypatch.setitem(COMMANDS, "size", size)
+        before = len(os.listdir("/proc/self/fd"))
+        with open(tmp_path / "file", "wb") as file, socket.socket(socket.AF_UNIX) as sock:
+            file.write(b"12345")
+            file.flush()
+            sock.connect(path)
+            for part in (b'{"command": "si', b'ze", "descriptors": [0, 1]}\n', b'{"command": "size"}\n'):
+                socket.send_fds(sock, [part], [file.fileno()] * 3)
+            answers = b""
+            while answers.count(b"\n") < 2:
+                await trio.lowlevel.wait_readable(sock)
+                answers += sock.recv(1000)
+            sizes = [json.loads(line)["result"] for line in answers.splitlines()]
+            assert sizes[0] == [5] and len(sizes[1]) <= 1
+        assert await ask(path, b'{"command": "size", "descriptors": [0]}\n') == [{"ok": True, "result": []}]
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(os.listdir("/proc/self/fd")) == before
+    serve(tmp_path, client)
+
+
 def test_who_asks_is_not_for_the_client_to_say(tmp_path: Path) -> None:
     async def client(path: str) -> None:
         answer = (await ask(path, b'{"command": "who", "peer": [12345, [7]]}\n'))[0]["result"]

@@ -1,6 +1,7 @@
 """Limits, memory and swap files of a mount that are changed while it is mounted."""
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -251,6 +252,33 @@ def test_a_file_of_others_or_in_use_is_refused(make, tmp_path: Path) -> None:
     tuning.swapon({"path": str(path), "size_bytes": MB})
     with pytest.raises(ControlError, match="pages to it"):
         tuning.swapon({"path": str(path), "size_bytes": MB})
+
+
+def test_a_file_that_was_handed_over(make, tmp_path: Path) -> None:
+    """Its name is what is shown; who may open it is no matter any more."""
+    tuning, path = make(ram_bytes=MB), tmp_path / "file"
+    path.touch(mode=0o600)
+    handed = [os.open(path, os.O_RDWR)]
+    tuning.swapon({"path": "/nowhere", "size_bytes": 32 * MB, "descriptors": handed})
+    do(tuning.swapoff({"path": str(tmp_path)}))
+    files = store(tuning.mount, 300)
+    assert handed == [] and tuning.mount.status()["swap"]["path"] == "/nowhere" and path.stat().st_size > MB
+    demand_content(tuning.mount, files)
+
+
+@pytest.mark.parametrize("flags, name, why", [
+    (os.O_RDONLY, "file", "for reading and writing"), (os.O_RDWR, "open", "alone, mode 0600"),
+    (os.O_RDWR, "/dev/null", "a file or a block device"), (os.O_RDONLY, "", "a file or a block device"),
+])
+def test_what_is_handed_over_may_be_refused(make, tmp_path: Path, flags: int, name: str, why: str) -> None:
+    tuning = make()
+    (tmp_path / "file").touch(mode=0o600)
+    (tmp_path / "open").touch(mode=0o644)
+    handed = [os.open(tmp_path / name, flags)]
+    with pytest.raises(ControlError, match=f"^/x: .*{why}"):
+        tuning.swapon({"path": "/x", "size_bytes": MB, "descriptors": handed})
+    assert not tuning.busy
+    os.close(handed[0])         # it was left to who gave it
 
 
 def test_swapoff_of_what_is_not_there(make, tmp_path: Path) -> None:

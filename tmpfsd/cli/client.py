@@ -112,7 +112,8 @@ def ask(path: str, command: str, on_progress: Callable[[int, int], None] = lambd
         **arguments: Any) -> Any:
     """Send one command to the mount at path and return its result; ClientError when that fails.
 
-    => on_progress(done, of) is called now and then by commands that take long.
+    => on_progress(done, of) is called now and then by commands that take long; an argument `descriptor` is an open
+    file that goes with it.
     """
     return ask_mount(find(path), path, SECONDS, command, on_progress, **arguments)
 
@@ -136,12 +137,16 @@ def answers(mounted: MountPoint, path: str, seconds: float, command: str,
             arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Send one command and yield its answers, the last with a result; ClientError, which names path, when it fails."""
     place = socket_of(mounted)
-    request = json.dumps({"command": command, **arguments}).encode() + b"\n"
+    descriptors = [value for name, value in arguments.items() if name == "descriptor"]
+    values = {name: value for name, value in arguments.items() if name != "descriptor"}
+    request = json.dumps({"command": command, **values}).encode() + b"\n"
     answer: dict[str, Any] = {}
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(seconds)
             connect(sock, place)
+            if descriptors:
+                request = request[socket.send_fds(sock, [request], descriptors):]
             sock.sendall(request)
             with sock.makefile("rb") as lines:
                 while "result" not in answer:

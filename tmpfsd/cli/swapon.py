@@ -11,6 +11,7 @@ from tmpfsd.cli.preflight import CliError, check_swap
 from tmpfsd.cli.status import human
 from tmpfsd.options import Config, parse_space, physical_memory
 from tmpfsd.server import mountinfo
+from tmpfsd.uvm.swap import open_place
 
 EPILOG = """\
 example:
@@ -46,7 +47,7 @@ def size_of(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """See that the file can be used, then have the mount use it."""
+    """See that the file can be used, open it, then have the mount use it."""
     size, path = size_of(args), os.path.realpath(args.path)
     limit = status(args.mountpoint)["size_bytes"]
     given = frozenset(("swap_size",)) if size else frozenset()
@@ -55,7 +56,14 @@ def run(args: argparse.Namespace) -> None:
         config = check_swap(config, mountinfo.resolve(args.mountpoint))
     except CliError as error:
         raise ClientError(str(error)) from None
-    answer = ask(args.mountpoint, "swapon", path=path, size_bytes=config.swap_size_bytes)
+    try:
+        descriptor = open_place(path)       # by us: the daemon may not have the right to it that we have
+    except OSError as error:
+        raise ClientError(f"{path}: {error.strerror or error}") from None
+    try:
+        answer = ask(args.mountpoint, "swapon", path=path, size_bytes=config.swap_size_bytes, descriptor=descriptor)
+    finally:
+        os.close(descriptor)
     for warning in config.warnings if size else ():
         print(f"tmpfsctl: warning: {warning}")
     print(json.dumps(answer, indent=2) if args.json else

@@ -7,7 +7,10 @@ generator, which yields {"progress": ...} as it likes and at last {"result": ...
 number of the mount, which mountinfo tells without asking the file system: /run/tmpfsd for root's mounts,
 $XDG_RUNTIME_DIR/tmpfsd or /tmp/tmpfsd-UID for those of others.
 
+With a line may come a descriptor (SCM_RIGHTS), of a file that the client has the right to open and the daemon has not.
+
 Invariants  C1 Input is bounded: MAX_LINE bytes a line, IDLE_SECONDS to send it, MAX_CLIENTS at once.
+               One descriptor a line; what a command does not take is closed.
             C2 Only root and the mounting user get an answer (mode 0600, and the peer's credentials).
             C3 A daemon that ends removes its own socket only: after the unmount, while it is still ending,
                the next mount may have got the same device number.
@@ -28,7 +31,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import trio
@@ -42,6 +45,7 @@ MAX_LINE = 64 << 10
 MAX_CLIENTS = 64
 IDLE_SECONDS = 5.0
 CREDENTIALS = struct.Struct("3i")       # struct ucred: pid, uid, gid
+DESCRIPTOR = struct.Struct("i")
 SO_PEERGROUPS = 59                      # <asm-generic/socket.h>
 MOST_GROUPS = 65536                     # NGROUPS_MAX
 ROOT_DIRECTORY = "/run/tmpfsd"
@@ -185,6 +189,34 @@ def forget(uid: int, major: int, minor: int) -> None:
             remove(path, identity(path))
 
 
+class Receiver:
+    """What a client sends with one line; a descriptor that no command took is closed at the end."""
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self.descriptors: list[int] = []
+
+    def __enter__(self) -> Receiver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.keep(0)
+
+    def keep(self, most: int) -> None:
+        """Close all descriptors but the first."""
+        while len(self.descriptors) > most:
+            os.close(self.descriptors.pop())
+
+    async def recv(self, most: int) -> bytes:
+        """The next bytes; nothing at the end."""
+        data, words, _, _ = await self.sock.recvmsg(most, socket.CMSG_SPACE(DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC)
+        for _level, _kind, packed in words:         # of a unix socket that asked for nothing else: SCM_RIGHTS
+            whole = len(packed) - len(packed) % DESCRIPTOR.size
+            self.descriptors += [number for number, in DESCRIPTOR.iter_unpack(packed[:whole])]
+            self.keep(1)
+        return bytes(data)
+
+
 class ControlServer:
     """Answers the clients of one mount."""
 
@@ -235,18 +267,19 @@ class ControlServer:
         """Answer line after line."""
         pending, peer = bytearray(), peer_of(client)
         while True:
-            with trio.move_on_after(IDLE_SECONDS) as scope:
-                line = await read_line(client, pending)
-            if scope.cancelled_caught:
-                await send(client, {"ok": False, "error": f"nothing for {IDLE_SECONDS:g} seconds"})
-                return
-            if line is None:
-                return
-            await send(client, await self.answer(client, line, peer))
-            if len(line) > MAX_LINE:
-                return
+            with Receiver(client) as receiver:
+                with trio.move_on_after(IDLE_SECONDS) as scope:
+                    line = await read_line(receiver, pending)
+                if scope.cancelled_caught:
+                    await send(client, {"ok": False, "error": f"nothing for {IDLE_SECONDS:g} seconds"})
+                    return
+                if line is None:
+                    return
+                await send(client, await self.answer(client, line, peer, receiver.descriptors))
+                if len(line) > MAX_LINE:
+                    return
 
-    async def answer(self, client: Any, line: bytes, peer: Peer) -> dict[str, Any]:
+    async def answer(self, client: Any, line: bytes, peer: Peer, descriptors: Sequence[int] = ()) -> dict[str, Any]:
         """Run the command of one line."""
         try:
             name, request = parse_request(line)
@@ -254,7 +287,7 @@ class ControlServer:
             if command is None:
                 known = ", ".join(sorted(self.commands))
                 raise ControlError(f"unknown command {name[:40]!r}; there are: {known}")
-            request["peer"] = peer
+            request["peer"], request["descriptors"] = peer, descriptors
             result = command(request)
             if isinstance(result, Generator):
                 result = await follow(client, result)

@@ -6,6 +6,7 @@ Picture     all of root's --drop()--> SYS_ADMIN permitted, none effective --admi
     given up    all others, among them CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: what root owns it can still open (the
                 swap file, the directory of the control socket, devices), nothing else.  CAP_SYS_RESOURCE too: the swap
                 file leaves the blocks that a disk reserves for root alone.  The supplementary groups.
+                What `tmpfsctl swapon` gives it later is opened by tmpfsctl, and comes as a descriptor.
     no_new_privs  no program that it starts gets any of them back
 
 A daemon of another user has nothing to give up, and needs fusermount3, which is set-user-ID, at its end: it keeps all.

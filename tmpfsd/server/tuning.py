@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import logging
 import os
+import stat
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
@@ -27,7 +29,7 @@ from tmpfsd.uvm.errors import NoSwap, VmError
 from tmpfsd.uvm.pagedaemon import ACTIVE
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.resize import resize
-from tmpfsd.uvm.swap import Swap, open_swap
+from tmpfsd.uvm.swap import Swap, open_swap, own
 from tmpfsd.uvm.swapset import free_base, swapoff, swapon
 
 log = logging.getLogger(__name__)
@@ -163,14 +165,18 @@ class Tuning:
     # swap
 
     def swapon(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Take a swap file in; it was looked at by whoever asks (cli/preflight.py)."""
+        """Take a swap file in; it was looked at by whoever asks (cli/preflight.py), and opened where that was needed.
+
+        => a descriptor that comes with the request is what is paged to, and path the name that is shown.  The daemon
+        may have given up the right to open it (privileges.py).
+        """
         path, nbytes = request.get("path"), request.get("size_bytes")
         if not isinstance(path, str) or not os.path.isabs(path):
             raise ControlError("path: must be an absolute path")
         if not isinstance(nbytes, int) or nbytes < 2 * options.PAGE_SIZE:
             raise ControlError(f"{path}: size: must be at least two pages")
         with self.alone("swapon"):
-            swap = self._open(path, nbytes)
+            swap = self._open(path, nbytes, request.get("descriptors") or [])
             try:
                 swapon(self.mount.vm, swap)
             except NoSwap:
@@ -179,10 +185,10 @@ class Tuning:
         log.info("swapon %s: %d bytes", path, ptoa(swap.nslots))
         return swap.stats()
 
-    def _open(self, path: str, nbytes: int) -> Swap:
+    def _open(self, path: str, nbytes: int, descriptors: list[int]) -> Swap:
         swap, direct = self.mount.vm.swap, self.mount.config.swap_io == "direct"
         try:
-            fd, limit = open_swap(path, direct)
+            fd, limit = take_swap(descriptors, path, direct) if descriptors else open_swap(path, direct)
         except OSError as error:
             why = "its file system has no O_DIRECT (swap_io=direct)" if direct and error.errno == errno.EINVAL else ""
             raise ControlError(f"{path}: {why or error.strerror or error}") from None
@@ -227,6 +233,19 @@ class Tuning:
         return {"evicted_bytes": ptoa(vm.daemon.reclaims - before), "stayed_bytes": ptoa(stayed),
                 "resident_bytes": ptoa(vm.phys.nframes - len(vm.phys.free_frames)),
                 "pageable_bytes": ptoa(sum(vm.daemon.count[ACTIVE:])), "wired_bytes": ptoa(vm.nwired + vm.nunowned)}
+
+
+def take_swap(descriptors: list[int], path: str, direct: bool) -> tuple[int, int]:
+    """As open_swap(), of a file that was handed over; it is taken from the list when it is fit.  => OSError."""
+    fd = descriptors[0]
+    flags, mode = fcntl.fcntl(fd, fcntl.F_GETFL), os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise OSError(errno.EINVAL, "must be a file or a block device", path)
+    if flags & os.O_ACCMODE != os.O_RDWR:
+        raise OSError(errno.EBADF, "must be open for reading and writing", path)
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags | (os.O_DIRECT if direct else 0))
+    limit = own(fd, path)
+    return descriptors.pop(), limit
 
 
 def put_back(change: Callable[[Any], Iterator[Progress]], was: Any) -> None:

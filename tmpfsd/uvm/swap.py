@@ -53,28 +53,33 @@ def open_swap(path: str, direct: bool = False) -> tuple[int, int]:
     => OSError names what the system refused; EBUSY for a file or device that another mount pages to, EPERM for a
     file that others can reach, ELOOP for a symbolic link (options.py follows those that the user names).
     """
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
-    if os.path.isdir(path):
-        # Never reachable by name, gone with the daemon however it ends.
-        return os.open(path, flags | os.O_TMPFILE | os.O_EXCL, 0o600), 0
-    fd = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    fd = open_place(path, os.O_DIRECT if direct else 0)
     try:
-        return fd, _own(fd, path)
+        return fd, own(fd, path)
     except OSError:
         os.close(fd)
         raise
 
 
+def open_place(path: str, flags: int = 0) -> int:
+    """The first half of it, for who has the right to open it; nothing is changed yet."""
+    flags |= os.O_RDWR | os.O_CLOEXEC
+    if os.path.isdir(path):
+        # Never reachable by name, gone with the daemon however it ends.
+        return os.open(path, flags | os.O_TMPFILE | os.O_EXCL, 0o600)
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+
 def demand_private(fd: int, path: str) -> None:
     """Refuse a regular file that another user owns, may open, or has a second name for.  => OSError EPERM."""
     state = os.fstat(fd)
-    alone = state.st_uid in (0, os.geteuid()) and state.st_nlink == 1 and not state.st_mode & 0o077
+    alone = state.st_uid in (0, os.geteuid()) and state.st_nlink <= 1 and not state.st_mode & 0o077
     if stat.S_ISREG(state.st_mode) and not alone:
         raise OSError(errno.EPERM, "must belong to you alone, mode 0600: it will hold everybody's data", path)
 
 
-def _own(fd: int, path: str) -> int:
-    """Lock a swap file or device; empty a file, which must be ours alone.  The size of a device, 0 for a file."""
+def own(fd: int, path: str) -> int:
+    """The second half: lock a file or device; empty a file, which must be ours alone.  A device's size, 0 of a file."""
     demand_private(fd, path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
