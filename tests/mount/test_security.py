@@ -74,6 +74,22 @@ class TestPrivileges:
         as_user(lambda: setfacl(OTHER + 1))
         assert not stat.S_IMODE(os.stat(mounted.mnt / "x").st_mode) & 0o2000
 
+    def test_a_socket_of_metrics_that_it_may_not_remove_is_taken_over(self, tmp_path):
+        """In another user's directory the name stays after the unmount; the next mount is not held up by it."""
+        pytest.importorskip("prometheus_client")
+        os.chown(tmp_path, NOBODY, NOBODY)
+        for _ in range(2):
+            mounted = mount_tmpfsd(f"{OPTIONS},metrics={tmp_path}/socket")
+            try:
+                with socket.socket(socket.AF_UNIX) as sock:
+                    sock.settimeout(20)
+                    sock.connect(str(tmp_path / "socket"))
+                    sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                    assert sock.recv(100).startswith(b"HTTP/1.1 200")
+            finally:
+                mounted.close()
+        assert os.listdir(tmp_path) == ["socket"]
+
     def test_nothing_of_it_is_kept_by_a_program_it_could_start(self):
         def body() -> str:
             privileges.drop()

@@ -12,6 +12,8 @@ Picture     all of root's --drop()--> SYS_ADMIN permitted, none effective --admi
 A daemon of another user has nothing to give up, and needs fusermount3, which is set-user-ID, at its end: it keeps all.
 
 Limits      Capabilities are a thread's: drop() must come before the first thread is made.
+            A socket of metrics= in a directory that is another user's cannot be removed at the end: its name stays, and
+            the next mount with that name takes it over.  (A capability kept for it would be one that opens everything.)
 """
 
 from __future__ import annotations
