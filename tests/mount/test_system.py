@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -167,18 +168,43 @@ def test_systemd_takes_the_unit(here: Path, tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if "tmpfsd" in line] == []
 
 
-def test_systemd_is_told_when_the_mount_answers(here: Path) -> None:
+def directives(unit: str, instance: str, path: str) -> dict[str, str]:
+    """What a unit of one instance says, without a line twice."""
+    lines = [line.partition("=") for line in unit.splitlines() if "=" in line and not line.startswith("#")]
+    found = {name: text.replace("%f", path).replace("%i", instance) for name, _, text in lines}
+    assert len(found) == len(lines) and "%" not in "".join(found.values())
+    return found
+
+
+@pytest.mark.parametrize("options", ["", "ram=2m,size=48m"])
+def test_the_unit_serves_as_systemd_would_run_it(here: Path, tmp_path: Path, options: str,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ExecStart and environment, Type=notify with the main process alone heard, and SIGTERM at the stop."""
+    monkeypatch.setenv("PATH", f"{here / 'bin'}:{os.environ['PATH']}")
     mnt = here / "mnt"
+    ctl("install", "--root", str(tmp_path))
+    unit = directives((tmp_path / install.UNIT).read_text(), "here-mnt", str(mnt))
+    assert (unit["Type"], unit["EnvironmentFile"]) == ("notify", "-/etc/tmpfsd/here-mnt.conf")
+    environment = dict([unit["Environment"].split("=", 1)])
+    environment |= {"OPTIONS": options} if options else {}
+    words = [environment["OPTIONS"] if word == "${OPTIONS}" else word for word in unit["ExecStart"].split()]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(here / "notify"))
+        supervisor.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         supervisor.settimeout(30)
-        with subprocess.Popen([str(here / "bin" / "tmpfsd"), "tmpfsd", str(mnt), "-f", "-o", "ram=4m"],
-                              env={**os.environ, "NOTIFY_SOCKET": str(here / "notify")},
-                              stderr=subprocess.DEVNULL) as process:
+        # As of a unit of the system: an environment with next to nothing, the root directory, a session of its own.
+        with subprocess.Popen(words, env={**environment, "NOTIFY_SOCKET": str(here / "notify"), "LANG": "C.UTF-8",
+                                          "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"},
+                              cwd="/", stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              start_new_session=True) as process:
             try:
-                assert supervisor.recv(100) == b"READY=1" and is_mounted(mnt)
+                word, [(_, _, credentials)], _, _ = supervisor.recvmsg(100, 100)
+                assert word == b"READY=1" and is_mounted(mnt)
+                assert struct.unpack("3i", credentials)[0] == process.pid       # NotifyAccess=main
+                status = json.loads(ctl("status", str(mnt), "--json").stdout)
+                assert status["ram_bytes"] == (2 << 20 if options else 128 << 20)
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(timeout=30) == 0 and not is_mounted(mnt)
+                assert process.wait(timeout=float(unit["TimeoutStopSec"])) == 0 and not is_mounted(mnt)
             finally:
                 process.kill()
                 unmount(mnt)
