@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import Callable
 
 import pytest
@@ -83,3 +84,23 @@ def test_what_fills_up_is_said_once(tmpfsd: Callable[..., Mounted]) -> None:
     assert eventually(lambda: "inodes is 100% full: 10 of 10 inodes" in mounted.log_text())
     text = mounted.log_text()
     assert text.count("size is ") == 1 and text.count("inodes is ") in (1, 2) and "swap is " not in text
+
+
+def test_a_server_that_does_not_answer_is_waited_for_no_longer_than_was_asked(tmpfsd: Callable[..., Mounted]) -> None:
+    mounted = tmpfsd("ram=2m,size=8m")
+    mounted.daemon.send_signal(signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        done = ctl("wait", str(mounted.mnt), "--used", "0%", "--timeout", "0.1", check=False)
+        assert (done.returncode, time.monotonic() - begun < 20) == (1, True)
+        assert done.stderr == f"tmpfsctl: {mounted.mnt}: no answer in 1 seconds: its server is stopped, or busy\n"
+    finally:
+        mounted.daemon.send_signal(signal.SIGCONT)
+
+
+@needs_root
+def test_a_busy_mount_says_what_can_be_done(tmpfsd: Callable[..., Mounted]) -> None:
+    mounted = tmpfsd("ram=2m,size=8m")
+    with open(mounted.mnt / "open", "wb"):
+        done = ctl("umount", str(mounted.mnt), check=False)
+    assert done.returncode == 1 and "busy" in done.stderr and "--lazy" in done.stderr

@@ -112,7 +112,7 @@ def test_it_looks_while_there_is_traffic_and_survives_what_fails(monkeypatch, ca
 
 def waited(monkeypatch, states: list[dict[str, Any]], *arguments: str) -> int:
     """The exit status of wait, while these are the answers."""
-    monkeypatch.setattr(wait, "status", lambda _path: states.pop(0) if len(states) > 1 else states[0])
+    monkeypatch.setattr(wait, "status", lambda _path, _seconds: states.pop(0) if len(states) > 1 else states[0])
     monkeypatch.setattr(wait.time, "sleep", lambda _seconds: None)
     return ctl.main(["wait", "/mnt", *arguments])
 

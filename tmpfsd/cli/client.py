@@ -17,6 +17,7 @@ from tmpfsd.server.mountinfo import MountPoint
 SECONDS = 60.0          # `check` looks at everything
 MAX_ANSWER = 16 << 20
 MOST_LINKS = 40
+UNMOUNT = "tmpfsctl umount takes away what it left"
 
 
 class ClientError(CliError):
@@ -95,7 +96,7 @@ def socket_of(mounted: MountPoint) -> str:
         if is_socket_of(candidate, mounted.owner):
             return candidate
     if os.geteuid() in (0, mounted.owner):
-        raise Dead(f"{mounted.path}: no control socket: its server is gone")
+        raise Dead(f"{mounted.path}: no control socket: its server is gone ({UNMOUNT})")
     raise Foreign(f"{mounted.path}: a mount of user {mounted.owner}, who alone may ask")
 
 
@@ -155,11 +156,11 @@ def answers(mounted: MountPoint, path: str, seconds: float, command: str,
                         raise ClientError(f"{path}: {answer.get('error', 'refused')}")
                     yield answer
     except TimeoutError:
-        raise ClientError(f"{path}: no answer in {seconds:g} seconds") from None
+        raise ClientError(f"{path}: no answer in {seconds:g} seconds: its server is stopped, or busy") from None
     except PermissionError:
         raise Foreign(f"{path}: a mount of user {mounted.owner}, who alone may ask") from None
     except OSError as error:
-        raise Dead(f"{path}: {error.strerror or error}: its server is gone, or ending") from None
+        raise Dead(f"{path}: {error.strerror or error}: its server is ending, or gone ({UNMOUNT})") from None
     except ValueError:
         raise ClientError(f"{path}: the answer is not understood") from None
 
@@ -177,7 +178,7 @@ def connect(sock: socket.socket, place: str) -> None:
             time.sleep(0.02)
 
 
-def status(path: str) -> dict[str, Any]:
+def status(path: str, seconds: float = SECONDS) -> dict[str, Any]:
     """Return the status of the mount at path, with the keys of `tmpfsctl status --json`."""
-    answer: dict[str, Any] = ask(path, "status")
+    answer: dict[str, Any] = ask_mount(find(path), path, seconds, "status")
     return answer

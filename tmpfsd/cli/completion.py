@@ -238,10 +238,10 @@ def zsh_value(name: str) -> str:
 
 def zsh(parsers: dict[str, argparse.ArgumentParser]) -> str:
     """The completion for zsh."""
-    from tmpfsd.cli import ctl
     from tmpfsd.server.tuning import SETTABLE
-    commands = [shlex.quote(f"{name}:{zsh_text(text)}") for name, (_, text) in ctl.SUBCOMMANDS.items()]
-    rows = [zsh_row(name, parser) for name, parser in commands_of(parsers["tmpfsctl"]).items()]
+    found = commands_of(parsers["tmpfsctl"])
+    commands = [shlex.quote(f"{name}:{zsh_text(parser.description or '')}") for name, parser in found.items()]
+    rows = [zsh_row(name, parser) for name, parser in found.items()]
     return (ZSH.replace("MOUNT_OPTIONS", shlex.join(map(zsh_value, option_words())))
             .replace("SETTABLE", shlex.join(zsh_value(f"{name}=") for name in SETTABLE))
             .replace("COMMANDS", "\n".join(f"    {line}" for line in commands)).replace("SUBTABLE", "\n".join(rows))

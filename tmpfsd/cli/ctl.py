@@ -14,8 +14,8 @@ from typing import Any
 
 from tmpfsd import __version__
 from tmpfsd.cli import (
-    check, completion, discard, du, estimate, flush, install, list, prefetch, set, status, swapoff, swapon, top, trace,
-    umount, wait
+    check, completion, discard, du, estimate, flush, install, list, prefetch, set, status, streams, swapoff, swapon,
+    top, trace, umount, wait
 )
 from tmpfsd.cli.client import ClientError
 from tmpfsd.cli.mount import Parser, describe
@@ -58,22 +58,26 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    args = make_parser().parse_args(argv)
+    args = argparse.Namespace(debug=False)
+    streams.hold()
     try:
+        args = make_parser().parse_args(argv)
         code: int | None = args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:         # `tmpfsctl status | head`
-        sys.stderr.close()
+        streams.give_up(sys.stdout)
         return 1
     except ClientError as error:
-        print(f"tmpfsctl: {error}", file=sys.stderr)
+        streams.complain(f"tmpfsctl: {error}")
         return 1
     except Exception as error:
+        if isinstance(error, OSError):          # perhaps of the output, which would be tried again
+            streams.give_up(sys.stdout)
         if args.debug:
             raise
-        print(f"tmpfsctl: {describe(error)}", file=sys.stderr)
+        streams.complain(f"tmpfsctl: {describe(error)}")
         return 1
     return code or 0
 

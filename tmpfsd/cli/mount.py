@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -23,9 +24,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tmpfsd import __version__, options
+from tmpfsd.cli import streams
 from tmpfsd.cli.preflight import CliError, check_fuse, check_mountpoint, check_swap, clear_dead
 from tmpfsd.options import Config, OptionError
 from tmpfsd.server import mountinfo
@@ -45,7 +47,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line, and exit."""
-        self.exit(1, f"{self.prog}: {message}\n")
+        streams.complain(f"{self.prog}: {message}")
+        sys.exit(1)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help and version at once: that they cannot be written is an error like any other."""
+        print(message, end="", file=file or sys.stderr, flush=True)
 
 
 def make_parser() -> Parser:
@@ -88,7 +95,12 @@ def one_line(text: str) -> str:
 def describe(error: BaseException) -> str:
     """Say in one line what an exception means to the user."""
     if isinstance(error, OSError):
-        return one_line(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+        where = error.filename
+        if where is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF):
+            where = "what is written"           # the output, mostly, which has no name
+        if where is None and isinstance(error, FileNotFoundError):
+            where, error = "the working directory", OSError("does not exist any more: use absolute paths")
+        return one_line(": ".join(str(part) for part in (where, error.strerror or error) if part))
     if isinstance(error, MemoryError):
         return "not enough memory for this ram="
     if isinstance(error, (CliError, OptionError, MountError, VmError)):
@@ -240,6 +252,23 @@ def mount(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    streams.hold()
+    try:
+        return run(argv)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        streams.give_up(sys.stdout)
+        return 1
+    except Exception as error:
+        if isinstance(error, OSError):
+            streams.give_up(sys.stdout)
+        streams.complain(f"tmpfsd: {describe(error)}")
+        return 1
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Read the command line and mount."""
     if argv is None and os.path.basename(sys.argv[0]).startswith(HELPER_NAMES):
         args = make_helper_parser().parse_args()
         if args.fake:
@@ -257,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             traceback.print_exc()
         else:
-            print(f"tmpfsd: {describe(error)}", file=sys.stderr)
+            streams.complain(f"tmpfsd: {describe(error)}")
         return 1
     return 0
 

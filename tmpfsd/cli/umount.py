@@ -32,4 +32,5 @@ def run(args: argparse.Namespace) -> None:
     from tmpfsd.server import daemon
     error = daemon.unmount(path, args.lazy)
     if error:
-        raise ClientError(f"{args.mountpoint}: {error}")
+        hint = " (files are open, or somebody works there; --lazy unmounts all the same)" if "busy" in error else ""
+        raise ClientError(f"{args.mountpoint}: {error}{hint}")

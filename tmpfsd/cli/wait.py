@@ -7,7 +7,7 @@ import json
 import re
 import time
 
-from tmpfsd.cli.client import ClientError, status
+from tmpfsd.cli.client import SECONDS, ClientError, status
 from tmpfsd.server.pressure import shares
 
 EPILOG = """\
@@ -19,6 +19,7 @@ Waits until one of the limits that are given is as full as that, or more.
 exit status:
   0  it is                 1  error: no such mount, it was unmounted, no such limit
   2  it was not within --timeout"""
+LEAST = 1.0             # seconds that a mount has to answer, however little of --timeout is left
 LIMITS = {"used": "of size", "ram": "of ram that is resident", "swap": "of swap", "inodes": "of nr_inodes"}
 
 
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
         raise ClientError("wait for what? give one or more of " + ", ".join(f"--{name}" for name in LIMITS))
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
     while True:
-        found = dict(shares(status(args.mountpoint)))
+        patience = SECONDS if deadline is None else min(SECONDS, max(deadline - time.monotonic(), LEAST))
+        found = dict(shares(status(args.mountpoint, patience)))
         for name in wanted:
             if name not in found:
                 raise ClientError(f"{args.mountpoint}: --{name}: it has no limit {LIMITS[name]}")

@@ -1,0 +1,40 @@
+"""streams.py: standard output and error of the commands, however they were left to us: closed, full, or unread.
+
+Invariants  T1 Numbers 0, 1 and 2 are open from the start: else a file that is opened later would take one, and get what
+               is printed (and tmpfsd's child, which puts /dev/null there, would cut its own pipe).
+            T2 What could not be written is given up: the interpreter would try again at its end, with a traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TextIO
+
+
+def hold() -> None:
+    """Put /dev/null where a standard stream was closed."""
+    with contextlib.suppress(FileNotFoundError):        # a /dev without it: nothing can be done
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+        os.close(number)
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False, encoding="utf-8"))
+
+
+def give_up(stream: TextIO) -> None:
+    """Have what is left in a stream go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def complain(text: str) -> None:
+    """Say what is wrong, if anybody can hear it."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        give_up(sys.stderr)
