@@ -61,6 +61,17 @@ def test_every_flag_has_its_word() -> None:
     assert all(re.search(rf"^\.BI?R? {name} ", text, re.MULTILINE) for name in ctl.SUBCOMMANDS)
 
 
+@pytest.mark.parametrize("name", ctl.SUBCOMMANDS)
+def test_every_flag_is_said_of_its_command(name: str) -> None:
+    """Not only somewhere on the page."""
+    parsers = next(action.choices for action in ctl.make_parser()._actions
+                   if isinstance(action, argparse._SubParsersAction))
+    found = re.search(rf"^\.BI?R? {name} .*?(?=^\.TP|^\.SH)", plain("tmpfsctl.8"), re.MULTILINE | re.DOTALL)
+    assert found
+    flags = option_strings(parsers[name]) - {"-h", "--help"}
+    assert [flag for flag in flags if not has_word(found[0], flag)] == []
+
+
 def test_readme_has_every_mount_option() -> None:
     text = (REPOSITORY / "README.md").read_text()
     assert [name for name in VALUED if f"{name}=`" not in text] == []
