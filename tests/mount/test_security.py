@@ -19,7 +19,7 @@ from mountlib import (
     linkat_following, mount_tmpfsd, needs_root, new_mountpoint, touch
 )
 
-from tmpfsd.server import control, mountinfo, privileges
+from tmpfsd.server import mountinfo, places, privileges
 
 pytestmark = needs_root
 MB = 1 << 20
@@ -238,7 +238,7 @@ class TestSocket:
         """Where it is."""
         found = mountinfo.find(str(mounted.mnt))
         assert found is not None
-        return Path(control.ROOT_DIRECTORY) / control.socket_name(found.major, found.minor)
+        return Path(places.ROOT_DIRECTORY) / places.socket_name(found.major, found.minor)
 
     def test_modes(self, tmpfsd):
         place = self.socket_of(tmpfsd(OPTIONS))

@@ -38,7 +38,7 @@ def test_no_traceback_reaches_a_user(monkeypatch: pytest.MonkeyPatch, capsys: py
     def broken(_args: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(ctl.SUBCOMMANDS["umount"][0], "run", broken)
+    monkeypatch.setattr("tmpfsd.cli.umount.run", broken)
     assert ctl.main(["umount", "/"]) == 1
     assert capsys.readouterr().err == "tmpfsctl: internal error: ZeroDivisionError: oops (--debug shows more)\n"
     with pytest.raises(ZeroDivisionError):

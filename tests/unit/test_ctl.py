@@ -1,6 +1,7 @@
 """What tmpfsctl prints, from a status made by hand."""
 
 import re
+import subprocess
 import sys
 from typing import Any
 
@@ -70,6 +71,16 @@ def test_help_has_an_example_and_the_exit_status(command: str, capsys: pytest.Ca
     text = capsys.readouterr().out
     assert ended.value.code == 0
     assert f"example:\n  tmpfsctl {command}" in text and "\nexit status:\n  0  " in text
+
+
+@pytest.mark.parametrize("command", ("check", "du", "flush", "list", "status", "umount"))
+def test_what_takes_long_to_import_is_left_out(command: str) -> None:
+    look = ("import sys; from tmpfsd.cli import ctl\n"
+            "try: ctl.main(sys.argv[1:])\n"
+            "finally: print(*{'trio', 'rich', 'pyfuse3', 'prometheus_client'} & {*sys.modules})")
+    words = [command] if command == "list" else [command, "/nowhere"]
+    done = subprocess.run([sys.executable, "-c", look, *words], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1:] == [""], done.stdout
 
 
 def test_no_traceback_reaches_a_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tmpfsd.cli.preflight import CliError
-from tmpfsd.server import control, mountinfo
+from tmpfsd.server import mountinfo, places
 from tmpfsd.server.mountinfo import MountPoint
 
 SECONDS = 60.0          # `check` looks at everything
@@ -90,8 +90,8 @@ def mount_above(mounts: dict[str, MountPoint], path: str) -> MountPoint | None:
 
 def socket_of(mounted: MountPoint) -> str:
     """Return the socket of a mount."""
-    name = control.socket_name(mounted.major, mounted.minor)
-    for directory in control.directories(mounted.owner):
+    name = places.socket_name(mounted.major, mounted.minor)
+    for directory in places.directories(mounted.owner):
         candidate = os.path.join(directory, name)
         if is_socket_of(candidate, mounted.owner):
             return candidate

@@ -3,9 +3,7 @@
 A request is one line {"command": NAME, ...}, answered by one line {"ok": true, "result": ...} or {"ok":
 false, "error": TEXT}; a client may send several.  A command that takes long works in steps, and before its answer
 come lines {"ok": true, "progress": {"done": N, "of": M}}, ten a second at most.  One that also waits is an async
-generator, which yields {"progress": ...} as it likes and at last {"result": ...}.  The socket is found from the device
-number of the mount, which mountinfo tells without asking the file system: /run/tmpfsd for root's mounts,
-$XDG_RUNTIME_DIR/tmpfsd or /tmp/tmpfsd-UID for those of others.
+generator, which yields {"progress": ...} as it likes and at last {"result": ...}.  places.py says where the socket is.
 
 With a line may come a descriptor (SCM_RIGHTS), of a file that the client has the right to open and the daemon has not.
 
@@ -29,7 +27,6 @@ import json
 import logging
 import os
 import socket
-import stat
 import struct
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,6 +34,7 @@ from typing import Any, NamedTuple
 import trio
 
 from tmpfsd.server.errors import ControlError
+from tmpfsd.server.places import directories, owned, socket_name
 from tmpfsd.uvm.lost import seldom
 
 log = logging.getLogger(__name__)
@@ -48,7 +46,6 @@ CREDENTIALS = struct.Struct("3i")       # struct ucred: pid, uid, gid
 DESCRIPTOR = struct.Struct("i")
 SO_PEERGROUPS = 59                      # <asm-generic/socket.h>
 MOST_GROUPS = 65536                     # NGROUPS_MAX
-ROOT_DIRECTORY = "/run/tmpfsd"
 PROGRESS_SECONDS = 0.1
 
 # A plain function; a generator, which yields how far it is after each step, and returns the result; or an async one.
@@ -81,30 +78,6 @@ def peer_of(client: Any) -> Peer:
     except OSError:                     # a kernel before 4.13
         data = b""
     return Peer(uid, (gid, *struct.unpack(f"{len(data) // 4}I", data)))
-
-
-def directories(uid: int) -> list[str]:
-    """Return the places where the sockets of a user's mounts can be, the preferred one first."""
-    if uid == 0:
-        return [ROOT_DIRECTORY]
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "") if uid == os.geteuid() else ""
-    places = [runtime, f"/run/user/{uid}"]
-    found = [os.path.join(place, "tmpfsd") for place in dict.fromkeys(places) if place and owned(place, uid)]
-    return [*found, f"/tmp/tmpfsd-{uid}"]
-
-
-def owned(path: str, uid: int) -> bool:
-    """Tell whether path is a directory of this user that nobody else may write to."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid and not status.st_mode & 0o022
-
-
-def socket_name(major: int, minor: int) -> str:
-    """Return the name of a mount's socket in its directory."""
-    return f"{major}-{minor}.sock"
 
 
 def make_directory(uid: int) -> str:

@@ -15,9 +15,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import trio
-
-if TYPE_CHECKING:                       # the commands use this module, and need not wait for pyfuse3
+if TYPE_CHECKING:                       # the commands use this module, and need not wait for pyfuse3 and trio
     from tmpfsd.server.dispatch import Dispatcher
 
 log = logging.getLogger(__name__)
@@ -78,6 +76,7 @@ class Pressure:
 
     async def watch(self, traffic: Dispatcher | None) -> None:
         """Look while there is traffic, until cancelled."""
+        import trio
         while True:
             try:
                 self.look()
