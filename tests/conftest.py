@@ -1,9 +1,29 @@
-"""Top-level fixtures of all tests: a hang or a crash shows where."""
+"""Top-level fixtures of all tests: a hang or a crash shows where; and the garbage of a test is collected at its end."""
 
 import faulthandler
+import gc
 
-# Here and not when its plugin first needs it: after the gc.freeze() of tests/fs it finds no reference to trio's random
+# Here and not when its plugin first needs it: after the gc.freeze() below it finds no reference to trio's random
 # generator, and warns.
 import hypothesis  # noqa: F401
+import pytest
 
 faulthandler.enable()
+
+
+def pytest_collection_finish() -> None:
+    """Let the collections of a test look at nothing older than the test: pytest holds half a million objects."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """Collect what a test left, and what pytest keeps of it need not be looked at again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Hypothesis' last words look for the referrers of an object."""
+    gc.unfreeze()

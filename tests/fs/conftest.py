@@ -21,15 +21,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"failures injected: {TRIED.total()} ({each})")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def only_what_tests_make() -> Iterator[None]:
-    """Let the collection at each test's end look at nothing older than the tests: 20 ms less for each."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()       # Hypothesis' last words look for the referrers of an object
-
-
 @pytest.fixture
 def make_fs(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
     """Make a file system; all that were made are ended as every test is."""
