@@ -5,7 +5,7 @@ from typing import Any, Callable
 import pytest
 
 from tests.fs.fslib import ROOT, Driver, make_mount
-from tmpfsd.tmpfs import layout
+from tmpfsd.tmpfs import check, layout
 from tmpfsd.tmpfs.layout import ORPHAN, pack_extent, unpack_extent
 from tmpfsd.uvm.errors import Inconsistent
 
@@ -219,6 +219,44 @@ def test_check_names_it(tmp_path, case: str) -> None:
     with pytest.raises(Inconsistent) as info:
         mp.check()
     assert info.value.invariant == invariant, info.value
+    mp.close()
+
+
+def _below_itself(scene: Scene) -> None:
+    """`sub` moves into itself as rename would do it: each count and each parent is right, but it is a loop."""
+    dirs, arena = scene.mp.dirs, scene.arena
+    key, value = scene.entry(scene.dir, b"sub")
+    dirs.remove(scene.node(scene.dir), key)
+    vacancy = dirs.vacancy(scene.node(scene.sub), b"sub")
+    assert vacancy is not None
+    dirs.insert(scene.node(scene.sub), vacancy, value)
+    layout.set_tn_parent(arena, scene.node(scene.sub), scene.sub)
+    _links(scene, scene.dir, 2)
+    _links(scene, scene.sub, 3)
+
+
+def test_a_directory_below_itself(tmp_path) -> None:
+    mp = make_mount(str(tmp_path))
+    scene = Scene(Driver(mp))
+    _below_itself(scene)
+    with pytest.raises(Inconsistent, match=f"directory {scene.sub} is below itself") as info:
+        mp.check()
+    assert info.value.invariant == "E4"
+    mp.close()
+
+
+def test_a_way_up_that_ends_nowhere(tmp_path) -> None:
+    """A way up that ends where nobody has a name: N1 and K2 come first in a check, so the last line alone is asked."""
+    mp = make_mount(str(tmp_path))
+    seen = check._Seen()
+    seen.parents |= {5: ROOT, 6: 5}
+    check._check_reachable(mp, seen)
+    seen.parents |= {7: 9}
+    with pytest.raises(Inconsistent, match="directory 7 is cut off") as info:
+        check._check_reachable(mp, seen)
+    assert info.value.invariant == "E4"
+    seen.ends.add(9)                # it was discarded
+    check._check_reachable(mp, seen)
     mp.close()
 
 
