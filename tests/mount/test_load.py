@@ -22,9 +22,9 @@ class TestTogether:
     def test_workers(self, make_fs):
         fs = make_fs(size="256m", tmpfsd="ram=1m")
         before = fs.status() if fs.kind == "tmpfsd" else {}
-        workers = [spawn(partial(work, fs.mnt / f"worker{seed}", seed, 4)) for seed in range(4)]
+        workers = [spawn(partial(work, fs.mnt / f"worker{seed}", seed, 2)) for seed in range(4)]
         if fs.kind == "tmpfsd":
-            self.watch(fs, 3.5)
+            self.watch(fs, 1.7)
         reap(*workers)
         if fs.kind == "tmpfsd":
             assert fs.status()["paging"]["pageouts"] > 0

@@ -208,7 +208,7 @@ class TestStressNg:
         known = set(run("stress-ng", "--stressors", cwd=mnt).split())
         names = [name for name in self.GROUPS[group].split() if name in known]
         stressors = [word for name in names for word in (f"--{name}", "1")]
-        run("stress-ng", *stressors, *(self.BOUNDS if group == "data" else ()), "--timeout", "4s", "--verify",
+        run("stress-ng", *stressors, *(self.BOUNDS if group == "data" else ()), "--timeout", "2s", "--verify",
             "--temp-path", mnt, "--oomable", cwd=mnt)
         for name in os.listdir(mnt):
             # Its open stressor forgets the file when open() makes it and then fails, on every file system.

@@ -10,7 +10,7 @@ from mountlib import REPOSITORY, needs_root
 @needs_root
 @pytest.mark.timeout(120)
 def test_load_and_clients() -> None:
-    command = [sys.executable, "-m", "tests.stress.load", "--seconds", "5", "--processes", "8", "--ram", "2",
+    command = [sys.executable, "-m", "tests.stress.load", "--seconds", "3", "--processes", "8", "--ram", "2",
                "--clients", "300"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
