@@ -1,7 +1,11 @@
 """Top-level fixtures of all tests: a hang or a crash shows where; and the garbage of a test is collected at its end."""
 
+import atexit
 import faulthandler
 import gc
+import os
+import shutil
+import tempfile
 
 # Here and not when its plugin first needs it: after the gc.freeze() below it finds no reference to trio's random
 # generator, and warns.
@@ -9,6 +13,12 @@ import hypothesis  # noqa: F401
 import pytest
 
 faulthandler.enable()
+
+# Each of the daemons and commands that the tests start would compile the package anew.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    compiled = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="tmpfsd-compiled-")
+    os.chmod(compiled, 0o755)       # also for those of other users
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:
