@@ -419,7 +419,8 @@ class TestEnd:
                 os.close(fd)
 
         workers = [spawn(lambda: pytest.raises(OSError, body)) for _ in range(2)]
-        time.sleep(0.7)
+        at_work = [mounted.mnt / f"{pid}-20" for pid in workers]    # a MB each: more than ram
+        assert eventually(lambda: all(path.exists() for path in at_work), 30)
         os.kill(mounted.pid, number)
         assert mounted.daemon.wait(timeout=15) == 0, mounted.log_text()
         assert not is_mounted(mounted.mnt)
