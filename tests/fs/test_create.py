@@ -39,7 +39,7 @@ def test_mknod(fs: Driver, kind: int, rdev: int) -> None:
 
 def test_mknod_makes_files_and_neither_directories_nor_symlinks(fs: Driver) -> None:
     assert stat.S_ISREG(fs.getattr(fs.mknod(ROOT, b"file", stat.S_IFREG | 0o600)).mode)
-    for kind in (stat.S_IFDIR, stat.S_IFLNK, 0):
+    for kind in (stat.S_IFDIR, stat.S_IFLNK, 0, 1 << 16 | stat.S_IFIFO):
         with refused(errno.EINVAL):
             fs.mknod(ROOT, b"other", kind | 0o600)
 

@@ -129,8 +129,8 @@ def create(mp: Mount, dino: int, name: bytes, mode: int, cred: Any) -> int:
 
 
 def mknod(mp: Mount, dino: int, name: bytes, mode: int, rdev: int, cred: Any) -> int:
-    """A file of any type but directory and symlink (+1)."""
-    if stat.S_IFMT(mode) not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
+    """A file of any type but directory and symlink (+1).  => FsError EINVAL for others; those of create()."""
+    if mode & ~stat.S_IMODE(mode) not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
         raise FsError(errno.EINVAL)
     return _make_node(mp, dino, name, mode, cred, rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0)
 
