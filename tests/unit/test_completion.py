@@ -1,11 +1,16 @@
-"""Shell completion and help, as they are derived from the parsers."""
+"""What a shell is offered, and help, as it is derived from the parsers."""
 
+import argparse
 import re
+import threading
+from pathlib import Path
+from typing import Callable
 
 import pytest
 
-from tmpfsd.cli import completion, ctl
+from tmpfsd.cli import completion, ctl, mount
 from tmpfsd.options import FLAGS, VALUED
+from tmpfsd.server import mountinfo
 
 
 def test_every_option_is_there() -> None:
@@ -13,12 +18,54 @@ def test_every_option_is_there() -> None:
     assert words >= {*VALUED, *FLAGS}
 
 
-@pytest.mark.parametrize("shell", completion.SHELLS)
-def test_nothing_of_the_tables_is_left_out(shell: str) -> None:
-    text = completion.script(shell)
-    words = {*(word.rstrip("=") for word in completion.option_words()), *ctl.SUBCOMMANDS, "--median-size", "--lazy"}
-    assert not {word for word in words if not re.search(rf"(?<![\w-]){word}(?![\w-])", text)}
-    assert not re.search("TABLE|COMMANDS|MOUNT_OPTIONS|SETTABLE", text)
+@pytest.mark.parametrize("prefix, some, none", [
+    ("", {"ram=", "noatime"}, {"default_permissions"}),
+    ("ram=64m,no", {"ram=64m,noatime", "ram=64m,size="}, {"noatime"}),
+    ("submap=auto,submap_sharing=", {"submap=auto,submap_sharing=shared"}, set()),
+    (r"fsname=a\,backend=x,swap_io=", {r"fsname=a\,backend=x,swap_io=direct"}, set()),
+    ("swap=", {"swap=none", r"swap=a\,b/"}, set()),
+    (r"swap=a\,", {r"swap=a\,b/"}, set()),
+    ("swap=~/", {"swap=none"}, {r"swap=~/a\,b/"}),
+])
+def test_mount_options(prefix: str, some: set[str], none: set[str], tmp_path: Path,
+                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a,b").mkdir()
+    found = set(completion.mount_options(prefix))
+    assert found >= some and not found & none
+
+
+def test_mounted_tmpfsds_are_mountpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = [mountinfo.MountPoint(0, 1, "/", "ext4", 0),
+              mountinfo.MountPoint(0, 2, str(tmp_path / "b"), mountinfo.FSTYPE, 0)]
+    monkeypatch.setattr(mountinfo, "table", lambda: mounts)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    (tmp_path / "c").touch()
+    assert completion.mountpoints("") == [f"{tmp_path}/b"]
+    assert sorted(completion.mountpoints(f"{tmp_path}/")) == [f"{tmp_path}/a/", f"{tmp_path}/b"]
+
+
+@pytest.mark.parametrize("complete", [completion.paths, completion.directories])
+def test_what_does_not_answer_is_left_alone(complete: Callable[[str], list[str]],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(completion, "SECONDS", 0.01)
+    monkeypatch.setattr(completion, "look", lambda *_: iter(ended.wait, True))
+    assert complete("/hangs/a") == ["/hangs/a"] and complete("") == ["./"]
+    ended.set()
+
+
+def test_every_argument_is_known() -> None:
+    parsers: list[argparse.ArgumentParser] = [mount.make_parser(), ctl.make_parser()]
+    for parser in parsers:
+        completion.attach(parser)
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+            elif not action.option_strings:
+                assert action.choices or hasattr(action, "completer"), f"{parser.prog}: {action.dest}"
 
 
 @pytest.mark.parametrize("name", ctl.SUBCOMMANDS)

@@ -56,6 +56,19 @@ CASES = (
     ("tmpfsd -o backend=wi", "tmpfsd -o backend=wired"),
     ("tmpfsd -o ram=64m,backend=ao", "tmpfsd -o ram=64m,backend=aobj"),
     ("tmpfsd town -o noat", "tmpfsd town -o noatime"),
+    ("tmpfsd -o ram=64m -o noat", "tmpfsd -o ram=64m -o noatime"),
+    ("tmpfsd -o ram=64m,swap=swap-f", "tmpfsd -o ram=64m,swap=swap-file"),
+    ("tmpfsd -o swap=a\\ n", "tmpfsd -o swap=a\\ name"),
+    ("tmpfsd --foreground town -o uid=1,backend=wi", "tmpfsd --foreground town -o uid=1,backend=wired"),
+    ("tmpfsctl set town spin=", "tmpfsctl set town spin=auto"),
+    ("tmpfsctl swapon town a", "tmpfsctl swapon town a\\ name"),
+    ("tmpfsctl swapon town 'a n", "tmpfsctl swapon town 'a name'"),
+    ("tmpfsctl estimate --from=to", "tmpfsctl estimate --from=town/"),
+    ("tmpfsctl status ~/to", "tmpfsctl status ~/town/"),
+    ("tmpfsctl status $HOME/to", "tmpfsctl status $HOME/town/"),
+    ("tmpfsctl status swap-f", "tmpfsctl status swap-f"),
+    ("cd / && tmpfsctl sta", "cd / && tmpfsctl status"),
+    ("LANG=C tmpfsd tmpfsd -o noat", "LANG=C tmpfsd tmpfsd -o noatime"),
 )
 
 
@@ -107,6 +120,7 @@ def started(name: str, place: Path) -> Iterator[Shell]:
     sandbox.write_commands(place / "bin")
     (place / "town").mkdir()
     (place / "swap-file").touch()
+    (place / "a name").touch()
     shell = Shell(name, place)
     try:
         yield shell

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Collection, Sequence
 
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argparse.Namespace(debug=False)
     streams.hold()
     try:
+        if "_ARGCOMPLETE" in os.environ:            # a shell asks what may follow, and gets it
+            from tmpfsd.cli import completion
+            completion.autocomplete(make_parser(os.environ.get("COMP_LINE", "").split()))
         args = make_parser(words).parse_args(words)
         code: int | None = args.run(args)
         sys.stdout.flush()

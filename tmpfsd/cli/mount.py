@@ -269,6 +269,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str] | None) -> int:
     """Read the command line and mount."""
+    if "_ARGCOMPLETE" in os.environ:        # a shell asks what may follow, and gets it
+        from tmpfsd.cli import completion
+        completion.autocomplete(make_parser())
     if argv is None and os.path.basename(sys.argv[0]).startswith(HELPER_NAMES):
         args = make_helper_parser().parse_args()
         if args.fake:
