@@ -104,8 +104,8 @@ def make_fs(kind: str) -> Iterator[Callable[..., Mounted]]:
 def tmpfsd() -> Iterator[Callable[..., Mounted]]:
     """tmpfsd("ram=1m,..."): a tmpfsd mount of the test's own."""
     with ExitStack() as made:
-        def make(options: str, **environment: str) -> Mounted:
-            mounted = mount_tmpfsd(options, **environment)
+        def make(options: str, others: bool = True, **environment: str) -> Mounted:
+            mounted = mount_tmpfsd(options, others, **environment)
             made.callback(finish, mounted)
             return mounted
 

@@ -146,13 +146,13 @@ def mount_kernel(options: str) -> Mounted:
     return Mounted("kernel", mnt, options)
 
 
-def mount_tmpfsd(options: str, **environment: str) -> Mounted:
-    """Mount tmpfsd and wait until it answers."""
+def mount_tmpfsd(options: str, others: bool = True, **environment: str) -> Mounted:
+    """Mount tmpfsd and wait until it answers; root's mounts are open to others."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("no /dev/fuse that can be opened")
     mnt = new_mountpoint()
     handle, log = tempfile.mkstemp(prefix="tmpfsd-test-", suffix=".log")
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and others:
         options += ",allow_other"
     command = [sys.executable, "-m", "tmpfsd.cli.mount", "test", str(mnt), "-f", "-o", options]
     daemon = subprocess.Popen(command, env=_environment(environment), stdin=subprocess.DEVNULL,

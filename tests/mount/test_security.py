@@ -300,7 +300,7 @@ class TestSocket:
 
 
 class TestDefaultPermissions:
-    """The kernel checks, whatever the options."""
+    """The kernel checks where others may enter, whatever the options."""
 
     @pytest.mark.parametrize("options", ["", ",default_permissions", ",acl", ",writeback", ",backend=wired"])
     def test_always(self, tmpfsd, options):

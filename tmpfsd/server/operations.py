@@ -250,8 +250,8 @@ class Operations(pyfuse3.Operations):
         return vnops.readlink(self.mount, ino)
 
     @handler
-    def access(self, _ino: int, _mode: int, _ctx: Any) -> bool:
-        return True         # the kernel checks: default_permissions is always on
+    def access(self, ino: int, how: int, _ctx: Any) -> bool:
+        return vnops.access(self.mount, ino, how)       # asked for in root's own mounts only (daemon.is_roots_own)
 
     @handler
     def statfs(self, _ctx: Any) -> pyfuse3.StatvfsData:

@@ -10,6 +10,7 @@ Limits      The kernel applies the umask before it asks for a new file, also whe
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -129,3 +130,9 @@ def inherit(mp: Mount, dino: int, mode: int) -> tuple[int, int]:
     if stat.S_ISDIR(mode):
         values.append((DEFAULT, encode(default)))
     return mode, xattr.new_chain(mp, values)
+
+
+def access(mp: Mount, ino: int, how: int) -> bool:
+    """access(2) of who has CAP_DAC_OVERRIDE: all but to execute a file that nobody may execute.  => SwapIOError."""
+    mode = layout.tn_mode(mp.arena, mp.mem.node(ino))
+    return not how & os.X_OK or stat.S_ISDIR(mode) or bool(mode & 0o111)

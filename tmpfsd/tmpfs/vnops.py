@@ -1,12 +1,12 @@
 """tmpfs/vnops.py: the operations, one function each (after tmpfs_vnops.c).
 
-Every operation has three parts: look (read all it needs and refuse; a failed page-in is EIO here and
-nothing has changed), acquire (what may be refused: nodes, names, room in a directory; undone in reverse)
-and commit, which cannot fail.  They are plain functions that run to completion, so they are atomic with
-respect to each other.  Permissions are the kernel's matter (default_permissions).
+Every operation has three parts: look (read all it needs and refuse; a failed page-in is EIO here and nothing has
+changed), acquire (what may be refused: nodes, names, room in a directory; undone in reverse) and commit, which cannot
+fail.  They are plain functions that run to completion: atomic with respect to each other.
 
 `mp` is the Mount, `cred` has uid, gid and in_group(gid), names are bytes without '/' and NUL.  Operations marked (+1)
-leave the returned node with one more kernel reference.  Errors: FsError, and VmError from below.
+leave the returned node with one more kernel reference.  Permissions are the kernel's matter (server/daemon.py).
+Errors: FsError, and VmError from below.
 
 Breathing   The caller breathes before each operation.  rename, read, write, readdir, xattrs and whatever ends
             a node breathe inside.
@@ -38,18 +38,17 @@ from tmpfsd.uvm.param import PAGE_SIZE
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
-LINK_MAX = (1 << 31) - 1
-PATH_MAX = 4096
-TYPE_MASK = 0o170000             # S_IFMT, which Python has as a function only
+LINK_MAX, PATH_MAX = (1 << 31) - 1, 4096
+TYPE_MASK = 0o170000                # S_IFMT, which Python has as a function only
 DAY = 86_400_000_000_000
 CTIME_MAX = (1 << 64) - 1           # of the machine's clock; only the writeback cache ever hands one in
-__all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "create", "forget", "getattr", "getxattr", "link", "listxattr", "lookup",
-           "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir", "readlink", "removexattr", "rename",
-           "rmdir", "setattr", "setxattr", "statfs", "symlink", "truncate", "unlink", "write"]
+__all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "access", "create", "forget", "getattr", "getxattr", "link", "listxattr",
+           "lookup", "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir", "readlink", "removexattr",
+           "rename", "rmdir", "setattr", "setxattr", "statfs", "symlink", "truncate", "unlink", "write"]
 
 Emit = Callable[[bytes, int, tuple, int], bool]
 
-forget = node.forget
+access, forget = acl.access, node.forget
 
 
 # --- looking ---
