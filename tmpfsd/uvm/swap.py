@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2        # <linux/falloc.h>; the os module has no names for them
 FULL_SECONDS = 0.5                      # between two looks at a disk that was full
+PUNCH_TRIES = 100
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
@@ -240,10 +241,11 @@ class Swap:
         if not self._can_punch:
             return False
         mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-        error = errno.EINTR                 # the server's timer ticks while there is traffic
-        while error == errno.EINTR:
+        for _ in range(PUNCH_TRIES):
             done = _fallocate(self.fd, mode, self._place(slot) << PAGE_SHIFT, n << PAGE_SHIFT) == 0
             error = 0 if done else ctypes.get_errno()
+            if error != errno.EINTR:        # the server's timer ticks while there is traffic
+                break
         if error:
             self._can_punch = error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
             log.info("swap %s: a hole was not punched: %s", self.path, os.strerror(error))
