@@ -1,4 +1,4 @@
-"""The two benchmarks that stand alone: operations without FUSE, and creates while the number of files doubles."""
+"""Benchmarks that stand alone: operations without FUSE, waits for swap, creates while the number of files doubles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import core, doubling
+from tools.bench import core, doubling, faults
 
 needs_fuse = pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse that can be opened")
 
@@ -28,6 +28,20 @@ def test_core_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 def test_steps_double() -> None:
     assert doubling.steps(50_000) == [10_000, 20_000, 40_000, 50_000]
     assert doubling.steps(10_000) == doubling.steps(10_000)[:1] and doubling.steps(3) == [3]
+
+
+@pytest.mark.parametrize("times", (0.5, 4))
+def test_faults(monkeypatch: pytest.MonkeyPatch, times: float) -> None:
+    monkeypatch.setattr(faults, "SAMPLES", 800)
+    monkeypatch.setattr(faults, "PROBE", 1000)
+    found = faults.measure(1 << 20, times, 200, "pageable-submap")
+    parts = found.pop("parts of ram")
+    assert set(found) == {"create", "stat in order", "stat at random", "readdirplus entry", "unlink at random"}
+    if times < 1:
+        assert not any(each["faults"] for each in found.values())       # all stays in
+    else:
+        assert 0.5 < found["stat at random"]["faults"] < 3 and 10 * found["stat in order"]["faults"] < 1
+        assert parts["node"] > 3 * parts["string-4096"] > 0
 
 
 @needs_fuse
