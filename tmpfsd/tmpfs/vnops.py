@@ -40,14 +40,12 @@ if TYPE_CHECKING:
 
 LINK_MAX, PATH_MAX = (1 << 31) - 1, 4096
 TYPE_MASK = 0o170000                # S_IFMT, which Python has as a function only
-DAY = 86_400_000_000_000
-CTIME_MAX = (1 << 64) - 1           # of the machine's clock; only the writeback cache ever hands one in
+DAY, CTIME_MAX = 86_400_000_000_000, (1 << 64) - 1      # ns; only the writeback cache ever hands a ctime in
 __all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "access", "create", "forget", "getattr", "getxattr", "link", "listxattr",
            "lookup", "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir", "readlink", "removexattr",
            "rename", "rmdir", "setattr", "setxattr", "statfs", "symlink", "truncate", "unlink", "write"]
 
 Emit = Callable[[bytes, int, tuple, int], bool]
-
 access, forget = acl.access, node.forget
 
 
