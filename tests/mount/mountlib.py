@@ -101,6 +101,14 @@ class Mounted:
         assert status == 0, f"daemon ended with {status}: {self.log_text()}"
 
 
+def need_others_to_run() -> None:
+    """Skip where other users may not run this Python: root's clone may be in a directory of root's alone."""
+    try:
+        subprocess.run([sys.executable, "-c", ""], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", timeout=60)
+    except PermissionError:
+        pytest.skip(f"another user may not run {sys.executable}")
+
+
 def abort_all() -> None:
     """End every tmpfsd daemon, so that whatever waits for one gets ENOTCONN."""
     for mounted in list(LIVE):

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mountlib import need_others_to_run
 
 from tmpfsd import options
 from tmpfsd.cli import mount, preflight
@@ -445,11 +446,8 @@ def test_tmpfsctl_mistakes(args: tuple[str, ...], named: str) -> None:
 
 def need_another_user(code: str) -> None:
     """Skip unless another user can run this, with this Python."""
-    try:
-        probe = run(sys.executable, "-c", code, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/")
-    except PermissionError:
-        pytest.skip(f"another user may not run {sys.executable}")
-    if probe.returncode:
+    need_others_to_run()
+    if run(sys.executable, "-c", code, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/").returncode:
         pytest.skip(f"another user cannot: {code}")
 
 

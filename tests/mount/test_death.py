@@ -14,8 +14,8 @@ from typing import Any, Callable
 
 import pytest
 from mountlib import (
-    NOBODY, REPOSITORY, Mounted, ctl, eventually, fails_with, is_mounted, mount_tmpfsd, needs_root, new_mountpoint,
-    reap, spawn, touch, unmount
+    NOBODY, REPOSITORY, Mounted, ctl, eventually, fails_with, is_mounted, mount_tmpfsd, need_others_to_run, needs_root,
+    new_mountpoint, reap, spawn, touch, unmount
 )
 
 from tests.stress.worker import Worker
@@ -116,6 +116,7 @@ class TestAgainAtTheSamePlace:
 
     @needs_root
     def test_a_dead_one_of_another_user_is_left(self, dead):
+        need_others_to_run()
         done = self.tmpfsd_at(dead.mnt, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/")
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and is_mounted(dead.mnt)
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from mountlib import NOBODY, Mounted, as_user, ctl, eventually, fails_with, is_mounted, needs_root, touch
+from mountlib import (
+    NOBODY, Mounted, as_user, ctl, eventually, fails_with, is_mounted, need_others_to_run, needs_root, touch
+)
 
 Make = Callable[..., Mounted]
 
@@ -224,6 +226,7 @@ def test_asks_on_a_terminal(tmpfsd: Make) -> None:
 
 @needs_root
 def test_others_may_not(tmpfsd: Make) -> None:
+    need_others_to_run()
     fs = tmpfsd("ram=4m")
     (fs.mnt / "tree").mkdir()
     with pytest.raises(AssertionError):

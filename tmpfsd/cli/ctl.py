@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         streams.complain(f"tmpfsctl: {describe(error)}")
         return 1
+    finally:
+        streams.settle()
     return code or 0
 
 

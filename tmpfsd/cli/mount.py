@@ -265,6 +265,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             streams.give_up(sys.stdout)
         streams.complain(f"tmpfsd: {describe(error)}")
         return 1
+    finally:
+        streams.settle()            # a log that could not be written, say
 
 
 def run(argv: Sequence[str] | None) -> int:

@@ -32,6 +32,15 @@ def give_up(stream: TextIO) -> None:
         os.close(null)
 
 
+def settle() -> None:
+    """Write what is left, or give it up: the interpreter's own try would make the exit status 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            give_up(stream)
+
+
 def complain(text: str) -> None:
     """Say what is wrong, if anybody can hear it."""
     try:
