@@ -10,7 +10,7 @@ venv=$2
 need=("fusermount3 fuse3" "pkg-config pkg-config" "cc gcc" "fuse3.pc libfuse3-dev" "venv python3-venv" "Python.h python3-dev")
 if [ "$what" = test ]; then
     need+=("git git" "rsync rsync" "sqlite3 sqlite3" "fio fio" "stress-ng stress-ng" "setfattr attr" "setfacl acl"
-           "tar tar" "zsh zsh")
+           "mkfs.ext4 e2fsprogs" "tar tar" "zsh zsh")
 fi
 
 # A python3 that can make a virtual environment and has the headers of its own version.

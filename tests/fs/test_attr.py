@@ -1,13 +1,14 @@
 """getattr and setattr: modes, owners, times before 1970 and beyond every format; statfs."""
 
+import errno
 import os
 import stat
 from typing import Callable
 
 import pytest
 
-from tests.fs.fslib import CRED, ROOT, USER, Cred, Driver
-from tmpfsd.tmpfs import vnops
+from tests.fs.fslib import CRED, ROOT, USER, Cred, Driver, refused
+from tmpfsd.tmpfs import acl, vnops
 
 YEAR = 31_556_952 * 10 ** 9
 HIGHEST = (1 << 79) - 1
@@ -137,6 +138,41 @@ def test_a_call_that_changes_nothing_takes_set_id_bits(fs: Driver, mode: int, us
     fs.setattr(ino, mode=mode)
     fs.setattr(ino, user)
     assert stat.S_IMODE(fs.getattr(ino).mode) == left
+
+
+@pytest.mark.parametrize("mode, gid, later", [
+    (0o6755, 7, 0o755), (0o2755, 7, 0o755), (0o2775, 7, 0o775), (0o2775, USER.gid, None), (0o2757, 7, None),
+    (0o755, 7, 0o755), (0o2744, USER.gid, 0o2744)])
+def test_set_id_bits_are_not_taken_by_who_may_not_write(fs: Driver, mode: int, gid: int, later: int | None) -> None:
+    """A chown(-1, -1) of another's file takes nothing; a write does, which one may still make who opened it before."""
+    ino = fs.create(ROOT, b"f")
+    fs.setattr(ino, gid=gid)
+    fs.setattr(ino, mode=mode)
+    fs.setattr(ino, USER)
+    assert stat.S_IMODE(fs.getattr(ino).mode) == (mode if later is not None else mode & 0o777)
+    assert fs.mp.strips.keys() == ({ino} if later is not None and later != mode else set())
+    if fs.mp.strips:
+        assert fs.do(vnops.strip, ino) and not fs.mp.strips
+        assert stat.S_IMODE(fs.getattr(ino).mode) == later
+
+
+def test_a_mark_for_a_node_that_is_gone_takes_nothing(fs: Driver) -> None:
+    ino = fs.create(ROOT, b"f", 0o2755)
+    fs.setattr(ino, USER)
+    fs.unlink(ROOT, b"f")
+    fs.forget(ino)
+    assert fs.create(ROOT, b"g", 0o2755) == ino
+    assert not fs.do(vnops.strip, ino)
+    assert stat.S_IMODE(fs.getattr(ino).mode) == 0o2755 and not fs.mp.strips
+
+
+def test_marks_are_bounded(fs: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acl, "STRIPS_MAX", 2)
+    inos = [fs.create(ROOT, b"f%d" % number, 0o2755) for number in range(3)]
+    for ino in (inos[0], inos[1], inos[0]):
+        fs.setattr(ino, USER)
+    with refused(errno.EPERM):
+        fs.setattr(inos[2], USER)
 
 
 def test_set_id_bits_and_what_leaves_them(fs: Driver) -> None:

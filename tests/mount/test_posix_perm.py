@@ -6,6 +6,7 @@ Each test acts in a child process that has given up all rights (as_user), so the
 import errno
 import os
 import stat
+import threading
 
 import pytest
 from mountlib import NOBODY, OTHER, as_user, fails_with, make_one, needs_root, touch
@@ -191,6 +192,38 @@ class TestSetIdIsCleared:
         owned(d / "x", 0o6777)
         as_user(lambda: os.chown(d / "x", -1, GROUP), groups=(GROUP,))
         assert mode_of(d / "x") == 0o777
+
+    @pytest.mark.parametrize("mode", [0o6755, 0o4755, 0o2755, 0o2744, 0o755])
+    def test_not_by_a_chown_to_nobody_of_one_who_may_not_write(self, d, mode):
+        owned(d / "x", mode, OTHER, OTHER)
+        os.chmod(d / "x", mode)
+        try:
+            as_user(lambda: os.chown(d / "x", -1, -1))
+        except PermissionError:                 # on the kernel's tmpfs, where there are such bits
+            assert mode & 0o6000
+        assert mode_of(d / "x") == mode
+
+    @pytest.mark.parametrize("mode, left", [(0o6755, 0o755), (0o2755, 0o755), (0o4711, 0o711)])
+    def test_by_a_write_of_one_who_opened_it_when_he_might(self, d, mode, left):
+        owned(d / "x", 0o666, OTHER, OTHER)
+
+        def write() -> int:
+            fd = os.open(d / "x", os.O_WRONLY)
+            (d / "opened").touch()
+            while mode_of(d / "x") != mode:
+                pass
+            return os.write(fd, b"more")
+
+        def close() -> None:
+            while not (d / "opened").exists():
+                pass
+            os.chmod(d / "x", mode)
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        assert as_user(write) == 4
+        thread.join()
+        assert mode_of(d / "x") == left and (d / "x").read_bytes().startswith(b"more")
 
     def test_directories_keep_theirs(self, d):
         os.mkdir(d / "sub")

@@ -72,6 +72,13 @@ def new(r: Random) -> Place:
     return place(r) if r.random() < 0.4 else (-1, r.choice((b"", b"", b"a/", b"b/", b"c/", b"a/b/")) + r.choice(NEW))
 
 
+def owners(r: Random) -> tuple[int, int]:
+    """A new owner and group, or only one of them (allowed.py tells why never none)."""
+    while (found := (r.choice(IDS), r.choice(IDS))) == (-1, -1):
+        pass
+    return found
+
+
 def handle(r: Random) -> int:
     """One of the user's open files, if there is one at that place."""
     return r.randrange(HANDLES)
@@ -173,8 +180,8 @@ OPERATIONS: dict[str, tuple[int, Callable[[Random], Operation]]] = {
     "readlink": (2, lambda r: (place(r),)),
     "chmod": (5, lambda r: (place(r), mode(r))),
     "fchmod": (2, lambda r: (handle(r), mode(r))),
-    "chown": (4, lambda r: (place(r), r.choice(IDS), r.choice(IDS), r.random() < 0.5)),
-    "fchown": (2, lambda r: (handle(r), r.choice(IDS), r.choice(IDS))),
+    "chown": (4, lambda r: (place(r), *owners(r), r.random() < 0.5)),
+    "fchown": (2, lambda r: (handle(r), *owners(r))),
     "utimens": (4, lambda r: (place(r), r.choice(TIMES), r.choice(TIMES), r.random() < 0.5)),
     "futimens": (2, lambda r: (handle(r), r.choice(TIMES), r.choice(TIMES))),
     "truncate": (4, lambda r: (place(r), offset(r))),

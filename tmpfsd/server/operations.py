@@ -274,6 +274,8 @@ class Operations(pyfuse3.Operations):
 
     @changing
     def write(self, fh: int, offset: int, data: bytes) -> int:
+        if self.mount.strips and fh in self.mount.strips and vnops.strip(self.mount, fh):
+            pyfuse3.invalidate_inode(fh, attr_only=True)    # it holds the mode from before
         return vnops.write(self.mount, fh, offset, data)
 
     @handler

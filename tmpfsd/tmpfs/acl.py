@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ACCESS, DEFAULT = xattr.ACL_NAMES
 VERSION = 2
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+STRIPS_MAX = 1000
 _HEAD, _ENTRY = Struct("<I"), Struct("<HHI")        # <linux/posix_acl_xattr.h>
 Acl = list[tuple[int, int, int]]                    # (tag, permissions, id)
 
@@ -136,3 +137,34 @@ def access(mp: Mount, ino: int, how: int) -> bool:
     """access(2) of who has CAP_DAC_OVERRIDE: all but to execute a file that nobody may execute.  => SwapIOError."""
     mode = layout.tn_mode(mp.arena, mp.mem.node(ino))
     return not how & os.X_OK or stat.S_ISDIR(mode) or bool(mode & 0o111)
+
+
+# --- set-id bits, where the kernel leaves it to us whether they go ---
+
+def may_write(mp: Mount, at: int, cred: Any) -> bool:
+    """Whether cred owns a node or may write it.  Of an ACL the mask is all that is looked at."""
+    mode, uid, gid = layout.tn_access(mp.arena, at)
+    return bool(cred.uid in (0, uid) or mode & stat.S_IWOTH
+                or mode & stat.S_IWGRP and (mp.acl or cred.in_group(gid)))
+
+
+def strip_at_write(mp: Mount, ino: int, at: int, new_mode: int) -> None:
+    """Have the next write of a node, which must come at once, take its set-id bits.  => FsError EPERM.
+
+    The kernel says the same before a write and at chown(-1, -1), and who may not write by now may still have the file
+    open.  So the call is neither refused, which could fail a write, nor obeyed, which would let anybody take the bits.
+    """
+    if len(mp.strips) >= STRIPS_MAX and ino not in mp.strips:
+        raise FsError(errno.EPERM)
+    mp.strips[ino] = layout.tn_gen(mp.arena, at), new_mode
+
+
+def strip(mp: Mount, ino: int) -> bool:
+    """Before a write: take the bits that strip_at_write() left; whether the mode has changed.  => SwapIOError."""
+    generation, new_mode = mp.strips.get(ino, (0, 0))
+    at = mp.mem.node_w(ino)
+    mp.strips.pop(ino, None)
+    if layout.tn_gen(mp.arena, at) != generation:
+        return False
+    layout.set_tn_mode(mp.arena, at, layout.tn_mode(mp.arena, at) & (new_mode | ~(stat.S_ISUID | stat.S_ISGID)))
+    return True

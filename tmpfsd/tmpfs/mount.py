@@ -24,7 +24,7 @@ class Mount:
     """A file system in memory that pages out.  => OSError: the swap file or device cannot be opened."""
 
     __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "now", "generation", "lost_nodes",
-                 "noatime", "acl", "xattr", "labels", "nr_inodes", "check_level", "doomed", "doomed_from")
+                 "noatime", "acl", "xattr", "labels", "strips", "nr_inodes", "check_level", "doomed", "doomed_from")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -42,6 +42,7 @@ class Mount:
         self.doomed = self.doomed_from = 0  # the directories that trees.reap() empties: the first, and from which key
         self.noatime, self.acl, self.xattr = config.noatime, config.acl, config.xattr
         self.labels = False                 # whether a security label was ever set: before, they are not supported
+        self.strips: dict[int, tuple[int, int]] = {}    # by node, its generation and next mode (acl.py)
         self.nr_inodes = config.nr_inodes
         self.check_level = self.vm.check_level      # TMPFSD_CHECK; at 2 the server calls check() after each operation
         vnops.make_root(self, config.mode, config.uid, config.gid)

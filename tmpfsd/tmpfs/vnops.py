@@ -43,10 +43,10 @@ TYPE_MASK = 0o170000                # S_IFMT, which Python has as a function onl
 DAY, CTIME_MAX = 86_400_000_000_000, (1 << 64) - 1      # ns; only the writeback cache ever hands a ctime in
 __all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "access", "create", "forget", "getattr", "getxattr", "link", "listxattr",
            "lookup", "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir", "readlink", "removexattr",
-           "rename", "rmdir", "setattr", "setxattr", "statfs", "symlink", "truncate", "unlink", "write"]
+           "rename", "rmdir", "setattr", "setxattr", "statfs", "strip", "symlink", "truncate", "unlink", "write"]
 
 Emit = Callable[[bytes, int, tuple, int], bool]
-access, forget = acl.access, node.forget
+access, forget, strip = acl.access, node.forget, acl.strip
 
 
 # --- looking ---
@@ -297,7 +297,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
         acl.chmod(mp, ino, mode)
     stays_empty = by_path and size == 0 and _is_empty(mp, ino)
     if size is not None and not stays_empty:
-        _resize(mp, ino, size)
+        truncate(mp, ino, size)
     arena = mp.arena
     at = mp.mem.node_w(ino)
     old_mode, old_uid, old_gid = tn_access(arena, at)
@@ -307,6 +307,9 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
     elif old_mode & (S_ISUID | S_ISGID) and (uid is not None or gid is not None or (
             atime_ns is mtime_ns is ctime_ns is None if size is None else cred.uid)):
         new_mode = _without_set_id(old_mode, old_gid, cred)
+        if new_mode != old_mode and uid is gid is size is None and not acl.may_write(mp, at, cred):
+            acl.strip_at_write(mp, ino, at, new_mode)
+            return
     if stays_empty and mode is uid is gid is atime_ns is mtime_ns is None and new_mode == old_mode:
         return
     layout.set_tn_mode(arena, at, new_mode)
@@ -331,11 +334,6 @@ def _without_set_id(mode: int, gid: int, cred: Any) -> int:
     return mode & ~drop
 
 
-def _resize(mp: Mount, ino: int, size: int) -> None:
-    _demand_regular(mp, ino)
-    regfile.truncate(mp, ino, size)
-
-
 def _is_empty(mp: Mount, ino: int) -> bool:
     _demand_regular(mp, ino)
     return not tn_size(mp.arena, mp.mem.node(ino))
@@ -351,7 +349,8 @@ def _demand_regular(mp: Mount, ino: int) -> None:
 
 def truncate(mp: Mount, ino: int, size: int) -> None:
     """Make a regular file `size` bytes long.  => FsError EISDIR, EINVAL, EFBIG.  => Breathes."""
-    _resize(mp, ino, size)
+    _demand_regular(mp, ino)
+    regfile.truncate(mp, ino, size)
 
 
 def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
@@ -369,7 +368,7 @@ def open(mp: Mount, ino: int, flags: int, cred: Any = None) -> None:
     """
     if not flags & os.O_TRUNC or not S_ISREG(tn_mode(mp.arena, mp.mem.node(ino))):
         return
-    _resize(mp, ino, 0)
+    truncate(mp, ino, 0)
     if cred is not None and cred.uid:
         at = mp.mem.node_w(ino)
         mode, _uid, gid = tn_access(mp.arena, at)
