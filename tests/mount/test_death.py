@@ -263,10 +263,9 @@ class TestFullLog:
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", tmp_path], capture_output=True).returncode:
             pytest.skip("no kernel tmpfs here")
         try:
-            log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.write(log, b"x" * 4096)
-            self.run(log)
-            os.close(log)
+            with open(tmp_path / "log", "ab", buffering=0) as log:
+                log.write(b"x" * 4096)
+                self.run(log.fileno())
         finally:
             subprocess.run(["umount", tmp_path], check=True, timeout=20)
 
