@@ -95,6 +95,7 @@ class Driver:
         self.mode = mode
         self.refs: Counter[int] = Counter()
         self.unchecked = 0              # operations since the last check
+        self.lost = False               # whether a test had something lost: it stays allocated, and is not counted
         self.start = self.counts()
 
     @property
@@ -297,6 +298,8 @@ class Driver:
     def finish(self) -> None:
         """The end of every test."""
         self.check()
+        if self.lost:
+            return
         self.empty()
 
 

@@ -341,7 +341,8 @@ def make_one(kind: str, path: Path) -> None:
     if kind == "symlink":
         os.symlink("text", path)
     else:
-        {"file": touch, "directory": os.mkdir, "fifo": os.mkfifo}[kind](path)  # type: ignore[operator]
+        makers: dict[str, Callable[[Path], object]] = {"file": touch, "directory": os.mkdir, "fifo": os.mkfifo}
+        makers[kind](path)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mountlib import need_others_to_run
@@ -32,10 +33,10 @@ pytestmark = pytest.mark.skipif(not FUSE, reason="no /dev/fuse that this user ma
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root")
 
 
-def run(*command: str, **keywords: object) -> "subprocess.CompletedProcess[str]":
+def run(*command: str, **keywords: Any) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end, with a bound on its time."""
     return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False,
-                          stdin=subprocess.DEVNULL, **keywords)  # type: ignore[call-overload,no-any-return]
+                          stdin=subprocess.DEVNULL, **keywords)
 
 
 def tmpfsd(*args: str, **keywords: object) -> "subprocess.CompletedProcess[str]":
@@ -447,8 +448,9 @@ def test_tmpfsctl_mistakes(args: tuple[str, ...], named: str) -> None:
 def need_another_user(code: str) -> None:
     """Skip unless another user can run this, with this Python."""
     need_others_to_run()
-    if run(sys.executable, "-c", code, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/").returncode:
-        pytest.skip(f"another user cannot: {code}")
+    probe = run(sys.executable, "-c", code, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/")
+    if probe.returncode:
+        pytest.skip(f"another user cannot: {code}: {probe.stderr.strip().splitlines()[-1]}")
 
 
 @needs_root
@@ -489,5 +491,5 @@ def test_without_dev_fuse(mountpoint: Path) -> None:
     script = f"mount -t tmpfs none /dev && exec {sys.executable} -m tmpfsd {mountpoint}"
     done = run("unshare", "-m", "sh", "-c", script)
     if "unshare" in done.stderr:
-        pytest.skip("no mount namespaces here")
+        pytest.skip(f"no mount namespaces here: {done.stderr.strip()}")
     assert_refused(done, "/dev/fuse", "modprobe")

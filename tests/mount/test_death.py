@@ -260,8 +260,10 @@ class TestFullLog:
         os.close(log)
 
     def test_a_disk_that_is_full(self, tmp_path):
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", tmp_path], capture_output=True).returncode:
-            pytest.skip("no kernel tmpfs here")
+        command = ["mount", "-t", "tmpfs", "-o", "size=4k", "none", tmp_path]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no kernel tmpfs here: {done.stderr.strip()}")
         try:
             with open(tmp_path / "log", "ab", buffering=0) as log:
                 log.write(b"x" * 4096)

@@ -8,6 +8,7 @@ import errno
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -338,14 +339,18 @@ class TestSwapTooSmall:
     @pytest.fixture
     def small_disk(self, tmp_path):
         """A disk of 6 MB."""
+        if shutil.which("mkfs.ext4") is None:
+            pytest.skip("no mkfs.ext4 here (e2fsprogs)")
         image, disk = tmp_path / "image", tmp_path / "disk"
         touch(image)
         os.truncate(image, 6 * MB)
         disk.mkdir()
         for command in (["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", image],
                         ["mount", "-o", "loop", image, disk]):
-            if subprocess.run(command, capture_output=True).returncode:
-                pytest.skip(f"no {command[0]} here")
+            done = subprocess.run(command, capture_output=True, text=True)
+            if command[0] == "mount" and done.returncode:
+                pytest.skip(f"no loop devices here: {done.stderr.strip()}")
+            assert not done.returncode, done.stderr
         yield disk
         # tmpfsd's process ends a moment after its unmount.
         assert eventually(lambda: subprocess.run(["umount", disk], capture_output=True).returncode == 0)

@@ -160,8 +160,8 @@ def test_a_server_that_hangs_costs_a_limit_of_time(tmp_path: Path, monkeypatch: 
         assert not server.alive
         with pytest.raises(Refused, match="the server has ended"):
             asked.on(server, [make])
-        kernel = SimpleNamespace(alive=True)            # the clients that took their place answer
-        assert asked.on(kernel, [{"make": str(tmp_path / "d"), "n": 2}])[0]["n"] == 2      # type: ignore[arg-type]
+        kernel: Any = SimpleNamespace(alive=True)            # the clients that took their place answer
+        assert asked.on(kernel, [{"make": str(tmp_path / "d"), "n": 2}])[0]["n"] == 2
     assert not mounts.is_mounted(server.mnt) and not failed
 
 
@@ -373,9 +373,10 @@ def test_what_is_not_there_is_not_searched(tmp_path: Path) -> None:
     run, archive = run_of(2), tmp_path / "tree.tar"
     trees.pack(archive, 10)
     server: Any = SimpleNamespace(name="slow", mnt="/nowhere", cpu_seconds=lambda: 0.0)
+    clients: Any = Asked()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trees, "drop_caches", lambda *_args: None)
-        trees.operate(run, Asked(), [server], archive, 10, (0.0, 1.0))      # type: ignore[arg-type]
+        trees.operate(run, clients, [server], archive, 10, (0.0, 1.0))
     assert [cell["slow"]["why"] for cell in run.sheet.cells.values()] == [
         "more than 30 s", *["the tree was not unpacked"] * 3]
 
@@ -392,11 +393,12 @@ def test_a_server_too_slow_to_fill_is_found_out_early() -> None:
             return [{"start": 0, "end": self.seconds * 1e9, "n": 1}]
 
     server: Any = SimpleNamespace(mnt="/nowhere")
-    slow, fast = Slow(10.0), Slow(2.9)
+    slow: Any = Slow(10.0)
+    fast: Any = Slow(2.9)
     with pytest.raises(Refused, match="more than 60 s to fill it"):
-        listing.fill(slow, server, 20 * listing.CHUNK)          # type: ignore[arg-type]
+        listing.fill(slow, server, 20 * listing.CHUNK)
     assert slow.asked == 2
-    listing.fill(fast, server, 20 * listing.CHUNK)              # type: ignore[arg-type]
+    listing.fill(fast, server, 20 * listing.CHUNK)
     assert fast.asked == 20
 
 

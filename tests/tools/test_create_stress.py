@@ -292,9 +292,9 @@ def test_list_finds(tmp_path: Path, damage: Any, message: str) -> None:
 def test_list_finds_a_name_listed_twice(tmp_path: Path) -> None:
     it = worker.Worker(Plan(files=3, dirs=1), board.Board(1, 1), str(tmp_path), 0)
     it.board.created[0] = 3
-    names = [SimpleNamespace(name=f"{number:013d}") for number in (0, 1, 1)]
+    names: Any = iter([SimpleNamespace(name=f"{number:013d}") for number in (0, 1, 1)])
     with pytest.raises(worker.Mismatch, match="twice"):
-        worker.list_directory(it, 0, iter(names))   # type: ignore[arg-type]
+        worker.list_directory(it, 0, names)
 
 
 # trouble

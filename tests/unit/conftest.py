@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from btreelib import SMALL, Tree
 
+from tmpfsd.tmpfs import btree, layout
 from tmpfsd.uvm.swap import Swap, open_swap
 from tmpfsd.uvm.vm import Vm
 
@@ -111,3 +113,30 @@ def fill() -> Callable[..., list[int]]:
 def number_in() -> Callable[[Vm, int], int]:
     """Read back what `fill` wrote."""
     return lambda vm, vpn: vm.phys.u64[vm.read(vpn << 12) >> 3]
+
+
+@pytest.fixture
+def make_tree(make_vm, monkeypatch):
+    """Make trees; those not to be broken are checked, emptied and checked again at the end.
+
+    A tall one has nodes of at most seven entries, and is four levels high with a few hundred.
+    """
+    made: list[Tree] = []
+
+    def make(value_size: int = 4, nframes: int = 400, reserve: int = 64, check: bool = True, tall=False) -> Tree:
+        if tall:
+            monkeypatch.setattr(btree, "capacity", lambda nbytes, _value_size: SMALL[nbytes])
+            monkeypatch.setattr(btree, "INNER_CAP", 7)
+        tree = Tree(make_vm(nframes, reserve=reserve, nslots=20_000, check=check), value_size)
+        if check:
+            made.append(tree)
+        return tree
+
+    yield make
+    for tree in made:
+        tree.check()
+        for key in list(tree.model):
+            tree.remove(key)
+        tree.check()
+        assert layout.tn_tree(tree.vm.phys.arena, tree.at()) == (0, 0)
+        assert tree.vm.npages == 2              # the owner's and its lookup count's

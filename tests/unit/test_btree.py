@@ -4,90 +4,13 @@ import random
 from bisect import bisect_left, bisect_right
 
 import pytest
+from btreelib import Tree
 
 from tmpfsd.pool import Strings
 from tmpfsd.tmpfs import btree, layout
-from tmpfsd.tmpfs.btree import BTree
 from tmpfsd.tmpfs.mem import Mem
-from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
+from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.vm import Vm
-
-SMALL = {64: 1, 128: 2, 256: 3, 512: 4, 1024: 5, 2048: 6, 4096: 7}
-
-
-class Tree:
-    """One tree, its owner, and the dict that it must be like."""
-
-    def __init__(self, vm: Vm, value_size: int) -> None:
-        self.vm = vm
-        self.mem = Mem(vm, "pageable-submap")
-        self.tree = BTree(self.mem, value_size)
-        self.bits = 8 * value_size
-        self.model: dict[int, int] = {}
-        self.ino = self.mem.get_node(0)
-        layout.init_node(vm.phys.arena, self.at(), 0o040755, layout.KIND_TREE, 2, 0, 0, 0, 1, 0)
-
-    def at(self) -> int:
-        return self.mem.node_w(self.ino)
-
-    def height(self) -> int:
-        return layout.tn_tree(self.vm.phys.arena, self.at())[1]
-
-    def insert(self, key: int, value: int) -> None:
-        self.vm.breathe()
-        self.tree.insert(self.at(), key, value)
-        self.model[key] = value
-
-    def remove(self, key: int) -> None:
-        self.vm.breathe()
-        self.tree.remove(self.at(), key)
-        del self.model[key]
-
-    def entries(self) -> list[tuple[int, int]]:
-        found: list[tuple[int, int]] = []
-        while True:
-            self.vm.breathe()
-            batch = self.tree.batch_from(self.at(), found[-1][0] + 1 if found else 0)
-            if not batch:
-                return found
-            found += batch
-
-    def check(self) -> None:
-        """The tree is sound, holds what it should, and no item more than its nodes is handed out."""
-        self.vm.breathe()
-        assert self.tree.check(self.at()) == len(self.model)
-        assert self.entries() == sorted(self.model.items())
-        self.vm.breathe()
-        nodes = sum(1 for _node in self.tree.walk(self.at()))
-        assert nodes == sum(1 for _handle in self.mem.strings.handles())
-        self.mem.check()
-
-
-@pytest.fixture
-def make_tree(make_vm, monkeypatch):
-    """Make trees; those not to be broken are checked, emptied and checked again at the end.
-
-    A tall one has nodes of at most seven entries, and is four levels high with a few hundred.
-    """
-    made: list[Tree] = []
-
-    def make(value_size: int = 4, nframes: int = 400, reserve: int = 64, check: bool = True, tall=False) -> Tree:
-        if tall:
-            monkeypatch.setattr(btree, "capacity", lambda nbytes, _value_size: SMALL[nbytes])
-            monkeypatch.setattr(btree, "INNER_CAP", 7)
-        tree = Tree(make_vm(nframes, reserve=reserve, nslots=20_000, check=check), value_size)
-        if check:
-            made.append(tree)
-        return tree
-
-    yield make
-    for tree in made:
-        tree.check()
-        for key in list(tree.model):
-            tree.remove(key)
-        tree.check()
-        assert layout.tn_tree(tree.vm.phys.arena, tree.at()) == (0, 0)
-        assert tree.vm.npages == 2              # the owner's and its lookup count's
 
 
 def play(tree: Tree, rng: random.Random, steps: int, keys: int, most: int) -> None:
@@ -400,100 +323,6 @@ def test_an_unreadable_page_with_room_does_not_refuse_all_others(make_tree) -> N
         except SwapIOError:
             pass
     mem.new_string(64)
-
-
-# --- invariants ---
-
-@pytest.fixture
-def tree(make_tree) -> Tree:
-    """A tree of height 2 in memory, to be broken."""
-    tree = make_tree(8, check=False, tall=True)
-    for key in range(0, 200, 2):
-        tree.insert(key, key)
-    tree.check()
-    assert tree.height() == 2
-    return tree
-
-
-def node_of(tree: Tree, level: int, nth: int = 1) -> tuple[int, int]:
-    """(handle, offset) of the nth node of a level."""
-    handles = [handle for handle, at, _entries in tree.tree.walk(tree.at()) if at == level]
-    return handles[nth], tree.mem.string_w(handles[nth])
-
-
-def broken(tree: Tree, invariant: str) -> None:
-    with pytest.raises(Inconsistent) as caught:
-        tree.tree.check(tree.at())
-    assert caught.value.invariant == invariant
-
-
-def test_b1_keys_do_not_ascend(tree: Tree) -> None:
-    at = node_of(tree, 0)[1] + 8 >> 3
-    tree.mem.u64[at], tree.mem.u64[at + 1] = tree.mem.u64[at + 1], tree.mem.u64[at]
-    broken(tree, "B1")
-
-
-@pytest.mark.parametrize("key", (0, 199))
-def test_b1_a_leaf_leaves_its_bounds(tree: Tree, key: int) -> None:
-    at = node_of(tree, 0)[1]
-    tree.mem.u64[(at + 8 >> 3) + (6 if key else 0)] = key
-    broken(tree, "B1")
-
-
-def test_b1_a_separator_is_wrong(tree: Tree) -> None:
-    at = node_of(tree, 1)[1]
-    tree.mem.u64[(at + 8 >> 3) + 1] += 1
-    broken(tree, "B1")
-
-
-def test_b2_a_node_says_another_level(tree: Tree) -> None:
-    layout.set_bt_head(tree.mem.arena, node_of(tree, 0)[1], 7, 7, 1)
-    broken(tree, "B2")
-
-
-@pytest.mark.parametrize("count, cap", ((0, 7), (8, 7), (7, 8), (3, 3)))
-def test_b2_counts(tree: Tree, count: int, cap: int) -> None:
-    layout.set_bt_head(tree.mem.arena, node_of(tree, 0)[1], count, cap, 0)
-    broken(tree, "B2")
-
-
-def test_b2_the_height_is_wrong(tree: Tree) -> None:
-    root, height = layout.tn_tree(tree.mem.arena, tree.at())
-    layout.set_tn_tree(tree.mem.arena, tree.at(), root, height + 1)
-    broken(tree, "B2")
-
-
-def test_b2_a_small_leaf_in_a_tall_tree(tree: Tree) -> None:
-    mem = tree.mem
-    leaf = node_of(tree, 0, 0)[1]
-    small = mem.new_string(64)
-    at = mem.string_w(small)
-    layout.set_bt_head(mem.arena, at, 1, 1, 0)
-    mem.u64[at + 8 >> 3] = mem.u64[leaf + 8 >> 3]
-    parent = node_of(tree, 1, 0)[1]
-    mem.u32[parent + 8 + 8 * 7 >> 2] = small
-    broken(tree, "B2")
-
-
-def test_b2_a_small_inner_node_below_the_root(tree: Tree) -> None:
-    mem = tree.mem
-    handle, inner = node_of(tree, 1, 0)
-    small = mem.new_string(2048)
-    at = mem.string_w(small)
-    layout.set_bt_head(mem.arena, at, 6, 6, 1)
-    mem.arena.move(at + 8, inner + 8, 8 * 6)
-    mem.arena.move(at + 8 + 8 * 6, inner + 8 + 8 * 7, 4 * 6)
-    root = node_of(tree, 2, 0)[1]
-    cap = layout.bt_head(mem.arena, root)[1]
-    assert mem.u32[(root + 8 >> 2) + 2 * cap] == handle
-    mem.u32[(root + 8 >> 2) + 2 * cap] = small
-    broken(tree, "B2")
-
-
-def test_b3_an_inner_root_has_one_child(tree: Tree) -> None:
-    root = node_of(tree, 2, 0)[1]
-    layout.set_bt_head(tree.mem.arena, root, 1, layout.bt_head(tree.mem.arena, root)[1], 2)
-    broken(tree, "B3")
 
 
 def test_a_root_above_leaves_grows_through_the_classes(make_tree) -> None:

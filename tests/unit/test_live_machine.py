@@ -1,7 +1,7 @@
 """A machine whose memory and swap change while it works, with devices that fail: seeded random plays against a dict."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -22,7 +22,7 @@ class Play:
     def __init__(self, vm: Vm, seed: int, make_swap, faults: bool) -> None:
         self.vm, self.rng, self.make_swap, self.faults = vm, random.Random(seed), make_swap, faults
         self.content: dict[int, int] = {}
-        self.change: Iterator[int] | None = None
+        self.change: Generator[int, None, None] | None = None
         self.done: dict[str, int] = {}
         AnonObject(vm, vm.reserve)
 
@@ -74,7 +74,7 @@ class Play:
             return
         try:
             if self.rng.random() < 0.02:
-                self.change.close()         # type: ignore[attr-defined]
+                self.change.close()
                 raise StopIteration
             next(self.change)
             self.count("step")

@@ -39,9 +39,10 @@ def interval() -> Interval:
 
 def shown(interval: Interval, width: int = 80, height: int = 0, **settings: Any) -> list[str]:
     """The lines that top prints."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=False)
     console.print(screen(interval, Settings(**settings), height))
-    return console.file.getvalue().splitlines()         # type: ignore[attr-defined]
+    return out.getvalue().splitlines()
 
 
 def test_rates_and_means_are_of_the_interval(interval: Interval) -> None:

@@ -66,6 +66,7 @@ def still_garbage() -> None:
 class Syslog(logging.handlers.SysLogHandler):
     """A SysLogHandler that never waits: what a stuck syslog daemon does not take is dropped."""
 
+    # The one place where emit() too connects again; typeshed lists neither it nor the socket (hence the two ignores).
     def _connect_unixsocket(self, address: str) -> None:
         super()._connect_unixsocket(address)        # type: ignore[misc]
         self.socket.setblocking(False)              # type: ignore[attr-defined]

@@ -42,7 +42,8 @@ class Mount:
         self.doomed = self.doomed_from = 0  # the directories that trees.reap() empties: the first, and from which key
         self.noatime, self.acl, self.xattr = config.noatime, config.acl, config.xattr
         self.labels = False                 # whether a security label was ever set: before, they are not supported
-        self.strips: dict[int, tuple[int, int]] = {}    # by node, its generation and next mode (acl.py)
+        # By node, its generation and next mode: those between a SETATTR and its WRITE, at most acl.STRIPS_MAX.
+        self.strips: dict[int, tuple[int, int]] = {}
         self.nr_inodes = config.nr_inodes
         self.check_level = self.vm.check_level      # TMPFSD_CHECK; at 2 the server calls check() after each operation
         vnops.make_root(self, config.mode, config.uid, config.gid)

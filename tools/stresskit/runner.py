@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from types import FrameType
-from typing import Callable, Iterable
+from typing import Any, Callable, Iterable
 
 from . import worker
 from .board import BYTES, FILES, Board, Latency
@@ -93,7 +93,7 @@ class Signals:
         self.count = 0
         self.signum = 0
         self.processes: list[ForkProcess] = []
-        self.before: dict[int, object] = {}
+        self.before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
         for signum in SIGNALS:
@@ -104,7 +104,7 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for signum, handler in self.before.items():
-            signal.signal(signum, handler)  # type: ignore[arg-type]
+            signal.signal(signum, handler)
 
     def handle(self, signum: int, _frame: FrameType | None) -> None:
         """Workers inherit this handler: there it only sets the stop word."""
