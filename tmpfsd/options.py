@@ -96,6 +96,7 @@ class Config:
     writeback: bool = False
     readonly: bool = False
     noatime: bool = False
+    noperm: bool = False                    # the kernel checks no permissions: who enters may all
     fsname: str = "tmpfsd"
     metrics: str = ""                       # a socket's path, or HOST:PORT; "": none
     generic: tuple[str, ...] = ()           # flags for the kernel's mount, as libfuse spells them
@@ -267,6 +268,7 @@ FLAGS: dict[str, tuple[str, bool]] = {
     "acl": ("acl", True), "noacl": ("acl", False), "xattr": ("xattr", True), "noxattr": ("xattr", False),
     "writeback": ("writeback", True), "ro": ("readonly", True), "rw": ("readonly", False),
     "noatime": ("noatime", True), "atime": ("noatime", False), "relatime": ("noatime", False),
+    "noperm": ("noperm", True),
 }
 
 # Flags that are the kernel's; libfuse hands them to mount(2).
@@ -287,6 +289,7 @@ OPPOSITES = (
     ("acl", "noacl"), ("xattr", "noxattr"), ("noatime", "atime"), ("noatime", "relatime"),
     ("nodiratime", "diratime"),
     ("noxattr", "acl"),         # ACLs are kept in xattrs
+    ("noperm", "allow_other"), ("noperm", "acl"), ("noperm", "default_permissions"),
 )
 
 REFUSED = {
@@ -383,6 +386,8 @@ def agree(values: dict[str, Any]) -> Config:
     """Refuse options that do not go together; build the Config."""
     config = Config(**values)
     given, backend = config.given, config.backend
+    if config.noperm and os.geteuid() != 0:
+        raise OptionError("noperm: is for root's own mounts, of which FUSE lets root's processes in alone")
     if "windows" in given and backend != "aobj":
         raise OptionError(f"windows={config.windows}: is for backend=aobj, this is backend={backend}")
     for name, value in (("submap", config.submap), ("submap_sharing", config.submap_sharing)):

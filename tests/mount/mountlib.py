@@ -326,6 +326,24 @@ def as_user(function: Callable[[], Any], uid: int = NOBODY, gid: "int | None" = 
     return in_child(body)
 
 
+def set_fsids(uid: int, gid: int) -> None:
+    """Have this thread use files as another user does: setfsuid(2), which takes what capabilities say of files."""
+    for call, number in ((libc.setfsgid, gid), (libc.setfsuid, uid)):
+        call(number)
+        assert call(-1) == number       # it returns no error
+
+
+def as_fsuser(function: Callable[[], Any], uid: int = NOBODY, gid: "int | None" = None,
+              groups: tuple[int, ...] = ()) -> Any:
+    """function() in a process of root's that uses files as another user does, as file servers do."""
+    def body() -> Any:
+        os.setgroups(groups)
+        set_fsids(uid, uid if gid is None else gid)
+        return function()
+
+    return in_child(body)
+
+
 def touch(path: "os.PathLike[str] | str | bytes", content: bytes = b"", mode: int = 0o644) -> None:
     """Create (or overwrite) a file with this content."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)

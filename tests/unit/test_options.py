@@ -118,6 +118,9 @@ def test_refused_by_name(text: str, why: str) -> None:
     ("ro,rw", "ro", "contradicts rw"),
     ("acl,noacl", "acl", "contradicts noacl"),
     ("acl,noxattr", "noxattr", "contradicts acl"),
+    ("allow_other,noperm", "noperm", "contradicts allow_other"),
+    ("noperm,acl", "noperm", "contradicts acl"),
+    ("noperm,default_permissions", "noperm", "contradicts default_permissions"),
     ("submap=2m,size=1m", "submap=2097152", "larger than size=1048576"),
     ("backend=wired,submap=1m", "submap=1048576", "backend=wired"),
     ("backend=wired,submap_sharing=shared", "submap_sharing=shared", "backend=wired"),
@@ -133,6 +136,20 @@ def test_contradictions(text: str, named: str, why: str) -> None:
     with pytest.raises(OptionError) as caught:
         read(text)
     assert str(caught.value).startswith(named + ":") and why in str(caught.value)
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_noperm_is_for_root(uid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others' mounts may be entered by root, or with fusermount3 by nobody who is not stopped."""
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert not read().noperm
+    if uid:
+        with pytest.raises(OptionError, match="^noperm: is for root's own"):
+            read("noperm")
+    else:
+        assert read("noperm").noperm
+        with pytest.raises(OptionError, match="^noperm=1: "):
+            read("noperm=1")
 
 
 def test_no_swap_is_allowed_with_a_warning() -> None:

@@ -45,27 +45,21 @@ GRACE = 1.0         # seconds
 
 
 def fuse_options(config: Config) -> set[str]:
-    """Return the options for libfuse."""
+    """Return the options for libfuse.
+
+    To check permissions the kernel needs a directory's attributes, which each change in it makes stale: a request in
+    four, and a quarter of the time of a create.  noperm saves that, and is not the default even where root alone
+    enters: FUSE looks at a process's user, not at the one that it took for files with setfsuid(2), nor at capabilities.
+    """
     options = set(config.generic)
     options |= {"subtype=tmpfsd", f"fsname={quote(config.fsname)}"}
-    if not is_roots_own(config):
+    if not config.noperm:
         options.add("default_permissions")
     if os.geteuid() == 0:       # as the kernel's tmpfs; libfuse's own default is nosuid,nodev
         options |= {flag for flag in ("suid", "dev") if "no" + flag not in options}
     else:                       # only root may have them; mount.fuse asks for them always
         options -= {"suid", "dev"}
     return options
-
-
-def is_roots_own(config: Config) -> bool:
-    """Whether only root's processes enter, whom permissions do not stop: FUSE itself refuses all others (and those of
-    root with another user's set-IDs).
-
-    The kernel need not check then.  To check it needs a directory's attributes, which each change in it makes stale: a
-    request in four, and a quarter of the time of a create.  It sends access(2) and chdir(2) instead.  A process of
-    root's that has given CAP_DAC_OVERRIDE up is let in too, but with default_permissions (README, Security).
-    """
-    return os.geteuid() == 0 and not config.acl and not {"allow_other", "default_permissions"} & set(config.generic)
 
 
 @contextlib.contextmanager

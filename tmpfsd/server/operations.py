@@ -251,7 +251,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     def access(self, ino: int, how: int, _ctx: Any) -> bool:
-        return vnops.access(self.mount, ino, how)       # asked for in root's own mounts only (daemon.is_roots_own)
+        return vnops.access(self.mount, ino, how)       # asked for with noperm only
 
     @handler
     def statfs(self, _ctx: Any) -> pyfuse3.StatvfsData:

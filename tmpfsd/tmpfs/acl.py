@@ -134,7 +134,7 @@ def inherit(mp: Mount, dino: int, mode: int) -> tuple[int, int]:
 
 
 def access(mp: Mount, ino: int, how: int) -> bool:
-    """access(2) of who has CAP_DAC_OVERRIDE: all but to execute a file that nobody may execute.  => SwapIOError."""
+    """access(2) with noperm: all but to execute a file that nobody may execute, as for root.  => SwapIOError."""
     mode = layout.tn_mode(mp.arena, mp.mem.node(ino))
     return not how & os.X_OK or stat.S_ISDIR(mode) or bool(mode & 0o111)
 
