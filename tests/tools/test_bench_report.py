@@ -65,7 +65,7 @@ def test_every_goal_is_of_something_that_is_measured() -> None:
     keys = [measure.key for measure in sorted(measured)]
     assert len(set(keys)) == len(keys)
     assert {goal.measure.placement for goal in goals.GOALS} == {FREE, SAME}
-    assert {goal.server for goal in goals.GOALS} == {servers.TMPFSD, pressure.TIGHT_NAME}
+    assert {goal.server for goal in goals.GOALS} == {servers.TMPFSD, servers.NOPERM, pressure.TIGHT_NAME}
 
 
 def test_figures_are_as_precise_as_they_are() -> None:
@@ -85,6 +85,8 @@ def part_of(cells: dict[str, Any], *names: str) -> dict[str, Any]:
 def test_report_of_results_made_by_hand(tmp_path: Path) -> None:
     cells = {**cells_of(CREATE, tmpfsd=[40.0, 44.0, 60.0], nullfs=[22.0], memfs_ll=[88.0]),
              **cells_of(Measure("rename"), tmpfsd=[30.0], nullfs="Function not implemented", memfs_ll=[15.0])}
+    cells[CREATE.key][servers.NOPERM] = {"samples": [22.0]}
+    cells[Measure("rename").key][servers.NOPERM] = {"samples": [60.0]}
     cells[CREATE.key]["tmpfsd"]["cpu"] = [20.0, 30.0, 25.0]
     cells[CREATE.key]["tmpfsd"]["requests"] = {"create": 2000, "lookup": 2001, "mkdir": 1}
     (tmp_path / bench.RESULTS).write_text(json.dumps({"metadata": part_of(cells, "tmpfsd", "nullfs", "memfs_ll")}))
@@ -92,9 +94,10 @@ def test_report_of_results_made_by_hand(tmp_path: Path) -> None:
     text = (tmp_path / "README.md").read_text()
     assert "| create | free | 1 | us | 44.0 | 22.0 | 88.0 | 0.50 |  | 11 % |" in text
     assert "| rename | free | 1 | us | 30.0 | Function not implemented | 15.0 |  |  |  |" in text
-    assert "| create, free: at least 1.5 times memfs_ll | 2.00 | met |" in text
-    assert "| rename, free: at least 1.1 times memfs_ll | 0.50 | **missed** |" in text
-    assert "run:** with one client, placement free, tmpfsd is slower than memfs_ll's rename (0.50)." in text
+    assert "| tmpfsd, noperm: create, free: at least 1.5 times memfs_ll | 4.00 | met |" in text
+    assert "| tmpfsd, noperm: rename, free: at least 1.1 times memfs_ll | 0.25 | **missed** |" in text
+    assert "| create, free: at least 1.5 times memfs_ll, default_permissions | - | not measured: " in text
+    assert "placement free, slower are tmpfsd, noperm than memfs_ll's rename (0.25)." in text
     assert "| create | create 1.00, lookup 1.00 |" in text
     assert "| create | free | 25.0 |  |  |" in text
     assert "Not run yet: list, data, trees, pressure, idle." in text

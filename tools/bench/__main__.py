@@ -51,7 +51,7 @@ def chosen(text: str) -> list[str]:
 
 def specs(args: argparse.Namespace, place: Path) -> list[Spec]:
     """The servers, tmpfsd first, its other backends last."""
-    found = [servers.tmpfsd(servers.TMPFSD, servers.RESIDENT), servers.kernel()]
+    found = [servers.tmpfsd(servers.TMPFSD, servers.RESIDENT), servers.kernel(), servers.noperm()]
     if args.nullfs:
         found.append(servers.nullfs(args.nullfs, place))
     if args.example:

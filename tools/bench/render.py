@@ -11,7 +11,7 @@ from typing import Any
 from tools.bench import chart, data, idle, listing, metadata, pressure, trees
 from tools.bench.goals import GOALS, Cells, middle, number, spread, times_as_fast, why_not
 from tools.bench.scale import QUICK, Scale
-from tools.bench.servers import KERNEL, NULLFS, TMPFSD
+from tools.bench.servers import KERNEL, NULLFS, TMPFSD, counterpart
 from tools.bench.sheet import FREE, SAME, Measure
 from tools.experiments import machine
 from tools.experiments.report import Claim, table
@@ -30,7 +30,8 @@ tmpfsd beside the kernel's tmpfs, the floor (`nullfs`: a C server that does as l
 FUSE servers. `make bench` writes this report: everything in a part was measured in the same run, one server after the
 other in each round, and each sentence about a result was checked against the result by the program that wrote it.
 
-    make bench NULLFS=nullfs.c EXAMPLE=tmpfs.py BENCH_OPTS="--peer 'memfs_ll=memfs_ll -f {mnt}'"
+    make bench NULLFS=nullfs.c EXAMPLE=tmpfs.py BENCH_OPTS="--peer 'memfs_ll=memfs_ll -f {mnt}' \\
+        --peer 'memfs_ll, default_permissions=memfs_ll -f -o default_permissions {mnt}'"
     python -m tools.bench --only metadata,idle                # parts; the others keep their last results
     python -m tools.bench --quick --out DIR                   # small sizes: shows that it works, not how well
     python -m tools.bench --render                            # the report again from results.json
@@ -53,7 +54,11 @@ METHOD = """## How it is measured
   over {data_mib} MiB in sequence and {random_mib} MiB at random, all clients together, a write with its fsync. s: for a
   tree of {tree:,} files; several clients have trees of {trees:,} together. %: of one processor, once, over
   {idle_seconds:g} s, from the clock ticks in /proc/PID/stat. Ratios say how many times as fast tmpfsd is.
-- **tmpfsd** runs with its defaults but for `ram` and `size`, so that nothing pages out, except where it is to.
+- **tmpfsd** runs with its defaults except `ram` and `size`, so that nothing pages out, except where it is to.
+- **Permissions.** With `default_permissions` the kernel checks them, for which it asks a server for a directory's
+  attributes after each change in it. tmpfsd has it unless it is told `noperm`, nullfs and pyfuse3's example have it;
+  memfs_ll has not unless it is told. Goals and sentences compare servers that do the same; the columns "to ..." are
+  of tmpfsd with its defaults.
 """
 
 
@@ -158,21 +163,23 @@ def processor_time(results: Mapping[str, Any], cells: Cells) -> list[str]:
 
 
 def claims(results: Mapping[str, Any], cells: Cells) -> list[str]:
-    """Sentences about the results, each with its condition."""
-    others = [name for name in servers_of(results, *PARTS)
-              if not name.startswith(TMPFSD) and name not in (KERNEL, NULLFS)]
+    """Sentences about the results, each with its condition; each server beside the tmpfsd that does the same."""
+    others = {name: counterpart(name, command) for name, command in servers_of(results, *PARTS).items()
+              if not name.startswith(TMPFSD) and name not in (KERNEL, NULLFS)}
     said = []
     for placement in (FREE, SAME):
-        ratios = {(name, operation): times_as_fast(middle(cells, it, TMPFSD), middle(cells, it, name), it.unit)
-                  for operation in metadata.OPERATIONS for it in [Measure(operation, placement)] for name in others}
+        ratios = {(own, name, operation): times_as_fast(middle(cells, it, own), middle(cells, it, name), it.unit)
+                  for operation in metadata.OPERATIONS for it in [Measure(operation, placement)]
+                  for name, own in others.items()}
         known = {key: value for key, value in ratios.items() if value is not None}
         if not known:
             continue
-        slower = [f"{name}'s {operation} ({value:.2f})" for (name, operation), value in known.items() if value < 1]
+        slower = [f"{own} than {name}'s {operation} ({value:.2f})" for (own, name, operation), value in known.items()
+                  if value < 1]
         said.append(Claim(not slower, f"With one client, placement {placement}, no metadata operation of another FUSE "
-                          f"server that keeps files is faster than tmpfsd's: the least ratio is "
-                          f"{min(known.values()):.2f}.",
-                          f"with one client, placement {placement}, tmpfsd is slower than {', '.join(slower)}."))
+                          f"server that keeps files is faster than tmpfsd's, with noperm where the other checks no "
+                          f"permissions: the least ratio is {min(known.values()):.2f}.",
+                          f"with one client, placement {placement}, slower are {', '.join(slower)}."))
     return [*(f"- {claim}" for claim in said), ""]
 
 

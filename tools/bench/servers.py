@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tmpfsd.options import BACKENDS
@@ -24,6 +24,7 @@ from tools.experiments.child import environment
 from tools.mounts import NotMounted
 
 TMPFSD, KERNEL, NULLFS, EXAMPLE = "tmpfsd", "kernel tmpfs", "nullfs", "pyfuse3 example"
+NOPERM = f"{TMPFSD}, noperm"
 DEFAULT_BACKEND = "pageable-submap"
 RESIDENT = "ram=1g,size=4g"                     # nothing pages out with it
 ANSWER_SECONDS = 10.0
@@ -56,6 +57,16 @@ def backends(quick: bool) -> list[Spec]:
     """tmpfsd with the backends that are not the default."""
     names = [name for name in BACKENDS if name != DEFAULT_BACKEND]
     return [tmpfsd(f"{TMPFSD}, {name}", f"{RESIDENT},backend={name}", False) for name in names[:1 if quick else None]]
+
+
+def noperm() -> Spec:
+    """tmpfsd without the kernel's check of permissions, beside servers without default_permissions."""
+    return replace(tmpfsd(NOPERM, f"{RESIDENT},noperm", False), missing="" if os.geteuid() == 0 else "needs root")
+
+
+def counterpart(name: str, command: str) -> str:
+    """The tmpfsd that a FUSE server is compared with: both have the kernel check permissions, or none."""
+    return TMPFSD if name == EXAMPLE or "default_permissions" in command else NOPERM
 
 
 def kernel() -> Spec:
