@@ -8,6 +8,8 @@ from typing import Callable
 import pytest
 
 from tests.fs.fslib import CRED, ROOT, USER, Driver, refused
+from tmpfsd.pool.strings import CLASSES, TREE
+from tmpfsd.uvm.param import PAGE_SIZE
 
 SIZES = [0, 1, 100, 2020, 2027, 2028, 2029, 2048, 2049, 4095, 4096, 4097, 8192, 30_000, 65_535, 65_536]
 CREATE, REPLACE = 1, 2
@@ -132,3 +134,13 @@ def test_ctime(fs: Driver) -> None:
         fs.mp.now = lambda now=now: now
         change()
         assert fs.getattr(ino)[8:10] == (mtime, now)
+
+
+def test_a_page_of_a_value_is_no_page_of_an_index(fs: Driver) -> None:
+    """Else values that fill `ram` are all let off as often as the pages of the trees are."""
+    vm, strings = fs.mp.vm, fs.mp.mem.strings
+    ino = fs.create(ROOT, b"file")
+    fs.setxattr(ino, b"user.big", bytes(20_000))
+    assert strings.pools[CLASSES.index(PAGE_SIZE)].npages == 5 and not strings.pools[TREE].npages
+    lives = {pool.name: vm.daemon.lives_of[pool.owner] for pool in fs.mp.mem.pools()}
+    assert {name for name, n in lives.items() if n} == {"nlookup", "tree"}

@@ -41,7 +41,7 @@ def test_faults(monkeypatch: pytest.MonkeyPatch, times: float) -> None:
         assert not any(each["faults"] for each in found.values())       # all stays in
     else:
         assert 0.5 < found["stat at random"]["faults"] < 3 and 10 * found["stat in order"]["faults"] < 1
-        assert parts["node"] > 3 * parts["string-4096"] > 0
+        assert parts["node"] > 3 * parts["tree"] > 0
 
 
 @needs_fuse

@@ -6,7 +6,6 @@ from bisect import bisect_left, bisect_right
 import pytest
 from btreelib import Tree
 
-from tmpfsd.pool import Strings
 from tmpfsd.tmpfs import btree, layout
 from tmpfsd.tmpfs.mem import Mem
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
@@ -216,7 +215,7 @@ class Refusing:
         return self.real(*args, **how)
 
 
-@pytest.mark.parametrize("where", ((Strings, "get"), (Vm, "alloc_page")), ids=("item", "page"))
+@pytest.mark.parametrize("where", ((Mem, "new_tree_node"), (Vm, "alloc_page")), ids=("item", "page"))
 @pytest.mark.parametrize("tall", (False, True), ids=("", "tall"))
 def test_every_allocation_refused(make_tree, monkeypatch, where, tall: bool) -> None:
     tree, rng, refusals = make_tree(tall=tall), random.Random(8), 0
@@ -256,7 +255,7 @@ def test_remove_needs_no_memory(make_tree, monkeypatch, tall: bool) -> None:
     def refuse(*_args) -> int:
         raise NoMemory("refused by the test")
     with monkeypatch.context() as patch:
-        patch.setattr(Strings, "get", refuse)
+        patch.setattr(Mem, "new_tree_node", refuse)
         for i, key in enumerate(keys):
             tree.remove(key)
             if i % 25 == 0:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tmpfsd.pool import PageableSubmap, Strings
-from tmpfsd.pool.strings import CLASSES, INDEX_BITS, MAX_SIZE
+from tmpfsd.pool.strings import CLASSES, INDEX_BITS, MAX_SIZE, TREE, TREE_HANDLES
 from tmpfsd.uvm.errors import Inconsistent
 
 
@@ -71,3 +71,12 @@ def test_check_looks_into_every_class(strings: Strings) -> None:
     with pytest.raises(Inconsistent, match="string-2048"):
         strings.check()
     strings.pools[CLASSES.index(2048)].nitems -= 1
+
+
+def test_pages_of_trees_are_a_pool_of_their_own(strings) -> None:
+    page, tree = strings.get(MAX_SIZE), strings.get_tree_page()
+    assert page < TREE_HANDLES <= tree and strings.size(page) == strings.size(tree) == MAX_SIZE
+    assert strings.pools[TREE].nitems == strings.pools[CLASSES.index(MAX_SIZE)].nitems == 1
+    assert strings.pools[TREE].owner not in [pool.owner for pool in strings.pools[:TREE]]
+    assert strings.is_held(tree) and set(strings.handles()) == {page, tree}
+    assert tree < 1 << 31, "a holder has a bit left to itself"

@@ -1,8 +1,12 @@
 """pool/strings.py: items of any size up to a page: one pool for each size class.
 
 For what has no size of its own: long names, symlink targets, small files, attributes, and the
-nodes of the B+trees, which grow through the classes.  An item is known by a handle, 31 bits wide so
+small roots of the B+trees, which grow through the classes.  An item is known by a handle, 31 bits wide so
 that a holder has a bit left to itself: the class above, the index in its pool below.
+
+The whole pages of the B+trees are a class of their own, the last.  A page of a tree leads to hundreds of nodes and is
+worth more than a page of somebody's bytes: the page daemon is told so by the owner (keep_index()), and two kinds of
+page with one owner cannot be told apart.
 
 Picture     handle = class << 27 | index        0 is no item: classes count from 1
 
@@ -20,6 +24,10 @@ CLASSES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1360, 2048, PAGE_SIZE
 INDEX_BITS = 27
 INDEX_MASK = (1 << INDEX_BITS) - 1
 MAX_SIZE = CLASSES[-1]
+POOLS = (*(f"string-{size}" for size in CLASSES), "tree")
+SIZES = (*CLASSES, PAGE_SIZE)           # of the items of each pool
+TREE = len(CLASSES)                     # the pool of the trees' pages
+TREE_HANDLES = (TREE + 1) << INDEX_BITS         # handles from here on are those of trees' pages
 
 
 class Strings:
@@ -29,46 +37,50 @@ class Strings:
 
     def __init__(self, vm: Vm, backend: Backend, first_owner: int) -> None:
         self.vm = vm
-        self.pools = [Pool(vm, backend, f"string-{size}", first_owner + i, size, 1 << INDEX_BITS)
-                      for i, size in enumerate(CLASSES)]
+        self.pools = [Pool(vm, backend, name, first_owner + i, size, 1 << INDEX_BITS)
+                      for i, (name, size) in enumerate(zip(POOLS, SIZES))]
         # What va() needs of each class, at hand: a call of Pool.va() costs 0.15 us more.
         self._places = [(pool.pages, pool.items_per_page, pool.item_size) for pool in self.pools]
 
     def get(self, nbytes: int) -> int:
-        """The handle of an item of at least nbytes; its bytes may be anything.  => NoMemory."""
+        """The handle of an item of at least nbytes; its bytes may be anything.  O(log n), see Pool.  => NoMemory."""
         i = bisect_left(CLASSES, nbytes)
         return (i + 1) << INDEX_BITS | self.pools[i].get()
 
+    def get_tree_page(self) -> int:
+        """The handle of a page for a node of a tree.  O(log n), see Pool.  => NoMemory."""
+        return TREE_HANDLES | self.pools[TREE].get()
+
     def put(self, handle: int) -> None:
-        """Give an item back.  => Cannot fail; faults nothing in."""
+        """Give an item back.  O(log n), see Pool.  => Cannot fail; faults nothing in."""
         self.pools[(handle >> INDEX_BITS) - 1].put(handle & INDEX_MASK)
 
     def avoid(self, handle: int) -> None:
-        """Put an item back whose page cannot be read (see Pool.avoid())."""
+        """Put an item back whose page cannot be read (see Pool.avoid()).  O(log n)."""
         self.pools[(handle >> INDEX_BITS) - 1].avoid(handle & INDEX_MASK)
 
     def va(self, handle: int) -> int:
-        """Where an item is."""
+        """Where an item is.  O(1)."""
         pages, per_page, size = self._places[(handle >> INDEX_BITS) - 1]
         page, k = divmod(handle & INDEX_MASK, per_page)
         return (pages[page] << PAGE_SHIFT) + k * size
 
     def size(self, handle: int) -> int:
-        """How many bytes an item has room for."""
-        return CLASSES[(handle >> INDEX_BITS) - 1]
+        """How many bytes an item has room for.  O(1)."""
+        return SIZES[(handle >> INDEX_BITS) - 1]
 
     def is_held(self, handle: int) -> bool:
-        """Whether handle names an item that is handed out."""
+        """Whether handle names an item that is handed out.  O(1)."""
         i = (handle >> INDEX_BITS) - 1
         return 0 <= i < len(self.pools) and self.pools[i].is_held(handle & INDEX_MASK)
 
     def handles(self):
-        """All handles handed out."""
+        """All handles handed out.  O(pages) up to the first, and O(1) for each."""
         for i, pool in enumerate(self.pools):
             for index in pool.held():
                 yield (i + 1) << INDEX_BITS | index
 
     def check(self) -> None:
-        """Check every class."""
+        """Check every class.  O(pages)."""
         for pool in self.pools:
             pool.check()

@@ -21,7 +21,7 @@ Breathing   Nothing here breathes: all offsets taken in a call belong to one bre
 
 from bisect import bisect_left, bisect_right
 
-from tmpfsd.pool.strings import CLASSES, INDEX_BITS
+from tmpfsd.pool.strings import TREE_HANDLES
 from tmpfsd.tmpfs.btnode import Nodes
 from tmpfsd.tmpfs.layout import BT_HEAD, BT_KEY, bt_head, set_bt_head, set_tn_tree, tn_tree
 from tmpfsd.tmpfs.mem import Mem
@@ -29,7 +29,6 @@ from tmpfsd.uvm.errors import NoMemory, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SIZE
 
 LEAF_CLASSES = (64, 128, 256, 512, 1024, 2048, PAGE_SIZE)
-PAGE_HANDLES = len(CLASSES) << INDEX_BITS       # handles from here on are those of whole pages
 SHARE_SHIFT = 4                     # neighbours with more than this part of their places free are shared with
 CHILD = 4                           # bytes of an inner node's value, a handle
 
@@ -130,7 +129,7 @@ class BTree(Nodes):
         if not handle:
             return path
         while level:
-            node = mem.page(handle) if handle >= PAGE_HANDLES else mem.string(handle)
+            node = mem.page(handle) if handle >= TREE_HANDLES else mem.string(handle)
             first, word = node + BT_HEAD >> 3, u32[node >> 2]
             i = bisect_right(u64, key, first + 1, first + (word & 0xFFFF)) - first - 1
             path.append((handle, node, i))
@@ -205,7 +204,7 @@ class BTree(Nodes):
     def _plant(self, at: int, key: int, value: int) -> None:
         """The first entry of a tree."""
         mem = self.mem
-        handle = mem.new_string(LEAF_CLASSES[0])
+        handle = mem.new_tree_node(LEAF_CLASSES[0])
         node = mem.string_w(handle)
         set_bt_head(mem.arena, node, 0, self._caps[0], 0)
         self._open(node, 0, key, value, self._shift)
@@ -213,7 +212,7 @@ class BTree(Nodes):
 
     def _resize(self, at: int, handle: int, node: int, nbytes: int) -> tuple[int, int]:
         """Move the only leaf of a tree to an item of nbytes.  => NoMemory, SwapIOError; nothing has changed."""
-        new = self.mem.new_string(nbytes)
+        new = self.mem.new_tree_node(nbytes)
         return new, self._move_root(at, handle, node, new, self._shift)
 
     def _move_root(self, at: int, handle: int, node: int, new: int, shift: int) -> int:
@@ -262,7 +261,7 @@ class BTree(Nodes):
         taken: list[int] = []
         try:
             for nbytes in [root] * (root > 0) + [PAGE_SIZE] * full:
-                taken.append(mem.new_string(nbytes))
+                taken.append(mem.new_tree_node(nbytes))
         except (NoMemory, SwapIOError):
             for handle in taken:
                 mem.strings.put(handle)

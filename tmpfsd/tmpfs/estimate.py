@@ -18,7 +18,7 @@ import os
 import random
 import stat
 from bisect import bisect_left, bisect_right
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,7 +26,7 @@ from itertools import accumulate
 from math import exp, log, sqrt
 from statistics import NormalDist
 
-from tmpfsd.pool.strings import CLASSES
+from tmpfsd.pool.strings import CLASSES, POOLS
 from tmpfsd.pool.table import WORDS_PER_PAGE
 from tmpfsd.tmpfs.btree import INNER_CAP, LEAF_CLASSES, capacity, has_room
 from tmpfsd.tmpfs.layout import INLINE_MAX, NAME_INLINE_MAX, TD_NAME, TX_NAME
@@ -41,6 +41,8 @@ LEAF_CAPS = [capacity(size, DIRENT_VALUE) for size in LEAF_CLASSES]
 LEAF_CAP = LEAF_CAPS[-1]
 EXTENT_ITEM = LEAF_CLASSES[0]       # a file whose data are in one to three runs
 SIZE_STEPS = 1000                   # sizes that stand for a distribution of them
+TREE_PAGE = PAGE_SIZE + 1           # stands for the size of a page of a tree, which is of another pool than a string
+SIZES = (*CLASSES, TREE_PAGE)       # in the order of POOLS
 HANDLE = 4                          # bytes of a handle in an attribute
 PLAYED = 12                         # leaves' worth of entries from which on a tree grows in proportion
 PLAYS = 8
@@ -193,16 +195,17 @@ class Estimate:
 
 def estimate(shape: Shape) -> Estimate:
     """What a tree of this shape needs when it has been built."""
-    strings: defaultdict[int, float] = defaultdict(float)
+    strings = [0.0] * len(POOLS)
     for demands in (_indexes(shape.entries), _dirents(shape), _contents(shape), _attribute_items(shape.xattrs)):
         for nbytes, count in demands:
-            strings[CLASSES[bisect_left(CLASSES, nbytes)]] += count
+            strings[bisect_left(SIZES, nbytes)] += count
+    used = [(name, size, nitems) for name, size, nitems in zip(POOLS, SIZES, strings) if nitems]
     items: dict[str, float] = {"node": shape.nodes, "nlookup": shape.nodes}
-    items.update((f"string-{size}", strings[size]) for size in CLASSES if strings[size])
+    items.update((name, nitems) for name, _size, nitems in used)
     dirs = shape.entries.total()
     pages = {"node": _pages(dirs, NODES_PER_PAGE) + _pages(shape.nodes - dirs, NODES_PER_PAGE),
              "nlookup": _pages(shape.nodes, WORDS_PER_PAGE)}
-    pages.update((f"string-{size}", _pages(strings[size], PAGE_SIZE // size)) for size in CLASSES if strings[size])
+    pages.update((name, _pages(nitems, PAGE_SIZE // min(size, PAGE_SIZE))) for name, size, nitems in used)
     data = sum(-(-size // PAGE_SIZE) * count for size, count in shape.sizes.items() if size > PACKED_MAX)
     return Estimate(items, pages, data, shape.files)
 
@@ -214,13 +217,14 @@ def _pages(nitems: float, per_page: int) -> int:
 
 def _indexes(entries: Mapping[int, int]) -> Iterator[tuple[int, float]]:
     """(bytes, count) of the nodes of directories' B+trees."""
+    sizes = (*LEAF_CLASSES[:-1], TREE_PAGE)
     for n, count in entries.items():
         if 0 < n <= LEAF_CAP:
-            yield LEAF_CLASSES[bisect_left(LEAF_CAPS, n)], count
+            yield sizes[bisect_left(LEAF_CAPS, n)], count
         elif n:
             pages, root = tree_nodes(n)
-            yield PAGE_SIZE, count * pages
-            yield LEAF_CLASSES[bisect_left(LEAF_CAPS, root)], count
+            yield TREE_PAGE, count * pages
+            yield sizes[bisect_left(LEAF_CAPS, root)], count
 
 
 def tree_nodes(n: int) -> tuple[float, int]:

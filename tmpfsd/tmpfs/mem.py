@@ -7,10 +7,10 @@ the nodes.
 Breathing   Nothing here breathes.  node() and the like return offsets: good until the next breathe().
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tmpfsd.pool import Backend, Pool, Strings, Table, make_backend
-from tmpfsd.pool.strings import INDEX_MASK
+from tmpfsd.pool.strings import INDEX_MASK, TREE
 from tmpfsd.tmpfs.layout import TMPFS_NODE
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
@@ -38,7 +38,7 @@ class Mem:
         self.nodes = Pool(vm, self.backend, "node", OWNER_NODE, NODE_SIZE, MAX_NODES)
         self.nlookup = Table(vm, self.backend, "nlookup", OWNER_NLOOKUP)
         self.strings = Strings(vm, self.backend, OWNER_STRINGS)
-        for index in (self.nlookup, self.strings.pools[-1]):      # lookup counts and trees: a page for many nodes
+        for index in (self.nlookup, self.strings.pools[TREE]):      # a page of them serves many nodes
             vm.daemon.keep_index(index.owner)
         vm.owners[OWNER_DATA] = "file data"
         self.max_nodes = nr_inodes or MAX_NODES
@@ -46,7 +46,7 @@ class Mem:
         self.arena, self.u32, self.u64 = vm.phys.arena, vm.phys.u32, vm.phys.u64
         self.string_va = self.strings.va
         self.read, self.write = vm.read, vm.write
-        self._node_pages, self._page_pages = self.nodes.pages, self.strings.pools[-1].pages
+        self._node_pages, self._page_pages = self.nodes.pages, self.strings.pools[TREE].pages
         self._frame_of, self._referenced, self._dirty = vm.frame_of, vm.phys.referenced, vm.phys.dirty
 
     # --- where things are ---
@@ -74,7 +74,7 @@ class Mem:
         return (pfn << PAGE_SHIFT) + k * NODE_SIZE
 
     def page(self, handle: int) -> int:
-        """The offset of a string item that is a whole page, to read.  => SwapIOError."""
+        """The offset of a tree's page, to read.  => SwapIOError."""
         vpn = self._page_pages[handle & INDEX_MASK]
         pfn = self._frame_of[vpn]
         if pfn < 0:
@@ -136,8 +136,17 @@ class Mem:
 
     def new_string(self, nbytes: int) -> int:
         """A string item whose page is in, so that writing it cannot fail.  => NoMemory, SwapIOError."""
+        return self._filled(self.strings.get, nbytes)
+
+    def new_tree_node(self, nbytes: int) -> int:
+        """new_string() for a node of a tree: a whole page is of the trees' pool."""
+        if nbytes == PAGE_SIZE:
+            return self._filled(self.strings.get_tree_page)
+        return self._filled(self.strings.get, nbytes)
+
+    def _filled(self, get: Callable[..., int], *nbytes: int) -> int:
         for _ in range(READ_TRIES):
-            handle = self.strings.get(nbytes)
+            handle = get(*nbytes)
             try:
                 self.write(self.string_va(handle))
                 return handle

@@ -4,7 +4,7 @@
 
 Fills a file system without FUSE with empty files until its metadata are so many times `ram`, then looks at it in order
 and at random, lists it, and removes at random.  A fault is one wait; what is read ahead comes in with it and is counted
-as pages.  The last line says what there is: the index (pages of strings) and the lookup counts are what should stay in.
+as pages.  The last line says what there is: the index (pages of trees) and the lookup counts are what should stay in.
 """
 
 from __future__ import annotations
