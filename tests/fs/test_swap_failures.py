@@ -29,6 +29,7 @@ def tighten(fs: Driver) -> None:
         vm.write(vpn << 12)
         vm.free_slots([vm.slot_of[vpn]])
         vm.slot_of[vpn] = 0
+        vm.daemon.slotted[vm.pfn_of(vpn)] = 0
         vm.nslotless += 1
 
 

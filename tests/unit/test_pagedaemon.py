@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
-from tmpfsd.uvm.pagedaemon import ACTIVE, HELD, INACTIVE, LIVES
+from tmpfsd.uvm.pagedaemon import ACTIVE, HELD, INACTIVE, LIVES, PATIENCE, PageDaemon
 from tmpfsd.uvm.vm import WIRED, Vm
 
 
@@ -224,6 +224,92 @@ def test_alloc_page_gives_slots_and_never_evicts(make_vm) -> None:
     vm.alloc_page(65, 1)
 
 
+# --- how much one reclaim may look at ---
+
+class Counted:
+    """A method that counts how often it is called."""
+
+    def __init__(self, real) -> None:
+        self.real, self.calls = real, 0
+
+    def __get__(self, instance, _owner=None):
+        def call(*args):
+            self.calls += 1
+            return self.real(instance, *args)
+        return call
+
+
+def work_of_a_breath(vm: Vm, monkeypatch) -> int:
+    """How many times a frame was looked at, moved between queues or evicted."""
+    with monkeypatch.context() as patch:
+        counted = [Counted(getattr(PageDaemon, name)) for name in ("_consider", "_requeue", "clean", "drop")]
+        for each in counted:
+            patch.setattr(PageDaemon, each.real.__name__, each)
+        vm.breathe()
+    return sum(each.calls for each in counted)
+
+
+MOST_WORK = 2 * PATIENCE + 8 * 96       # a look may end in a move; and what _take() does for the reserve
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("queue", (INACTIVE, ACTIVE))
+def test_a_reclaim_is_bounded_whatever_the_lives(make_vm, monkeypatch, queue: int) -> None:
+    """ram=512m full of pages of an index, all of them referenced, took 6 s in one breath."""
+    vm = make_vm(8192, reserve=64, nslots=1 << 14)
+    vm.daemon.keep_index(2)
+    for vpn in range(1, 8192 - vm.low):
+        vm.alloc_page(vpn, 2)
+    for pfn in list(vm.daemon.frames(INACTIVE)):
+        vm.daemon._requeue(pfn, queue)
+        vm.daemon.lives[pfn], vm.daemon.fresh[pfn] = LIVES, 0
+    rounds = 0
+    for vpn in range(9000, 9400):
+        if len(vm.phys.free_frames) < vm.low:
+            rounds += 1
+            for pfn in vm.daemon.frames(queue):
+                vm.phys.referenced[pfn] = 1
+            assert work_of_a_breath(vm, monkeypatch) <= MOST_WORK
+            assert len(vm.phys.free_frames) >= vm.low
+        vm.alloc_page(vpn, 2)
+    assert rounds >= 3
+
+
+def test_what_can_leave_is_found_among_all_that_cannot(make_vm, monkeypatch, number_in) -> None:
+    """Swap is full, and the few pages that have slots stand behind thousands that have none."""
+    vm = make_vm(8192, reserve=64, nslots=200)
+    for vpn in range(1, 8100):
+        vm.breathe()
+        vm.alloc_page(vpn, 1)
+        vm.phys.u64[vm.write(vpn << 12) >> 3] = vpn
+    for _ in range(40):
+        vm.daemon.make_free(8192)
+    out = [vpn for vpn in range(1, 8100) if not vm.is_resident(vpn)]
+    assert vm.swap.nfree == 0 and len(out) == 200
+    for pfn in range(8192):                             # as if all but the last were still to be looked at
+        if vm.daemon.queue[pfn]:
+            vm.daemon._requeue(pfn, ACTIVE)
+    rng = random.Random(5)
+    for _ in range(400):
+        before = len(vm.phys.free_frames)
+        work = work_of_a_breath(vm, monkeypatch)
+        assert work <= MOST_WORK and len(vm.phys.free_frames) >= vm.reserve, before
+        vpn = rng.choice(out)
+        assert number_in(vm, vpn) == vpn
+
+
+def test_a_flush_evicts_in_bounded_steps(make_vm, monkeypatch) -> None:
+    vm = make_vm(8192, reserve=64, nslots=1 << 14)
+    for vpn in range(1, 8000, 2):                       # no two are neighbours: each is written alone
+        vm.alloc_page(vpn, 1)
+    counted = Counted(PageDaemon.clean)
+    monkeypatch.setattr(PageDaemon, "clean", counted)
+    for _ in vm.daemon.flush():
+        assert counted.calls <= PATIENCE // 18 + 1
+        counted.calls = 0
+    assert not any(vm.is_resident(vpn) for vpn in range(1, 8000, 2))
+
+
 # --- invariants ---
 
 def broken(vm: Vm, invariant: str) -> None:
@@ -257,6 +343,12 @@ def test_d2_counts(make_vm, fill, queue: int) -> None:
     fill(vm, 3)
     vm.daemon.count[queue] += 1
     broken(vm, "D2")
+
+
+def test_d4_a_frame_says_that_its_page_has_a_slot(make_vm, fill) -> None:
+    vm = make_vm(check=False)
+    vm.daemon.slotted[vm.frame_of[fill(vm, 1)[0]]] = 1
+    broken(vm, "D4")
 
 
 # --- pages of an index ---

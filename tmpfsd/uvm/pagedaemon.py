@@ -22,6 +22,7 @@ Invariants
     D1  A frame is on a queue exactly when it holds a page that may leave.
     D2  count says how many frames each queue has.
     D3  The arrays know the frames that there are, and no others.
+    D4  slotted says of each frame whether it is on a queue and its page has a slot: such a page can leave at once.
 
 Breathing   reclaim() and evict_all() make offsets stale.  launder() leaves them, but a page it cleaned must be
             looked up again before it is written: only give_slots() may run inside an operation.
@@ -52,16 +53,19 @@ FAR = 64                    # slots from a bad one to the next that is tried, an
 OWNERS = 32                 # vm.MAX_OWNERS: the kind of a page is in the bits above its owner
 LIVES = 16                  # rounds that a page of an index is let off: a page of nodes serves a twelfth of its files
 MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
-FLUSH_LOOKS = 8192          # frames looked at in a step of flush()
-FLUSH_STEP = 256            # frames whose pages it evicts in one
+FLUSH_LOOKS = 2048          # frames looked at in a step of flush()
+PATIENCE = 2048             # looks of one reclaim, or of a step of what evicts in steps: 3 ms
+WRITE_COST = 16             # what writing costs, in looks, and 2 for each page
+BALANCE_LOOKS = 32          # active pages looked at between two inactive ones
 BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device or empty queues left short
 
 
 class PageDaemon:
     """The queues of one Vm and the policy over them."""
 
-    __slots__ = ("vm", "next", "prev", "queue", "fresh", "lives", "lives_of", "count", "clock", "batch",
-                 "resting_until", "vain_until", "scans", "reclaims", "stalls", "pageouts", "write_errors")
+    __slots__ = ("vm", "next", "prev", "queue", "fresh", "lives", "slotted", "lives_of", "count", "clock", "batch",
+                 "patience", "hand", "resting_until", "vain_until", "scans", "reclaims", "stalls", "pageouts",
+                 "write_errors")
 
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
@@ -71,19 +75,22 @@ class PageDaemon:
         self.queue = bytearray()
         self.fresh = bytearray()
         self.lives = bytearray()
+        self.slotted = bytearray()
         self.lives_of = bytearray(256)      # by flags
         self.count = [0, 0, 0, 0]
+        self.patience = 0                   # looks that are left to this breath; writing costs some
+        self.hand = 0                       # where _take() goes on
         self.clock = 0                      # pages that have left; what refault distances are measured in
         self.scans = self.reclaims = self.stalls = self.pageouts = self.write_errors = 0
         self.resize()
 
     def resize(self) -> None:
-        """Know the frames that there are now; those that are gone were on no queue."""
+        """Know the frames that there are now; those that are gone were on no queue.  O(frames that are new)."""
         nframes, known = self.vm.phys.nframes, len(self.queue)
         for links in (self.next, self.prev):
             del links[NHEADS + nframes:]
             links.extend(range(NHEADS + known, NHEADS + nframes))
-        for flags in (self.queue, self.fresh, self.lives):
+        for flags in (self.queue, self.fresh, self.lives, self.slotted):
             del flags[nframes:]
             flags.extend(bytes(max(nframes - known, 0)))
         self.count[NOT_QUEUED] = nframes
@@ -91,14 +98,14 @@ class PageDaemon:
         self.resting_until = self.vain_until = 0.0
 
     def keep_index(self, owner: int) -> None:
-        """The pages of this owner are an index: they get LIVES rounds more."""
+        """The pages of this owner are an index: they get LIVES rounds more.  O(1)."""
         for flags in range(owner, len(self.lives_of), OWNERS):
             self.lives_of[flags] = LIVES
 
     # --- queues ---
 
     def enter(self, pfn: int, queue: int = INACTIVE) -> None:
-        """Put a frame that may leave at the tail of a queue."""
+        """Put a frame that may leave at the tail of a queue.  O(1)."""
         head, link = queue - 1, NHEADS + pfn
         last = self.prev[head]
         self.next[last] = self.prev[head] = link
@@ -108,31 +115,43 @@ class PageDaemon:
         self.count[queue] += 1
 
     def remove(self, pfn: int) -> None:
-        """Take a frame off its queue."""
+        """Take a frame off its queue.  O(1)."""
         before, after = self.prev[NHEADS + pfn], self.next[NHEADS + pfn]
         self.next[before] = after
         self.prev[after] = before
         self.count[self.queue[pfn]] -= 1
         self.queue[pfn] = NOT_QUEUED
+        self.slotted[pfn] = 0
 
     def move(self, pfn: int, to: int) -> None:
-        """What was in frame pfn is in frame `to`, and waits where it did."""
+        """What was in frame pfn is in frame `to`, and waits where it did.  O(1)."""
         before, after = self.prev[NHEADS + pfn], self.next[NHEADS + pfn]
         self.next[before] = self.prev[after] = NHEADS + to
         self.prev[NHEADS + to], self.next[NHEADS + to] = before, after
         self.queue[to], self.fresh[to], self.lives[to] = self.queue[pfn], self.fresh[pfn], self.lives[pfn]
-        self.queue[pfn] = NOT_QUEUED
+        self.slotted[to] = self.slotted[pfn]
+        self.queue[pfn], self.slotted[pfn] = NOT_QUEUED, 0
 
     def _requeue(self, pfn: int, queue: int) -> None:
-        self.remove(pfn)
-        self.enter(pfn, queue)
+        """remove() and enter() in one: most looks of a reclaim end here."""
+        after_of, before_of, link, head = self.next, self.prev, NHEADS + pfn, queue - 1
+        before, after = before_of[link], after_of[link]
+        after_of[before] = after
+        before_of[after] = before
+        last = before_of[head]
+        after_of[last] = before_of[head] = link
+        before_of[link] = last
+        after_of[link] = head
+        self.count[self.queue[pfn]] -= 1
+        self.count[queue] += 1
+        self.queue[pfn] = queue
 
     def _head(self, queue: int) -> int:
         """The frame that has waited longest; meaningless when the queue is empty."""
         return self.next[queue - 1] - NHEADS
 
     def frames(self, queue: int) -> Iterable[int]:
-        """The frames of a queue, longest waiting first; the queue may not change meanwhile."""
+        """The frames of a queue, longest waiting first; the queue may not change meanwhile.  O(1) for each."""
         link = self.next[queue - 1]
         while link >= NHEADS:
             yield link - NHEADS
@@ -141,7 +160,10 @@ class PageDaemon:
     # --- which page leaves ---
 
     def reclaim(self) -> None:
-        """Evict until a batch of frames beyond the low watermark is free.  => Offsets are stale afterwards."""
+        """Evict until a batch of frames beyond the low watermark is free, or patience is at an end.
+
+        => Offsets are stale afterwards.  O(PATIENCE + frames below the low watermark), whatever there is in memory.
+        """
         now = time.monotonic()
         if now < self.resting_until or now < self.vain_until and not any(self.count[ACTIVE:]):
             return
@@ -152,23 +174,59 @@ class PageDaemon:
             return
         vm, errors = self.vm, self.write_errors
         self.make_free(vm.low + self.batch)
+        if len(vm.phys.free_frames) < vm.low:
+            self._take(vm.low)
         if len(vm.phys.free_frames) < vm.reserve:
             self.stalls += 1
             if self.write_errors > errors:
                 self.resting_until = now + BACKOFF
 
     def make_free(self, nframes: int) -> None:
-        """Evict until so many frames are free, as far as can be.  => Offsets are stale afterwards."""
+        """Evict until so many frames are free, or patience is at an end.  O(PATIENCE).
+
+        => Offsets are stale afterwards.
+        """
         free, errors = self.vm.phys.free_frames, self.write_errors
         self._retry_held()
-        # A page is looked at once for its reference, once for being fresh or active, for each life, and to leave.
-        left = (4 + LIVES) * (self.count[ACTIVE] + self.count[INACTIVE])
-        while len(free) < nframes and left > 0 and self.write_errors < errors + MANY_ERRORS:
+        self.patience = PATIENCE
+        while len(free) < nframes and self.patience > 0 and self.write_errors < errors + MANY_ERRORS:
             self._balance()
             if not self.count[INACTIVE]:
                 break
-            left -= 1
+            self.patience -= 1
             self._consider(self._head(INACTIVE))
+
+    def _take(self, nframes: int) -> None:
+        """Evict without looking for the worthiest until so many frames are free: the heads, then what has a slot.
+
+        By V6 there are enough that have one, wherever they wait; `slotted` is searched for them as fast as memory is
+        read.  So the reserve is full after each reclaim, unless the device does not take pages.
+        """
+        free, errors = self.vm.phys.free_frames, self.write_errors
+        for _ in range(2 * nframes):
+            queue = INACTIVE if self.count[INACTIVE] else ACTIVE
+            if len(free) >= nframes or not self.count[queue] or self.write_errors >= errors + MANY_ERRORS:
+                break
+            pfn = self._head(queue)
+            if self._has_no_room(pfn) or not self._evict(pfn):
+                self._put_aside(pfn)
+        for _ in range(2 * nframes):
+            if len(free) >= nframes or self.write_errors >= errors + MANY_ERRORS:
+                break
+            self.hand = self.slotted.find(1, self.hand) + 1 or self.slotted.find(1) + 1
+            if not self.hand:
+                break
+            self._evict(self.hand - 1)
+
+    def _has_no_room(self, pfn: int) -> bool:
+        """Whether a page cannot be written, as it has no slot and none is free: said without trying."""
+        swap = self.vm.swap
+        return not self.slotted[pfn] and (swap is None or not swap.nfree or not swap.space)
+
+    def _put_aside(self, pfn: int) -> None:
+        """A page that could not be written waits for a slot; one that has a slot stays in sight, as it can be written
+        over in place whenever the device works again."""
+        self._requeue(pfn, INACTIVE if self.slotted[pfn] else HELD)
 
     def _consider(self, pfn: int) -> None:
         """Evict the frame at the inactive head, or put it where it belongs."""
@@ -181,9 +239,8 @@ class PageDaemon:
         elif self.lives[pfn]:
             self.lives[pfn] -= 1
             self._requeue(pfn, INACTIVE)
-        elif vm.phys.dirty[pfn] and not self.clean(pfn):
-            # A page that has a slot can be written over in place whenever the device works again: it stays in sight.
-            self._requeue(pfn, INACTIVE if vm.slot_of[vm.phys.owner[pfn]] else HELD)
+        elif vm.phys.dirty[pfn] and (self._has_no_room(pfn) or not self.clean(pfn)):
+            self._put_aside(pfn)
         else:
             self.drop(pfn)
 
@@ -197,9 +254,10 @@ class PageDaemon:
     def _balance(self) -> None:
         """Keep a third of the pages inactive: so long is the run-up in which a page can prove itself."""
         count, referenced = self.count, self.vm.phys.referenced
-        left = count[ACTIVE]
+        left = min(count[ACTIVE], BALANCE_LOOKS)
         while left and 2 * count[INACTIVE] < count[ACTIVE]:
             left -= 1
+            self.patience -= 1
             pfn = self._head(ACTIVE)
             self._requeue(pfn, ACTIVE if referenced[pfn] else INACTIVE)
             referenced[pfn] = 0
@@ -207,7 +265,7 @@ class PageDaemon:
             self._requeue(self._head(ACTIVE), INACTIVE)
 
     def drop(self, pfn: int) -> None:
-        """Evict a clean page: its frame is free, its slot keeps it."""
+        """Evict a clean page: its frame is free, its slot keeps it.  O(1)."""
         vm = self.vm
         vpn = vm.phys.owner[pfn]
         if vm.trace is not None:
@@ -222,11 +280,11 @@ class PageDaemon:
         self.reclaims += 1
 
     def came_back_soon(self, mark: int) -> bool:
-        """Whether a page that left at -2 - mark did so less than one memory's worth of evictions ago."""
+        """Whether a page that left at -2 - mark did so less than one memory's worth of evictions ago.  O(1)."""
         return (self.clock - (-2 - mark)) & 0x3FFFFFFF <= len(self.queue)
 
     def evict_all(self) -> None:
-        """Evict whatever may leave (TMPFSD_THRASH).  => Offsets are stale afterwards."""
+        """Evict whatever may leave (TMPFSD_THRASH).  O(frames).  => Offsets are stale afterwards."""
         for queue in (INACTIVE, ACTIVE, HELD):
             for pfn in list(self.frames(queue)):
                 self._evict(pfn)
@@ -241,7 +299,7 @@ class PageDaemon:
     def flush(self) -> Generator[int, None, int]:
         """Evict whatever may leave, in steps; yields how many frames were looked at, and returns how many pages stayed.
 
-        => Offsets are stale after each step.
+        => Offsets are stale after each step.  O(frames), in steps of O(FLUSH_LOOKS) and O(PATIENCE).
         """
         for start in range(0, len(self.queue), FLUSH_LOOKS):        # first: clusters are made of inactive pages
             for pfn in range(start, min(start + FLUSH_LOOKS, len(self.queue))):
@@ -249,17 +307,21 @@ class PageDaemon:
                     self._requeue(pfn, INACTIVE)
             yield 0
         stayed, errors = 0, self.write_errors
-        for start in range(0, len(self.queue), FLUSH_STEP):
-            for pfn in range(start, min(start + FLUSH_STEP, len(self.queue))):
+        pfn = 0
+        while pfn < len(self.queue):
+            self.patience = PATIENCE
+            while pfn < len(self.queue) and self.patience > 0:
                 if self.queue[pfn] != NOT_QUEUED and (self.write_errors > errors + MANY_ERRORS or not self._evict(pfn)):
                     stayed += 1
-            yield start + FLUSH_STEP
+                self.patience -= 1
+                pfn += 1
+            yield pfn
         return stayed
 
     # --- laundering ---
 
     def launder(self, npages: int) -> int:
-        """Write out dirty pages that will leave next, about npages of them; how many were written."""
+        """Write out dirty pages that will leave next, about npages of them; how many were written.  O(npages)."""
         dirty, before = self.vm.phys.dirty, self.pageouts
         for pfn in islice(self.frames(INACTIVE), 4 * npages):
             if dirty[pfn] and not self.clean(pfn) or self.pageouts - before >= npages:
@@ -269,7 +331,8 @@ class PageDaemon:
     def give_slots(self, npages: int) -> None:
         """Write out pages that have no slot, about npages of them, in the middle of an operation.
 
-        They stay dirty: the operation may hold offsets into them and write there after us.
+        They stay dirty: the operation may hold offsets into them and write there after us.  O(npages + reserve) at the
+        bound of V6, where all resident pages but `reserve` are without a slot.
         """
         vm, most = self.vm, self.vm.nslotless - npages
         held = list(islice(self.frames(HELD), npages))
@@ -282,7 +345,7 @@ class PageDaemon:
 
         It is clean then, unless settle is false.  Slots are assigned here, in a row.  A page keeps the slot it had
         until the new one is written; where no new one can be had it is written over in place, so that a page that
-        was ever out can always leave again.
+        was ever out can always leave again.  O(CLUSTER).
         """
         vm = self.vm
         swap = vm.swap
@@ -290,6 +353,7 @@ class PageDaemon:
             return False
         vpn = vm.phys.owner[pfn]
         lo, hi = self._cluster(vpn)
+        self.patience -= WRITE_COST + 2 * (hi - lo)
         try:
             slot, count = swap.alloc(hi - lo)
         except NoSwap:
@@ -337,6 +401,7 @@ class PageDaemon:
         for i, vpn in enumerate(range(lo, hi)):
             vm.slot_of[vpn] = slot + i
             pfn = vm.pfn_of(vpn)
+            self.slotted[pfn] = 1
             if settle:
                 vm.phys.dirty[pfn] = 0
             if self.queue[pfn] == HELD:
@@ -393,7 +458,7 @@ class PageDaemon:
         return True
 
     def failed(self, error: OSError, slot: int) -> bool:
-        """Note a write error at a slot; whether it only means that the disk is full."""
+        """Note a write error at a slot; whether it only means that the disk is full.  O(1)."""
         self.write_errors += 1
         if seldom(self.write_errors):
             log.error("page-out failed, %d times so far: %s", self.write_errors, error.strerror)
@@ -403,10 +468,10 @@ class PageDaemon:
         return full
 
     def check(self) -> None:
-        """Raise Inconsistent where D1, D2 or D3 does not hold."""
+        """Raise Inconsistent where D1, D2, D3 or D4 does not hold.  O(frames)."""
         vm = self.vm
         sizes = {len(self.next) - NHEADS, len(self.prev) - NHEADS, len(self.queue), len(self.fresh),
-                 len(self.lives)}
+                 len(self.lives), len(self.slotted)}
         demand(sizes == {vm.phys.nframes}, "D3", f"{vm.phys.nframes} frames, arrays of {sorted(sizes)}")
         seen: dict[int, int] = {}
         for queue in (ACTIVE, INACTIVE, HELD):
@@ -418,3 +483,4 @@ class PageDaemon:
             may_leave = vpn != 0 and vm.may_leave(vpn)
             demand((pfn in seen) == may_leave, "D1", f"frame {pfn}, page {vpn}, queue {seen.get(pfn)}")
             demand(self.queue[pfn] == seen.get(pfn, NOT_QUEUED), "D1", f"frame {pfn} says {self.queue[pfn]}")
+            demand(self.slotted[pfn] == (may_leave and vm.slot_of[vpn] != 0), "D4", f"frame {pfn}, page {vpn}")

@@ -268,6 +268,7 @@ def _settle(vm: Vm, swap: Swap, vpn: int) -> None:
     swap.free(vm.slot_of[vpn])
     vm.slot_of[vpn] = 0
     vm.phys.dirty[pfn] = 1          # V3
+    vm.daemon.slotted[pfn] = 0
     vm.nslotless += 1
 
 

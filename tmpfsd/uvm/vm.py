@@ -356,6 +356,7 @@ class Vm:
         self.resident_of[self.flags[vpn]] += 1
         daemon.fresh[pfn] = not soon
         daemon.enter(pfn, ACTIVE if soon else INACTIVE)
+        daemon.slotted[pfn] = 1
 
     def _readahead(self, vpn: int) -> int:
         """How many pages to read with vpn: more than one where the two before it are in, and it is out
