@@ -120,7 +120,9 @@ class Play:
 def small_steps(monkeypatch) -> None:
     monkeypatch.setattr(swapset, "STEP_PAGES", 15)
     monkeypatch.setattr(swapset, "STEP_LOOKS", 200)
-    monkeypatch.setattr(resize_module, "MIN_STEP", 10)
+    monkeypatch.setattr(resize_module, "MIN_LOT", 30)
+    monkeypatch.setattr(resize_module, "MOVE_STEP", 10)
+    monkeypatch.setattr(resize_module, "SIFT_STEP", 25)
 
 
 @pytest.mark.parametrize("faults", (False, True), ids=("sound", "faulty"))

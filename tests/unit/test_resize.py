@@ -8,8 +8,9 @@ import pytest
 from tmpfsd.uvm import physmem
 from tmpfsd.uvm.aobj import AnonObject
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
+from tmpfsd.uvm.pagedaemon import PATIENCE, PageDaemon
 from tmpfsd.uvm.physmem import PhysMem
-from tmpfsd.uvm.resize import resize
+from tmpfsd.uvm.resize import MOVE_STEP, SIFT_STEP, resize
 from tmpfsd.uvm.vm import UNOWNED, WINDOWED, WIRED, Vm
 
 KINDS = {"pageable": 0, "wired": WIRED, "unowned": UNOWNED, "windowed": WINDOWED}
@@ -74,7 +75,70 @@ def test_steps_are_small(make_vm, fill) -> None:
     vm = make_vm(2048, nslots=4096)
     fill(vm, 1900)
     steps = to(vm, 64)
-    assert steps == [2048 - 256 * i for i in range(1, 8)] + [64]
+    assert all(0 <= before - after <= MOVE_STEP for before, after in zip([2048, *steps], steps)) and steps[-1] == 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("filled", (0, 3000, 16000))
+def test_no_step_does_much(make_vm, monkeypatch, filled: int) -> None:
+    """Whatever is in memory, and however much is free: 1 GiB that was empty sorted its free list 256 times."""
+    vm = make_vm(16384, nslots=1 << 15)
+    for i in range(filled):                             # no two are neighbours: each is written alone
+        vm.breathe()
+        vm.alloc_page(1 + 2 * i, 1)
+    work = dict.fromkeys(("_consider", "clean", "drop", "move_page", "sifted"), 0)
+
+    def count(owner: type, name: str) -> None:
+        real = getattr(owner, name)
+
+        def counted(self, *args, **more):
+            work[name] += 1
+            return real(self, *args, **more)
+        monkeypatch.setattr(owner, name, counted)
+
+    for name in ("_consider", "clean", "drop"):
+        count(PageDaemon, name)
+    count(Vm, "move_page")
+    set_aside = PhysMem.set_aside
+
+    def sift(self, start: int, n: int) -> int:
+        work["sifted"] += min(n, len(self.free_frames) - start)
+        return set_aside(self, start, n)
+    monkeypatch.setattr(PhysMem, "set_aside", sift)
+    for target in (200, 16384):
+        for now in resize(vm, target):
+            assert work["_consider"] <= PATIENCE and work["clean"] <= PATIENCE // 18 + 1
+            assert work["move_page"] <= MOVE_STEP and work["sifted"] <= SIFT_STEP
+            work.update(dict.fromkeys(work, 0))
+        assert now == target
+
+
+@pytest.mark.slow
+def test_one_that_is_closed_gives_back_what_it_set_aside(make_vm, fill) -> None:
+    for stop in range(1, 30):
+        vm = make_vm(1024, nslots=4096, check=False)
+        vpns = fill(vm, 700)
+        steps = resize(vm, 100)
+        for _ in range(stop):
+            if next(steps, None) is None:
+                break
+            vm.check()
+        steps.close()
+        vm.check()
+        assert vm.phys.naside == 0 and vm.most_slotless == vm.phys.nframes - vm.reserve
+        assert numbers(vm, vpns) == vpns
+        vm.close()
+
+
+def test_f1_a_frame_is_set_aside_and_free(make_vm) -> None:
+    vm = make_vm(600, check=False)
+    steps = resize(vm, 300)
+    while not vm.phys.naside:
+        next(steps)
+    vm.check()
+    vm.phys.free_frames.append(vm.phys.nframes - 1)
+    with pytest.raises(Inconsistent, match="F1"):
+        vm.phys.check()
 
 
 def test_the_coldest_pages_leave(make_vm, fill) -> None:

@@ -336,3 +336,28 @@ def test_a_smaller_file_is_full_and_a_larger_one_takes_more(make_vm, fill) -> No
     swap.resize(1024)
     vpns += fill(vm, 100)
     assert numbers(vm, vpns) == vpns
+
+
+@pytest.mark.parametrize("gap", (1, 1000))
+def test_no_step_looks_at_many_or_moves_many(make_vm, add, monkeypatch, gap: int) -> None:
+    vm = make_vm(256, nslots=4096)
+    one = vm.swap
+    for i in range(300):                        # no two are neighbours
+        vm.breathe()
+        vm.alloc_page(2 + (1 + gap) * i, 1)
+    vm.daemon.evict_all()
+    add(vm, 1024)
+    moved, looked = [], []
+    real = swapset._step
+
+    def step(vm, swap, vpn):
+        held = swap.nheld
+        end, lost = real(vm, swap, vpn)
+        moved.append(held - swap.nheld)
+        looked.append(end - vpn)
+        return end, lost
+    monkeypatch.setattr(swapset, "_step", step)
+    monkeypatch.setattr(swapset, "STEP_PAGES", 100)
+    monkeypatch.setattr(swapset, "STEP_LOOKS", 5000)
+    off(vm, one)
+    assert max(moved) <= 100 and max(looked) <= 5000 and sum(moved) == 300

@@ -234,7 +234,8 @@ def test_parked_is_nobodys_until_it_is_unparked() -> None:
     for i in parked:
         arena.park(i)
         arena.check()
-    assert arena.nfree == 0 and arena.alloc(1) == -1 and arena.count(vmem.PARKED) == 100 and not arena.is_free(parked[0])
+    assert arena.nfree == 0 and arena.alloc(1) == -1 and arena.count(vmem.PARKED) == 100
+    assert not arena.is_free(parked[0])
     with pytest.raises(AssertionError):
         arena.free(parked[0])
     with pytest.raises(AssertionError):

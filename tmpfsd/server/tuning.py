@@ -231,7 +231,7 @@ class Tuning:
                     stayed = end.value
                     break
         return {"evicted_bytes": ptoa(vm.daemon.reclaims - before), "stayed_bytes": ptoa(stayed),
-                "resident_bytes": ptoa(vm.phys.nframes - len(vm.phys.free_frames)),
+                "resident_bytes": ptoa(vm.phys.nused),
                 "pageable_bytes": ptoa(sum(vm.daemon.count[ACTIVE:])), "wired_bytes": ptoa(vm.nwired + vm.nunowned)}
 
 

@@ -72,7 +72,7 @@ class Mount:
             "inodes_max": self.nr_inodes,
             "lost_inodes": self.lost_nodes,
             "ram_bytes": ptoa(vm.phys.nframes),
-            "resident_bytes": ptoa(vm.phys.nframes - len(vm.phys.free_frames)),
+            "resident_bytes": ptoa(vm.phys.nused),
             "wired_bytes": ptoa(vm.nwired),
             "unowned_bytes": ptoa(vm.nunowned),
             "dirty_bytes": ptoa(vm.phys.dirty.count(1)),

@@ -8,11 +8,15 @@ pagedaemon.py's matter.
 The mapping is as large as the machine's memory, so that `ram` can grow while views of it are held; address space
 that was never touched costs nothing.  The frames that there are stand at its start: [0, nframes).
 
-Picture     FREE --alloc--> held (owner[pfn] is its page) --free--> FREE
-            not there --grow--> FREE --shrink--> not there, its memory given back to the system
+While `ram` shrinks, frames from the ceiling on are to go: those that are free are set aside, and taken no more.
+
+Picture     FREE --alloc--> held (owner[pfn] is its page) --free--> FREE, or ASIDE from the ceiling on
+            not there --grow--> FREE --set_aside--> ASIDE --shrink--> not there, its memory given back to the system
+                                                          --lift_ceiling--> FREE
 
 Invariants
-    F1  A frame is either in the free list, once, or has an owner.
+    F1  A frame is either in the free list, once, or has an owner, or is set aside: only from the ceiling on, naside
+        of them.
     F2  A free frame is neither referenced nor dirty.
     F3  The arrays know the frames that there are, and no others.
 
@@ -23,6 +27,7 @@ Limits      Where the system refuses address space (ulimit -v, vm.overcommit_mem
 import mmap
 import os
 from array import array
+from itertools import compress
 
 from tmpfsd.uvm.errors import demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
@@ -47,7 +52,8 @@ def _reserve(nbytes: int) -> mmap.mmap:
 class PhysMem:
     """The arena and the frames of its first `ram_bytes`."""
 
-    __slots__ = ("nframes", "arena", "mem", "u64", "u32", "owner", "referenced", "dirty", "free_frames")
+    __slots__ = ("nframes", "arena", "mem", "u64", "u32", "owner", "referenced", "dirty", "free_frames",
+                 "ceiling", "aside", "naside")
 
     def __init__(self, ram_bytes: int) -> None:
         self.nframes = 0
@@ -60,15 +66,23 @@ class PhysMem:
         self.dirty = bytearray()
         # A stack: the frame freed last is the warmest in the processor's caches.
         self.free_frames = array("I")
+        self.ceiling = self.most
+        self.aside = bytearray()            # 1 for each frame from the ceiling on that is set aside
+        self.naside = 0
         self.grow(ram_bytes >> PAGE_SHIFT)
 
     @property
     def most(self) -> int:
-        """How many frames there can be."""
+        """How many frames there can be.  O(1)."""
         return len(self.arena) >> PAGE_SHIFT
 
+    @property
+    def nused(self) -> int:
+        """How many frames have a page.  O(1)."""
+        return self.nframes - len(self.free_frames) - self.naside
+
     def grow(self, nframes: int) -> None:
-        """Have nframes, of which the new ones are free and are taken last."""
+        """Have nframes, of which the new ones are free and are taken last.  O(frames that are new + free ones)."""
         assert self.nframes <= nframes <= self.most
         more = nframes - self.nframes
         self.owner.frombytes(bytes(4 * more))
@@ -77,35 +91,61 @@ class PhysMem:
         self.free_frames[0:0] = array("I", range(nframes - 1, self.nframes - 1, -1))
         self.nframes = nframes
 
-    def sort_free(self) -> None:
-        """Have the lowest frames taken first, so that the highest can go."""
-        self.free_frames[:] = array("I", sorted(self.free_frames, reverse=True))
+    def set_aside(self, start: int, n: int) -> int:
+        """Take the frames from the ceiling on out of [start, start + n) of the free list; how many others there are.
+
+        O(n).
+        """
+        part = self.free_frames[start:start + n]
+        low = array("I", filter(self.ceiling.__gt__, part))
+        self.free_frames[start:start + n] = low
+        for pfn in filter(self.ceiling.__le__, part):
+            self.aside[pfn - self.ceiling] = 1
+        self.naside += len(part) - len(low)
+        return len(low)
+
+    def set_ceiling(self, ceiling: int) -> None:
+        """Frames from `ceiling` on are to go: those that become free are set aside.  O(those)."""
+        self.ceiling = ceiling
+        self.aside.extend(bytes(self.nframes - ceiling))
+
+    def lift_ceiling(self) -> None:
+        """No frame is to go any more: those set aside are free.  O(frames from the ceiling on)."""
+        self.free_frames.extend(compress(range(self.ceiling, self.nframes), self.aside))
+        self.aside.clear()
+        self.naside = 0
+        self.ceiling = self.most
 
     def shrink(self, nframes: int) -> None:
-        """Have nframes only: those behind must be free, the free list sorted.  Their memory goes back to the system."""
+        """Have nframes only: those behind must be set aside.  Their memory goes back to the system.  O(those)."""
         gone = self.nframes - nframes
-        assert len(self.free_frames) >= gone and (not gone or self.free_frames[gone - 1] >= nframes), "not all free"
-        del self.free_frames[:gone]
+        assert nframes >= self.ceiling and self.naside >= gone and not any(self.owner[nframes:]), "not all set aside"
+        self.naside -= gone
+        del self.aside[nframes - self.ceiling:]
         del self.owner[nframes:], self.referenced[nframes:], self.dirty[nframes:]
         self.nframes = nframes
         if gone:
             self.arena.madvise(mmap.MADV_DONTNEED, nframes << PAGE_SHIFT, gone << PAGE_SHIFT)
 
     def alloc(self, vpn: int) -> int:
-        """A frame for page vpn; its bytes are what they were.  => IndexError when none is free."""
+        """A frame for page vpn; its bytes are what they were.  O(1).  => IndexError when none is free."""
         pfn = self.free_frames.pop()
         self.owner[pfn] = vpn
         return pfn
 
     def free(self, pfn: int) -> None:
-        """Give a frame back."""
+        """Give a frame back.  O(1)."""
         assert self.owner[pfn] != NO_PAGE, "frame freed twice"
         self.owner[pfn] = NO_PAGE
         self.referenced[pfn] = self.dirty[pfn] = 0
-        self.free_frames.append(pfn)
+        if pfn < self.ceiling:
+            self.free_frames.append(pfn)
+        else:
+            self.aside[pfn - self.ceiling] = 1
+            self.naside += 1
 
     def frame(self, pfn: int) -> memoryview:
-        """The bytes of a frame."""
+        """The bytes of a frame.  O(1)."""
         return self.mem[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT]
 
     def close(self) -> None:
@@ -118,15 +158,18 @@ class PhysMem:
             pass
 
     def check(self) -> None:
-        """Raise Inconsistent where F1, F2 or F3 does not hold."""
+        """Raise Inconsistent where F1, F2 or F3 does not hold.  O(frames)."""
         sizes = {len(self.owner), len(self.referenced), len(self.dirty)}
         demand(sizes == {self.nframes}, "F3", f"{self.nframes} frames, arrays of {sorted(sizes)}")
         free = set(self.free_frames)
         demand(len(free) == len(self.free_frames), "F1", "a frame is in the free list twice")
         demand(not free or max(free) < self.nframes, "F3", "a frame that is not there is free")
+        aside = set(compress(range(self.ceiling, self.nframes), self.aside))
+        demand(len(aside) == self.naside, "F1", f"{len(aside)} frames are set aside, counted {self.naside}")
         for pfn in range(self.nframes):
-            demand((pfn in free) == (self.owner[pfn] == NO_PAGE), "F1", f"frame {pfn}, owner {self.owner[pfn]}")
-            if pfn in free:
+            unowned = self.owner[pfn] == NO_PAGE
+            demand((pfn in free) + (pfn in aside) == unowned, "F1", f"frame {pfn}, owner {self.owner[pfn]}")
+            if unowned:
                 demand(not self.referenced[pfn] and not self.dirty[pfn], "F2", f"free frame {pfn} is in use")
 
 

@@ -1,12 +1,14 @@
 """uvm/resize.py: more frames, or fewer, while the machine runs.
 
-resize() works in steps, so that requests are not held up: its caller lets operations run between two of them.  A step
-takes the highest frames away: it evicts the pages that would leave next wherever they are, and what is left in the
-highest frames is copied to lower ones that became free.  Wired pages and pages that swap has no room for stay; they are
-moved like all others.  After each step all invariants hold, V6 too: where all that is resident fits into the fewer
-frames without the reserve, so do the pages without a slot.
+resize() works in steps, so that requests are not held up: its caller lets operations run between two of them.  No step
+is more than PATIENCE looks of the page daemon, MOVE_STEP pages copied or SIFT_STEP free frames looked at.  Frames go in
+lots of an eighth.  Of each lot, first enough pages get slots for V6 to hold with the fewer frames.  From then on frames
+of the lot that are free, or become free, are set aside and taken no more.  Then the highest frames go: pages that would
+leave next are evicted wherever they are, and what is left in the highest is copied to lower ones that became free.
+Wired pages and pages that swap has no room for stay; they are moved like all others.
 
-Picture     nframes --make_free--> enough are free --move_page--> the highest are free
+Picture     nframes --slots--> V6 holds for fewer --sift--> free frames of the lot are aside
+                    --make_free--> enough are free below --move_page--> the highest are aside
                     --shrink--> fewer, and the memory of those that went is the system's again
 
 Breathing   A step makes offsets stale: it may run where breathe() may, between operations.
@@ -15,47 +17,118 @@ Breathing   A step makes offsets stale: it may run where breathe() may, between 
 from collections.abc import Iterator
 
 from tmpfsd.uvm.errors import NoMemory
+from tmpfsd.uvm.pagedaemon import LIVES, PATIENCE
 from tmpfsd.uvm.param import ptoa
 from tmpfsd.uvm.vm import Vm
 
-MIN_STEP = 256              # frames that go in a step: 1 MiB, or a 128th of all
-STEP_SHIFT = 7
+GROW_STEP = 32768           # frames that come in a step: 128 MiB
+LOT_SHIFT = 3               # frames that go in a lot: an eighth of all,
+MIN_LOT, MAX_LOT = 256, 32768       # at least 1 MiB, at most 128
+MOVE_STEP = 256             # frames that go in a step
+SIFT_STEP = 16384           # free frames looked at in a step
 
 
 def resize(vm: Vm, nframes: int) -> Iterator[int]:
-    """Have nframes frames, step by step; yields how many there are after each.
+    """Have nframes frames, step by step; yields how many there are after each.  O(frames), in steps of 2 ms.
 
     => NoMemory: no fewer can be had than there are now, which may be less than there were.
     """
     assert nframes > vm.reserve, "no frame beside the reserve"
     if nframes > vm.phys.most:
         raise NoMemory(f"the system gave address space for {ptoa(vm.phys.most) >> 20}m of ram only")
-    if nframes > vm.phys.nframes:
-        vm.phys.grow(nframes)
+    while nframes > vm.phys.nframes:
+        vm.phys.grow(min(nframes, vm.phys.nframes + GROW_STEP))
         vm.measure()
-        yield nframes
-    while nframes < vm.phys.nframes:
-        _shrink(vm, max(nframes, vm.phys.nframes - max(MIN_STEP, vm.phys.nframes >> STEP_SHIFT)))
+        yield vm.phys.nframes
+    for _ in _Shrink(vm).to(nframes):
         yield vm.phys.nframes
 
 
-def _shrink(vm: Vm, nframes: int) -> None:
-    """One step."""
-    phys, daemon = vm.phys, vm.daemon
-    gone = phys.nframes - nframes
-    before = -1
-    while before < len(phys.free_frames) < gone + vm.low:       # it gives up when many slots in a row are bad
-        before = len(phys.free_frames)
-        daemon.make_free(gone + vm.low)
-    if len(phys.free_frames) < gone + vm.reserve:
-        fixed = phys.nframes - len(phys.free_frames)
-        raise NoMemory(f"{ptoa(fixed) >> 10}k of pages cannot leave ram (wired, or no swap takes them)")
-    phys.sort_free()
-    leaving = [pfn for pfn in range(nframes, phys.nframes) if phys.owner[pfn]]
-    places = [phys.alloc(phys.owner[pfn]) for pfn in leaving]       # all before the first of these is free
-    for pfn, place in zip(leaving, places):
-        vm.move_page(pfn, place)
-    if leaving:
-        phys.sort_free()
-    phys.shrink(nframes)
-    vm.measure()
+class _Shrink:
+    """What takes frames away: what becomes free in a step is used in that step, as operations want frames too."""
+
+    __slots__ = ("vm", "looks", "tight")
+
+    def __init__(self, vm: Vm) -> None:
+        self.vm = vm
+        self.looks = 0              # since a page left
+        self.tight = False          # nothing more can leave: all but the reserve may be used
+
+    def to(self, nframes: int) -> Iterator[None]:
+        """Have nframes; closed half way, what was set aside is given back."""
+        vm, phys = self.vm, self.vm.phys
+        while nframes < phys.nframes:
+            goal = max(nframes, phys.nframes - min(max(MIN_LOT, phys.nframes >> LOT_SHIFT), MAX_LOT))
+            if vm.nslotless + vm.reserve > goal:
+                self._evict(vm.nslotless + vm.reserve - goal)
+                goal = max(goal, vm.nslotless + vm.reserve)
+                if goal >= phys.nframes:
+                    yield
+                    continue
+            phys.set_ceiling(goal)
+            vm.measure()
+            try:
+                yield from self._sift(goal)
+                yield from self._lower(goal)
+            finally:
+                phys.lift_ceiling()
+                vm.measure()
+
+    def _sift(self, goal: int) -> Iterator[None]:
+        """Set aside the free frames from goal on; what becomes free meanwhile is set aside by itself."""
+        free, done = self.vm.phys.free_frames, 0
+        while done < len(free):
+            n, spare = SIFT_STEP, self._spare()
+            while (high := sum(map(goal.__le__, free[done:done + n]))) > spare > 0:
+                n = min(n - 1, n * spare // high)
+            if high > spare:
+                self._evict(high - spare)
+            else:
+                done += self.vm.phys.set_aside(done, n)
+            yield
+
+    def _lower(self, goal: int) -> Iterator[None]:
+        """Take the highest frames, none of which is in the free list."""
+        phys = self.vm.phys
+        while phys.nframes > goal:
+            low, leaving = self._affordable(goal)
+            if low == phys.nframes:
+                highest = phys.owner[max(goal, phys.nframes - MOVE_STEP):]
+                self._evict(len(highest) - highest.count(0) - self._spare())
+                low, leaving = self._affordable(goal)
+            for pfn in leaving:
+                self.vm.move_page(pfn, phys.alloc(phys.owner[pfn]))
+            phys.shrink(low)
+            self.vm.measure()
+            yield
+
+    def _affordable(self, goal: int) -> tuple[int, list[int]]:
+        """To which frame the highest can go now, and those of them that have pages."""
+        phys, spare = self.vm.phys, self._spare()
+        low, end = phys.nframes, max(goal, phys.nframes - MOVE_STEP)
+        leaving: list[int] = []
+        while low > end:
+            if phys.owner[low - 1]:
+                if len(leaving) >= spare:
+                    break
+                leaving.append(low - 1)
+            low -= 1
+        return low, leaving
+
+    def _spare(self) -> int:
+        """Frames that are free and that operations need not."""
+        return len(self.vm.phys.free_frames) - (self.vm.reserve if self.tight else self.vm.low)
+
+    def _evict(self, n: int) -> None:
+        """Evict n pages, or what patience is there for.  => NoMemory: nothing can leave."""
+        daemon, phys = self.vm.daemon, self.vm.phys
+        before = phys.nused
+        daemon.make_free(len(phys.free_frames) + n)
+        self.looks += PATIENCE
+        if phys.nused < before:
+            self.looks = 0
+        # After so many looks each page must have shown whether it can leave.
+        elif daemon.patience > 0 or self.looks > (4 + LIVES) * phys.nframes:
+            if self.tight:
+                raise NoMemory(f"{ptoa(phys.nused) >> 10}k of pages cannot leave ram (wired, or no swap takes them)")
+            self.tight = True

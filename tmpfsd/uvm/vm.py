@@ -20,8 +20,8 @@ Invariants
     V3  A page without a slot is resident and dirty.
     V4  npages, nslotless, nwired, nunowned, pages_of and resident_of count what the arrays say.
     V5  A slot belongs to one page.
-    V6  At most most_slotless = nframes - reserve pages have no slot, unless the swap device failed: so the reserve can
-        always be filled again, and no page-in ever waits for swap space.
+    V6  At most most_slotless = nframes - reserve pages have no slot (frames that are to go are not counted), unless the
+        swap device failed: so the reserve can always be filled again, and no page-in ever waits for swap space.
 
 Breathing   breathe() is the only place where offsets go stale.
 """
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 RESERVE = 64                # frames an operation may take between two breaths: faults and new pages together
 SLACK = 32                  # frames above the reserve at which reclaim begins: two clusters
+GROW = 16384                # pages by which the page table grows: 150 KiB
 READAHEAD = 8               # pages read at once where they were written together and are read in order
 NO_FRAME = -1               # frame_of: the page has no owner; -2 and below: it is out, and since when
 WIRED = 0x80                # flags: the kind of a page; the rest is the owner.  Wired: never leaves
@@ -92,8 +93,8 @@ class Vm:
         self._grow(1023)
 
     def measure(self) -> None:
-        """Set what follows from the number of frames."""
-        nframes = self.phys.nframes
+        """Set what follows from the number of frames; those that are to go count no more.  O(frames that are new)."""
+        nframes = min(self.phys.nframes, self.phys.ceiling)
         # Reclaim begins above the reserve, so that the pages an operation adds seldom reach the bound of V6.
         self.low = self.reserve + min(SLACK, (nframes - self.reserve) // 4)
         self.most_slotless = nframes - self.reserve
@@ -104,7 +105,7 @@ class Vm:
     # --- the hot path ---
 
     def read(self, va: int) -> int:
-        """The arena offset of va, to read there.  => Faults.  => SwapIOError."""
+        """The arena offset of va, to read there.  O(1).  => Faults.  => SwapIOError."""
         pfn = self.frame_of[va >> PAGE_SHIFT]
         if pfn < 0:
             pfn = self.fault(va >> PAGE_SHIFT)
@@ -112,7 +113,7 @@ class Vm:
         return pfn << PAGE_SHIFT | va & PAGE_MASK
 
     def write(self, va: int) -> int:
-        """The arena offset of va, to change what is there.  => Faults.  => SwapIOError."""
+        """The arena offset of va, to change what is there.  O(1).  => Faults.  => SwapIOError."""
         pfn = self.frame_of[va >> PAGE_SHIFT]
         if pfn < 0:
             pfn = self.fault(va >> PAGE_SHIFT)
@@ -120,7 +121,10 @@ class Vm:
         return pfn << PAGE_SHIFT | va & PAGE_MASK
 
     def breathe(self) -> None:
-        """Let pages leave, so that the reserve is full.  => Every offset is stale afterwards."""
+        """Let pages leave, so that the reserve is full.  => Every offset is stale afterwards.
+
+        O(1), and now and then a reclaim: O(PATIENCE + low), see pagedaemon.py.
+        """
         if len(self._free) < self.low:
             self.daemon.reclaim()
         if self.thrash:
@@ -133,6 +137,7 @@ class Vm:
     def alloc_page(self, vpn: int, owner: int, kind: int = 0) -> None:
         """Give page vpn a frame, zeroed; kind is 0 (pageable), WIRED, UNOWNED or WINDOWED.
 
+        O(1), O(CLUSTER) at the bound of V6, and O(GROW) when the page table is too short.
         => NoMemory within the limits of size, of ram and of swap.  Never evicts.
         """
         if self.npages >= self.limit:
@@ -201,11 +206,11 @@ class Vm:
             self._enter(vpn, pfn)
 
     def free_page(self, vpn: int) -> None:
-        """Take page vpn's frame and slot back.  => Cannot fail; faults nothing in."""
+        """Take page vpn's frame and slot back.  O(1).  => Cannot fail; faults nothing in."""
         self.free_pages(vpn, 1)
 
     def free_pages(self, vpn: int, n: int) -> None:
-        """free_page() for n pages in a row."""
+        """free_page() for n pages in a row.  O(n): whoever frees many does so in slices."""
         slots = self.slot_of[vpn:vpn + n]
         for page in range(vpn, vpn + n):
             self._free_one(page)
@@ -237,7 +242,7 @@ class Vm:
         self.slot_of[vpn] = self.flags[vpn] = 0
 
     def free_slots(self, slots: Iterable[int]) -> None:
-        """Give back the slots that are not 0, those in a row together."""
+        """Give back the slots that are not 0, those in a row together.  O(slots)."""
         swap = self.swap
         if swap is None:
             return              # there are no slots then
@@ -253,32 +258,32 @@ class Vm:
             swap.free(first, count)
 
     def may_leave(self, vpn: int) -> bool:
-        """Whether page vpn is the page daemon's: not wired, and owned by some object."""
+        """Whether page vpn is the page daemon's: not wired, and owned by some object.  O(1)."""
         return not self.flags[vpn] & (WIRED | UNOWNED)
 
     def is_windowed(self, vpn: int) -> bool:
-        """Whether page vpn is seen through windows only."""
+        """Whether page vpn is seen through windows only.  O(1)."""
         return bool(self.flags[vpn] & WINDOWED)
 
     def pfn_of(self, vpn: int) -> int:
-        """The frame of page vpn, whether a window shows it or not; negative where it has none."""
+        """The frame of page vpn, whether a window shows it or not; negative where it has none.  O(1)."""
         pfn = self.frame_of[vpn]
         return UNMAPPED - pfn if pfn <= UNMAPPED else pfn
 
     def owner_of(self, vpn: int) -> str:
-        """What the log calls the owner of page vpn."""
+        """What the log calls the owner of page vpn.  O(1)."""
         return self.owners[self.flags[vpn] & OWNER_MASK]
 
     def is_resident(self, vpn: int) -> bool:
-        """Whether page vpn has a frame."""
+        """Whether page vpn has a frame.  O(1)."""
         return self.pfn_of(vpn) >= 0
 
     def resident(self, owner: int) -> int:
-        """Pages of an owner that are in frames, of any kind."""
+        """Pages of an owner that are in frames, of any kind.  O(1)."""
         return sum(self.resident_of[owner | kind] for kind in (0, WIRED, UNOWNED, WINDOWED))
 
     def move_page(self, pfn: int, to: int) -> None:
-        """Move what is in a frame to another that was taken for it.  => Offsets are stale.  => Cannot fail."""
+        """Move what is in a frame to another that was taken for it.  O(1).  => Offsets are stale.  => Cannot fail."""
         phys = self.phys
         vpn = phys.owner[pfn]
         phys.arena.move(to << PAGE_SHIFT, pfn << PAGE_SHIFT, PAGE_SIZE)
@@ -291,8 +296,8 @@ class Vm:
         phys.free(pfn)
 
     def _grow(self, vpn: int) -> None:
-        """Make the page table long enough for vpn, and an eighth longer, so that growing stays cheap."""
-        n = max(vpn + 1 - len(self.flags), 1024, len(self.flags) >> 3)
+        """Make the page table long enough for vpn, and an eighth longer, but at most GROW pages."""
+        n = max(vpn + 1 - len(self.flags), min(max(1024, len(self.flags) >> 3), GROW))
         self.frame_of.frombytes(b"\xff" * 4 * n)
         self.slot_of.frombytes(bytes(4 * n))
         self.flags.extend(bytes(n))
@@ -309,7 +314,7 @@ class Vm:
     # --- faults ---
 
     def fault(self, vpn: int) -> int:
-        """Bring page vpn in; its frame.  => SwapIOError: it cannot be read; nothing has changed."""
+        """Bring page vpn in; its frame.  O(READAHEAD).  => SwapIOError: it cannot be read; nothing has changed."""
         mark = self.frame_of[vpn] if vpn < len(self.flags) else NO_FRAME
         if mark <= UNMAPPED and self.windows is not None:
             self.windows.map(vpn, UNMAPPED - mark)
@@ -373,7 +378,7 @@ class Vm:
     # --- background ---
 
     def idle(self) -> bool:
-        """One slice of work ahead of need: launder, punch holes; whether there is more to do."""
+        """One slice of work ahead of need: launder, punch holes; whether there is more to do.  O(64) pages or holes."""
         if self.swap is None:
             return False
         if len(self._free) < self.phys.nframes >> 2 and self.daemon.launder(64) > 0:
@@ -381,7 +386,7 @@ class Vm:
         return self.swap.trim()
 
     def close(self) -> None:
-        """Give memory and swap back."""
+        """Give memory and swap back.  O(1) here; the system walks what it frees."""
         self.phys.close()
         if self.swap is not None:
             self.swap.close()
@@ -389,7 +394,7 @@ class Vm:
     # --- checks ---
 
     def check(self, deep: bool = True) -> None:
-        """Raise Inconsistent where an invariant of memory does not hold; deep reads every slot."""
+        """Raise Inconsistent where an invariant of memory does not hold; deep reads every slot.  O(pages + frames)."""
         self.phys.check()
         self.kernel_map.check()
         self.daemon.check()
@@ -429,12 +434,12 @@ class Vm:
                 wired += bool(flags & WIRED)
                 unowned += bool(flags & UNOWNED)
         nresident = sum(resident)
-        demand(nresident == self.phys.nframes - len(self._free), "V2", f"{nresident} resident pages")
+        demand(nresident == self.phys.nused, "V2", f"{nresident} resident pages")
         demand(pages == self.pages_of and resident == self.resident_of, "V4", "pages by owner")
         found = (sum(pages), slotless, wired, unowned)
         counted = (self.npages, self.nslotless, self.nwired, self.nunowned)
         demand(found == counted, "V4", f"pages, slotless, wired, unowned: {found}, counted {counted}")
         failed = self.daemon.write_errors
-        most = self.phys.nframes - self.reserve
+        most = min(self.phys.nframes, self.phys.ceiling) - self.reserve
         demand(self.most_slotless == most, "V6", f"{most} pages may be without a slot, noted {self.most_slotless}")
         demand(slotless <= most or failed, "V6", f"{slotless} pages without a slot")

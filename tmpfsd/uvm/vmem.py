@@ -6,9 +6,9 @@ long as the highest one in use.  Sorted runs (by start and by length) were tried
 
 The map is cut into chunks.  Of each chunk there are two numbers: how many are free in it, and an upper bound of the
 longest run that starts in it.  They answer two questions: where is the lowest single one, and where may a run of n be.
-A search goes over the bounds, one byte for 4096, and then over one chunk, so that nothing reads the whole map.  A bound
-is raised when a run is freed, and lowered when a chunk was searched in vain: each search in vain is paid for by what was
-taken there since.  A search for a run gives up after LOOKS of them and takes from behind the end, or fewer in a row.
+A search goes over the bounds, one byte for 4096, and then over one chunk: nothing reads the whole map.  A bound
+is raised when a run is freed, and lowered when a chunk was searched in vain: what was taken there since has paid for
+that.  A search for a run gives up after LOOKS of them and takes from behind the end, or fewer in a row.
 
 Picture     FREE --alloc--> HELD --free--> FREE        HELD --retire--> BAD, for ever
                             HELD --park--> PARKED --unpark--> FREE      (nobody's, and still not to be handed out)
@@ -22,10 +22,10 @@ Invariants
         resize() made that smaller: what was handed out beyond its end (up to `most`) stays so until it is given back.
     A2  Below `low` nothing is free.
     A3  nfree counts what is free inside the arena, in the map and behind it.
-    A4  chunk_free counts the free ones of each chunk of the map.  No run that starts in a chunk is longer than `longest`
-        says, which is 0 just where none is free, and none of all is longer than `best` says.
+    A4  chunk_free counts the free ones of each chunk of the map.  No run that starts in a chunk is longer than
+        `longest` says, which is 0 just where none is free, and none of all is longer than `best` says.
 
-Limits      A run of more than RUN_MAX is looked for in all chunks that may have one: O(top), for who makes a fixed submap.
+Limits      A run of more than RUN_MAX is looked for in all chunks that may have one, O(top): fixed submaps are made so.
 """
 
 import re
@@ -48,7 +48,8 @@ _MAY_HAVE = [_ANY, *(re.compile(b"[\\x%02x-\\xff]" % n, re.DOTALL) for n in rang
 class Vmem:
     """The integers [base, base + size)."""
 
-    __slots__ = ("base", "size", "most", "nfree", "_map", "_chunk_free", "_longest", "_best", "_low", "_hand", "_parked")
+    __slots__ = ("base", "size", "most", "nfree", "_map", "_chunk_free", "_longest", "_best", "_low", "_hand",
+                 "_parked")
 
     def __init__(self, base: int, size: int) -> None:
         self.base = base
@@ -206,7 +207,7 @@ class Vmem:
         return at if at >= 0 else self._search(n, self._low, looks)[0]
 
     def _search(self, n: int, start: int, looks: int) -> tuple[int, int]:
-        """Where n in a row are free from start on, looking into so many chunks, or -1; and how many are left to look."""
+        """Where n in a row are free from start on, or -1; and how many of the looks into chunks are left."""
         longest, run, may_have = self._longest, bytes(n), _MAY_HAVE[min(n, RUN_MAX)]
         chunk = start >> CHUNK_SHIFT
         while looks and (found := may_have.search(longest, chunk)) is not None:
@@ -311,8 +312,10 @@ class Vmem:
         free = used.count(FREE, 0, min(self.size, top)) + max(self.size - top, 0)
         demand(free == self.nfree, "A3", f"nfree {self.nfree}, {free} are free")
         nchunks = top + CHUNK - 1 >> CHUNK_SHIFT
-        demand(self._best >= RUN_MAX or used.find(bytes(self._best + 1)) < 0, "A4", f"a run is longer than {self._best}")
-        demand(nchunks == len(self._longest) == len(self._chunk_free), "A4", f"{len(self._longest)} chunks of {nchunks}")
+        best = self._best
+        demand(best >= RUN_MAX or used.find(bytes(best + 1)) < 0, "A4", f"a run is longer than {best}")
+        known = len(self._longest)
+        demand(nchunks == known == len(self._chunk_free), "A4", f"{known} chunks of {nchunks}")
         for chunk in range(nchunks):
             self._check_chunk(chunk)
 

@@ -160,7 +160,7 @@ def list_directory(mp: Mount, dino: int) -> int:
 def memory(mp: Mount) -> dict[str, int]:
     """The figures of a moment."""
     vm = mp.vm
-    return {"resident": (vm.phys.nframes - len(vm.phys.free_frames)) * PAGE_SIZE, "wired": vm.nwired * PAGE_SIZE,
+    return {"resident": vm.phys.nused * PAGE_SIZE, "wired": vm.nwired * PAGE_SIZE,
             "swapped": (vm.swap.nheld if vm.swap else 0) * PAGE_SIZE, "metadata": vm.npages * PAGE_SIZE, "rss": rss()}
 
 
