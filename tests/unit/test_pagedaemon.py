@@ -64,7 +64,7 @@ def test_a_third_stays_inactive(make_vm, fill) -> None:
     vm = make_vm(256, reserve=16)
     vpns = fill(vm, 90)
     for vpn in vpns:
-        vm.daemon._requeue(vm.frame_of[vpn], ACTIVE)
+        vm.daemon.requeue(vm.frame_of[vpn], ACTIVE)
     vm.phys.referenced[:] = bytes(256)
     vm.daemon._balance()
     assert vm.daemon.count[1:] == [60, 30, 0]
@@ -74,7 +74,7 @@ def test_a_third_stays_inactive(make_vm, fill) -> None:
 def test_when_all_were_touched_one_leaves_active_all_the_same(make_vm, fill) -> None:
     vm = make_vm()
     for vpn in fill(vm, 9):
-        vm.daemon._requeue(vm.frame_of[vpn], ACTIVE)
+        vm.daemon.requeue(vm.frame_of[vpn], ACTIVE)
     vm.daemon._balance()
     assert vm.daemon.count[1:] == [8, 1, 0]
     vm.daemon.check()
@@ -154,7 +154,7 @@ def test_neighbours_are_written_together_in_aligned_windows(make_vm, fill) -> No
 def test_a_cluster_leaves_out_what_is_clean_active_or_wired(make_vm, fill) -> None:
     vm = make_vm()
     vpns = fill(vm, 15)
-    vm.daemon._requeue(vm.frame_of[vpns[3]], ACTIVE)
+    vm.daemon.requeue(vm.frame_of[vpns[3]], ACTIVE)
     vm.alloc_page(vm.kernel_map.alloc(), 2, WIRED)
     assert vm.daemon._cluster(vpns[5]) == (vpns[4], vpns[14] + 1)
     vm.daemon.clean(vm.frame_of[vpns[3]])       # itself, though it is active, and its neighbours
@@ -242,7 +242,7 @@ class Counted:
 def work_of_a_breath(vm: Vm, monkeypatch) -> int:
     """How many times a frame was looked at, moved between queues or evicted."""
     with monkeypatch.context() as patch:
-        counted = [Counted(getattr(PageDaemon, name)) for name in ("_consider", "_requeue", "clean", "drop")]
+        counted = [Counted(getattr(PageDaemon, name)) for name in ("_consider", "requeue", "clean", "drop")]
         for each in counted:
             patch.setattr(PageDaemon, each.real.__name__, each)
         vm.breathe()
@@ -261,7 +261,7 @@ def test_a_reclaim_is_bounded_whatever_the_lives(make_vm, monkeypatch, queue: in
     for vpn in range(1, 8192 - vm.low):
         vm.alloc_page(vpn, 2)
     for pfn in list(vm.daemon.frames(INACTIVE)):
-        vm.daemon._requeue(pfn, queue)
+        vm.daemon.requeue(pfn, queue)
         vm.daemon.lives[pfn], vm.daemon.fresh[pfn] = LIVES, 0
     rounds = 0
     for vpn in range(9000, 9400):
@@ -288,7 +288,7 @@ def test_what_can_leave_is_found_among_all_that_cannot(make_vm, monkeypatch, num
     assert vm.swap.nfree == 0 and len(out) == 200
     for pfn in range(8192):                             # as if all but the last were still to be looked at
         if vm.daemon.queue[pfn]:
-            vm.daemon._requeue(pfn, ACTIVE)
+            vm.daemon.requeue(pfn, ACTIVE)
     rng = random.Random(5)
     for _ in range(400):
         before = len(vm.phys.free_frames)

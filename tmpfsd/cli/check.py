@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from tmpfsd.cli.client import ask
+from tmpfsd.cli.client import find, follow
+from tmpfsd.cli.progress import watch
 
 EPILOG = """\
 example:
   tmpfsctl check /mnt/x
 
-Requests wait meanwhile.
+A frozen copy of the daemon is checked; requests are served meanwhile.  What they change exists twice as long as it
+takes.  Where swap is nearly full the mount may need what the check kept, and it has to be asked for again.
 
 exit status:
   0  consistent       1  inconsistent, or not checked: no such mount, a page that cannot be read"""
@@ -23,4 +26,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the verdict; ClientError (exit status 1) when something is inconsistent."""
-    print(f"{args.mountpoint}: {ask(args.mountpoint, 'check')}")
+    verdict = watch(follow(find(args.mountpoint), "check"), text)
+    print(f"{args.mountpoint}: {verdict}")
+
+
+def text(progress: dict[str, Any]) -> str:
+    """Say how far it is."""
+    return f"checked {100 * progress['done'] // max(progress['of'], 1)} %"

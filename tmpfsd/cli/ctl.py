@@ -25,7 +25,7 @@ SUBCOMMANDS = {
     "top": "watch requests, paging and memory of a mount",
     "list": "list all tmpfsd mounts of this machine",
     "wait": "wait until a mount is as full as that, for scripts",
-    "check": "check the whole file system (requests wait meanwhile)",
+    "check": "check the whole file system, while requests are served",
     "set": "change size, nr_inodes, ram, spin or swap_size of a mount",
     "swapon": "give a mount another swap file",
     "swapoff": "drain a swap file of a mount and let it go",

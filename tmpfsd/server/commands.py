@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import AsyncGenerator
 from typing import Any
 
+from tmpfsd.server import checker
 from tmpfsd.server.control import Command
 from tmpfsd.server.dispatch import Dispatcher
 from tmpfsd.server.errors import ControlError
@@ -14,7 +17,7 @@ from tmpfsd.server.operations import Operations
 from tmpfsd.server.trees import Trees
 from tmpfsd.server.tuning import Tuning
 from tmpfsd.tmpfs.mount import Mount
-from tmpfsd.uvm.errors import Inconsistent, VmError
+from tmpfsd.uvm.errors import Inconsistent
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ class Commands:
         self.operations = operations
         self.mountpoint = mountpoint
         self.trees = trees
+        self.checking = False
 
     def table(self) -> dict[str, Command]:
         """Return what control.py serves, by name."""
@@ -44,15 +48,20 @@ class Commands:
         return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests,
                 "refused": self.operations.refused, "broken": self.operations.broken, "pid": os.getpid()}
 
-    def check(self, _request: Any) -> str:
-        """Check the whole file system."""
+    async def check(self, _request: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """Check the whole file system, as it is now, while requests are served."""
+        if self.checking:
+            raise ControlError("a check is under way on this mount")
+        self.checking = True
         try:
-            self.mount.check()
+            async with contextlib.aclosing(checker.check(self.mount)) as parts:
+                async for part in parts:
+                    yield part
         except Inconsistent as error:
             self.operations.broke(error, "check")
             raise ControlError(f"inconsistent: {error}") from None
-        except VmError as error:        # a page that cannot be read is no broken invariant
+        except ControlError as error:
             log.error("check: %s", error)
-            raise ControlError(f"not checked: {error}") from None
-        lost = len(self.mount.vm.lost.pages)
-        return f"consistent, but {lost} pages cannot be read back" if lost else "consistent"
+            raise
+        finally:
+            self.checking = False

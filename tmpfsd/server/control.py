@@ -14,8 +14,7 @@ Invariants  C1 Input is bounded: MAX_LINE bytes a line, IDLE_SECONDS to send it,
                the next mount may have got the same device number.
             C4 Requests are served between the steps of a command.  One whose client is gone is closed: it undoes
                what it must.
-Limits      A step, and a command without steps, runs to its end like any operation: `check` holds up requests while it
-            looks around.
+Limits      A step, and a command without steps, runs to its end like any operation.
 """
 
 from __future__ import annotations

@@ -2,16 +2,19 @@
 
 Recomputes from the pages what every counter and bitmap says (after tx_check.go of bbolt: freed twice, used
 twice, reachable but free, neither reachable nor free), and demands the invariants of every room by number.  It
-repairs nothing.  It walks every node, so it takes a while on a large mount.
+repairs nothing.  It walks every node, so it takes a while on a large mount: the server has a frozen copy of itself do
+it (server/checker.py), so that requests are served meanwhile.
 
 Breathing   Breathes at every node and every node of a tree.
 
-Limits      Needs memory for what it counts: this is the one place where the Python heap grows with the files.
+Limits      Needs memory for what it counts: this is the one place where the Python heap grows with the files, and it is
+            the heap of a process that ends with the check.
 """
 
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tmpfsd.tmpfs import layout, xattr
@@ -25,6 +28,10 @@ from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
+
+
+Tell = Callable[[int, int], None]
+TELL = 256                  # nodes after which it says how far it is
 
 
 class _Seen:
@@ -48,15 +55,24 @@ class _Seen:
         self.strings.add(handle)
 
 
-def check(mp: Mount) -> None:
-    """Raise Inconsistent at the first invariant that does not hold."""
-    mp.vm.check()
+def check(mp: Mount, tell: Tell = lambda _done, _of: None) -> None:
+    """Raise Inconsistent at the first invariant that does not hold.  O(pages + items + names).
+
+    => tell(done, of) is called now and then.
+    """
+    npages, nnodes = len(mp.vm.flags), mp.mem.nodes.nitems
+    of = npages + 2 * nnodes
+    mp.vm.check(tell=lambda vpn: tell(vpn, of))
     mp.mem.check()
     seen = _Seen()
     _check_doomed(mp, seen)
-    for ino in _inodes(mp):
+    for i, ino in enumerate(_inodes(mp)):
+        if not i & TELL - 1:
+            tell(npages + i, of)
         _check_node(mp, ino, seen)
-    for ino in _inodes(mp):
+    for i, ino in enumerate(_inodes(mp)):
+        if not i & TELL - 1:
+            tell(npages + nnodes + i, of)
         _check_links(mp, ino, seen)
     _check_reachable(mp, seen)
     demand(seen.norphans == mp.mem.norphans, "N3", f"{seen.norphans} orphans, counted {mp.mem.norphans}")
@@ -70,6 +86,11 @@ def _inodes(mp: Mount):
         yield i + 1
 
 
+def _lookup_word(mp: Mount, ino: int) -> int:
+    """The lookup count of a node; its page stays clean, so that a frozen copy can let it go."""
+    return mp.mem.u32[mp.mem.read(mp.mem.nlookup.va(ino - 1)) >> 2]
+
+
 def _check_doomed(mp: Mount, seen: _Seen) -> None:
     """The list of discard.py: directories without a link and with a reference."""
     ino = mp.doomed
@@ -80,7 +101,7 @@ def _check_doomed(mp: Mount, seen: _Seen) -> None:
         at = mp.mem.node(ino)
         links, is_dir = layout.tn_links(mp.arena, at), stat.S_ISDIR(layout.tn_mode(mp.arena, at))
         demand(is_dir and not links, "K1", f"doomed inode {ino}: {links} links")
-        demand(mp.mem.u32[mp.mem.nlookup_word(ino)] & NLOOKUP_MAX, "K1", f"doomed inode {ino} has no reference")
+        demand(_lookup_word(mp, ino) & NLOOKUP_MAX, "K1", f"doomed inode {ino} has no reference")
         ino = layout.tn_parent(mp.arena, at)
 
 
@@ -191,7 +212,7 @@ def _check_links(mp: Mount, ino: int, seen: _Seen) -> None:
         demand(layout.tn_parent(arena, at) == seen.parents[ino], "E4", f"directory {ino} has another parent")
     demand(links == expected, "N1", f"inode {ino}: tn_links {links}, {expected} by its names")
     demand(bool(layout.tn_name(arena, at)) == (ino in seen.inner_names), "E3", f"inode {ino} keeps a name nobody uses")
-    word = mp.mem.u32[mp.mem.nlookup_word(ino)]
+    word = _lookup_word(mp, ino)
     seen.norphans += links == 0
     demand(bool(word & ORPHAN) == (links == 0), "N1", f"inode {ino}: {links} links, lookup word {word:#x}")
     demand(links or word & NLOOKUP_MAX or mp.lost_nodes, "N2", f"inode {ino} has neither link nor reference")

@@ -52,9 +52,9 @@ class Mount:
         """One slice of background work; whether there is more."""
         return self.vm.idle()
 
-    def check(self) -> None:
+    def check(self, tell: check.Tell = lambda _done, _of: None) -> None:
         """Raise Inconsistent where an invariant of any floor does not hold.  Changes nothing but residency."""
-        check.check(self)
+        check.check(self, tell)
 
     def close(self) -> None:
         """Give memory and swap back; nothing is walked."""

@@ -132,8 +132,8 @@ class PageDaemon:
         self.slotted[to] = self.slotted[pfn]
         self.queue[pfn], self.slotted[pfn] = NOT_QUEUED, 0
 
-    def _requeue(self, pfn: int, queue: int) -> None:
-        """remove() and enter() in one: most looks of a reclaim end here."""
+    def requeue(self, pfn: int, queue: int) -> None:
+        """remove() and enter() in one: most looks of a reclaim end here.  O(1)."""
         after_of, before_of, link, head = self.next, self.prev, NHEADS + pfn, queue - 1
         before, after = before_of[link], after_of[link]
         after_of[before] = after
@@ -226,19 +226,19 @@ class PageDaemon:
     def _put_aside(self, pfn: int) -> None:
         """A page that could not be written waits for a slot; one that has a slot stays in sight, as it can be written
         over in place whenever the device works again."""
-        self._requeue(pfn, INACTIVE if self.slotted[pfn] else HELD)
+        self.requeue(pfn, INACTIVE if self.slotted[pfn] else HELD)
 
     def _consider(self, pfn: int) -> None:
         """Evict the frame at the inactive head, or put it where it belongs."""
         vm = self.vm
         if vm.phys.referenced[pfn]:
             vm.phys.referenced[pfn] = 0
-            self._requeue(pfn, INACTIVE if self.fresh[pfn] else ACTIVE)
+            self.requeue(pfn, INACTIVE if self.fresh[pfn] else ACTIVE)
             self.fresh[pfn] = 0
             self.lives[pfn] = self.lives_of[vm.flags[vm.phys.owner[pfn]]]
         elif self.lives[pfn]:
             self.lives[pfn] -= 1
-            self._requeue(pfn, INACTIVE)
+            self.requeue(pfn, INACTIVE)
         elif vm.phys.dirty[pfn] and (self._has_no_room(pfn) or not self.clean(pfn)):
             self._put_aside(pfn)
         else:
@@ -249,7 +249,7 @@ class PageDaemon:
         swap = self.vm.swap
         if self.count[HELD] and swap is not None and swap.space:
             for pfn in list(islice(self.frames(HELD), min(swap.nfree, self.batch))):
-                self._requeue(pfn, INACTIVE)
+                self.requeue(pfn, INACTIVE)
 
     def _balance(self) -> None:
         """Keep a third of the pages inactive: so long is the run-up in which a page can prove itself."""
@@ -259,10 +259,10 @@ class PageDaemon:
             left -= 1
             self.patience -= 1
             pfn = self._head(ACTIVE)
-            self._requeue(pfn, ACTIVE if referenced[pfn] else INACTIVE)
+            self.requeue(pfn, ACTIVE if referenced[pfn] else INACTIVE)
             referenced[pfn] = 0
         if left == 0 and not count[INACTIVE] and count[ACTIVE]:
-            self._requeue(self._head(ACTIVE), INACTIVE)
+            self.requeue(self._head(ACTIVE), INACTIVE)
 
     def drop(self, pfn: int) -> None:
         """Evict a clean page: its frame is free, its slot keeps it.  O(1)."""
@@ -304,7 +304,7 @@ class PageDaemon:
         for start in range(0, len(self.queue), FLUSH_LOOKS):        # first: clusters are made of inactive pages
             for pfn in range(start, min(start + FLUSH_LOOKS, len(self.queue))):
                 if self.queue[pfn] == ACTIVE:
-                    self._requeue(pfn, INACTIVE)
+                    self.requeue(pfn, INACTIVE)
             yield 0
         stayed, errors = 0, self.write_errors
         pfn = 0
@@ -405,7 +405,7 @@ class PageDaemon:
             if settle:
                 vm.phys.dirty[pfn] = 0
             if self.queue[pfn] == HELD:
-                self._requeue(pfn, INACTIVE)
+                self.requeue(pfn, INACTIVE)
         vm.nslotless -= old.count(0)
         vm.free_slots(old)
 
@@ -446,8 +446,9 @@ class PageDaemon:
         """Write a page over the slot it has."""
         vm = self.vm
         slot = vm.slot_of[vpn]
-        if not slot:
+        if not slot or vm.swap is None or vm.swap.read_only:
             return False
+        vm.swap.end_hold()              # whoever reads there must not see half of it
         try:
             self._write(slot, vpn, vpn + 1)
         except OSError as error:

@@ -10,10 +10,12 @@ Slot numbers of all the swap files of a machine are one space (swapset.py): thos
 
 Picture     FREE --alloc--> HELD --free--> FREE (its disk blocks stay until trim)
                             HELD --retire--> BAD (a write failed, or a page was lost; never again)
+                            HELD --free while there is a hold--> PARKED --unpark--> FREE
 
 Invariants
     S1  Slot 0 is never handed out (0 means "none" in the page table).
-    S2  The map says what each slot is: nheld are held by one page each, nbad are bad, the rest are free.
+    S2  The map says what each slot is: nheld are held by one page each, nbad are bad, nparked are given back and kept
+        for a hold (frozen.py), the rest are free.
     S3  sums has the checksum of what was written to a held slot.
 
 Limits      A file system without hole punching keeps its blocks.
@@ -31,13 +33,13 @@ import os
 import stat
 import time
 from array import array
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 from zlib import crc32
 
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
 from tmpfsd.uvm.lost import seldom
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
-from tmpfsd.uvm.vmem import BAD, HELD, Vmem
+from tmpfsd.uvm.vmem import BAD, HELD, PARKED, Vmem
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2        # <linux/falloc.h>; the 
 FULL_SECONDS = 0.5                      # between two looks at a disk that was full
 PUNCH_TRIES = 100
 GROW = 16384                            # checksums by which there come to be more: 64 KiB
+UNPARK = 4096                           # slots unparked at once
 HOLE = 4096                             # slots of a hole that is punched in one call
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -101,8 +104,8 @@ class Swap:
     only slots that have their disk blocks are written.  While it drains no slot is given out.
     """
 
-    __slots__ = ("fd", "path", "nslots", "base", "width", "draining", "nheld", "nbad", "untrimmed", "sums",
-                 "_arena", "_trim_at", "_can_punch", "_full_until")
+    __slots__ = ("fd", "path", "nslots", "base", "width", "draining", "nheld", "nbad", "nparked",
+                 "untrimmed", "sums", "hold", "read_only", "_arena", "_trim_at", "_can_punch", "_full_until")
 
     def __init__(self, fd: int, nslots: int, path: str = "", base: int = 1, width: int = 0) -> None:
         self.fd = fd
@@ -111,7 +114,9 @@ class Swap:
         self.base = base
         self.width = max(width, nslots)
         self.draining = False
-        self.nheld = self.nbad = 0
+        self.nheld = self.nbad = self.nparked = 0
+        self.hold: Callable[[], None] | None = None     # what ends a hold (frozen.py) when a slot is needed
+        self.read_only = False                  # of a frozen copy
         self._full_until = 0.0
         self.untrimmed = 0                      # slots freed since the last trim began
         self.sums = array("I", [0])             # by place in the file; place 0 is not used
@@ -126,8 +131,10 @@ class Swap:
 
     @property
     def nfree(self) -> int:
-        """Slots that alloc() can give.  O(1)."""
-        return 0 if self.draining else max(min(self._arena.nfree, self.nslots - self.nheld - self.nbad), 0)
+        """Slots that alloc() can give, those parked among them.  O(1)."""
+        if self.draining or self.read_only:
+            return 0
+        return max(min(self._arena.nfree + self.nparked, self.nslots - self.nheld - self.nbad), 0)
 
     @property
     def space(self) -> bool:
@@ -156,6 +163,10 @@ class Swap:
         if not self.space:
             raise NoSwap("the disk under the swap file is full")
         n = min(n, self.nfree)
+        if n and not self._arena.nfree:
+            self.end_hold()
+            while self.nparked and not self._arena.nfree:
+                self._unpark()
         if n and at and self._arena.alloc_at(at, 1):
             slot, count = at, 1
         else:
@@ -174,10 +185,26 @@ class Swap:
 
     def free(self, slot: int, n: int = 1) -> None:
         """Give slots back; their disk blocks go at the next trim().  O(n)."""
-        self._arena.free(slot, n)
+        if self.hold is not None:
+            self._arena.park(slot, n)
+            self.nparked += n
+        else:
+            self._arena.free(slot, n)
         self.nheld -= n
         self.untrimmed += n
         self._full_until = 0.0
+
+    def end_hold(self) -> None:
+        """Slots are needed, or written over: whoever holds them back must do without.  O(files)."""
+        if self.hold is not None:
+            self.hold()
+
+    def _unpark(self) -> bool:
+        """Make some parked slots free; whether there may be more."""
+        n = self._arena.unpark(UNPARK)
+        self.nparked -= max(n, 0)
+        self.untrimmed += max(n, 0)
+        return n != 0
 
     def retire(self, slot: int) -> None:
         """Never use a held slot again: the device refused it.  O(1)."""
@@ -229,6 +256,10 @@ class Swap:
 
         A hole has at most HOLE slots: the file system may walk all that is punched.
         """
+        if self.hold is not None:
+            return False
+        if self.nparked and self._unpark():
+            return True
         if not self._can_punch or not (self.untrimmed or self._trim_at):
             return False
         if not self._trim_at:
@@ -272,6 +303,7 @@ class Swap:
 
     def close(self) -> None:
         """Close the file; an unlinked one is gone, one with a name is emptied, a device keeps what it has.  O(1)."""
+        self.end_hold()
         with contextlib.suppress(OSError):              # the device under it may be dead
             if stat.S_ISREG(os.fstat(self.fd).st_mode):
                 os.ftruncate(self.fd, 0)
@@ -285,6 +317,8 @@ class Swap:
         nheld, nbad = self._arena.count(HELD), self._arena.count(BAD)
         demand((nheld, nbad) == (self.nheld, self.nbad), "S2",
                f"{nheld} slots are held and {nbad} bad, counted {self.nheld} and {self.nbad}")
+        nparked = self._arena.count(PARKED)
+        demand(nparked == self.nparked, "S2", f"{nparked} slots are parked, counted {self.nparked}")
         if held is None:
             return
         demand(len(held) == self.nheld, "S2", f"{self.nheld} held, pages name {len(held)}")

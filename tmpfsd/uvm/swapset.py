@@ -82,6 +82,16 @@ class SwapSet:
                 return file
         raise KeyError(f"slot {slot} is of no swap file")
 
+    @property
+    def read_only(self) -> bool:
+        """Whether this is a frozen copy's."""
+        return any(file.read_only for file in self.files)
+
+    def end_hold(self) -> None:
+        """See Swap."""
+        for file in self.files:
+            file.end_hold()
+
     def disk_full(self, slot: int) -> None:
         """See Swap."""
         self.of(slot).disk_full()
@@ -161,6 +171,7 @@ def swapoff(vm: Vm, swap: Swap) -> Iterator[int]:
     Then, or when it is closed before its end, the file is in use as before, and no page is lost.
     """
     demand_room(vm, swap)
+    swap.end_hold()
     swap.draining = True
     try:
         yield swap.nheld

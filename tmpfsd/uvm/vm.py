@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 RESERVE = 64                # frames an operation may take between two breaths: faults and new pages together
 SLACK = 32                  # frames above the reserve at which reclaim begins: two clusters
+TELL = 1024                 # pages after which check() says how far it is
 GROW = 16384                # pages by which the page table grows: 150 KiB
 READAHEAD = 8               # pages read at once where they were written together and are read in order
 NO_FRAME = -1               # frame_of: the page has no owner; -2 and below: it is out, and since when
@@ -393,7 +394,7 @@ class Vm:
 
     # --- checks ---
 
-    def check(self, deep: bool = True) -> None:
+    def check(self, deep: bool = True, tell: Callable[[int], None] = lambda _vpn: None) -> None:
         """Raise Inconsistent where an invariant of memory does not hold; deep reads every slot.  O(pages + frames)."""
         self.phys.check()
         self.kernel_map.check()
@@ -405,6 +406,8 @@ class Vm:
         if self.swap is not None:
             self.swap.check(set(slots))
         for vpn in range(len(self.flags)):
+            if not vpn & TELL - 1:
+                tell(vpn)
             self._check_page(vpn, deep)
         for vpn in self.lost.pages:
             demand(self.flags[vpn] and not self.is_resident(vpn), "L1", f"lost page {vpn} is resident, or nobody's")

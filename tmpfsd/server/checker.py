@@ -1,0 +1,175 @@
+"""checker.py: the whole-file-system check, done by a frozen copy of the daemon while requests are served.
+
+fork() makes the copy: it sees everything as it was at one moment between two requests, so its verdict is about that
+moment and is consistent whatever changes meanwhile.  Checking the live mount in slices was rejected: what is counted
+(links, users of an item) would be of as many moments as there are slices, and a false alarm makes a mount read-only.
+uvm/frozen.py keeps swap as the copy saw it.
+
+Picture     fork --> parent: serves requests, relays progress, waits        --> verdict, or why there is none
+                 --> child: closes what is not its own, checks, says it     --> _exit
+
+Invariants  J1 The child ends with the daemon, at the latest (PR_SET_PDEATHSIG), and when its client goes.
+            J2 The child holds no descriptor but the swap files and its pipe: not the mount's, or that would outlive the
+               daemon.  It writes to nothing but the pipe.
+            J3 The child is the first to go where memory is short (oom_score_adj), and the last to be run (nice).
+
+Limits      fork() copies page tables, 3 ms for 256 MiB of `ram`, and requests wait for that; what they change
+            afterwards is copied, up to `ram` once more.
+            What only the check finds lost is in its answer, not in the status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import trio
+
+from tmpfsd.server.errors import ControlError
+from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.errors import Inconsistent, VmError
+from tmpfsd.uvm.frozen import Hold, become_copy
+
+ALIVE_SECONDS = 0.5         # between two words to the client, who takes long silence for a hang
+NICE = 19
+PR_SET_PDEATHSIG = 1        # <linux/prctl.h>
+MOST_LINE = 4096
+
+
+async def check(mount: Mount) -> AsyncGenerator[dict[str, Any], None]:
+    """Check a copy of the mount; yields {"progress": ...} at least twice a second, and at last {"result": verdict}.
+
+    => Inconsistent: an invariant does not hold.  => ControlError: it could not be checked.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    daemon = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(reader)
+        os.close(writer)
+        raise ControlError(f"not checked: no second process: {error.strerror}") from None
+    if not pid:
+        _be_child(mount, writer, daemon)
+    os.close(writer)
+    hold = Hold(mount.vm, lambda: os.kill(pid, signal.SIGKILL))
+    verdict: dict[str, Any] = {}
+    try:
+        async with contextlib.aclosing(_words(reader)) as words:
+            async for word in words:
+                if "progress" in word:
+                    yield word
+                else:
+                    verdict = word
+    finally:
+        hold.let_go()
+        os.close(reader)
+        os.kill(pid, signal.SIGKILL)        # it is a zombie, or of no use any more
+        await _reap(pid)
+    yield {"result": _verdict(verdict, hold.broken)}
+
+
+async def _reap(pid: int) -> None:
+    """Wait for a child that was killed: it may take a while to give its memory back."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+        os.waitpid(pid, 0)
+
+
+async def _words(reader: int) -> AsyncGenerator[dict[str, Any], None]:
+    """What the child says, and again how far it is while it says nothing."""
+    pending, progress = b"", {"progress": {"done": 0, "of": 0}}
+    while True:
+        with trio.move_on_after(ALIVE_SECONDS):
+            await trio.lowlevel.wait_readable(reader)
+        try:
+            data = os.read(reader, MOST_LINE)
+        except BlockingIOError:
+            yield progress
+            continue
+        if not data:
+            return
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            word = json.loads(line)
+            if "progress" not in word:
+                yield word
+            progress = word if "progress" in word else progress
+        yield progress
+
+
+def _verdict(word: dict[str, Any], broken: bool) -> str:
+    """What the child found.  => Inconsistent, ControlError."""
+    if "broken" in word:
+        raise Inconsistent(*word["broken"])
+    if "error" in word:
+        raise ControlError(f"not checked: {word['error']}")
+    if "lost" not in word:
+        raise ControlError("not checked: the mount needed swap space that the check kept from being used again"
+                           if broken else "not checked: the checking process was killed: is memory short?")
+    lost = word["lost"]
+    return f"consistent, but {lost} pages cannot be read back" if lost else "consistent"
+
+
+def _be_child(mount: Mount, writer: int, daemon: int) -> None:
+    """Check and say what was found.  Never returns."""
+    try:
+        _settle(mount, writer)
+        if os.getppid() == daemon:
+            _say(writer, _look(mount, writer))
+    finally:
+        os._exit(0)
+
+
+def _settle(mount: Mount, writer: int) -> None:
+    """Leave everything to the daemon that is its own."""
+    gc.disable()                        # nothing is finalized twice, and fewer pages are copied
+    logging.disable()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    swap = mount.vm.swap
+    keep = {writer, *(file.fd for file in (swap.files if swap is not None else []))}
+    below = 0
+    for fd in sorted(keep):
+        os.closerange(below, fd)
+        below = fd + 1
+    os.closerange(below, os.sysconf("SC_OPEN_MAX"))
+    with contextlib.suppress(OSError):
+        os.nice(NICE)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+    os.set_blocking(writer, True)
+
+
+def _look(mount: Mount, writer: int) -> dict[str, Any]:
+    """Check; what to say."""
+    try:
+        mount.vm.check(deep=False)      # as it was, before there are more frames
+        become_copy(mount.vm)
+        mount.check(lambda done, of: _say(writer, {"progress": {"done": done, "of": of}}))
+    except Inconsistent as error:
+        return {"broken": [error.invariant, str(error).removeprefix(f"{error.invariant}: "), error.dump]}
+    except VmError as error:            # a page that cannot be read is no broken invariant
+        return {"error": str(error)}
+    except Exception as error:
+        return {"broken": [type(error).__name__, f"the check itself failed: {error}", ""]}
+    return {"lost": len(mount.vm.lost.pages)}
+
+
+def _say(writer: int, word: dict[str, Any]) -> None:
+    data = json.dumps(word).encode() + b"\n"
+    while data:
+        data = data[os.write(writer, data):]
