@@ -292,7 +292,7 @@ def test_umount_ends_the_process_and_the_socket(mounted: Path) -> None:
     assert gone(mounted) and not place.exists()
 
 
-@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 def test_signal_unmounts(mounted: Path, number: int) -> None:
     """L3: ended by a signal."""
     (mounted / "x").write_text("data")

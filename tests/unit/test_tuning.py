@@ -11,6 +11,7 @@ import pytest
 
 from tests.fs.fslib import CRED, ROOT
 from tmpfsd.options import Config
+from tmpfsd.server import inherited
 from tmpfsd.server.dispatch import Dispatcher
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.tuning import Tuning
@@ -321,3 +322,16 @@ def test_flush_of_a_dead_disk_ends(make, monkeypatch) -> None:
         answer = do(tuning.flush({}))
     assert answer["evicted_bytes"] == 0 and answer["stayed_bytes"] == answer["resident_bytes"]
     assert tuning.mount.vm.daemon.write_errors < 100
+
+
+def test_a_file_longer_than_the_daemon_may_write_is_refused(make, tmp_path: Path, monkeypatch) -> None:
+    """RLIMIT_FSIZE: what is paged out would meet EFBIG."""
+    tuning = make()
+    monkeypatch.setattr(inherited, "largest_file", lambda: 2 * MB)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ControlError, match="RLIMIT_FSIZE"):
+        tuning.swapon({"path": str(tmp_path), "size_bytes": 4 * MB})
+    with pytest.raises(ControlError, match="RLIMIT_FSIZE"):
+        do(tuning.set({"values": ["swap_size=3m"]}))
+    assert len(os.listdir("/proc/self/fd")) == before
+    tuning.swapon({"path": str(tmp_path), "size_bytes": 2 * MB})

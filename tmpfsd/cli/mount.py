@@ -125,13 +125,12 @@ def tell_supervisor() -> None:
 
 def child(config: Config, mountpoint: str, debug: bool, pipe: int) -> int:
     """Be the daemon; return the exit status."""
+    from tmpfsd.server import inherited
     os.setsid()
-    os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    if null > 2:
-        os.close(null)
+    inherited.let_go((pipe,))
     told = False
 
     def tell(word: bytes) -> None:
@@ -155,6 +154,7 @@ def child(config: Config, mountpoint: str, debug: bool, pipe: int) -> int:
 
 def background(config: Config, mountpoint: str, debug: bool) -> None:
     """Start the daemon and return once the mount answers; CliError when it does not."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)       # where it is ignored no child can be waited for
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -245,6 +245,8 @@ def mount(args: argparse.Namespace) -> None:
             print(f"tmpfsd: warning: {warning}", file=sys.stderr)
         sys.stderr.flush()
     if args.foreground:
+        from tmpfsd.server import inherited
+        inherited.let_go(inherited.handed_over())
         serve(config, mountpoint, True, args.debug, tell_supervisor)
     else:
         background(config, mountpoint, args.debug)

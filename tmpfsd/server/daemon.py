@@ -5,7 +5,9 @@ nursery owns all tasks: the request loop, the control socket, the signal watcher
 
 Picture     BUILD -> MOUNTED (pyfuse3.init) -> READY (INIT served, told to report) -> ENDING -> CLOSED
             umount by a user: the descriptor says ENODEV, the loop ends by itself.
-            a signal: umount; where that is busy, detach, and the loop is told to end.
+            TERM, INT, QUIT: umount; where that is busy, detach, and the loop is told to end.  HUP does so too where
+            it says that the terminal of a daemon in the foreground is gone; elsewhere it is ignored.
+            USR1: the status is logged.  Others that would kill are ignored.
 Invariants  L1 Nothing is unmounted at the mount point but the mount with our own device number.
             L2 Signals are held back from before the mount until the watcher is there: nothing half made.
             L3 However run() ends, swap is released, the socket removed, and nothing of ours stays mounted.
@@ -21,18 +23,19 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyfuse3
 import trio
 
 from tmpfsd.options import Config, quote
-from tmpfsd.server import control, metrics, mountinfo, privileges, process
+from tmpfsd.server import control, inherited, metrics, mountinfo, privileges, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
 from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.operations import Operations
-from tmpfsd.server.pressure import Pressure
+from tmpfsd.server.pressure import Pressure, shares
 from tmpfsd.server.trees import Trees
 from tmpfsd.server.unmount import unmount
 from tmpfsd.tmpfs.mount import Mount
@@ -40,7 +43,11 @@ from tmpfsd.uvm.errors import VmError
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+SIGNALS = (*ENDING, signal.SIGHUP, signal.SIGUSR1)
+# They end a process that does not heed them, and mean nothing here.
+MEANINGLESS = (signal.SIGUSR2, signal.SIGPROF, signal.SIGVTALRM, signal.SIGIO, signal.SIGPWR,
+               *range(signal.SIGRTMIN, signal.SIGRTMAX + 1))
 GRACE = 1.0         # seconds
 
 
@@ -173,17 +180,27 @@ class Daemon:
         self.report()
 
     async def watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
-        """End the mount at the first signal."""
+        """Do what signals say."""
+        hangup = hangup_ends()
         with trio.open_signal_receiver(*SIGNALS) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             task_status.started()
             async for number in signals:
-                log.info("%s: unmounting", signal.Signals(number).name)
-                if await self.try_unmount():
-                    await trio.sleep(GRACE)     # the loop ends by itself, if nobody bound the mount elsewhere
-                with contextlib.suppress(trio.TooSlowError):
-                    await self.settle()
-                pyfuse3.terminate()
+                if number in ENDING or number == signal.SIGHUP and hangup:
+                    await self.end(number)
+                elif number == signal.SIGHUP:
+                    log.info("SIGHUP: ignored; SIGTERM unmounts")
+                else:
+                    log.info("status: %s", summary(self.mount.status()))
+
+    async def end(self, number: int) -> None:
+        """End the mount."""
+        log.info("%s: unmounting", signal.Signals(number).name)
+        if await self.try_unmount():
+            await trio.sleep(GRACE)     # the loop ends by itself, if nobody bound the mount elsewhere
+        with contextlib.suppress(trio.TooSlowError):
+            await self.settle()
+        pyfuse3.terminate()
 
     async def try_unmount(self) -> bool:
         """Unmount cleanly while requests are served; False when it is busy or not there any more."""
@@ -214,11 +231,43 @@ class Daemon:
             await traffic.wait_traffic()
 
 
+def ignore_others() -> None:
+    """Ignore what would kill a daemon and is not meant so; what is caught later is ignored again at the end."""
+    for number in MEANINGLESS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def hangup_ends() -> bool:
+    """Tell whether SIGHUP says that the terminal is gone: there is one, and nobody (nohup) has it ignored.
+
+    Elsewhere it is what administrators send after a log rotation.
+    """
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def summary(status: dict[str, Any]) -> str:
+    """Write the status in one line."""
+    paging = status["paging"]
+    parts = [f"{'size' if name == 'used' else name} {share}" for name, share in shares(status)]
+    parts += [f"{status['inodes']:,} inodes"] if not status["inodes_max"] else []
+    parts.append(" ".join(f"{name} {paging[name]:,}" for name in ("faults", "pageins", "pageouts", "lost_pages")))
+    return ", ".join(parts)
+
+
 def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
     """Mount and serve until the end; report() is called once the mount answers.
 
     => raises MountError, VmError or OSError when it cannot be mounted: nothing is left mounted then.
     """
+    inherited.set_limits(config)
+    inherited.spare_me()
+    ignore_others()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)       # L2
     daemon = Daemon(config, mountpoint, report)
     try:

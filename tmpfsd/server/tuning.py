@@ -20,6 +20,7 @@ from typing import Any
 
 from tmpfsd import options
 from tmpfsd.options import OptionError
+from tmpfsd.server import inherited
 from tmpfsd.server.control import Command, Progress
 from tmpfsd.server.dispatch import MICROSECOND, Dispatcher
 from tmpfsd.server.errors import ControlError
@@ -147,6 +148,7 @@ class Tuning:
         swap, nslots = self._need_own_swap(), max(atop(nbytes) - 1, 0)
         if nslots > swap.width:
             raise ControlError(f"swap_size={nbytes}: {swap.path} has room for {ptoa(swap.width + 1)} bytes only")
+        demand_length(swap.fd, f"swap_size={nbytes}", nbytes)
         swap.resize(nslots)
         return iter(())
 
@@ -194,8 +196,9 @@ class Tuning:
             raise ControlError(f"{path}: {why or error.strerror or error}") from None
         nslots = atop(min(nbytes, limit) if limit else nbytes) - 1
         try:
+            demand_length(fd, path, ptoa(nslots + 1))
             return Swap(fd, nslots, path, free_base(swap.files if swap is not None else [], nslots))
-        except NoSwap:
+        except (NoSwap, ControlError):
             os.close(fd)
             raise
 
@@ -246,6 +249,13 @@ def take_swap(descriptors: list[int], path: str, direct: bool) -> tuple[int, int
     fcntl.fcntl(fd, fcntl.F_SETFL, flags | (os.O_DIRECT if direct else 0))
     limit = own(fd, path)
     return descriptors.pop(), limit
+
+
+def demand_length(fd: int, what: str, nbytes: int) -> None:
+    """See that this process may have a file of that length (setrlimit(2)).  => ControlError."""
+    most = inherited.largest_file()
+    if stat.S_ISREG(os.fstat(fd).st_mode) and inherited.below(most, nbytes):
+        raise ControlError(f"{what}: the daemon may write {most} bytes of a file only: RLIMIT_FSIZE (ulimit -f)")
 
 
 def put_back(change: Callable[[Any], Iterator[Progress]], was: Any) -> None:
