@@ -69,8 +69,6 @@ def set_limits(config: Config) -> None:
         if below(got, least):
             need = "no limit of" if least == INFINITE else f"{least}"
             raise MountError(f"{name} is {got}, and this user may not raise it: the mount needs {need} {what}")
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def is_device(path: str) -> bool:
