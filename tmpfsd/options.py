@@ -2,9 +2,9 @@
 
 The only place where an option is named, parsed, given its default or refused.  The command line calls
 parse(); the tests build Config(...) directly, where every field has the default that the mount would have.
-Nothing is opened or looked at here but the machine's memory size, the caller's ids and /proc/self/mountinfo
-for the default swap directory, and parse() takes each of them as an argument too; whether a path can be
-used is cli/preflight.py's business.
+Nothing is opened or looked at here but the machine's memory size, the caller's ids, the directories that may hold
+swap by default (parse() takes each of them as an argument too) and the symbolic links in swap=; whether a path can
+be used is cli/preflight.py's business.
 
 Limits      Sizes are whole numbers with k, m, g, t or %: no fractions, as in the kernel's tmpfs.
             A comma inside a value is written \\, and a backslash \\\\ (as libfuse does).
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ AS_SIZE = -1                # swap_size_bytes: as large as size_bytes
 BACKENDS = ("wired", "pageable-flag", "pageable-submap", "aobj", "pageable-object")
 NEVER_OUT = ("wired", "pageable-flag")          # their pages never leave, so they need no swap
 SWAP_CANDIDATES = ("/var/tmp", "/tmp")
+LEAST_FREE = 64 << 20       # bytes: a disk with less is full
+MOST_LINKS = 40             # as the kernel has it
 MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs", "devtmpfs", "fuse.tmpfsd"))
 
 
@@ -63,14 +66,57 @@ def filesystem_of(path: str, mountinfo: Iterable[str]) -> str:
 
 
 def default_swap() -> str | None:
-    """Return the first directory for swap that does not itself live in memory, or None."""
+    """Return the first directory for swap that is not itself in memory and can be written to, or None.
+
+    => one whose disk is full is taken only when there is no other.
+    """
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         mounts = file.readlines()
-    for path in SWAP_CANDIDATES:
-        real = os.path.realpath(path)
-        if os.path.isdir(real) and filesystem_of(real, mounts) not in MEMORY_FILESYSTEMS:
-            return real
-    return None
+    places = [real for real in map(os.path.realpath, SWAP_CANDIDATES)
+              if os.path.isdir(real) and filesystem_of(real, mounts) not in MEMORY_FILESYSTEMS
+              and os.access(real, os.W_OK | os.X_OK)]
+    return next(filter(has_room, places), places[0] if places else None)
+
+
+def has_room(path: str) -> bool:
+    """Tell whether a swap file in this directory could hold anything."""
+    try:
+        disk = os.statvfs(path)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize >= LEAST_FREE and (disk.f_favail > 0 or not disk.f_files)
+
+
+def follow(path: str) -> str:
+    """Return the absolute path without symbolic links; what does not exist stays as it is.
+
+    => ValueError: a link of another user is in the way, who may let it lead to any file of ours.  realpath(3) follows
+    those too, and past what the kernel refuses in sticky directories (/proc/sys/fs/protected_symlinks).
+    """
+    here, followed = "/", 0
+    todo = os.path.join(os.getcwd(), path).split("/")[::-1]
+    while todo:
+        part = todo.pop()
+        if part in ("", ".", ".."):
+            here = os.path.dirname(here) if part == ".." else here
+            continue
+        there = os.path.join(here, part)
+        try:
+            state = os.lstat(there)
+        except OSError:
+            state = None
+        if state is None or not stat.S_ISLNK(state.st_mode):
+            here = there
+            continue
+        followed += 1
+        if followed > MOST_LINKS:
+            raise ValueError("too many levels of symbolic links")
+        if state.st_uid not in (0, os.geteuid()):
+            raise ValueError(f"{there} is a symbolic link of another user: give the path that is meant")
+        target = os.readlink(there)
+        here = "/" if target.startswith("/") else here
+        todo += target.split("/")[::-1]
+    return here
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +268,7 @@ def parse_windows(text: str, physical: int) -> int:
 
 def parse_swap(text: str, _physical: int) -> str | None:
     """Read swap=; whether the path can be used is seen later."""
-    return None if text == "none" else os.path.realpath(text)
+    return None if text == "none" else follow(text)
 
 
 def parse_fsname(text: str, _physical: int) -> str:
@@ -409,7 +455,9 @@ def agree_on_swap(config: Config) -> tuple[str, ...]:
     for name, value in (("swap_size", config.swap_size_bytes), ("swap_io", config.swap_io)):
         if name in config.given and value != 0:
             raise OptionError(f"{name}={value}: there is no swap (swap=none)")
-    why = "swap=none" if "swap" in config.given else "no directory for swap outside memory (/var/tmp, /tmp)"
+    why = "swap=none"
+    if "swap" not in config.given:
+        why = "no directory for swap (/var/tmp, /tmp) that can be written to and is outside memory"
     if config.swap_size_bytes == 0:
         why = "swap_size=0"
     return (f"{why}: nothing can be paged out, so ram={config.ram_bytes >> 20}m is all there is",)

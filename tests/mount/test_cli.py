@@ -178,7 +178,7 @@ def test_mount_twice(mounted: Path) -> None:
 
 
 def test_swap_that_cannot_be_used(mountpoint: Path, tmp_path: Path) -> None:
-    missing = f"swap={tmp_path}/no"
+    missing = f"swap={tmp_path}/no/swap"
     assert_refused(tmpfsd(str(mountpoint), "-o", missing), missing, "No such file")
     assert_refused(tmpfsd(str(mountpoint), "-o", f"swap={mountpoint}"), f"swap={mountpoint}", "inside")
     (mountpoint / "d").mkdir()
@@ -211,6 +211,93 @@ def test_swap_in_a_file(mountpoint: Path, tmp_path: Path) -> None:
     assert swap.stat().st_size
     assert unmount(mountpoint).returncode == 0
     assert gone(mountpoint) and swap.stat().st_size == 0
+
+
+def test_a_swap_file_that_does_not_exist_is_made(mountpoint: Path, tmp_path: Path) -> None:
+    swap = tmp_path / "new"
+    done = run("sh", "-c", 'umask 777; exec "$@"', "sh", sys.executable, "-m", "tmpfsd", str(mountpoint), "-o",
+               f"swap={swap},ram=1m,size=32m")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert swap.stat().st_mode == 0o100600
+    (mountpoint / "big").write_bytes(b"x" * (8 << 20))
+    assert swap.stat().st_size
+
+
+def test_a_swap_file_that_is_made_by_swapon(mounted: Path, tmp_path: Path) -> None:
+    done = tmpfsctl("swapon", str(mounted), str(tmp_path / "new"), "--size", "16m")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "new").stat().st_mode == 0o100600
+
+
+@needs_root
+def test_a_link_of_another_user_is_not_followed(mounted: Path, mountpoint: Path, tmp_path: Path) -> None:
+    """Root would empty what it leads to.  The kernel refuses such links in sticky directories; realpath(3) does not."""
+    secret, sticky, second = tmp_path / "secret", tmp_path / "sticky", tmp_path / "second"
+    secret.write_bytes(b"kept")
+    secret.chmod(0o600)
+    for place in (sticky, second):
+        place.mkdir()
+    sticky.chmod(0o1777)
+    for name, target in (("swap", secret), ("up", tmp_path)):
+        (sticky / name).symlink_to(target)
+        os.lchown(sticky / name, NOBODY, NOBODY)
+    for path in (sticky / "swap", sticky / "up" / "secret"):
+        assert_refused(tmpfsd(str(second), "-o", f"swap={path}"), f"swap={path}", "another user")
+        assert_refused(tmpfsctl("swapon", str(mounted), str(path)), str(path), "another user")
+    (sticky / "mine").symlink_to(secret)
+    done = tmpfsctl("swapon", str(mounted), str(sticky / "mine"), "--size", "16m")
+    assert done.returncode == 0, done.stderr
+
+
+@needs_root
+@pytest.mark.skipif(not shutil.which("losetup") or not shutil.which("mkfs.ext4"), reason="no losetup or mkfs.ext4")
+def test_a_block_device_is_claimed(mountpoint: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    with open(image, "wb") as file:
+        file.truncate(32 << 20)
+    made = run("losetup", "--show", "-f", str(image))
+    if made.returncode:
+        pytest.skip(f"no loop device: {made.stderr.strip()}")
+    device = made.stdout.strip()
+    try:
+        done = tmpfsd(str(mountpoint), "-o", f"swap={device},ram=1m,size=64m")
+        assert done.returncode == 0
+        assert "size=67108864: ram and swap together hold" in done.stderr
+        assert run("mkfs.ext4", "-F", "-q", device).returncode != 0
+        second = tmp_path / "second"
+        second.mkdir()
+        assert_refused(tmpfsd(str(second), "-o", f"swap={device}"), f"swap={device}", "busy")
+        assert unmount(mountpoint).returncode == 0 and gone(mountpoint)
+        tmpfsd(str(mountpoint), "-o", "ram=1m,size=8m")
+        assert tmpfsctl("swapon", str(mountpoint), device).returncode == 0
+        assert run("mkfs.ext4", "-F", "-q", device).returncode != 0
+        assert tmpfsctl("swapoff", str(mountpoint), device).returncode == 0
+        assert run("mkfs.ext4", "-F", "-q", device).returncode == 0
+    finally:
+        unmount(mountpoint)
+        assert gone(mountpoint)
+        run("losetup", "-d", device)
+
+
+@needs_root
+def test_memory_that_pages_to_memory_is_warned_of(mountpoint: Path, tmp_path: Path) -> None:
+    assert run("mount", "-t", "tmpfs", "none", str(tmp_path / "mnt")).returncode == 0
+    config = preflight.check_swap(options.parse(f"swap={mountpoint}"), "/elsewhere")
+    assert "in memory (tmpfs)" in config.warnings[0]
+    run("umount", str(mountpoint))
+
+
+def test_a_size_that_can_never_be_used_is_warned_of(mountpoint: Path) -> None:
+    done = tmpfsd(str(mountpoint), "-o", "ram=1m,size=1g,swap_size=1m")
+    assert done.returncode == 0 and "warning: size=1073741824: ram and swap together hold 2097152" in done.stderr
+
+
+def test_a_swap_file_larger_than_its_disk_is_warned_of(tmp_path: Path) -> None:
+    file = tmp_path / "swap"
+    file.touch(mode=0o600)
+    for path in (file, tmp_path / "new"):
+        warning, = preflight.check_swap(options.parse(f"size=64m,swap_size=16t,swap={path}"), "/mnt").warnings
+        assert warning.startswith("swap_size=17592186044416: ") and "bytes free" in warning
 
 
 def test_swap_in_a_file_that_others_may_read(mountpoint: Path, tmp_path: Path) -> None:

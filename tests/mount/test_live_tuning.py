@@ -227,7 +227,7 @@ def test_swap_files_that_are_refused(tmpfsd: Callable[..., Mounted], tmp_path: P
     (tmp_path / "open").chmod(0o644)
     mnt = str(mounted.mnt)
     for arguments, why in ((["swapon", mnt, mnt], "inside the mount point"),
-                           (["swapon", mnt, str(tmp_path / "missing")], "No such file"),
+                           (["swapon", mnt, str(tmp_path / "missing" / "swap")], "No such file"),
                            (["swapon", mnt, str(tmp_path / "open")], "alone, mode 0600"),
                            (["swapon", mnt, "/dev/null"], "must be a directory, a file or a block device"),
                            (["swapon", mnt, "/var/tmp", "--size", "9"], "--size 9: too small"),

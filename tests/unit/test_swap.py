@@ -85,6 +85,50 @@ def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ELOOP and not (tmp_path / "elsewhere").exists()
 
 
+def test_a_symbolic_link_that_was_put_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    """Also not one in the middle, put there after the path was looked at."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_bytes(b"kept")
+    (tmp_path / "real" / "file").chmod(0o600)
+    (tmp_path / "way").symlink_to("real")
+    for path in ("way/file", "way", "way/new"):
+        with pytest.raises(OSError) as caught:
+            open_swap(str(tmp_path / path))
+        assert caught.value.errno == errno.ELOOP
+    assert (tmp_path / "real" / "file").read_bytes() == b"kept" and not (tmp_path / "real" / "new").exists()
+
+
+@pytest.mark.parametrize("error", (errno.ENOSYS, errno.EPERM))
+def test_without_openat2(tmp_path: Path, monkeypatch, error: int) -> None:
+    """A kernel before 5.6, a container's filter."""
+    def refuse(*_args: object) -> int:
+        ctypes.set_errno(error)
+        return -1
+    monkeypatch.setattr(swap_module, "_syscall", refuse)
+    os.close(open_swap(str(tmp_path))[0])
+    os.close(open_swap(str(tmp_path / "new"))[0])
+    (tmp_path / "link").symlink_to("new")
+    with pytest.raises(OSError) as caught:
+        open_swap(str(tmp_path / "link"))
+    assert caught.value.errno == errno.ELOOP
+
+
+def test_only_files_and_devices(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    for path in (str(tmp_path / "fifo"), "/dev/null"):
+        with pytest.raises(OSError, match="must be a directory, a file or a block device"):
+            open_swap(path)
+
+
+def test_a_file_is_made_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o777)
+    try:
+        os.close(open_swap(str(tmp_path / "new"))[0])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+
+
 def test_a_named_file_is_emptied_at_the_end(tmp_path: Path, pages) -> None:
     path = tmp_path / "swap"
     swap = Swap(open_swap(str(path))[0], 8)

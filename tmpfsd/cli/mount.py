@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 from tmpfsd import __version__, options
 from tmpfsd.cli import streams
-from tmpfsd.cli.preflight import CliError, check_fuse, check_mountpoint, check_swap, clear_dead
+from tmpfsd.cli.preflight import CliError, check_capacity, check_fuse, check_mountpoint, check_swap, clear_dead
 from tmpfsd.options import Config, OptionError
 from tmpfsd.server import mountinfo
 from tmpfsd.server.errors import MountError
@@ -239,7 +239,7 @@ def mount(args: argparse.Namespace) -> None:
     check_fuse()
     dead = clear_dead(args.paths[-1])
     mountpoint = check_mountpoint(args.paths[-1])
-    config = check_swap(config, mountpoint)
+    config = check_capacity(check_swap(config, mountpoint))
     with contextlib.suppress(OSError):      # a full disk under stderr is no reason not to mount
         for warning in (*([dead] if dead else []), *config.warnings):
             print(f"tmpfsd: warning: {warning}", file=sys.stderr)

@@ -15,7 +15,7 @@ import stat
 import tempfile
 import threading
 
-from tmpfsd.options import Config
+from tmpfsd.options import MEMORY_FILESYSTEMS, Config
 from tmpfsd.server import mountinfo
 from tmpfsd.server.unmount import unmount
 from tmpfsd.uvm.swap import demand_private
@@ -107,10 +107,15 @@ def check_swap(config: Config, mountpoint: str) -> Config:
         return config
     if path == mountpoint or path.startswith(mountpoint.rstrip("/") + "/"):
         raise CliError(f"swap={path}: inside the mount point {mountpoint}")
-    if mountinfo.type_above(path) == mountinfo.FSTYPE:
+    kind = mountinfo.type_above(path)
+    if kind == mountinfo.FSTYPE:
         raise CliError(f"swap={path}: on a tmpfsd mount: it would wait for itself, or for one that waits for it")
     try:
-        mode = os.stat(path).st_mode
+        mode = mode_of(path)
+        if kind in MEMORY_FILESYSTEMS and not stat.S_ISBLK(mode):
+            config = warn(config, f"swap={path}: is itself in memory ({kind}): what is paged out there frees nothing")
+        if not mode:                            # to be made
+            return check_directory(os.path.dirname(path), config)
         if stat.S_ISDIR(mode):
             return check_directory(path, config)
         if stat.S_ISREG(mode):
@@ -122,16 +127,44 @@ def check_swap(config: Config, mountpoint: str) -> Config:
     raise CliError(f"swap={path}: must be a directory, a file or a block device")
 
 
+def mode_of(path: str) -> int:
+    """Return what is there; 0 where there is nothing, in a directory that there is."""
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        if os.path.isdir(os.path.dirname(path)):
+            return 0
+        raise
+
+
+def warn(config: Config, warning: str) -> Config:
+    """Return the Config with one more thing to warn of."""
+    return dataclasses.replace(config, warnings=(*config.warnings, warning))
+
+
 def check_directory(path: str, config: Config) -> Config:
-    """A swap file must be possible in this directory; one larger than the disk can hold now is warned of."""
+    """A swap file must be possible in this directory."""
     with tempfile.TemporaryFile(dir=path, buffering=0) as file:
         check_direct(file.fileno(), path, config)
-        disk = os.fstatvfs(file.fileno())
-    free = disk.f_bavail * disk.f_frsize
+        return check_room(file.fileno(), path, config)
+
+
+def check_room(descriptor: int, path: str, config: Config) -> Config:
+    """Warn of a swap_size that was asked for and is beyond what the disk under the swap file can hold now."""
+    disk = os.fstatvfs(descriptor)
+    free = disk.f_bavail * disk.f_frsize + 512 * os.fstat(descriptor).st_blocks
     if "swap_size" not in config.given or config.swap_size_bytes <= free:
         return config
-    warning = f"swap_size={config.swap_size_bytes}: the disk of {path} has only {free} bytes free"
-    return dataclasses.replace(config, warnings=(*config.warnings, warning))
+    return warn(config, f"swap_size={config.swap_size_bytes}: the disk of {path} has only {free} bytes free")
+
+
+def check_capacity(config: Config) -> Config:
+    """Warn of a size that can never be used."""
+    most = config.ram_bytes + config.swap_size_bytes
+    if config.swap is None or config.size_bytes <= most:
+        return config
+    return warn(config, f"size={config.size_bytes}: ram and swap together hold {most} bytes: what is beyond them "
+                        "gets ENOSPC")
 
 
 def check_file(path: str, config: Config) -> Config:
@@ -140,9 +173,9 @@ def check_file(path: str, config: Config) -> Config:
     try:
         demand_private(descriptor, path)
         check_direct(descriptor, path, config)
+        return check_room(descriptor, path, config)
     finally:
         os.close(descriptor)
-    return config
 
 
 def check_device(path: str, config: Config) -> Config:

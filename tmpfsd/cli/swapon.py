@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 
 from tmpfsd.cli.client import ClientError, ask, status
 from tmpfsd.cli.preflight import CliError, check_swap
 from tmpfsd.cli.status import human
-from tmpfsd.options import Config, parse_space, physical_memory
+from tmpfsd.options import Config, follow, parse_space, physical_memory
 from tmpfsd.server import mountinfo
 from tmpfsd.uvm.swap import open_place
 
@@ -17,9 +18,9 @@ EPILOG = """\
 example:
   tmpfsctl swapon /mnt/x /var/tmp --size 4g
 
-PATH is a directory (for an unlinked file of mode 0600), a file that is yours alone, mode 0600, or a block
-device; what is in it is lost.  Without --size it is as large as the mount's size, or as the device.  Files
-are filled in the order in which they were given.
+PATH is a directory (for an unlinked file of mode 0600), a file that is yours alone, mode 0600 (it is made
+where there is none), or a block device; what is in it is lost.  Without --size it is as large as the mount's
+size, or as the device.  Files are filled in the order in which they were given.
 
 exit status:
   0  in use           1  refused, and nothing was changed"""
@@ -48,7 +49,11 @@ def size_of(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """See that the file can be used, open it, then have the mount use it."""
-    size, path = size_of(args), os.path.realpath(args.path)
+    size = size_of(args)
+    try:
+        path = follow(args.path)
+    except ValueError as error:
+        raise ClientError(f"{args.path}: {error}") from None
     limit = status(args.mountpoint)["size_bytes"]
     given = frozenset(("swap_size",)) if size else frozenset()
     config = Config(size_bytes=limit, swap=path, swap_size_bytes=size or limit, given=given)
@@ -64,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         answer = ask(args.mountpoint, "swapon", path=path, size_bytes=config.swap_size_bytes, descriptor=descriptor)
     finally:
         os.close(descriptor)
-    for warning in config.warnings if size else ():
-        print(f"tmpfsctl: warning: {warning}")
+    for warning in config.warnings:
+        print(f"tmpfsctl: warning: {warning}", file=sys.stderr)
     print(json.dumps(answer, indent=2) if args.json else
           f"{args.mountpoint}: pages to {path}, up to {human(answer['size_bytes'])}")

@@ -49,6 +49,11 @@ PUNCH_TRIES = 100
 GROW = 16384                            # checksums by which there come to be more: 64 KiB
 UNPARK = 4096                           # slots unparked at once
 HOLE = 4096                             # slots of a hole that is punched in one call
+SYS_OPENAT2 = 437                       # <asm-generic/unistd.h>, the same on all machines but Alpha
+RESOLVE_NO_SYMLINKS = 4                 # <linux/openat2.h>
+AT_FDCWD = -100
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
@@ -56,8 +61,9 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 def open_swap(path: str, direct: bool = False) -> tuple[int, int]:
     """Open a directory (an unlinked file in it), a file or a block device: (fd, size limit in bytes or 0).
 
-    => OSError names what the system refused; EBUSY for a file or device that another mount pages to, EPERM for a
-    file that others can reach, ELOOP for a symbolic link (options.py follows those that the user names).
+    => a file that does not exist is made.  OSError names what the system refused; EBUSY for a file or device that
+    another mount pages to, EPERM for a file that others can reach, ELOOP for a symbolic link anywhere in the path
+    (options.py follows those that the user names).
     """
     fd = open_place(path, os.O_DIRECT if direct else 0)
     try:
@@ -68,12 +74,29 @@ def open_swap(path: str, direct: bool = False) -> tuple[int, int]:
 
 
 def open_place(path: str, flags: int = 0) -> int:
-    """The first half of it, for who has the right to open it; nothing is changed yet."""
-    flags |= os.O_RDWR | os.O_CLOEXEC
+    """The first half of it, for who has the right to open it; nothing is changed yet, but a missing file is made."""
+    flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY
     if os.path.isdir(path):
         # Never reachable by name, gone with the daemon however it ends.
-        return os.open(path, flags | os.O_TMPFILE | os.O_EXCL, 0o600)
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        return open_straight(path, flags | os.O_TMPFILE | os.O_EXCL, 0o600)
+    try:
+        return open_straight(path, flags | os.O_EXCL)       # a block device is claimed: mkfs on it fails from now on
+    except FileNotFoundError:
+        fd = open_straight(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        os.fchmod(fd, 0o600)                                # whatever the umask
+        return fd
+
+
+def open_straight(path: str, flags: int, mode: int = 0) -> int:
+    """As os.open(), without following any symbolic link: one may be put in the way after the path was looked at."""
+    how = (ctypes.c_uint64 * 3)(flags, mode, RESOLVE_NO_SYMLINKS)
+    fd = int(_syscall(SYS_OPENAT2, AT_FDCWD, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)))
+    if fd >= 0:
+        return fd
+    error = ctypes.get_errno()
+    if error in (errno.ENOSYS, errno.EPERM):                # a kernel before 5.6, a container's filter of system calls
+        return os.open(path, flags | os.O_NOFOLLOW, mode)
+    raise OSError(error, os.strerror(error), path)
 
 
 def demand_private(fd: int, path: str) -> None:
@@ -87,11 +110,14 @@ def demand_private(fd: int, path: str) -> None:
 def own(fd: int, path: str) -> int:
     """The second half: lock a file or device; empty a file, which must be ours alone.  A device's size, 0 of a file."""
     demand_private(fd, path)
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise OSError(errno.EINVAL, "must be a directory, a file or a block device", path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OSError(errno.EBUSY, "another mount pages to it", path) from None
-    if stat.S_ISBLK(os.fstat(fd).st_mode):
+    if stat.S_ISBLK(mode):
         return os.lseek(fd, 0, os.SEEK_END)
     os.ftruncate(fd, 0)
     return 0
