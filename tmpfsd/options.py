@@ -12,12 +12,15 @@ Limits      Sizes are whole numbers with k, m, g, t or %: no fractions, as in th
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
 
 PAGE_SIZE = 4096
 MIN_RAM = 1 << 20
@@ -41,11 +44,6 @@ MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs", "devtmpfs", "fuse.tmpfsd"))
 
 class OptionError(ValueError):
     """A mount option that is wrong; the text names it and says what is allowed."""
-
-
-def physical_memory() -> int:
-    """Return the machine's memory in bytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def unescape_mount(text: str) -> str:
@@ -123,12 +121,12 @@ def follow(path: str) -> str:
 class Config:
     """What one mount is to be.  swap is a directory, a file or a block device; None is no swap at all."""
 
-    size_bytes: int = field(default_factory=lambda: round_up(physical_memory() // 2))
+    size_bytes: int = field(default_factory=lambda: round_up(memory_limit() // 2))
     nr_inodes: int = 0                      # 0: no limit of its own
     mode: int = 0o1777
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
-    ram_bytes: int = DEFAULT_RAM
+    ram_bytes: int = field(default_factory=lambda: default_ram(memory_limit()))
     swap: str | None = field(default_factory=default_swap)
     swap_size_bytes: int = AS_SIZE
     swap_io: str = "buffered"
@@ -164,12 +162,21 @@ class Option(NamedTuple):
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 SIZE = re.compile(r"([0-9]{1,20})([kmgt%]?)", re.IGNORECASE | re.ASCII)
-SIZES = "a whole number of bytes with k, m, g, t, or % of physical memory"
+SIZES = "a whole number of bytes with k, m, g, t, or % of memory"
 
 
 def round_up(nbytes: int) -> int:
     """Round to whole pages, upwards."""
     return -(-nbytes // PAGE_SIZE) * PAGE_SIZE
+
+
+def default_ram(limit: int) -> int:
+    """Return the default of ram=: half of what the limit leaves beside the daemon itself, at most DEFAULT_RAM.
+
+    The other half is for what serving it takes elsewhere: the page cache of the swap file, the kernel's inodes and
+    pages of files, and whatever else runs under that limit.
+    """
+    return max(min(DEFAULT_RAM, (limit - OWN_MEMORY) // 2 // PAGE_SIZE * PAGE_SIZE), MIN_RAM)
 
 
 def parse_size(text: str, physical: int) -> int:
@@ -204,8 +211,6 @@ def parse_ram(text: str, physical: int) -> int:
     nbytes = parse_size(text, physical)
     if nbytes < MIN_RAM:
         raise ValueError("too small: at least 1m")
-    if nbytes > physical:
-        raise ValueError(f"more than the physical memory of this machine ({physical >> 20}m)")
     return nbytes // PAGE_SIZE * PAGE_SIZE
 
 
@@ -368,10 +373,10 @@ def parse(options: str | Iterable[str] = "", *, physical: int | None = None,
           swap: Callable[[], str | None] = default_swap) -> Config:
     """Read mount options into a Config.
 
-    => physical is the machine's memory in bytes, swap finds the default place of the swap file.
+    => physical is the memory in bytes that there is for us, swap finds the default place of the swap file.
     => raises OptionError, whose text starts with the option as it was written.
     """
-    physical = physical or physical_memory()
+    whole, physical = physical or physical_memory(), physical or memory_limit()
     values: dict[str, Any] = {}
     given: list[str] = []
     for word in split(options):
@@ -385,12 +390,29 @@ def parse(options: str | Iterable[str] = "", *, physical: int | None = None,
         given.append(name)
     refuse_opposites(given)
     values.setdefault("size_bytes", round_up(physical // 2))
-    values.setdefault("ram_bytes", min(DEFAULT_RAM, physical // PAGE_SIZE * PAGE_SIZE))
+    values.setdefault("ram_bytes", default_ram(physical))
+    demand_memory(values["ram_bytes"], whole)
     if "swap" not in values:
         values["swap"] = swap()
     values["generic"] = tuple(dict.fromkeys(name for name in given if name in GENERIC))
     values["given"] = frozenset(given)
-    return agree(values)
+    config = agree(values)
+    return dataclasses.replace(config, warnings=(*config.warnings, *beyond(config.ram_bytes, physical)))
+
+
+def demand_memory(ram_bytes: int, whole: int) -> None:
+    """Refuse more than the machine has.  (The limit of a container can be changed: that is warned of only.)"""
+    if ram_bytes > whole:
+        raise OptionError(f"ram={ram_bytes >> 20}m: more than the physical memory of this machine ({whole >> 20}m)")
+
+
+def beyond(ram_bytes: int, limit: int) -> tuple[str, ...]:
+    """Return what to warn of where ram leaves no room for the daemon itself."""
+    if ram_bytes + OWN_MEMORY <= limit:
+        return ()
+    own = OWN_MEMORY >> 20
+    return (f"ram={ram_bytes >> 20}m: does not fit, with {own}m of the daemon's own, into the "
+            f"{limit >> 20}m of memory that there is here (its cgroup's limit, or all): it may be killed",)
 
 
 def read_value(values: dict[str, Any], given: list[str], word: str, physical: int) -> None:

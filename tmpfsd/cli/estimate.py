@@ -7,7 +7,8 @@ import json
 import os
 
 from tmpfsd.cli.client import ClientError
-from tmpfsd.options import parse_size, physical_memory
+from tmpfsd.machine import memory_limit
+from tmpfsd.options import parse_size
 from tmpfsd.tmpfs.estimate import Estimate, Shape, estimate, of_tree, uniform
 from tmpfsd.tmpfs.vnops import NAME_MAX, PATH_MAX
 from tmpfsd.tmpfs.xattr import XATTR_SIZE_MAX
@@ -34,7 +35,7 @@ def count(text: str) -> int:
 def nbytes(text: str) -> int:
     """Read a size."""
     try:
-        return parse_size(text, physical_memory())
+        return parse_size(text, memory_limit())
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is {error}") from None
 

@@ -10,7 +10,8 @@ import sys
 from tmpfsd.cli.client import ClientError, ask, status
 from tmpfsd.cli.preflight import CliError, check_swap
 from tmpfsd.cli.status import human
-from tmpfsd.options import Config, follow, parse_space, physical_memory
+from tmpfsd.machine import memory_limit
+from tmpfsd.options import Config, follow, parse_space
 from tmpfsd.server import mountinfo
 from tmpfsd.uvm.swap import open_place
 
@@ -39,7 +40,7 @@ def size_of(args: argparse.Namespace) -> int:
     if args.size is None:
         return 0
     try:
-        nbytes = parse_space(args.size, physical_memory())
+        nbytes = parse_space(args.size, memory_limit())
     except ValueError as error:
         raise ClientError(f"--size {args.size}: {error}") from None
     if nbytes < 64 << 10:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 from tmpfsd import options
+from tmpfsd.machine import memory_limit, physical_memory
 from tmpfsd.options import OptionError
 from tmpfsd.server import inherited
 from tmpfsd.server.control import Command, Progress
@@ -52,7 +53,8 @@ def parse(words: Any) -> dict[str, Any]:
             why = "cannot be changed while it is mounted" if known else "unknown option"
             raise ControlError(f"{word}: {why}; these can: {', '.join(SETTABLE)}")
         try:
-            options.read_value(values, given, word, options.physical_memory())
+            options.read_value(values, given, word, memory_limit())
+            options.demand_memory(values.get("ram_bytes", 0), physical_memory())
         except OptionError as error:
             raise ControlError(str(error)) from None
         given.append(name)
@@ -163,6 +165,8 @@ class Tuning:
                 yield Progress(abs(was - nframes), abs(was - wanted))
         except VmError as error:
             raise ControlError(f"ram={nbytes >> 20}m: {error}") from None
+        for warning in options.beyond(nbytes, memory_limit()):
+            log.warning("%s", warning)
 
     # swap
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 
-from tmpfsd.options import default_swap, filesystem_of, physical_memory
+from tmpfsd.machine import physical_memory
+from tmpfsd.options import default_swap, filesystem_of
 
 
 def describe() -> dict[str, str | int]:

@@ -1,0 +1,102 @@
+"""machine.py: how much memory there is for this process: the machine's, or less where a memory cgroup says so.
+
+A container sees the whole machine's memory in sysconf(3) and /proc/meminfo, and is killed at the limit of its cgroup.
+Both kinds of hierarchy are asked: each group from this process's own up to the highest that can be seen here has a
+limit, and the smallest counts.
+
+    version 1   memory.stat says the smallest of the way up by itself, also of groups that are not seen from
+                inside a container (hierarchical_memory_limit); memory.limit_in_bytes of each, in case it does not
+    version 2   memory.max of each group, and memory.high: beyond that a group is slowed down until it stands still
+
+Picture     /proc/self/cgroup "4:memory:/docker/x" and mountinfo "/docker/x /sys/fs/cgroup/memory cgroup ...memory"
+            give /sys/fs/cgroup/memory; a path outside the mounted root ("/../..", of another namespace) gives the
+            mounted root itself, which is the nearest that can be seen
+Limits      A limit that is set later is not seen; `tmpfsctl set` changes ram.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+OWN_MEMORY = 32 << 20           # of the daemon beside ram: the interpreter, buffers, tables
+CGROUPS, MOUNTS = "/proc/self/cgroup", "/proc/self/mountinfo"
+MOST_BYTES = 1 << 16            # of a control file: they are short
+
+
+def physical_memory() -> int:
+    """Return the machine's memory in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_limit() -> int:
+    """Return how many bytes of memory this process may have at most."""
+    return min([physical_memory(), *limits()])
+
+
+def limits(cgroups: str = CGROUPS, mounts: str = MOUNTS) -> Iterator[int]:
+    """Return the limits of the cgroups that this process is in, in bytes."""
+    ours = dict(memberships(read(cgroups)))
+    for root, point, version in hierarchies(read(mounts)):
+        if version in ours:
+            for directory in way_up(ours[version], root, point):
+                yield from limits_of(directory)
+
+
+def read(path: str | bytes) -> bytes:
+    """Return a file's content; nothing where it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    except OSError:
+        return b""
+
+
+def memberships(text: bytes) -> Iterator[tuple[int, bytes]]:
+    """Read /proc/self/cgroup: the version of a hierarchy that may limit memory, and our path in it."""
+    for line in text.split(b"\n"):
+        fields = line.split(b":", 2)
+        if len(fields) == 3 and fields[1] == b"" and fields[0] == b"0":
+            yield 2, fields[2]
+        elif len(fields) == 3 and b"memory" in fields[1].split(b","):
+            yield 1, fields[2]
+
+
+def hierarchies(text: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Read mountinfo: the root within the hierarchy, the mount point and the version of each that may limit memory."""
+    for line in text.split(b"\n"):
+        fields = line.split(b" ")
+        if len(fields) < 10 or b"-" not in fields[6:]:
+            continue
+        tail = fields[fields.index(b"-", 6) + 1:]
+        version = {b"cgroup": 1, b"cgroup2": 2}.get(tail[0], 0)
+        if version == 2 or version == 1 and b"memory" in tail[-1].split(b","):
+            yield unescaped(fields[3]), unescaped(fields[4]), version
+
+
+def unescaped(text: bytes) -> bytes:
+    """Undo the octal escapes of a path in mountinfo."""
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8) & 255]), text)
+
+
+def way_up(ours: bytes, root: bytes, point: bytes) -> Iterator[bytes]:
+    """Return the directories of our group and of those above it, as far as they are mounted at point."""
+    root = root.rstrip(b"/")
+    below = ours[len(root):] if ours == root or ours.startswith(root + b"/") else b""
+    parts = [part for part in below.split(b"/") if part]
+    if b".." in parts:
+        parts = []
+    for count in range(len(parts), -1, -1):
+        yield b"/".join([point.rstrip(b"/"), *parts[:count]])
+
+
+def limits_of(directory: bytes) -> Iterator[int]:
+    """Return what one group says; a group without a limit says "max", or nothing."""
+    for name in (b"memory.max", b"memory.high", b"memory.limit_in_bytes"):
+        text = read(directory + b"/" + name)[:MOST_BYTES].strip()
+        if re.fullmatch(rb"[0-9]{1,20}", text):
+            yield int(text)
+    found = re.search(rb"^hierarchical_memory_limit ([0-9]{1,20})$", read(directory + b"/memory.stat"), re.MULTILINE)
+    if found:
+        yield int(found[1])
