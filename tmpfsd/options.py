@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tmpfsd import mountflags
 from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
 
 PAGE_SIZE = 4096
@@ -140,6 +141,8 @@ class Config:
     writeback: bool = False
     readonly: bool = False
     noatime: bool = False
+    nodiratime: bool = False
+    strictatime: bool = False
     noperm: bool = False                    # the kernel checks no permissions: who enters may all
     fsname: str = "tmpfsd"
     metrics: str = ""                       # a socket's path, or HOST:PORT; "": none
@@ -319,26 +322,26 @@ FLAGS: dict[str, tuple[str, bool]] = {
     "acl": ("acl", True), "noacl": ("acl", False), "xattr": ("xattr", True), "noxattr": ("xattr", False),
     "writeback": ("writeback", True), "ro": ("readonly", True), "rw": ("readonly", False),
     "noatime": ("noatime", True), "atime": ("noatime", False), "relatime": ("noatime", False),
+    "nodiratime": ("nodiratime", True), "diratime": ("nodiratime", False),
+    "strictatime": ("strictatime", True), "nostrictatime": ("strictatime", False),
     "noperm": ("noperm", True),
 }
 
-# Flags that are the kernel's; libfuse hands them to mount(2).
-GENERIC = frozenset((
-    "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "noatime", "nodiratime",
-    "sync", "async", "dirsync", "allow_other", "default_permissions",
-))
+# Flags that are the kernel's: libfuse hands them to mount(2), or server/daemon.py sets them when it has mounted.
+GENERIC = frozenset(("allow_other", "default_permissions", *mountflags.BY_NAME))
 
 # What mount(8), fstab and mount.fuse write for themselves.
 IGNORED = frozenset((
     "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
-    "diratime",
+    *mountflags.WITHOUT_EFFECT,
 ))
 IGNORED_VALUED = ("x-", "comment=", "user=", "helper=", "uhelper=")
 
 OPPOSITES = (
     ("ro", "rw"), ("suid", "nosuid"), ("dev", "nodev"), ("exec", "noexec"), ("sync", "async"),
     ("acl", "noacl"), ("xattr", "noxattr"), ("noatime", "atime"), ("noatime", "relatime"),
-    ("nodiratime", "diratime"),
+    ("nodiratime", "diratime"), ("relatime", "norelatime"), ("strictatime", "nostrictatime"),
+    ("lazytime", "nolazytime"), ("nosymfollow", "symfollow"),
     ("noxattr", "acl"),         # ACLs are kept in xattrs
     ("noperm", "allow_other"), ("noperm", "acl"), ("noperm", "default_permissions"),
 )
@@ -454,6 +457,9 @@ def agree(values: dict[str, Any]) -> Config:
     """Refuse options that do not go together; build the Config."""
     config = Config(**values)
     given, backend = config.given, config.backend
+    late = [word for word in config.generic if mountflags.bits([word]) & mountflags.LATE]
+    if late and os.geteuid() != 0:
+        raise OptionError(f"{late[0]}: only root can mount with it: fusermount3, which mounts for users, refuses it")
     if config.noperm and os.geteuid() != 0:
         raise OptionError("noperm: is for root's own mounts, of which FUSE lets root's processes in alone")
     if "windows" in given and backend != "aobj":

@@ -8,7 +8,8 @@ import pytest
 import tmpfsd
 
 PACKAGE = Path(tmpfsd.__file__).parent
-FLOORS = ("machine", "options", "uvm", "pool", "tmpfs", "server", "cli", "__main__")      # the ground first
+# The ground first.
+FLOORS = ("machine", "mountflags", "options", "uvm", "pool", "tmpfs", "server", "cli", "__main__")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

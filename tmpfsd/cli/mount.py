@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from tmpfsd import __version__, options
-from tmpfsd.cli import streams
+from tmpfsd.cli import remount, streams
 from tmpfsd.cli.preflight import CliError, check_capacity, check_fuse, check_mountpoint, check_swap, clear_dead
 from tmpfsd.options import Config, OptionError
 from tmpfsd.server import mountinfo
@@ -71,6 +71,7 @@ def make_parser() -> Parser:
                         help="mount options, for example ram=64m,size=4g,swap=/var/tmp")
     parser.add_argument("--debug", action="store_true", help="log more, and show tracebacks")
     parser.add_argument("--version", action="version", version=f"tmpfsd {__version__}")
+    parser.set_defaults(helper=False)
     return parser
 
 
@@ -83,7 +84,7 @@ def make_helper_parser() -> Parser:
     parser.add_argument("-t", dest="type")
     for flag in "snvr":
         parser.add_argument(f"-{flag}", dest="ignored", action="store_true")
-    parser.set_defaults(foreground=False, debug=False)
+    parser.set_defaults(foreground=False, debug=False, helper=True)
     return parser
 
 
@@ -280,13 +281,14 @@ def run(argv: Sequence[str] | None) -> int:
         args = make_helper_parser().parse_args()
         if args.fake:
             return 0
-        # `mount -a` takes a line for mounted when the mount table shows its source: there it is what fstab says.
-        if args.paths[0].isascii() and not any(word.startswith("fsname=") for word in options.split(args.options)):
-            args.options.append(f"fsname={options.quote(args.paths[0])}")
+        name_source(args)
     else:
         args = make_parser().parse_intermixed_args(argv)
     try:
-        mount(args)
+        if remount.is_remount(options.split(args.options)):
+            remount.remount(args.paths[-1], options.split(args.options), keep=not args.helper)
+        else:
+            mount(args)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -296,6 +298,14 @@ def run(argv: Sequence[str] | None) -> int:
             streams.complain(f"tmpfsd: {describe(error)}")
         return 1
     return 0
+
+
+def name_source(args: argparse.Namespace) -> None:
+    """Have the mount table show the source that fstab names: `mount -a` takes a line for mounted by that."""
+    words = options.split(args.options)
+    named = remount.is_remount(words) or any(word.startswith("fsname=") for word in words)
+    if not named and args.paths[0].isascii():
+        args.options.append(f"fsname={options.quote(args.paths[0])}")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ from tmpfsd.server import checker
 from tmpfsd.server.control import Command
 from tmpfsd.server.dispatch import Dispatcher
 from tmpfsd.server.errors import ControlError
+from tmpfsd.server.inforce import InForce
 from tmpfsd.server.latency import Latency
 from tmpfsd.server.operations import Operations
+from tmpfsd.server.remount import Remount
 from tmpfsd.server.trees import Trees
 from tmpfsd.server.tuning import Tuning
 from tmpfsd.tmpfs.mount import Mount
@@ -26,9 +28,10 @@ class Commands:
     """The commands of one mount."""
 
     def __init__(self, mount: Mount, operations: Operations, mountpoint: str, dispatcher: Dispatcher | None,
-                 trees: Trees) -> None:
+                 trees: Trees, in_force: InForce | None = None) -> None:
         self.mount = mount
         self.tuning = Tuning(mount, dispatcher)
+        self.in_force = in_force
         self.latency = Latency(operations)
         self.operations = operations
         self.mountpoint = mountpoint
@@ -40,7 +43,8 @@ class Commands:
         trees = self.trees
         return {"status": self.status, "check": self.check, "ping": lambda _request: "pong",
                 "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace,
-                "latency": self.latency.ask, **self.tuning.table()}
+                "latency": self.latency.ask, **self.tuning.table(), **Remount(self.tuning).table(),
+                **({"flags": self.in_force.ask} if self.in_force is not None else {})}
 
     def status(self, _request: Any) -> dict[str, Any]:
         """The keys of `tmpfsctl status --json`."""

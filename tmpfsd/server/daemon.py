@@ -28,12 +28,14 @@ from typing import Any
 import pyfuse3
 import trio
 
+from tmpfsd import mountflags
 from tmpfsd.options import Config, quote
 from tmpfsd.server import control, inherited, metrics, mountinfo, privileges, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import Dispatcher, install, tick
 from tmpfsd.server.errors import ControlError, MountError
+from tmpfsd.server.inforce import InForce
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.pressure import Pressure, shares
 from tmpfsd.server.trees import Trees
@@ -58,7 +60,7 @@ def fuse_options(config: Config) -> set[str]:
     four, and a quarter of the time of a create.  noperm saves that, and is not the default even where root alone
     enters: FUSE looks at a process's user, not at the one that it took for files with setfsuid(2), nor at capabilities.
     """
-    options = set(config.generic)
+    options = set(config.generic) & (mountflags.LIBFUSE | {"allow_other", "default_permissions"})
     options |= {"subtype=tmpfsd", f"fsname={quote(config.fsname)}"}
     if not config.noperm:
         options.add("default_permissions")
@@ -103,6 +105,7 @@ class Daemon:
         self.trees = Trees(self.mount, self.operations)
         self.dispatcher: Dispatcher | None = None
         self.place: mountinfo.MountPoint | None = None
+        self.in_force: InForce | None = None
         self.mounts = open("/proc/self/mountinfo", "rb", buffering=0)       # no descriptor may be left when it ends
         self.socket_path = ""
         self.socket_made: tuple[int, int, int] | None = None
@@ -124,6 +127,12 @@ class Daemon:
             pyfuse3.close(unmount=True)
             raise MountError("mounted, but /proc/self/mountinfo does not show it")
         self.place = place
+        self.in_force = InForce(self.mount, self.mounts, f"{place.major}:{place.minor}", self.mountpoint)
+        try:
+            self.in_force.set(self.config.generic)
+        except OSError as error:
+            self.detach()
+            raise MountError(f"{','.join(self.config.generic)}: {error.strerror or error}") from None
 
     def still_ours(self) -> bool:
         """Tell whether what is mounted at the mount point is this mount (L1)."""
@@ -148,6 +157,9 @@ class Daemon:
             nursery.start_soon(self.idle_worker)
             nursery.start_soon(self.trees.reaper)
             nursery.start_soon(Pressure(self.mount.status).watch, self.dispatcher)
+            assert self.in_force is not None
+            self.in_force.look()
+            nursery.start_soon(self.in_force.watch, self.dispatcher)
             nursery.start_soon(self.tell_ready, ready)
             await pyfuse3.main(min_tasks=1, max_tasks=1)
             nursery.cancel_scope.cancel()
@@ -155,7 +167,8 @@ class Daemon:
     def open_control(self, nursery: trio.Nursery) -> None:
         """Open the control socket (a mount without it still serves files), and serve the one of metrics=."""
         assert self.place is not None
-        commands = Commands(self.mount, self.operations, self.mountpoint, self.dispatcher, self.trees)
+        commands = Commands(self.mount, self.operations, self.mountpoint, self.dispatcher, self.trees,
+                            self.in_force)
         if self.metrics is not None:
             nursery.start_soon(metrics.MetricsServer(commands.status).serve, self.metrics)
         try:

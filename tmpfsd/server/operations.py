@@ -266,7 +266,8 @@ class Operations(pyfuse3.Operations):
     @handler
     def open(self, ino: int, flags: int, ctx: Any) -> FileInfo:
         vnops.open(self.mount, ino, flags, Caller(ctx))
-        return FileInfo(fh=ino, keep_cache=True)
+        # With strictatime each opening begins with a read that is sent here.
+        return FileInfo(fh=ino, keep_cache=not self.mount.strictatime)
 
     @handler
     def read(self, fh: int, offset: int, size: int) -> Any:

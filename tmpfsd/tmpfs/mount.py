@@ -24,7 +24,8 @@ class Mount:
     """A file system in memory that pages out.  => OSError: the swap file or device cannot be opened."""
 
     __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "now", "generation", "lost_nodes",
-                 "noatime", "acl", "xattr", "labels", "strips", "nr_inodes", "check_level", "doomed", "doomed_from")
+                 "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels", "strips", "nr_inodes",
+                 "check_level", "doomed", "doomed_from")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -40,13 +41,18 @@ class Mount:
         self.generation = 0
         self.lost_nodes = 0                 # nodes that could not be freed, as their pages cannot be read back
         self.doomed = self.doomed_from = 0  # the directories that trees.reap() empties: the first, and from which key
-        self.noatime, self.acl, self.xattr = config.noatime, config.acl, config.xattr
+        self.acl, self.xattr = config.acl, config.xattr
+        self.set_atime(config.noatime or config.readonly, config.nodiratime, config.strictatime)
         self.labels = False                 # whether a security label was ever set: before, they are not supported
         # By node, its generation and next mode: those between a SETATTR and its WRITE, at most acl.STRIPS_MAX.
         self.strips: dict[int, tuple[int, int]] = {}
         self.nr_inodes = config.nr_inodes
         self.check_level = self.vm.check_level      # TMPFSD_CHECK; at 2 the server calls check() after each operation
         vnops.make_root(self, config.mode, config.uid, config.gid)
+
+    def set_atime(self, noatime: bool, nodiratime: bool, strictatime: bool) -> None:
+        """Say what reading does to atime, as mount(8) has it; of two the kernel takes strictatime."""
+        self.noatime, self.nodiratime, self.strictatime = noatime and not strictatime, nodiratime, strictatime
 
     def idle(self) -> bool:
         """One slice of background work; whether there is more."""

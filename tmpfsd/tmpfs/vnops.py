@@ -108,12 +108,12 @@ def readlink(mp: Mount, ino: int) -> bytes:
 
 
 def _accessed(mp: Mount, ino: int, at: int) -> None:
-    """Update atime as relatime does: when it is not later than mtime or ctime, or a day old (mount(8))."""
+    """Update atime, by default as relatime does: when it is not later than mtime or ctime, or a day old (mount(8))."""
     if mp.noatime:
         return
-    now = mp.now()
-    atime = layout.tn_atime(mp.arena, at)
-    if atime > layout.tn_mtime(mp.arena, at) and atime > layout.tn_ctime(mp.arena, at) and now - atime < DAY:
+    now, atime = mp.now(), layout.tn_atime(mp.arena, at)
+    if not mp.strictatime and now - atime < DAY and atime > max(layout.tn_mtime(mp.arena, at),
+                                                                layout.tn_ctime(mp.arena, at)):
         return
     layout.set_tn_atime(mp.arena, mp.mem.node_w(ino), now)
 
@@ -425,7 +425,8 @@ def _entries(mp: Mount, ino: int, cookie: int) -> Iterator[tuple[bytes, int, int
     => SwapIOError.  => Breathes before each.
     """
     dat = mp.mem.node(ino)
-    _accessed(mp, ino, dat)
+    if not mp.nodiratime:
+        _accessed(mp, ino, dat)
     if cookie < COOKIE_DOT:
         yield b".", ino, COOKIE_DOT
     if cookie < COOKIE_DOTDOT:
