@@ -212,6 +212,18 @@ def test_nosymfollow(tmpfsd: Callable[..., Mounted]) -> None:
         (mounted.mnt / "link").read_text()
 
 
+def test_writing_through_mmap_does_not_wait_at_one_percent(tmpfsd: Callable[..., Mounted]) -> None:
+    mounted = tmpfsd("ram=4m,size=8m")
+    device = os.stat(mounted.mnt).st_dev
+    place = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}")
+    if not os.access(place, os.W_OK):
+        pytest.skip("no /sys that can be written to")
+
+    def found() -> list[str]:
+        return [(place / name).read_text().strip() for name in ("max_ratio", "read_ahead_kb")]
+    assert eventually(lambda: found() == ["40", "1024"]), found()
+
+
 # --- without a mount ---
 
 def test_a_user_is_told_what_only_root_may(monkeypatch: pytest.MonkeyPatch) -> None:

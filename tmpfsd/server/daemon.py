@@ -186,7 +186,7 @@ class Daemon:
         """Report once the kernel's INIT was served."""
         await ready.wait()
         assert self.place is not None
-        process.read_ahead(self.place.major, self.place.minor)      # the answer to INIT has set it to the default
+        process.set_caching(self.place.major, self.place.minor)     # the answer to INIT has set it to the default
         process.still_garbage()
         log.info("mounted: backend=%s ram=%d MiB size=%d MiB swap=%s", self.config.backend,
                  self.config.ram_bytes >> 20, self.config.size_bytes >> 20, self.config.swap)

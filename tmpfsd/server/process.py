@@ -14,6 +14,7 @@ PR_SET_DUMPABLE = 4
 PR_SET_IO_FLUSHER = 57
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MAX_REQUEST = 1 << 20           # the most bytes that the kernel sends in one write or asks for in one read
+MAX_RATIO = 40                  # percent
 SYSLOG_SOCKET = "/dev/log"
 
 log = logging.getLogger(__name__)
@@ -46,11 +47,19 @@ def keep_buffers() -> None:
         mallopt(M_TRIM_THRESHOLD, 4 * MAX_REQUEST)
 
 
-def read_ahead(major: int, minor: int) -> None:
-    """Let the kernel read MAX_REQUEST ahead: 128 KiB, its default, are eight requests instead of one.  Root only."""
-    with contextlib.suppress(OSError), open(f"/sys/class/bdi/{major}:{minor}/read_ahead_kb", "w",
-                                            encoding="ascii") as file:
-        file.write(str(MAX_REQUEST >> 10))
+def set_caching(major: int, minor: int) -> None:
+    """Set what the kernel reads ahead, and how much it may hold that is not written back.  Root only.
+
+    read_ahead_kb   MAX_REQUEST: 128 KiB, its default, are eight requests instead of one.
+    max_ratio       of what the whole machine may hold dirty; FUSE's default is 1 %, at which who writes through mmap
+                    waits for us.  Measured: 100 MiB written ten times over takes 0.2 s instead of 1.5 s.
+    strict_limit stays 1: were our dirty pages all that the machine may hold, we could be made to wait for ourselves
+    when we write to the swap file (without CAP_SYS_RESOURCE there is no PR_SET_IO_FLUSHER).
+    """
+    for name, value in (("read_ahead_kb", MAX_REQUEST >> 10), ("max_ratio", MAX_RATIO)):
+        path = f"/sys/class/bdi/{major}:{minor}/{name}"
+        with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as file:
+            file.write(str(value))
 
 
 def still_garbage() -> None:
