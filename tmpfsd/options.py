@@ -6,7 +6,7 @@ Nothing is opened or looked at here but the machine's memory size, the caller's 
 swap by default (parse() takes each of them as an argument too) and the symbolic links in swap=; whether a path can
 be used is cli/preflight.py's business.
 
-Limits      Sizes are whole numbers with k, m, g, t or %: no fractions, as in the kernel's tmpfs.
+Limits      Sizes are whole numbers with k, m, g, t, p, e or %: no fractions, as in the kernel's tmpfs.
             A comma inside a value is written \\, and a backslash \\\\ (as libfuse does).
 """
 
@@ -26,7 +26,8 @@ from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
 PAGE_SIZE = 4096
 MIN_RAM = 1 << 20
 MIN_SIZE = 64 << 10
-MAX_SIZE = 16 << 40         # a page table of 16 bytes a page is wired: 64 GiB of it at this size
+MAX_SPACE = 16 << 40        # of swap and of a submap: a page table of 16 bytes a page is wired, 64 GiB of it then
+MAX_SIZE = (1 << 64) - PAGE_SIZE        # as the kernel's tmpfs; what can be had is limited by ram and swap
 MAX_INODES = (1 << 31) - 1
 MAX_SPIN = 100_000
 MAX_WINDOWS = 65_536
@@ -152,7 +153,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.swap_size_bytes == AS_SIZE:
-            object.__setattr__(self, "swap_size_bytes", self.size_bytes)
+            object.__setattr__(self, "swap_size_bytes", min(self.size_bytes, MAX_SPACE))
 
 
 class Option(NamedTuple):
@@ -163,9 +164,9 @@ class Option(NamedTuple):
     allowed: str
 
 
-UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-SIZE = re.compile(r"([0-9]{1,20})([kmgt%]?)", re.IGNORECASE | re.ASCII)
-SIZES = "a whole number of bytes with k, m, g, t, or % of memory"
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60}
+SIZE = re.compile(r"([0-9]{1,20})([kmgtpe%]?)", re.IGNORECASE | re.ASCII)
+SIZES = "a whole number of bytes with k, m, g, t, p, e, or % of memory"
 
 
 def round_up(nbytes: int) -> int:
@@ -192,16 +193,18 @@ def parse_size(text: str, physical: int) -> int:
 
 
 def parse_space(text: str, physical: int) -> int:
-    """Read the size of the file system or of swap, in whole pages."""
+    """Read the size of swap or of a submap, in whole pages."""
     nbytes = parse_size(text, physical)
-    if nbytes > MAX_SIZE:
+    if nbytes > MAX_SPACE:
         raise ValueError("too large: at most 16t")
     return round_up(nbytes)
 
 
 def parse_total(text: str, physical: int) -> int:
     """Read size=, where the kernel's 0 (no limit) has no meaning."""
-    nbytes = parse_space(text, physical)
+    nbytes = round_up(parse_size(text, physical))
+    if nbytes > MAX_SIZE:
+        raise ValueError("too large: less than 16e")
     if nbytes == 0:
         raise ValueError("must be above zero (there is no unlimited size here)")
     if nbytes < MIN_SIZE:

@@ -113,7 +113,7 @@ def assert_refused(done: "subprocess.CompletedProcess[str]", *names: str) -> Non
 
 WRONG = [
     "frobnicate", "frobnicate=1", "size", "size=", "size=0", "size=-1", "size=1.5g", "size=x", "size=4k",
-    "size=99t", "ram=0", "ram=-1m", "ram=512k", "ram=99999g", "ram=101%", "nr_inodes=many", "mode=999",
+    "size=16e", "ram=0", "ram=-1m", "ram=512k", "ram=99999g", "ram=101%", "nr_inodes=many", "mode=999",
     "uid=root", "gid=-1", "nr_inodes=2147483648", "swap=",
     "swap_size=0", "swap_size=x", "swap_io=mmap", "backend=magic",
     "windows=64", "submap=1m,backend=aobj", "submap_sharing=shared,backend=pageable-object", "submap=0",
@@ -290,6 +290,24 @@ def test_memory_that_pages_to_memory_is_warned_of(mountpoint: Path, tmp_path: Pa
 def test_a_size_that_can_never_be_used_is_warned_of(mountpoint: Path) -> None:
     done = tmpfsd(str(mountpoint), "-o", "ram=1m,size=1g,swap_size=1m")
     assert done.returncode == 0 and "warning: size=1073741824: ram and swap together hold 2097152" in done.stderr
+
+
+@needs_root
+@pytest.mark.parametrize("size", ("17t", "1000t", "8e", "15e", "200%"))
+def test_a_size_that_the_kernels_tmpfs_takes(mountpoint: Path, tmp_path: Path, size: str) -> None:
+    """And df shows the same."""
+    place = tmp_path / "kernel"
+    place.mkdir()
+    assert run("mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)).returncode == 0
+    try:
+        assert tmpfsd(str(mountpoint), "-o", f"ram=1m,size={size}").returncode == 0
+        shown = [run("df", "-B1", "--output=size", str(path)).stdout.split()[1] for path in (mountpoint, place)]
+        assert abs(int(shown[0]) - int(shown[1])) <= (2 << 20 if "%" in size else 0)    # the kernel keeps some pages
+        (mountpoint / "file").write_bytes(b"x" * (8 << 20))
+        assert tmpfsctl("set", str(mountpoint), "size=18t").returncode == 0
+        assert tmpfsctl("check", str(mountpoint)).returncode == 0
+    finally:
+        run("umount", str(place))
 
 
 def test_a_swap_file_larger_than_its_disk_is_warned_of(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_config_alone_has_the_same_defaults() -> None:
 
 @pytest.mark.parametrize("text, nbytes", [
     ("1048576", 1 << 20), ("2k", None), ("64k", 64 << 10), ("3M", 3 << 20), ("1g", 1 << 30), ("2t", 2 << 40),
+    ("17t", 17 << 40), ("1P", 1 << 50), ("8e", 1 << 63),
     ("25%", 2 << 30), ("100%", 8 << 30), ("200%", 16 << 30), ("65537", (64 << 10) + 4096),
 ])
 def test_sizes(text: str, nbytes: int | None) -> None:
@@ -86,7 +87,8 @@ def test_swap_is_made_absolute(tmp_path: "os.PathLike[str]", monkeypatch: pytest
     ("acl=1", "takes no value"), ("ro=yes", "takes no value"), ("allow_other=1", "takes no value"),
     ("size=0", "above zero"), ("size=-1", "negative"), ("size=1x", "not a whole number"),
     ("size=1.5g", "not a whole"), ("size=1kk", "not a whole"), ("size=4k", "at least 64k"),
-    ("size=17t", "at most 16t"), ("size=١m", "not a whole"), ("size=99999999999999999999t", "at most"),
+    ("size=16e", "less than 16e"), ("swap_size=17t", "at most 16t"), ("size=100%+", "not a whole"),
+    ("size=١m", "not a whole"), ("size=99999999999999999999t", "less than"),
     ("size= 1m", "not a whole"), ("ram=0", "at least 1m"), ("ram=1023k", "at least 1m"),
     ("ram=-1m", "negative"), ("ram=9g", "physical memory"), ("ram=101%", "physical memory"),
     ("ram=lots", "not a whole number"), ("nr_inodes=x", "whole number"), ("nr_inodes=-1", "whole number"),

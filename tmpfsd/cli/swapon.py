@@ -31,7 +31,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of swapon."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
     command.add_argument("path", metavar="PATH", help="a directory, a file or a block device")
-    command.add_argument("--size", metavar="SIZE", help="with k, m, g, t or %% of physical memory")
+    command.add_argument("--size", metavar="SIZE", help="with k, m, g, t or %% of memory")
     command.add_argument("--json", action="store_true", help="print the swap file as JSON")
 
 
