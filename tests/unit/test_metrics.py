@@ -1,5 +1,6 @@
 """metrics=: what a scrape says, and that whoever scrapes cannot disturb."""
 
+import fcntl
 import os
 import socket
 import stat
@@ -102,6 +103,31 @@ def test_what_is_there_is_not_removed(tmp_path: Path) -> None:
     with pytest.raises(MountError, match="No such file"):
         metrics.listen(str(tmp_path / "none" / "socket"))
     assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("mode", (0o755, 0o1777))
+def test_a_lock_that_somebody_holds_is_not_waited_for(tmp_path: Path, mode: int) -> None:
+    """Anybody can open /run, and flock(2) it."""
+    tmp_path.chmod(mode)
+    holder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    path = str(tmp_path / "metrics")
+    metrics.listen(path).close()
+    control.remove(path, control.identity(path))
+    assert not os.path.lexists(path)
+    fcntl.flock(holder, fcntl.LOCK_UN)
+    with control.locked(str(tmp_path)), pytest.raises(BlockingIOError):
+        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)          # it is taken where it can be had
+    os.close(holder)
+
+
+def test_a_server_whose_line_is_full_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
+        busy.bind(str(tmp_path / "busy"))
+        busy.listen(0)
+        first.connect(str(tmp_path / "busy"))
+        with pytest.raises(MountError, match="exists"):
+            metrics.listen(str(tmp_path / "busy"))
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

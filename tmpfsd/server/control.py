@@ -27,6 +27,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ DESCRIPTOR = struct.Struct("i")
 SO_PEERGROUPS = 59                      # <asm-generic/socket.h>
 MOST_GROUPS = 65536                     # NGROUPS_MAX
 PROGRESS_SECONDS = 0.1
+LOCK_SECONDS = 0.2
 
 # A plain function; a generator, which yields how far it is after each step, and returns the result; or an async one.
 Command = Callable[[Mapping[str, Any]], Any]
@@ -118,10 +120,25 @@ def locked(directory: str) -> Iterator[None]:
     """Keep other daemons from making or removing sockets there: the device number is free before our socket is."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        take_lock(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def take_lock(directory: int) -> bool:
+    """Lock a directory; one that others can open, and hold the lock of, is waited for LOCK_SECONDS only."""
+    state = os.fstat(directory)
+    if state.st_uid == os.geteuid() and not state.st_mode & 0o044:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        return True
+    deadline = time.monotonic() + LOCK_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def identity(path: str) -> tuple[int, int, int] | None:

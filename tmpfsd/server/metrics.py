@@ -12,6 +12,7 @@ Limits      HTTP as far as a scrape needs it: one GET a connection, /metrics and
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -63,12 +64,8 @@ def listen_unix(path: str) -> socket.socket:
 
 def is_stale(path: str) -> bool:
     """Tell whether nobody answers at a socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return True
-    return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(path) == errno.ECONNREFUSED     # EAGAIN: others wait there in line
 
 
 def listen_tcp(where: str) -> socket.socket:
