@@ -385,6 +385,7 @@ def _io_error() -> Exception:
 Point = tuple[type, str, Callable[[], Exception], bool]
 POINTS: dict[str, Point] = {
     "page": (Vm, "alloc_page", _no_memory, False),
+    "data": (Vm, "alloc_data_pages", _no_memory, False),
     "item": (Pool, "get", _no_memory, False),
     "pagein": (Swap, "read_cluster", _io_error, False),
 }
@@ -399,10 +400,10 @@ TRIED: Counter[str] = Counter()         # failures that were injected, by point;
 
 
 @contextmanager
-def failing(point: str, n: int) -> Iterator[Fuse]:
-    """Let the n-th call of a point fail."""
-    where, name, error, lasting = {**POINTS, **SWAP_POINTS}[point]
-    original, fuse = getattr(where, name), Fuse(error, n, lasting)
+def failing(point: str, n: int, lasting: bool = False) -> Iterator[Fuse]:
+    """Let the n-th call of a point fail, and with `lasting` all after it."""
+    where, name, error, always = {**POINTS, **SWAP_POINTS}[point]
+    original, fuse = getattr(where, name), Fuse(error, n, lasting or always)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         fuse.burn()

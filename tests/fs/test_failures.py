@@ -17,7 +17,7 @@ LONG = b"l" * 100
 NOBODY = (1 << 32) - 1
 ENTRIES = [(USER_OBJ, 7, NOBODY), (USER, 6, 1000), (GROUP_OBJ, 5, NOBODY), (MASK, 6, NOBODY), (OTHER, 1, NOBODY)]
 ACL = encode(ENTRIES)
-ERRNO = {"page": errno.ENOSPC, "item": errno.ENOSPC, "pagein": errno.EIO}
+ERRNO = {"page": errno.ENOSPC, "data": errno.ENOSPC, "item": errno.ENOSPC, "pagein": errno.EIO}
 NAMES = [b"name-%02d" % i for i in range(12)]
 
 

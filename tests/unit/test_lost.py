@@ -65,8 +65,9 @@ def test_the_slot_of_a_lost_page_is_retired(vm: Vm) -> None:
 def test_written_over_it_is_lost_no_more(vm: Vm) -> None:
     vm.swap.flip(vm.slot_of[5])
     lose(vm, [5])
-    vm.forget_content(5)
+    assert vm.forget_content(5) == 1
     vm.write(5 << 12)
+    vm.undefined.written(5, 1)
     assert not vm.lost.pages
     vm.free_page(5)
     assert vm.swap.nbad == 0

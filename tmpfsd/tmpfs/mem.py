@@ -160,7 +160,7 @@ class Mem:
     def alloc_data(self, npages: int, after: int = 0) -> tuple[int, int]:
         """Up to npages data pages in a row, behind page `after` - 1 if that can be: (first, count >= 1).
 
-        => Their bytes are what they were: all of them must be written before the next breath.
+        => Their bytes are nobody's: all must be written before the next breath, and vm.undefined told.
         => NoMemory when not even one can be had.
         """
         vm = self.vm

@@ -10,6 +10,8 @@ Invariants
     R1  Packed bytes beyond tn_size are zero, and so are those of the last page.
     R2  tn_pages counts the pages of all extents; extents do not overlap and lie within round_page(tn_size).
     R3  A data page belongs to one extent of one file.
+    R4  However an operation ends, each byte is what it was or what was written, never what was last in its frame:
+        of a write that fails the bytes before some place are the new ones.
 
 Breathing   All breathe: read() and write() at every chunk, truncate() and punch() at every extent.
 """
@@ -26,7 +28,7 @@ from tmpfsd.tmpfs.layout import (
     INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, pack_extent, set_tn_kind, set_tn_pages,
     set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size, tn_string, touch, unpack_extent
 )
-from tmpfsd.uvm.errors import NoMemory, SwapIOError, VmError
+from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE
 
@@ -159,12 +161,19 @@ def _write_pages(mp: Mount, ino: int, offset: int, data: memoryview) -> int:
     except (NoMemory, SwapIOError):
         if not done:
             raise
+    finally:
+        if mp.vm.undefined.pages:
+            mp.vm.undefined.restore(mp.vm)      # R4, whatever ended it
     return done
 
 
 def _write_chunk(mp: Mount, at: int, offset: int, data: memoryview) -> Iterator[int]:
-    """Write at most a chunk, and yield the bytes of each piece that is written; tn_size follows."""
-    mem, target, arena = mp.mem, mp.vm.phys.mem, mp.arena
+    """Write at most a chunk, and yield the bytes of each piece that is written; tn_size follows.
+
+    A piece is made ready first, which may fail and changes no byte of the file, and then written, which cannot fail:
+    so what a failure leaves is a piece with the old bytes behind pieces with the new ones (R4).
+    """
+    arena, target, undefined = mp.arena, mp.vm.phys.mem, mp.vm.undefined
     end = offset + len(data)
     last = end - 1 >> PAGE_SHIFT
     done = 0
@@ -172,19 +181,36 @@ def _write_chunk(mp: Mount, at: int, offset: int, data: memoryview) -> Iterator[
         page, start = offset + done >> PAGE_SHIFT, offset + done & PAGE_MASK
         vpn, count, before = _extent_at(mp, at, page)
         count = min(count, last - page + 1)
-        if not vpn:
-            vpn, count = _fill_hole(mp, at, before, range(page, page + count), start, end)
+        if vpn:
+            count = _make_ready(mp, vpn, count, start, end - (page << PAGE_SHIFT))
         else:
-            for i in range(start > 0, min(count, (end >> PAGE_SHIFT) - page)):
-                mp.vm.forget_content(vpn + i)           # nothing of it is left: it need not be read back
-        for to, nbytes in mem.data_runs_w(vpn, count):
-            n = min(nbytes - start, len(data) - done)
-            target[to + start:to + start + n] = data[done:done + n]
-            done += n
+            vpn, count = _fill_hole(mp, at, before, range(page, page + count), start, end)
+        written = 0
+        for to, nbytes in mp.mem.data_runs_w(vpn, count):
+            n = min(nbytes - start, len(data) - done - written)
+            target[to + start:to + start + n] = data[done + written:done + written + n]
+            written += n
             start = 0
-            if offset + done > tn_size(arena, at):
-                set_tn_size(arena, at, offset + done)
-            yield n
+        if undefined.pages:
+            undefined.written(vpn, count)
+        done += written
+        if offset + done > tn_size(arena, at):
+            set_tn_size(arena, at, offset + done)
+        yield written
+
+
+def _make_ready(mp: Mount, vpn: int, count: int, start: int, length: int) -> int:
+    """Have pages that exist in, as many as are one piece: a part of one, or whole ones that need not be read back.
+
+    => How many.  The bytes are [start, length) from the first page's beginning on; whole pages are undefined until
+    they are written.  => SwapIOError; nothing has changed.
+    """
+    if not start and length >= PAGE_SIZE:
+        ready = mp.vm.forget_content(vpn, min(count, length >> PAGE_SHIFT))
+        if ready:
+            return ready
+    mp.mem.data_w(vpn)
+    return 1
 
 
 def _fill_hole(mp: Mount, at: int, before: tuple[int, int] | None, pages: range, start: int,
@@ -192,6 +218,7 @@ def _fill_hole(mp: Mount, at: int, before: tuple[int, int] | None, pages: range,
     """Give a hole behind the extent `before` pages, as many as can be had in a row: (first, count).
 
     => Bytes [`start` of the first page, end) are the caller's to write in this breath; those around are zero.
+    => NoMemory, SwapIOError; nothing has changed.
     """
     mem, arena = mp.mem, mp.arena
     page, follows, length = pages[0], 0, 0
@@ -200,22 +227,22 @@ def _fill_hole(mp: Mount, at: int, before: tuple[int, int] | None, pages: range,
         if before[0] + length == page and length + len(pages) <= EXTENT_MAX:
             follows = vpn + length
     first, count = mem.alloc_data(len(pages), follows)
-    if start:
-        _zero_page(mp, first)
-    if end < page + count << PAGE_SHIFT:
-        _zero_page(mp, first + count - 1)
-    if before is not None and first == follows:
-        mp.extents.set(at, before[0], pack_extent(follows - length, length + count))
-    else:
-        try:
+    try:
+        if start:
+            _zero_page(mp, first)
+        if end < page + count << PAGE_SHIFT:
+            _zero_page(mp, first + count - 1)
+        if before is not None and first == follows:
+            mp.extents.set(at, before[0], pack_extent(follows - length, length + count))
+        else:
             mp.extents.insert(at, page, pack_extent(first, count))
-        except VmError:
-            mem.free_data(first, count)
-            raise
+    except BaseException:
+        mem.free_data(first, count)
+        raise
     set_tn_pages(arena, at, tn_pages(arena, at) + count)
-    if tn_size(arena, at) <= page << PAGE_SHIFT:
+    if tn_size(arena, at) <= page + count - 1 << PAGE_SHIFT:
         # R2: an extent never lies beyond the size, whatever comes after this.
-        set_tn_size(arena, at, (page << PAGE_SHIFT) + 1)
+        set_tn_size(arena, at, (page + count - 1 << PAGE_SHIFT) + 1)
     return first, count
 
 
@@ -261,12 +288,13 @@ def _unpack(mp: Mount, at: int) -> None:
         return
     kind, spec = tn_kind(arena, at), arena[at + SPEC:at + SPEC + INLINE_MAX]
     vpn, _count = mem.alloc_data(1)
-    _zero_page(mp, vpn)
-    arena.move(mem.data_w(vpn), source, size)
-    clear_spec(arena, at)
     try:
+        _zero_page(mp, vpn)
+        arena.move(mem.data_w(vpn), source, size)
+        mp.vm.undefined.written(vpn, 1)
+        clear_spec(arena, at)
         mp.extents.insert(at, 0, pack_extent(vpn, 1))
-    except VmError:
+    except BaseException:
         mem.free_data(vpn, 1)
         arena[at + SPEC:at + SPEC + INLINE_MAX] = spec
         raise

@@ -22,6 +22,7 @@ Invariants
     V5  A slot belongs to one page.
     V6  At most most_slotless = nframes - reserve pages have no slot (frames that are to go are not counted), unless the
         swap device failed: so the reserve can always be filled again, and no page-in ever waits for swap space.
+    V7  Between two operations the bytes of every page are its owner's (undefined.py).
 
 Breathing   breathe() is the only place where offsets go stale.
 """
@@ -39,6 +40,7 @@ from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE, PhysMem
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import SwapSet
+from tmpfsd.uvm.undefined import Undefined
 from tmpfsd.uvm.vmmap import VmMap
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ WINDOWED = 0x20             # of an anonymous object: seen through windows (aobj
 OWNER_MASK = 0x1F
 MAX_OWNERS = OWNER_MASK + 1
 UNLIMITED = 1 << 62
+POISON = b"\xdf" * PAGE_SIZE        # TMPFSD_CHECK: what frames hold that are nobody's
 
 
 class Vm:
@@ -62,8 +65,8 @@ class Vm:
 
     __slots__ = ("phys", "swap", "kernel_map", "daemon", "windows", "reserve", "low", "most_slotless", "limit",
                  "frame_of", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
-                 "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "thrash",
-                 "check_level", "trace", "_referenced", "_dirty", "_free")
+                 "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "undefined",
+                 "thrash", "check_level", "trace", "_referenced", "_dirty", "_free")
 
     def __init__(self, ram_bytes: int, swap: Swap | SwapSet | None = None, limit: int = UNLIMITED,
                  reserve: int = RESERVE) -> None:
@@ -83,6 +86,7 @@ class Vm:
         self.owners = [""] * MAX_OWNERS     # what the log calls them
         self.faults = self.pageins = self.read_errors = self.frame_errors = 0
         self.lost = Lost()
+        self.undefined = Undefined()
         # Told of each page that comes in, is written, or leaves: ("in" | "out" | "drop", page, how many in a row).
         self.trace: Callable[[str, int, int], None] | None = None
         self.thrash = os.environ.get("TMPFSD_THRASH") == "1"
@@ -125,7 +129,12 @@ class Vm:
         """Let pages leave, so that the reserve is full.  => Every offset is stale afterwards.
 
         O(1), and now and then a reclaim: O(PATIENCE + low), see pagedaemon.py.
+        => Inconsistent V7: an operation has left pages undefined; they are put right, and nothing has left.
         """
+        if self.undefined.pages:
+            seen = f"the bytes of {len(self.undefined.pages)} pages are nobody's"
+            self.undefined.restore(self)
+            raise Inconsistent("V7", seen)
         if len(self._free) < self.low:
             self.daemon.reclaim()
         if self.thrash:
@@ -172,8 +181,9 @@ class Vm:
     def alloc_data_pages(self, vpn: int, n: int, owner: int) -> int:
         """Give up to n pages in a row frames whose bytes are what they were; how many got one, at least 1.
 
-        As alloc_page() for each, 1.2 us a page instead of 3.3.  => The caller overwrites or zeroes every byte before
-        the next breath: they may be another user's.  => NoMemory when there is not even one.
+        As alloc_page() for each, 1.2 us a page instead of 3.3.  => They may be another user's: the caller overwrites
+        or zeroes every byte before the next breath, and says undefined.written().  => NoMemory when there is not even
+        one.  O(n).
         """
         room = min(n, self.limit - self.npages, self.most_slotless - self.nslotless, len(self._free))
         if room < 1:
@@ -188,6 +198,9 @@ class Vm:
             frame_of[page] = pfn
             dirty[pfn] = referenced[pfn] = fresh[pfn] = 1
             enter(pfn)
+            if self.check_level:
+                self.phys.arena[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT] = POISON
+        self.undefined.pages.update(range(vpn, vpn + room))
         self.flags[vpn:vpn + room] = bytes((owner,)) * room
         self.npages += room
         self.nslotless += room
@@ -195,16 +208,29 @@ class Vm:
         self.resident_of[owner] += room
         return room
 
-    def forget_content(self, vpn: int) -> None:
-        """All of page vpn will be overwritten: where it is out, give it a frame without reading it.
+    def forget_content(self, vpn: int, n: int = 1) -> int:
+        """All of n pages in a row will be overwritten: those that are out get a frame without being read.
 
-        => Its bytes are what they were in that frame.  Cannot fail: without a frame it is left as it is.
+        => How many of them, from the first on, are in now: all while there are frames.  O(n).
+        => What got a frame has the bytes that were in it, until the caller has written it and says
+        undefined.written().  Nothing may be allocated meanwhile.
         """
-        if self.frame_of[vpn] < NO_FRAME and self._free and not self.flags[vpn] & WINDOWED:
-            pfn = self.phys.alloc(vpn)
+        frame_of = self.frame_of
+        for page in range(vpn, vpn + n):
+            mark = frame_of[page]
+            if mark >= 0:
+                continue
+            if mark == NO_FRAME or not self._free or self.flags[page] & WINDOWED:
+                return page - vpn
+            pfn = self.phys.alloc(page)
             self._dirty[pfn] = self._referenced[pfn] = 1
-            self.lost.remove(vpn)
-            self._enter(vpn, pfn)
+            if self.check_level:
+                self.phys.arena[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT] = POISON
+            self.lost.remove(page)
+            self._enter(page, pfn)
+            self.undefined.pages.add(page)
+            self.undefined.old.add(page)
+        return n
 
     def free_page(self, vpn: int) -> None:
         """Take page vpn's frame and slot back.  O(1).  => Cannot fail; faults nothing in."""
@@ -212,6 +238,8 @@ class Vm:
 
     def free_pages(self, vpn: int, n: int) -> None:
         """free_page() for n pages in a row.  O(n): whoever frees many does so in slices."""
+        if self.undefined.pages:
+            self.undefined.written(vpn, n)
         slots = self.slot_of[vpn:vpn + n]
         for page in range(vpn, vpn + n):
             self._free_one(page)
@@ -237,7 +265,7 @@ class Vm:
             if flags & WINDOWED and self.windows is not None:
                 self.windows.unmap(pfn)
             if self.check_level:
-                self.phys.arena[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT] = b"\xdf" * PAGE_SIZE
+                self.phys.arena[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT] = POISON
             self.phys.free(pfn)
         self.frame_of[vpn] = NO_FRAME
         self.slot_of[vpn] = self.flags[vpn] = 0
@@ -306,6 +334,7 @@ class Vm:
     def _make_slotless_room(self) -> None:
         """Write pages out until another page without a slot is allowed (V6)."""
         most = self.most_slotless
+        assert not self.undefined.old, "V8: a page whose content is in its slot only may get another"
         if self.swap is not None:
             self.daemon.give_slots(CLUSTER)
         if self.nslotless >= most:
@@ -397,6 +426,7 @@ class Vm:
     def check(self, deep: bool = True, tell: Callable[[int], None] = lambda _vpn: None) -> None:
         """Raise Inconsistent where an invariant of memory does not hold; deep reads every slot.  O(pages + frames)."""
         self.phys.check()
+        self.undefined.check(self)
         self.kernel_map.check()
         self.daemon.check()
         if self.windows is not None:
