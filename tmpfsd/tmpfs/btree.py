@@ -148,6 +148,17 @@ class BTree(Nodes):
         keys, values = node + BT_HEAD >> 3, node + BT_HEAD + BT_KEY * cap >> self._shift
         return list(zip(self.mem.u64[keys + i:keys + end], self._values[values + i:values + end]))
 
+    def last(self, path: Path, most: int) -> list[tuple[int, int]]:
+        """Up to `most` last entries of the leaf that seek() found, copied; none in an empty tree."""
+        if not path:
+            return []
+        n = self.mem.u32[path[-1][1] >> 2] & 0xFFFF
+        return self.run([(*path[-1][:2], max(n - most, 0))], most)
+
+    def is_in_upper_half(self, path: Path) -> bool:
+        """Whether the place that seek() found has more children of the root before it than behind it."""
+        return bool(path) and 2 * path[0][2] >= self.mem.u32[path[0][1] >> 2] & 0xFFFF
+
     def _entry_before(self, path: Path) -> tuple[int, int] | None:
         leaf = self._leaf_beside(path, -1)
         return None if leaf is None else self._entry(leaf, (self.mem.u32[leaf >> 2] & 0xFFFF) - 1)
@@ -315,7 +326,7 @@ class BTree(Nodes):
         if len(path) == 1:
             self._shrink_leaf(at, handle, node, left)
         elif level == 0 or self._merge(path[level - 1], node, left, shift):
-            self._lower_root(at)
+            self.lower_root(at)
 
     def remove_run(self, at: int, path: Path, n: int) -> None:
         """Take out n > 0 entries of one leaf, from the place on that seek() found in this breath.  => Cannot fail."""
@@ -330,6 +341,13 @@ class BTree(Nodes):
         mem.u32[node >> 2] = word - more
         mem.vm.phys.dirty[node >> 12] = 1
         self.remove(at, mem.u64[keys >> 3], path)
+
+    def remove_last(self, at: int, path: Path, n: int) -> None:
+        """Take out the n last entries of the leaf that seek() found in this breath.  => Cannot fail."""
+        if n:
+            handle, node, _i = path[-1]
+            path[-1] = handle, node, (self.mem.u32[node >> 2] & 0xFFFF) - n
+            self.remove_run(at, path, n)
 
     def _shrink_leaf(self, at: int, handle: int, node: int, left: int) -> None:
         """Move an only leaf that is a quarter full to the next smaller class, if there is memory for it."""
@@ -369,8 +387,8 @@ class BTree(Nodes):
         mem.strings.put(gone)
         return True
 
-    def _lower_root(self, at: int) -> None:
-        """An inner root with one child gives its place to it."""
+    def lower_root(self, at: int) -> None:
+        """An inner root with one child gives its place to it.  O(log n).  => Cannot fail."""
         mem = self.mem
         root, height = tn_tree(mem.arena, at)
         while height:
