@@ -13,13 +13,14 @@ import os
 import stat
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Callable, Iterator, NamedTuple
 
 import pytest
 
 from tmpfsd.options import Config
 from tmpfsd.pool import Pool
-from tmpfsd.tmpfs import btree, layout, vnops
+from tmpfsd.tmpfs import btree, discard, layout, reap, vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError, VmError
@@ -117,6 +118,8 @@ class Driver:
         self.mp.breathe()
         try:
             return operation(self.mp, *args, **kwargs)
+        except NoMemory as error:
+            return reap.retry(self.mp, error, partial(operation, self.mp, **kwargs), *args)
         finally:
             self.unchecked += 1
             if self.mp.check_level >= 2 and not Fuse.burning and self.unchecked > self.mp.mem.nodes.nitems // 64:
@@ -254,6 +257,17 @@ class Driver:
                 "strings": [pool.nitems for pool in mem.strings.pools], "map": vm.kernel_map.nused - submap_pages,
                 "slotless": vm.nslotless + (vm.swap.nheld if vm.swap else 0)}
 
+    def reap_all(self, check: bool = False) -> tuple[int, list[discard.Gone]]:
+        """Reap to the end: names taken away, those that the kernel must be told of."""
+        total, known = 0, self.mp.untold
+        while self.mp.doomed:
+            n, some = reap.reap(self.mp)
+            total, known = total + n, known + some
+            if check:
+                self.check()
+        self.mp.untold = []
+        return total, known
+
     def check(self) -> None:
         """Every invariant holds."""
         self.unchecked = 0
@@ -273,6 +287,7 @@ class Driver:
         """Remove everything; counts are what they were after mounting, and swap is empty."""
         self.remove_all()
         self.forget_all()
+        self.reap_all()
         for name in self.listxattr(ROOT):
             self.removexattr(ROOT, name)
         self.check()

@@ -7,7 +7,7 @@ from typing import Any, Callable, NamedTuple
 import pytest
 
 from tests.fs.fslib import ROOT, Driver, failing, refused
-from tmpfsd.tmpfs import discard, trees
+from tmpfsd.tmpfs import discard, reap, trees
 from tmpfsd.tmpfs.layout import tn_links
 from tmpfsd.uvm.errors import Inconsistent, SwapIOError, VmError
 from tmpfsd.uvm.vm import Vm
@@ -54,18 +54,6 @@ def planted(fs: Driver) -> int:
     return top
 
 
-def reap_all(fs: Driver, check: bool = False) -> tuple[int, list[discard.Gone]]:
-    """Reap to the end: names taken away, those that the kernel must be told of."""
-    total, known = 0, []
-    while fs.mp.doomed:
-        n, some = discard.reap(fs.mp)
-        total += n
-        known += some
-        if check:
-            fs.check()
-    return total, known
-
-
 def take(fs: Driver, name: bytes = b"top", dino: int = ROOT) -> int:
     """detach()."""
     fs.mp.breathe()
@@ -80,7 +68,7 @@ def test_all_is_given_back(fs: Driver) -> None:
     take(fs)
     assert set(fs.entries(ROOT)) == {b"other"} and fs.getattr(ROOT).nlink == 2
     fs.check()
-    reap_all(fs)
+    fs.reap_all()
     fs.check()
     assert fs.mp.mem.nodes.nitems == 2 and not fs.mp.mem.norphans and not fs.mp.lost_nodes
 
@@ -90,14 +78,14 @@ def test_every_slice_leaves_all_invariants(make_fs: Callable[..., Driver], mode:
     grow(fs, fs.mkdir(ROOT, b"top"), 12, 1)
     fs.forget_all()
     take(fs)
-    reap_all(fs, check=True)
+    fs.reap_all(check=True)
 
 
 def test_counts_what_rm_would_remove(fs: Driver) -> None:
     top = planted(fs)
     names = sum(1 for entry in trees.Walk(fs.mp, top) if entry is not None) - 1
     take(fs)
-    assert reap_all(fs)[0] == names
+    assert fs.reap_all()[0] == names
 
 
 def test_open_files_live_on(fs: Driver) -> None:
@@ -105,7 +93,7 @@ def test_open_files_live_on(fs: Driver) -> None:
     ino = fs.lookup(top, b"file-9")
     sub = fs.lookup(top, b"dir-0")
     take(fs)
-    _names, known = reap_all(fs)
+    _names, known = fs.reap_all()
     assert sorted(known) == sorted(((top, b"file-9", ino, False), (top, b"dir-0", sub, True)))
     assert fs.content(ino) == b"x" * 360 and fs.getattr(ino).nlink == 0 and fs.getattr(sub).nlink == 0
     fs.write(ino, 0, b"still here")
@@ -130,7 +118,7 @@ def test_links_from_outside_stay(fs: Driver) -> None:
     before = fs.content(inside)
     fs.forget_all()
     take(fs)
-    reap_all(fs)
+    fs.reap_all()
     fs.check()
     assert set(fs.entries(ROOT)) == {b"kept", b"moved", b"first"}
     assert fs.getattr(inside).nlink == fs.getattr(other).nlink == 1 and fs.content(inside) == before
@@ -153,12 +141,12 @@ def test_what_happens_between_slices(fs: Driver) -> None:
     with refused(errno.ENOENT):
         fs.mkdir(top, b"new")
     fs.unlink(top, b"file-2")
-    discard.reap(fs.mp)
+    reap.reap(fs.mp)
     fs.check()
     fs.unlink(sub, b"file-1")
     fs.forget_all()
     fs.mkdir(ROOT, b"top")
-    reap_all(fs)
+    fs.reap_all()
     fs.check()
     assert set(fs.entries(ROOT)) == {b"saved", b"top"}
 
@@ -168,10 +156,10 @@ def test_two_at_a_time(fs: Driver) -> None:
     grow(fs, fs.mkdir(ROOT, b"second"), 20, 1)
     fs.forget_all()
     take(fs)
-    discard.reap(fs.mp)
+    reap.reap(fs.mp)
     take(fs, b"second")
     fs.check()
-    reap_all(fs)
+    fs.reap_all()
     assert fs.mp.mem.nodes.nitems == 1
 
 
@@ -184,7 +172,7 @@ def test_deep_and_wide(make_fs: Callable[..., Driver], mode: str) -> None:
         fs.mkdir(top, b"wide-%d" % i)
     fs.forget_all()
     take(fs)
-    reap_all(fs)
+    fs.reap_all()
     assert fs.mp.mem.nodes.nitems == 1
 
 
@@ -204,7 +192,7 @@ def test_norphans_make_room_at_once(make_fs: Callable[..., Driver]) -> None:
     fs.forget_all()
     take(fs)
     fs.create(ROOT, b"new")
-    reap_all(fs)
+    fs.reap_all()
 
 
 def test_needs_no_memory(make_fs: Callable[..., Driver], mode: str) -> None:
@@ -218,7 +206,7 @@ def test_needs_no_memory(make_fs: Callable[..., Driver], mode: str) -> None:
     fs.forget_all()
     with failing("page", 0):
         take(fs)
-        reap_all(fs)
+        fs.reap_all()
     assert fs.mp.mem.nodes.nitems == 1
 
 
@@ -234,7 +222,7 @@ def test_a_page_that_cannot_be_read_once(make_fs: Callable[..., Driver]) -> None
         with failing("pagein", n) as fuse:
             while fs.mp.doomed:
                 try:
-                    discard.reap(fs.mp)
+                    reap.reap(fs.mp)
                 except SwapIOError:
                     assert fuse.calls == n + 1
         fs.mp.check()
@@ -262,7 +250,7 @@ def test_a_broken_list_is_seen(make_fs: Callable[..., Driver]) -> None:
     mp.doomed = doomed
     mp.check()
     assert not tn_links(mp.arena, mp.mem.node(doomed))
-    reap_all(fs)
+    fs.reap_all()
 
 
 # --- paths and permissions ---
@@ -351,7 +339,7 @@ def test_walk_survives_changes(fs: Driver) -> None:
         met += entry is not None
         if entry is None and met > 20 and b"top" in fs.entries(ROOT):
             take(fs)
-            reap_all(fs)
+            fs.reap_all()
             for i in range(50):
                 fs.forget(fs.mkdir(ROOT, b"new-%d" % i))
     assert met > 20

@@ -76,6 +76,7 @@ def test_many(fs: Driver) -> None:
     assert all(fs.getxattr(ino, name) == name * 20 for name in names)
     fs.unlink(ROOT, b"a")
     fs.forget(ino)
+    fs.reap_all()
     assert fs.counts()["strings"] == fs.start["strings"]
 
 

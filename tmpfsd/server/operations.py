@@ -24,7 +24,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 
 from tmpfsd.options import Config
-from tmpfsd.tmpfs import vnops
+from tmpfsd.tmpfs import reap, vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
@@ -47,7 +47,10 @@ def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., An
             if changes and self.broken:
                 raise FsError(errno.EROFS)
             self.breathe()
-            answer = func(self, *args)
+            try:
+                answer = func(self, *args)
+            except NoMemory as error:
+                answer = reap.retry(self.mount, error, func, self, *args)
             if self.check_each:
                 self.mount.check()
             return answer

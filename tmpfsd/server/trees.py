@@ -1,7 +1,7 @@
-"""server/trees.py: the commands that go over whole trees: discard, du, prefetch; and trace.
+"""server/trees.py: the reaper, and the commands that go over whole trees: discard, du, prefetch; and trace.
 
-They work in slices of SLICE between requests.  What discard detached is freed by one task of the daemon, whether
-or not the client still listens.
+They work in slices of SLICE between requests.  What is doomed (tmpfs/doomed.py) is freed by one task of the daemon,
+the reaper: what discard detached, whether or not the client still listens, and what was removed or cut off otherwise.
 
 Picture     discard: may he? (a walk, in slices) -> detach, one operation -> the kernel is told -> slices, progress
 Notices     The kernel takes the lock of a directory to drop a name from its cache, and whoever makes something there
@@ -27,7 +27,7 @@ import trio
 
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.operations import Operations
-from tmpfsd.tmpfs import discard, trees, vnops
+from tmpfsd.tmpfs import discard, reap, trees, vnops
 from tmpfsd.tmpfs.discard import Gone
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import tn_mode
@@ -38,6 +38,7 @@ from tmpfsd.uvm.vm import OWNER_MASK
 log = logging.getLogger(__name__)
 
 SLICE = 2_000_000           # nanoseconds
+GAP = 0.008                 # seconds between two slices of the reaper while requests are served
 TICK = 200_000_000          # between two reports of progress
 PAUSE = 0.05                # seconds between two looks at the ring
 HEARTBEAT = 1.0             # seconds until a tracer is written to though nothing happened: so it is seen to be gone
@@ -72,6 +73,7 @@ class Trees:
         self.names = 0                      # taken away by the reaper
         self.failure = ""                   # why the reaper rests though there is something to free
         self._wake = trio.Event()
+        mount.on_doomed = lambda: self._wake.set()      # the event of the moment
         self._notices: list[object] = []    # one for each thread that tells the kernel something
         self._rings: list[Ring] = []
         self._owners = {pool.owner: pool.name for pool in mount.mem.pools()} | {OWNER_DATA: "data"}
@@ -142,16 +144,21 @@ class Trees:
             await trio.sleep(0.01)
 
     async def reaper(self) -> None:
-        """Free what was discarded, as long as the mount lives."""
+        """Free what is doomed, as long as the mount lives."""
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
+            served = -1
             try:
-                while self.mount.doomed:
+                while self.mount.doomed or self.mount.untold:
                     known = self.reap_slice()
                     if known:
                         await self.in_thread(forget_names, known)
-                    await trio.lowlevel.checkpoint()
+                    before, served = served, sum(self.operations.requests.values())
+                    if served == before:
+                        await trio.lowlevel.checkpoint()
+                    else:                       # somebody else works: what he needs is made room for at once
+                        await trio.sleep(GAP)
             except VmError as error:
                 self.failure = str(error)
                 self.operations.errno_of(error, "discard")
@@ -162,9 +169,9 @@ class Trees:
     def reap_slice(self) -> list[Gone]:
         """Free for SLICE; the names that the kernel must forget."""
         mount, end = self.mount, clock() + SLICE
-        known: list[Gone] = []
+        known, mount.untold = mount.untold, []
         while mount.doomed and clock() < end:
-            names, some = discard.reap(mount)
+            names, some = reap.reap(mount)
             self.names += names
             known += some
         if self.operations.check_each:

@@ -92,17 +92,20 @@ def _lookup_word(mp: Mount, ino: int) -> int:
 
 
 def _check_doomed(mp: Mount, seen: _Seen) -> None:
-    """The list of discard.py: directories without a link and with a reference."""
-    ino = mp.doomed
+    """The list of doomed.py: nodes without a link and with a reference."""
+    ino, npages = mp.doomed, 0
     while ino:
         mp.breathe()
         demand(mp.mem.nodes.is_held(ino - 1) and ino not in seen.doomed, "K1", f"inode {ino} on the list of the doomed")
         seen.doomed.add(ino)
         at = mp.mem.node(ino)
-        links, is_dir = layout.tn_links(mp.arena, at), stat.S_ISDIR(layout.tn_mode(mp.arena, at))
-        demand(is_dir and not links, "K1", f"doomed inode {ino}: {links} links")
+        links, kind, mode = layout.tn_links(mp.arena, at), layout.tn_kind(mp.arena, at), layout.tn_mode(mp.arena, at)
+        has_tree = kind == KIND_TREE and (stat.S_ISDIR(mode) or stat.S_ISREG(mode))
+        demand(has_tree and not links, "K1", f"doomed inode {ino}: mode {mode:o}, kind {kind}, {links} links")
+        npages += layout.tn_pages(mp.arena, at)
         demand(_lookup_word(mp, ino) & NLOOKUP_MAX, "K1", f"doomed inode {ino} has no reference")
         ino = layout.tn_parent(mp.arena, at)
+    demand(npages == mp.doomed_pages, "K3", f"{npages} doomed pages, counted {mp.doomed_pages}")
 
 
 def _check_node(mp: Mount, ino: int, seen: _Seen) -> None:

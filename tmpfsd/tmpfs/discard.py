@@ -1,23 +1,16 @@
 """tmpfs/discard.py: a whole tree removed: its name at once, its nodes in slices.
 
-detach() takes the name of the top away: from then on nobody finds the tree.  reap() frees what was in it, a few
-entries at a time, between requests.  A directory that is being emptied is `doomed`: it has no link, as after rmdir,
-so nothing can be made in it.  The doomed ones stand in a list that is kept in their own nodes, where the parent
-was; a directory met in a doomed one goes to its front with all it has.  So there is no stack, and nothing here grows
-with the files or the depth.
+detach() takes the name of the top away: from then on nobody finds the tree.  The reaper (reap.py) frees what was in
+it, a few entries at a time, between requests: empty_some().  A directory that is being emptied is doomed (doomed.py):
+it has no link, as after rmdir, so nothing can be made in it.  A directory met in a doomed one goes to the front of the
+list with all it has.  So there is no stack, and nothing here grows with the files or the depth.
 
-Picture     linked --detach, or met by reap--> doomed (links 0, ORPHAN, one reference of ours) --empty--> forget
-            a file: --met by reap--> destroyed; ORPHAN where the kernel knows it; linked where it has other names
+Picture     linked --detach, or met by empty_some--> doomed (links 0, ORPHAN, one reference of ours) --empty--> forget
+            a file: --met--> destroyed or doomed; ORPHAN where the kernel knows it; linked where it has other names
 
-Invariants
-    K1  A directory on the list has no link and a reference, and the list ends at 0.
-    K2  A directory without a link that has entries is on the list, or was given up (lost_nodes).
-
-Breathing   reap() breathes.  What it will change it first touches: at most CHUNK nodes, lookup words and names.
+Breathing   empty_some() breathes.  What it will change it first touches: at most CHUNK nodes, lookup words and names.
 
 Limits      What cannot be read back is left where it is and counted in lost_nodes: its pages stay allocated.
-            A page that holds a doomed directory's own node and cannot be read stops reap(): the list is intact, and
-            a later call goes on where it can be read again.
 """
 
 from __future__ import annotations
@@ -26,11 +19,11 @@ import errno
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from tmpfsd.tmpfs import layout, node
+from tmpfsd.tmpfs import doomed, layout, node
 from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.directory import DIRENT_SIZE
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.layout import EXTERNAL, NLOOKUP_MAX, ORPHAN, set_tn_ctime, set_tn_links, set_tn_parent, tn_links
+from tmpfsd.tmpfs.layout import EXTERNAL, NLOOKUP_MAX, ORPHAN, set_tn_ctime, set_tn_links, tn_links
 from tmpfsd.uvm.errors import SwapIOError
 
 if TYPE_CHECKING:
@@ -63,7 +56,7 @@ class Gone(NamedTuple):
 def detach(mp: Mount, dino: int, name: bytes) -> int:
     """Take the name of a directory away, with all that is below it; the inode number.  Never needs memory.
 
-    => FsError ENOENT, ENOTDIR; SwapIOError; nothing has changed.  => reap() until mp.doomed is 0 does the rest.
+    => FsError ENOENT, ENOTDIR; SwapIOError; nothing has changed.  => The reaper does the rest.
     """
     mem, arena, dirs = mp.mem, mp.arena, mp.dirs
     dat = mem.node_w(dino)
@@ -100,20 +93,15 @@ def _doom(mp: Mount, entry: _Entry, now: int) -> None:
     count = min((mem.u32[entry.word] & NLOOKUP_MAX) + 1, NLOOKUP_MAX)
     mem.u32[entry.word] = ORPHAN | count
     mem.norphans += 1
-    set_tn_parent(arena, at, mp.doomed)
-    mp.doomed, mp.doomed_from = entry.ino, 0
+    doomed.push(mp, entry.ino, at)
 
 
-def reap(mp: Mount) -> tuple[int, list[Gone]]:
-    """Free some of what is doomed: (names taken away, those of them that the kernel must be told of).
+def empty_some(mp: Mount, dino: int, dat: int) -> tuple[int, list[Gone]]:
+    """Take some entries out of the first doomed directory: (names taken away, those that the kernel must be told of).
 
-    => mp.doomed is not 0.  => SwapIOError where the list cannot be read: nothing has changed.  => Breathes.
+    => dat and its lookup word are writable.  O(CHUNK).  => Breathes at the end.
     """
-    mp.breathe()
-    mem = mp.mem
-    dino, head = mp.doomed, mp.doomed_from
-    dat = mem.node_w(dino)
-    mem.nlookup_word(dino)
+    mem, head = mp.mem, mp.doomed_from
     try:
         entries, path = _touch(mp, dat, head)
     except SwapIOError as error:
@@ -155,7 +143,7 @@ def _touch(mp: Mount, dat: int, key: int) -> tuple[list[_Entry], Path]:
 
 def _next(mp: Mount, dino: int, dat: int) -> None:
     """Take the first directory off the list: it is empty, or what is left of it cannot be read."""
-    mp.doomed, mp.doomed_from = layout.tn_parent(mp.arena, dat), 0
+    doomed.pop(mp, dat)
     if mp.dirs.is_empty(dat):
         node.forget(mp, dino, 1)
     else:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from tmpfsd.pool import Backend, Pool, Strings, Table, make_backend
 from tmpfsd.pool.strings import INDEX_MASK, TREE
-from tmpfsd.tmpfs.layout import TMPFS_NODE
+from tmpfsd.tmpfs.layout import ORPHAN, TMPFS_NODE
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE, Vm
@@ -101,6 +101,23 @@ class Mem:
         # What was removed makes room at once; the kernel forgets it a moment later.
         if self.nodes.nitems - self.norphans >= self.max_nodes:
             raise NoMemory("nr_inodes is used up")
+        return self._take_node(nlookup, group)
+
+    def get_orphan(self) -> int:
+        """get_node() for a node that no name will ever lead to: marked and counted so, with one reference.
+
+        It does not count for nr_inodes, as what was removed does not.
+        """
+        ino = self._take_node(ORPHAN | 1, OTHERS)
+        self.norphans += 1
+        return ino
+
+    def put_orphan(self, ino: int) -> None:
+        """Undo get_orphan().  => Cannot fail."""
+        self.norphans -= 1
+        self.put_node(ino)
+
+    def _take_node(self, nlookup: int, group: int) -> int:
         for _ in range(READ_TRIES):
             i = self.nodes.get(group)
             try:

@@ -7,12 +7,13 @@ while nothing else is to be done.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Callable
 
 from tmpfsd.options import Config
-from tmpfsd.tmpfs import check, vnops
+from tmpfsd.tmpfs import check, reap, vnops
 from tmpfsd.tmpfs.btree import BTree
 from tmpfsd.tmpfs.directory import Directories
+from tmpfsd.tmpfs.discard import Gone
 from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.swap import Swap, open_swap
@@ -25,7 +26,7 @@ class Mount:
 
     __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "now", "generation", "lost_nodes",
                  "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels", "strips", "nr_inodes",
-                 "check_level", "doomed", "doomed_from")
+                 "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -40,7 +41,11 @@ class Mount:
         self.now = time.time_ns
         self.generation = 0
         self.lost_nodes = 0                 # nodes that could not be freed, as their pages cannot be read back
-        self.doomed = self.doomed_from = 0  # the directories that trees.reap() empties: the first, and from which key
+        # What reap.py frees: the first of the list, the key its directory goes on from, pages of data on the list,
+        # whom to tell that there is something, and names that the kernel is still to be told of (UNTOLD_MOST).
+        self.doomed = self.doomed_from = self.doomed_pages = 0
+        self.on_doomed: Callable[[], None] = lambda: None
+        self.untold: list[Gone] = []
         self.acl, self.xattr = config.acl, config.xattr
         self.set_atime(config.noatime or config.readonly, config.nodiratime, config.strictatime)
         self.labels = False                 # whether a security label was ever set: before, they are not supported
@@ -58,6 +63,10 @@ class Mount:
         """One slice of background work; whether there is more."""
         return self.vm.idle()
 
+    def make_room(self) -> bool:
+        """Free some of what is doomed; whether what was refused memory may be tried again.  => Breathes."""
+        return bool(self.doomed) and reap.make_room(self)
+
     def check(self, tell: check.Tell = lambda _done, _of: None) -> None:
         """Raise Inconsistent where an invariant of any floor does not hold.  Changes nothing but residency."""
         check.check(self, tell)
@@ -74,6 +83,7 @@ class Mount:
             "backend": mem.backend.name,
             "size_bytes": ptoa(vm.limit),
             "used_bytes": ptoa(vm.npages),
+            "doomed_bytes": ptoa(self.doomed_pages),
             "inodes": mem.nodes.nitems,
             "inodes_max": self.nr_inodes,
             "lost_inodes": self.lost_nodes,

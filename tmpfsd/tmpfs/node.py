@@ -5,7 +5,7 @@ counted in dense pages beside the nodes, with a mark (ORPHAN) for those whose la
 FORGET, of which the kernel sends a hundred thousand when its memory is short, touches a node only
 when it ends it.
 
-Picture     get_node --attach--> linked --last link--> ORPHAN --last forget--> destroyed
+Picture     get_node --attach--> linked --last link--> ORPHAN --last forget--> destroyed: free, or doomed (doomed.py)
 
 Invariants
     N1  ORPHAN is set in a node's lookup word exactly when tn_links is 0.
@@ -21,7 +21,7 @@ import logging
 import stat
 from typing import TYPE_CHECKING
 
-from tmpfsd.tmpfs import layout, regfile, xattr
+from tmpfsd.tmpfs import cut, doomed, layout, xattr
 from tmpfsd.tmpfs.layout import KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN
 from tmpfsd.uvm.errors import SwapIOError
 from tmpfsd.uvm.lost import seldom
@@ -75,7 +75,10 @@ def is_bare(mp: Mount, at: int) -> bool:
 
 
 def destroy(mp: Mount, ino: int) -> None:
-    """Free a node and all it has.  What cannot be read back is lost, and said so.  => Breathes."""
+    """Free a node and all it has: at once where that is little, else it is doomed.  O(log n).  => Breathes.
+
+    What cannot be read back is lost, and said so.
+    """
     mem, arena = mp.mem, mp.arena
     try:
         at = mem.node(ino)
@@ -83,15 +86,28 @@ def destroy(mp: Mount, ino: int) -> None:
         if kind == KIND_STRING:
             mem.strings.put(layout.tn_string(arena, at))
             layout.set_tn_kind(arena, mem.node_w(ino), KIND_INLINE)
-        elif kind == KIND_TREE and stat.S_ISREG(mode):
-            regfile.truncate(mp, ino, 0)
-        if attributes:
-            xattr.remove_all(mp, ino)
+        elif kind == KIND_TREE and stat.S_ISREG(mode) and not cut.release(mp, mem.node_w(ino)):
+            _doom(mp, ino)
+            return
+        if attributes and xattr.remove_some(mp, ino, xattr.FEW):
+            _doom(mp, ino)
+            return
     except SwapIOError as error:
         mp.lost_nodes += 1
         if seldom(mp.lost_nodes):
             log.error("inode %d: cannot be freed, its pages stay allocated (%d such inodes): %s", ino, mp.lost_nodes,
                       error)
         return
-    mem.norphans -= 1
-    mem.put_node(ino)
+    mem.put_orphan(ino)
+
+
+def _doom(mp: Mount, ino: int) -> None:
+    """Have the reaper free the node; it looks like a regular file with a tree from then on.  => SwapIOError."""
+    mem, arena = mp.mem, mp.arena
+    word, at = mem.nlookup_word(ino), mem.node_w(ino)
+    if layout.tn_kind(arena, at) != KIND_TREE:
+        layout.clear_spec(arena, at)
+        layout.set_tn_kind(arena, at, KIND_TREE)
+    layout.set_tn_mode(arena, at, stat.S_IFREG)
+    mem.u32[word] = ORPHAN | 1
+    doomed.push(mp, ino, at)

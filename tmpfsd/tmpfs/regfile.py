@@ -13,7 +13,7 @@ Invariants
     R4  However an operation ends, each byte is what it was or what was written, never what was last in its frame:
         of a write that fails the bytes before some place are the new ones.
 
-Breathing   All breathe: read() and write() at every chunk, truncate() and punch() at every extent.
+Breathing   read() and write() breathe at every chunk.  What is taken off a file again: cut.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
     INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, pack_extent, set_tn_kind, set_tn_pages,
-    set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size, tn_string, touch, unpack_extent
+    set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size, tn_string, unpack_extent
 )
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
@@ -79,7 +79,7 @@ def _read_chunk(mp: Mount, at: int, offset: int, length: int) -> bytes | bytearr
     parts: list[bytes | memoryview] = []
     while offset < end:
         page, start = offset >> PAGE_SHIFT, offset & PAGE_MASK
-        vpn, count, _before = _extent_at(mp, at, page)
+        vpn, count, _before = extent_at(mp, at, page)
         count = min(count, last - page + 1)
         if not vpn:
             parts.append(bytes(min((count << PAGE_SHIFT) - start, end - offset)))
@@ -102,7 +102,7 @@ def _packed(mp: Mount, at: int) -> int:
     return at + SPEC
 
 
-def _packed_w(mp: Mount, at: int) -> int:
+def packed_w(mp: Mount, at: int) -> int:
     """The offset of a packed file's bytes, to change; `at` must be writable."""
     if tn_kind(mp.arena, at) == KIND_STRING:
         return mp.mem.string_w(tn_string(mp.arena, at))
@@ -114,7 +114,7 @@ def _packed_w(mp: Mount, at: int) -> int:
 Extent = tuple[int, int, tuple[int, int] | None]
 
 
-def _extent_at(mp: Mount, at: int, page: int) -> Extent:
+def extent_at(mp: Mount, at: int, page: int) -> Extent:
     """The extent, or the hole, that a page index is in, from there on.  => SwapIOError."""
     before, after = mp.extents.around(at, page)
     if before is not None:
@@ -141,11 +141,11 @@ def write(mp: Mount, ino: int, offset: int, data: bytes) -> int:
     if tn_kind(mp.arena, at) != KIND_TREE:
         need = max(end, tn_size(mp.arena, at))
         if need <= PACKED_MAX:
-            start = _make_packed(mp, at, need) + offset
+            start = make_packed(mp, at, need) + offset
             mp.arena[start:start + len(data)] = data
             set_tn_size(mp.arena, at, need)
             return len(data)
-        _unpack(mp, at)
+        unpack(mp, at)
     return _write_pages(mp, ino, offset, memoryview(data))
 
 
@@ -156,8 +156,12 @@ def _write_pages(mp: Mount, ino: int, offset: int, data: memoryview) -> int:
             if done:
                 mp.breathe()
             n = min(len(data) - done, _chunk(mp, offset + done))
-            for piece in _write_chunk(mp, mp.mem.node_w(ino), offset + done, data[done:done + n]):
-                done += piece
+            try:
+                for piece in _write_chunk(mp, mp.mem.node_w(ino), offset + done, data[done:done + n]):
+                    done += piece
+            except NoMemory:
+                if not mp.make_room():
+                    raise
     except (NoMemory, SwapIOError):
         if not done:
             raise
@@ -179,7 +183,7 @@ def _write_chunk(mp: Mount, at: int, offset: int, data: memoryview) -> Iterator[
     done = 0
     while done < len(data):
         page, start = offset + done >> PAGE_SHIFT, offset + done & PAGE_MASK
-        vpn, count, before = _extent_at(mp, at, page)
+        vpn, count, before = extent_at(mp, at, page)
         count = min(count, last - page + 1)
         if vpn:
             count = _make_ready(mp, vpn, count, start, end - (page << PAGE_SHIFT))
@@ -251,7 +255,7 @@ def _zero_page(mp: Mount, vpn: int) -> None:
     mp.arena[data:data + PAGE_SIZE] = ZERO_PAGE
 
 
-def _make_packed(mp: Mount, at: int, need: int) -> int:
+def make_packed(mp: Mount, at: int, need: int) -> int:
     """Room for `need` bytes in a packed file: the offset of its bytes.  => NoMemory, SwapIOError; nothing changed."""
     mem, arena = mp.mem, mp.arena
     kind = tn_kind(arena, at)
@@ -265,25 +269,25 @@ def _make_packed(mp: Mount, at: int, need: int) -> int:
     room = mem.strings.size(handle)
     arena.move(to, source, size)
     arena[to + size:to + room] = bytes(room - size)
-    _free_packed(mp, at)
+    free_packed(mp, at)
     set_tn_kind(arena, at, KIND_STRING)
     set_tn_string(arena, at, handle)
     return to
 
 
-def _free_packed(mp: Mount, at: int) -> None:
+def free_packed(mp: Mount, at: int) -> None:
     """Forget a packed file's bytes; the type-specific part is zero afterwards."""
     if tn_kind(mp.arena, at) == KIND_STRING:
         mp.mem.strings.put(tn_string(mp.arena, at))
     clear_spec(mp.arena, at)
 
 
-def _unpack(mp: Mount, at: int) -> None:
+def unpack(mp: Mount, at: int) -> None:
     """Move a packed file's bytes to a page.  => NoMemory, SwapIOError; nothing has changed."""
     mem, arena = mp.mem, mp.arena
     size, source = tn_size(arena, at), _packed(mp, at)
     if not size:
-        _free_packed(mp, at)
+        free_packed(mp, at)
         set_tn_kind(arena, at, KIND_TREE)
         return
     kind, spec = tn_kind(arena, at), arena[at + SPEC:at + SPEC + INLINE_MAX]
@@ -303,131 +307,3 @@ def _unpack(mp: Mount, at: int) -> None:
         mem.strings.put(handle)
     set_tn_kind(arena, at, KIND_TREE)
     set_tn_pages(arena, at, 1)
-
-
-# --- truncation and holes ---
-
-def truncate(mp: Mount, ino: int, size: int) -> None:
-    """Make a file `size` bytes long.  => Breathes.
-
-    => NoMemory, SwapIOError, FsError EFBIG: nothing has changed, or a part that cannot be read back broke it off
-    and the file is as long as it says.
-    """
-    if size > MAX_SIZE:
-        raise FsError(errno.EFBIG)
-    at = mp.mem.node_w(ino)
-    if tn_kind(mp.arena, at) != KIND_TREE:
-        _truncate_packed(mp, at, size)
-        return
-    if size < tn_size(mp.arena, at):
-        while _cut_last_extent(mp, ino, size):
-            mp.breathe()
-        _zero_tail(mp, mp.mem.node_w(ino), size)        # last: what it zeroes is behind the end from here on
-    at = mp.mem.node_w(ino)
-    set_tn_size(mp.arena, at, size)
-    if not size:
-        clear_spec(mp.arena, at)
-        set_tn_kind(mp.arena, at, KIND_INLINE)
-    touch(mp.arena, at, mp.now())
-
-
-def _truncate_packed(mp: Mount, at: int, size: int) -> None:
-    arena, old = mp.arena, tn_size(mp.arena, at)
-    if size > PACKED_MAX:
-        _unpack(mp, at)
-    elif size > old:
-        _make_packed(mp, at, size)
-    elif not size:
-        _free_packed(mp, at)
-        set_tn_kind(arena, at, KIND_INLINE)
-    elif size < old:
-        start = _packed_w(mp, at)
-        arena[start + size:start + old] = bytes(old - size)
-    set_tn_size(arena, at, size)
-    touch(arena, at, mp.now())
-
-
-def _zero_tail(mp: Mount, at: int, size: int) -> None:
-    """Zero the bytes behind `size` in its page."""
-    start = size & PAGE_MASK
-    if start:
-        vpn = _extent_at(mp, at, size >> PAGE_SHIFT)[0]
-        if vpn:
-            data = mp.mem.data_w(vpn)
-            mp.arena[data + start:data + PAGE_SIZE] = bytes(PAGE_SIZE - start)
-
-
-def _cut_last_extent(mp: Mount, ino: int, size: int) -> bool:
-    """Free the pages of the last extent that lie behind `size`; whether there were any."""
-    arena = mp.arena
-    at = mp.mem.node_w(ino)
-    keep = size + PAGE_MASK >> PAGE_SHIFT
-    found = mp.extents.last_to(at, (1 << 64) - 1)
-    if found is None:
-        return False
-    first = found[0]
-    vpn, count = unpack_extent(found[1])
-    if first + count <= keep:
-        return False
-    left = max(keep - first, 0)
-    if left:
-        mp.extents.set(at, first, pack_extent(vpn, left))
-    else:
-        mp.extents.remove(at, first)
-    mp.mem.free_data(vpn + left, count - left)
-    set_tn_pages(arena, at, tn_pages(arena, at) - (count - left))
-    set_tn_size(arena, at, max(size, min(tn_size(arena, at), first << PAGE_SHIFT)))
-    return True
-
-
-def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
-    """Make [offset, offset + length) a hole; the size stays.  => As truncate().  => Breathes."""
-    arena = mp.arena
-    at = mp.mem.node_w(ino)
-    end = min(offset + length, tn_size(arena, at))
-    touch(arena, at, mp.now())
-    if offset >= end:
-        return
-    if tn_kind(arena, at) != KIND_TREE:
-        start = _packed_w(mp, at)
-        arena[start + offset:start + end] = bytes(end - offset)
-        return
-    if end == tn_size(arena, at):
-        end = end + PAGE_MASK & ~PAGE_MASK      # what lies behind the end is zero: the whole page may go
-    first, last = offset + PAGE_MASK >> PAGE_SHIFT, end >> PAGE_SHIFT
-    _zero_range(mp, at, offset, min(end, first << PAGE_SHIFT))
-    if last >= first:
-        _zero_range(mp, at, max(offset, last << PAGE_SHIFT), end)
-    while _punch_extent(mp, ino, first, last):
-        mp.breathe()
-
-
-def _zero_range(mp: Mount, at: int, offset: int, end: int) -> None:
-    """Zero bytes of one page."""
-    if offset < end:
-        vpn = _extent_at(mp, at, offset >> PAGE_SHIFT)[0]
-        if vpn:
-            data = mp.mem.data_w(vpn) + (offset & PAGE_MASK)
-            mp.arena[data:data + end - offset] = bytes(end - offset)
-
-
-def _punch_extent(mp: Mount, ino: int, first: int, last: int) -> bool:
-    """Free the pages [first, last) of the last extent that reaches into them; whether there was one."""
-    at = mp.mem.node_w(ino)
-    found = mp.extents.last_to(at, last - 1) if last > first else None
-    if found is None:
-        return False
-    start = found[0]
-    vpn, count = unpack_extent(found[1])
-    low, high = max(start, first), min(start + count, last)
-    if low >= high:
-        return False
-    if high < start + count:
-        mp.extents.insert(at, high, pack_extent(vpn + high - start, start + count - high))
-    if low > start:
-        mp.extents.set(at, start, pack_extent(vpn, low - start))
-    else:
-        mp.extents.remove(at, start)
-    mp.mem.free_data(vpn + low - start, high - low)
-    set_tn_pages(mp.arena, at, tn_pages(mp.arena, at) - (high - low))
-    return True

@@ -20,7 +20,7 @@ import stat
 from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
 from typing import TYPE_CHECKING, Any, Callable, Iterator
 
-from tmpfsd.tmpfs import acl, layout, node, regfile, xattr
+from tmpfsd.tmpfs import acl, cut, layout, node, regfile, xattr
 from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, DIR_SIZE
 from tmpfsd.tmpfs.errors import FsError
@@ -350,13 +350,13 @@ def _demand_regular(mp: Mount, ino: int) -> None:
 def truncate(mp: Mount, ino: int, size: int) -> None:
     """Make a regular file `size` bytes long.  => FsError EISDIR, EINVAL, EFBIG.  => Breathes."""
     _demand_regular(mp, ino)
-    regfile.truncate(mp, ino, size)
+    cut.truncate(mp, ino, size)
 
 
 def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
     """Make a range of a regular file a hole.  => FsError EISDIR, EINVAL.  => Breathes."""
     _demand_regular(mp, ino)
-    regfile.punch(mp, ino, offset, length)
+    cut.punch(mp, ino, offset, length)
 
 
 # --- data ---
@@ -491,8 +491,9 @@ def listxattr(mp: Mount, ino: int, cred: Any) -> list[bytes]:
 # --- the file system ---
 
 def statfs(mp: Mount) -> tuple:
-    """(bsize, blocks, bfree, bavail, files, ffree, favail, namemax); free is what could be allocated now."""
-    limit, used = mp.vm.limit, mp.vm.npages
+    """(bsize, blocks, bfree, bavail, files, ffree, favail, namemax); free is what could be allocated now:
+    what is doomed makes room for whoever needs it (reap.py)."""
+    limit, used = mp.vm.limit, mp.vm.npages - mp.doomed_pages
     files = mp.mem.max_nodes if mp.nr_inodes else min(limit * mp.mem.nodes.items_per_page, mp.mem.max_nodes)
     free = max(limit - used, 0)
     ffree = max(files - mp.mem.nodes.nitems + mp.mem.norphans, 0)

@@ -26,6 +26,7 @@ XATTR_SIZE_MAX = 65536                  # <linux/limits.h>
 XATTR_NAME_MAX = 255
 XATTR_LIST_MAX = 65536
 LABEL = b"security.selinux"
+FEW = 4                                 # attributes that are removed at once: 17 items each at most
 INLINE_VALUE_MAX = 2048                 # attribute, name and value in one item
 _HANDLE = Struct("<I")
 
@@ -119,15 +120,21 @@ def remove(mp: Mount, ino: int, name: bytes) -> None:
     _free(mp, old.handle)
 
 
-def remove_all(mp: Mount, ino: int) -> None:
-    """Remove every attribute of a node.  => SwapIOError: those that are left stay.  => Breathes."""
+def remove_some(mp: Mount, ino: int, most: int) -> bool:
+    """Remove up to `most` attributes of a node; whether there are more.  => SwapIOError: those that are left stay.
+
+    => Breathes.
+    """
     handle = tn_xattr(mp.arena, mp.mem.node(ino))
-    while handle:
+    for _ in range(most):
+        if not handle:
+            break
         mp.breathe()
         after = tx_head(mp.arena, mp.mem.string(handle))[0]
         set_tn_xattr(mp.arena, mp.mem.node_w(ino), after)
         _free(mp, handle)
         handle = after
+    return bool(handle)
 
 
 def _link(mp: Mount, at: int, before: int, handle: int, after: int) -> None:

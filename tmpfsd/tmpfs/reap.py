@@ -1,0 +1,85 @@
+"""tmpfs/reap.py: the reaper: frees what is on the list of the doomed, a step at a time.
+
+The server calls reap() between requests, as long as mp.doomed is not 0.  An operation that is refused memory calls
+make_room() before it says so: what was removed makes room at once, whether or not it is freed yet.
+
+Picture     a directory: discard.py empties it, entry by entry
+            a file: its last pages, its attributes --nothing left--> off the list, and the node goes (node.forget)
+
+Breathing   All breathe.
+
+Limits      What cannot be read back is left where it is and counted in lost_nodes: its pages stay allocated.
+            A page that holds a doomed node itself and cannot be read stops reap(): the list is intact, and a later
+            call goes on where it can be read again.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Callable
+
+from tmpfsd.tmpfs import cut, discard, doomed, layout, node, xattr
+from tmpfsd.tmpfs.discard import Gone
+from tmpfsd.uvm.errors import NoMemory, SwapIOError
+from tmpfsd.uvm.lost import seldom
+
+if TYPE_CHECKING:
+    from tmpfsd.tmpfs.mount import Mount
+
+log = logging.getLogger(__name__)
+
+S_IFMT, S_IFDIR = 0o170000, 0o040000
+ROOM_STEPS = 4              # steps of the reaper before a refused operation is tried again: two milliseconds
+UNTOLD_MOST = 4096          # names that the kernel is still to be told of, from which on only the server reaps
+
+
+def reap(mp: Mount) -> tuple[int, list[Gone]]:
+    """Free some of what is doomed: (names taken away, those of them that the kernel must be told of).  O(1).
+
+    => mp.doomed is not 0.  => SwapIOError where the list cannot be read: nothing has changed.  => Breathes.
+    """
+    mp.breathe()
+    ino = mp.doomed
+    at = mp.mem.node_w(ino)
+    mp.mem.nlookup_word(ino)
+    if layout.tn_mode(mp.arena, at) & S_IFMT == S_IFDIR:
+        return discard.empty_some(mp, ino, at)
+    try:
+        freed = cut.free_some(mp, at)
+        mp.doomed_pages -= freed
+        if freed or xattr.remove_some(mp, ino, xattr.FEW):
+            return 0, []
+    except SwapIOError as error:
+        doomed.pop(mp, mp.mem.node_w(ino))
+        mp.lost_nodes += 1
+        if seldom(mp.lost_nodes):
+            log.error("inode %d: cannot be freed, its pages stay allocated (%d such inodes): %s", ino, mp.lost_nodes,
+                      error)
+        return 0, []
+    doomed.pop(mp, mp.mem.node_w(ino))
+    node.forget(mp, ino, 1)
+    return 0, []
+
+
+def make_room(mp: Mount) -> bool:
+    """Free some of what is doomed; whether an operation that was refused memory may be tried again.  => Breathes."""
+    steps = 0
+    try:
+        while steps < ROOM_STEPS and mp.doomed and len(mp.untold) < UNTOLD_MOST:
+            mp.untold += reap(mp)[1]
+            steps += 1
+    except SwapIOError as error:
+        log.debug("no room is made: %s", error)
+    mp.breathe()
+    return steps > 0
+
+
+def retry(mp: Mount, refusal: NoMemory, operation: Callable[..., Any], *args: Any) -> Any:
+    """Try an operation that was refused memory again while reaping goes on.  => Its answer; the refusal.  => Breathes.
+    """
+    while make_room(mp):
+        try:
+            return operation(*args)
+        except NoMemory as error:
+            refusal = error
+    raise refusal
