@@ -120,6 +120,22 @@ class BTree(Nodes):
         leaf = self._leaf_beside(path, 1)
         return [] if leaf is None else self._entries(leaf, 0)
 
+    def leaf_from(self, at: int, key: int) -> tuple[list[int], list[int]]:
+        """The keys and the values of batch_from(), in a fifth of the time."""
+        path = self.seek(at, key)
+        if not path:
+            return [], []
+        _handle, node, i = path[-1]
+        if not self.covers(path):
+            beside, i = self._leaf_beside(path, 1), 0
+            if beside is None:
+                return [], []
+            node = beside
+        word = self.mem.u32[node >> 2]
+        n, cap = word & 0xFFFF, word >> 16
+        keys, values = node + BT_HEAD >> 3, node + BT_HEAD + BT_KEY * cap >> self._shift
+        return self.mem.u64[keys + i:keys + n].tolist(), self._values[values + i:values + n].tolist()
+
     def seek(self, at: int, key: int) -> Path:
         """The way to where key is or would go; empty in an empty tree.  => SwapIOError."""
         mem = self.mem
