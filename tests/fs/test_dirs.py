@@ -1,12 +1,15 @@
 """readdir: cookies, changes while it goes on, names with one hash; directories that grow and shrink."""
 
+import errno
 import random
+import zlib
 from typing import Callable
 
 import pytest
 
-from tests.fs.fslib import ROOT, Driver
-from tmpfsd.tmpfs.directory import Directories
+from tests.fs.fslib import ROOT, Driver, refused
+from tmpfsd.tmpfs import directory
+from tmpfsd.tmpfs.directory import BUCKET_SHIFT, COUNTERS, FIRST_KEY, HASH_MASK, REST_MASK, Directories
 
 
 def names_of(some: list) -> list[bytes]:
@@ -63,10 +66,12 @@ def test_entries_come_and_go(fs: Driver, seed: int) -> None:
     assert staying <= set(seen)
 
 
-@pytest.fixture
-def weak_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three hashes for all names."""
-    monkeypatch.setattr(Directories, "hash", lambda self, name: 1 + sum(name) % 3)
+@pytest.fixture(params=[lambda name: 0, lambda name: sum(name) * 7919 % 5, lambda name: zlib.crc32(name)],
+                ids=["one-rest", "few-rests", "own-rests"])
+def weak_hash(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Three buckets for all names."""
+    monkeypatch.setattr(Directories, "hash",
+                        lambda self, name: 1 + sum(name) % 3 << BUCKET_SHIFT | request.param(name))
 
 
 def test_names_with_one_hash(weak_hash: None, fs: Driver) -> None:
@@ -86,6 +91,58 @@ def test_names_with_one_hash(weak_hash: None, fs: Driver) -> None:
         assert fs.lookup(ROOT, name) == ino
         fs.rename(ROOT, name, ROOT, b"x" + name)
     fs.check()
+
+
+def test_a_listing_leads_on_from_any_entry_of_a_bucket(weak_hash: None, fs: Driver) -> None:
+    """Also from one that is gone, while others take cookies of the same bucket."""
+    names = [b"%d" % i for i in range(60)]
+    for name in names:
+        fs.forget(fs.create(ROOT, name))
+    listed = fs.readdir_some(ROOT, 0, 100)
+    assert len({cookie for _name, _ino, _attributes, cookie in listed}) == 62
+    for place, (name, _ino, _attributes, cookie) in enumerate(listed[2:], 2):
+        assert fs.readdir_some(ROOT, cookie, 100)[:3] == listed[place + 1:place + 4]
+        fs.unlink(ROOT, name)
+        assert fs.readdir_some(ROOT, cookie, 100)[:3] == listed[place + 1:place + 4]
+        fs.create(ROOT, name)
+        assert fs.readdir_some(ROOT, cookie, 100)[:3] == listed[place + 1:place + 4]
+    fs.check()
+
+
+def test_a_bucket_that_is_full_refuses_names_and_nothing_else(weak_hash: None, fs: Driver) -> None:
+    names = [name for name in map(b"%04d".__mod__, range(1000)) if not sum(name) % 3][:COUNTERS + 1]
+    inos = {name: fs.create(ROOT, name) for name in names[:COUNTERS]}
+    before = fs.dump()
+    for refuse in (lambda: fs.create(ROOT, names[-1]), lambda: fs.link(inos[names[0]], ROOT, names[-1])):
+        with refused(errno.ENOSPC):
+            refuse()
+    with refused(errno.EEXIST):
+        fs.create(ROOT, names[3])
+    assert fs.dump() == before
+    fs.unlink(ROOT, names[7])
+    fs.create(ROOT, names[-1])
+    assert set(fs.entries(ROOT)) == {*names} - {names[7]}
+
+
+def test_cookies_have_31_bits(fs: Driver) -> None:
+    """The C library of a 32-bit program refuses others: it would see an empty directory."""
+    for i in range(200):
+        fs.forget(fs.create(ROOT, b"%d" % i))
+    cookies = [cookie for _name, _ino, _attributes, cookie in fs.readdir_some(ROOT, 0, 300)]
+    assert cookies == sorted(cookies) and len(set(cookies)) == 202
+    assert cookies[:2] == [1, 2] and cookies[2] >= COUNTERS and 1 << 28 < cookies[-1] < 1 << 31
+    assert fs.readdir_some(ROOT, cookies[-1], 1) == fs.readdir_some(ROOT, (1 << 63) - 1, 1) == []
+
+
+def test_keys_that_the_hash_makes() -> None:
+    """The lowest are not the dots', and the highest has 63 bits."""
+    dirs = object.__new__(Directories)
+    dirs._salt = b""
+    for value, key in ((0, FIRST_KEY), (-1, HASH_MASK), (5, FIRST_KEY | 5), (FIRST_KEY - 1, FIRST_KEY | REST_MASK),
+                       (-1 << 62, 1 << 62)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(directory, "hash", lambda _name, value=value: value, raising=False)
+            assert dirs.hash(b"any") == key
 
 
 def test_grow_and_shrink(fs: Driver) -> None:

@@ -1,11 +1,13 @@
 """Each numbered invariant of tmpfs/, and the leaks that P4 and R3 stand for, broken by hand: check() names it."""
 
+import zlib
 from typing import Any, Callable
 
 import pytest
 
 from tests.fs.fslib import ROOT, Driver, make_mount
 from tmpfsd.tmpfs import check, layout
+from tmpfsd.tmpfs.directory import COOKIE_SHIFT, FIRST_KEY, REST_MASK, Directories
 from tmpfsd.tmpfs.layout import ORPHAN, pack_extent, unpack_extent
 from tmpfsd.uvm.errors import Inconsistent
 
@@ -152,7 +154,7 @@ def _loop(scene: Scene) -> None:
 def _two_of_one_name(scene: Scene) -> None:
     value = scene.mp.dirs.new_value(scene.file, b"second", False)
     key, _value = scene.entry(ROOT, b"second")
-    scene.mp.dirs.tree.insert(scene.node(ROOT), key + 1, value)
+    scene.mp.dirs.tree.insert(scene.node(ROOT), key + (1 << COOKIE_SHIFT), value)
     _size(scene, ROOT, layout.tn_size(scene.arena, scene.node(ROOT)) + 20)
 
 
@@ -266,6 +268,23 @@ def test_a_directory_cut_off_from_the_root(tmp_path) -> None:
     _loop(scene)
     with pytest.raises(Inconsistent):
         mp.check()
+    mp.close()
+
+
+def test_two_entries_with_one_cookie(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Directories, "hash", lambda self, name: FIRST_KEY | zlib.crc32(name))
+    mp = make_mount(str(tmp_path))
+    fs = Driver(mp)
+    for name in (b"a", b"b"):
+        fs.create(ROOT, name)
+    mp.check()
+    tree, at = mp.dirs.tree, mp.mem.node_w(ROOT)
+    (_key, _value), (key, value) = tree.batch_from(at, 0)
+    tree.remove(at, key)
+    tree.insert(at, FIRST_KEY | key & REST_MASK, value)
+    with pytest.raises(Inconsistent, match="has the cookie of another") as info:
+        mp.check()
+    assert info.value.invariant == "E2"
     mp.close()
 
 

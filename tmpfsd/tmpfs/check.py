@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tmpfsd.tmpfs import layout, xattr
-from tmpfsd.tmpfs.directory import COUNTER_BITS, DIR_SIZE, DIRENT_SIZE
+from tmpfsd.tmpfs.directory import COOKIE_SHIFT, DIR_SIZE, DIRENT_SIZE, HASH_MASK
 from tmpfsd.tmpfs.layout import (
     EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN, ROOT_INO, SPEC, unpack_extent
 )
@@ -176,11 +176,14 @@ def _check_directory(mp: Mount, ino: int, size: int, seen: _Seen) -> None:
     if dead and nentries:
         seen.ends.add(ino)
     names: set[bytes] = set()
+    last = 0
     for handle, level, entries in tree.walk(mp.mem.node(ino)):
         seen.use_string(mp, handle, f"directory {ino}")
         for key, value in () if level else entries:
             mp.breathe()
             name = _check_entry(mp, ino, key, value, seen)
+            demand(key >> COOKIE_SHIFT > last, "E2", f"directory {ino}: {name!r} has the cookie of another")
+            last = key >> COOKIE_SHIFT
             demand(name not in names, "E2", f"directory {ino}: name {name!r} twice")
             names.add(name)
 
@@ -195,7 +198,7 @@ def _check_entry(mp: Mount, dino: int, key: int, value: int, seen: _Seen) -> byt
     ino, name = mp.dirs.read_value(value)
     demand(mp.mem.nodes.is_held(ino - 1), "E4", f"directory {dino} names inode {ino}, which is free")
     hashed = mp.dirs.hash(name)
-    demand(name and hashed == key >> COUNTER_BITS, "E2", f"directory {dino}: {name!r} under key {key:#x}")
+    demand(name and hashed == key & HASH_MASK, "E2", f"directory {dino}: {name!r} under key {key:#x}")
     seen.links[ino] = seen.links.get(ino, 0) + 1
     if stat.S_ISDIR(layout.tn_mode(mp.arena, mp.mem.node(ino))):
         demand(ino not in seen.parents, "E4", f"directory {ino} has two names")

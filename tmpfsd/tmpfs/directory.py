@@ -1,21 +1,26 @@
 """tmpfs/directory.py: directories: names to nodes.
 
-A directory is a B+tree in pool pages, keyed by a keyed hash of the name with a counter for names that
-collide; the value says where the name is.  A node keeps one of its names in itself (up to 32 bytes), so
-that looking a file up needs no page beside the index and the node; further links and long names have a
-dirent in a string class.  The readdir cookie is the key: an entry keeps it as long as it lives, so
-iteration is right while entries come and go.
+A directory is a B+tree in pool pages, keyed by a keyed hash of the name; the value says where the name is.  A node
+keeps one of its names in itself (up to 32 bytes), so that looking a file up needs no page beside the index and the
+node; further links and long names have a dirent in a string class.
 
-Picture     key = hash of the name (55 bits, never 0) << 8 | collision counter
+The readdir cookie is the upper part of the key: 31 bits, as the C library of a 32-bit program takes no more.  An entry
+keeps it as long as it lives, and no other entry of the directory has it meanwhile, so iteration is right while entries
+come and go.  Names of one bucket are told apart by the counter in their cookies; the rest of the hash stands behind the
+cookie, so that a look-up compares no name but the right one: with 5 million names a bucket is shared by 0.07 others.
+
+Picture     key = bucket (26 bits of the hash, never 0) << 37 | counter << 32 | rest (32 bits more of the hash)
+            cookie = bucket << 5 | counter = key >> 32
             value = inode number (the name is in the node), or EXTERNAL | handle of a dirent
 
 Invariants
     E1  tn_size is DIR_SIZE + DIRENT_SIZE for each entry.
-    E2  An entry's key has the hash of its name, and no two entries of a directory have one name.
+    E2  An entry's key has the hash of its name; no two entries of a directory have one name, nor one cookie.
     E3  A node's name is used by exactly one entry; without one, tn_namelen is 0.
     E4  A dirent is used by exactly one entry and names a linked node.
 
-Limits      256 names of one directory with one hash: a chance no key-less attacker has.
+Limits      COUNTERS names in a bucket; the next one is refused (ENOSPC).  Among 500 million names of a directory one
+            meets that with a chance of 1 in 1,000.
 """
 
 import os
@@ -26,12 +31,17 @@ from tmpfsd.tmpfs.layout import EXTERNAL, NAME_INLINE_MAX, TD_NAME, tn_name
 from tmpfsd.tmpfs.mem import Mem
 from tmpfsd.uvm.errors import NoMemory
 
-HASH_MASK = (1 << 55) - 1
-COUNTER_BITS = 8
+COOKIE_SHIFT = 32               # bits of a key behind its cookie
+COUNTER_BITS = 5
 COUNTERS = 1 << COUNTER_BITS
+BUCKET_SHIFT = COOKIE_SHIFT + COUNTER_BITS
+REST_MASK = (1 << COOKIE_SHIFT) - 1
+HASH_MASK = (1 << 63) - 1 ^ (COUNTERS - 1) << COOKIE_SHIFT
+BUCKET_MASK = (1 << BUCKET_SHIFT) - 1
+FIRST_KEY = 1 << BUCKET_SHIFT   # bucket 0 is not used: its cookies are those of the dots
 DIR_SIZE = 40                   # st_size of an empty directory and of each entry: the kernel's BOGO_DIRENT_SIZE
 DIRENT_SIZE = 20
-COOKIE_DOT, COOKIE_DOTDOT = 1, 2        # below every key
+COOKIE_DOT, COOKIE_DOTDOT = 1, 2
 
 
 # An entry that was found: its key, its value, the node it names, and the way there until the tree changes.  A plain
@@ -50,22 +60,24 @@ class Directories:
         self._salt = os.urandom(16)
 
     def hash(self, name: bytes) -> int:
-        """55 bits that nobody outside can foretell.
+        """58 bits that nobody outside can foretell, as the key of a name that is alone in its bucket.
 
         bytes.__hash__ is SipHash; the secret prefix keys it even where PYTHONHASHSEED is fixed.
         """
-        return hash(self._salt + name) & HASH_MASK or 1
+        hashed = hash(self._salt + name) & HASH_MASK
+        return hashed if hashed >= FIRST_KEY else hashed | FIRST_KEY
 
     # --- looking ---
 
     def find(self, dat: int, name: bytes) -> Entry | None:
-        """The entry of that name.  => SwapIOError."""
+        """The entry of that name, in O(log n).  => SwapIOError."""
         hashed, tree = self.hash(name), self.tree
-        path = tree.seek(dat, hashed << COUNTER_BITS)
+        path = tree.seek(dat, hashed)
         found = tree.entry(path)
-        while found is not None and found[0] >> COUNTER_BITS == hashed:
+        end = hashed | BUCKET_MASK      # all of the bucket is behind this place, but for another with counter 0
+        while found is not None and found[0] <= end:
             key, value = found
-            ino = self._names(value, name)
+            ino = self._names(value, name) if key == hashed or not (key ^ hashed) & REST_MASK else 0
             if not tree.covers(path):
                 path = tree.seek(dat, key)
             if ino:
@@ -77,13 +89,13 @@ class Directories:
     def vacancy(self, dat: int, name: bytes) -> tuple[int, Path] | None:
         """The key for a new entry of that name and the way to its place, or None when there is such an entry.
 
-        => SwapIOError; NoMemory when COUNTERS other names have its hash.
+        In O(log n).  => SwapIOError; NoMemory when COUNTERS other names are in its bucket.
         """
         hashed, tree = self.hash(name), self.tree
-        path = tree.seek(dat, hashed << COUNTER_BITS)
+        path = tree.seek(dat, hashed & ~REST_MASK)
         found = tree.entry(path)
-        if found is None or found[0] >> COUNTER_BITS != hashed:
-            return hashed << COUNTER_BITS, path
+        if found is None or found[0] > hashed | BUCKET_MASK:
+            return hashed, path
         if self.find(dat, name) is not None:
             return None
         key = self._free_key(dat, hashed)
@@ -160,15 +172,15 @@ class Directories:
         layout.set_tn_size(self.mem.arena, dat, layout.tn_size(self.mem.arena, dat) + DIRENT_SIZE)
 
     def _free_key(self, dat: int, hashed: int) -> int:
-        """The lowest key of a hash that no entry has."""
-        key = hashed << COUNTER_BITS
-        found = self.tree.first_from(dat, key)
-        while found is not None and found[0] == key:
-            key += 1
-            found = self.tree.first_from(dat, key)
-        if key >> COUNTER_BITS != hashed:
+        """The key of a hash with the lowest counter, so the lowest cookie, that no entry has."""
+        cookie = hashed >> COOKIE_SHIFT
+        found = self.tree.first_from(dat, cookie << COOKIE_SHIFT)
+        while found is not None and found[0] >> COOKIE_SHIFT == cookie:
+            cookie += 1
+            found = self.tree.first_from(dat, cookie << COOKIE_SHIFT)
+        if cookie >> COUNTER_BITS != hashed >> BUCKET_SHIFT:
             raise NoMemory("too many names with one hash")
-        return key
+        return cookie << COOKIE_SHIFT | hashed & REST_MASK
 
     def remove(self, dat: int, key: int, path: Path | None = None) -> None:
         """Detach an entry that was found in this breath; path as it was found, if the tree has not changed since.

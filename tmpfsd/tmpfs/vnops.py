@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from tmpfsd.tmpfs import acl, cut, layout, node, regfile, xattr
 from tmpfsd.tmpfs.btree import Path
-from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, DIR_SIZE
+from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, COOKIE_SHIFT, DIR_SIZE
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
     EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NAME_MAX, ROOT_INO, SPEC, directory_spec, init_node,
@@ -392,12 +392,12 @@ def write(mp: Mount, ino: int, offset: int, data: bytes) -> int:
 # --- directories ---
 
 def readdir(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
-    """Emit the entries after cookie until emit() says that there is no room.
+    """Emit the entries after cookie until emit() says that there is no room: O(log n), and O(1) for each.
 
-    An entry that is there from before the first call to after the last one is emitted exactly once.  Each
-    emitted entry but "." and ".." has one more kernel reference.  => SwapIOError, before anything was emitted: what
-    was emitted before an entry that cannot be read goes out, or the kernel would never give its references back, and
-    the call that begins at that entry says so.  => Breathes.
+    Cookies have 31 bits.  An entry that is there from before the first call to after the last one is emitted exactly
+    once.  Each emitted entry but "." and ".." has one more kernel reference.  => SwapIOError, before anything was
+    emitted: what was emitted before an entry that cannot be read goes out, or the kernel would never give its
+    references back, and the call that begins at that entry says so.  => Breathes.
     """
     emitted = 0
     entries = _entries(mp, ino, cookie)
@@ -410,12 +410,12 @@ def readdir(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
             raise
         if entry is None:
             return
-        name, number, key = entry
+        name, number, cookie = entry
         attributes = getattr(mp, number)
-        if not emit(name, number, attributes, key):
+        if not emit(name, number, attributes, cookie):
             return
         emitted += 1
-        if key > COOKIE_DOTDOT:
+        if cookie > COOKIE_DOTDOT:
             hold(mp, number)
 
 
@@ -435,10 +435,10 @@ def _entries(mp: Mount, ino: int, cookie: int) -> Iterator[tuple[bytes, int, int
         parent = tn_parent(mp.arena, dat) if tn_links(mp.arena, dat) else ino
         mp.mem.node(parent)
         yield b"..", parent, COOKIE_DOTDOT
-    key = max(cookie, COOKIE_DOTDOT)
+    cookie = max(cookie, COOKIE_DOTDOT)
     while True:
         mp.breathe()
-        batch = mp.dirs.tree.batch_from(mp.mem.node(ino), key + 1)
+        batch = mp.dirs.tree.batch_from(mp.mem.node(ino), cookie + 1 << COOKIE_SHIFT)
         if not batch:
             return
         for key, value in batch:
@@ -446,7 +446,8 @@ def _entries(mp: Mount, ino: int, cookie: int) -> Iterator[tuple[bytes, int, int
             number, name = mp.dirs.read_value(value)
             mp.mem.node(number)
             hold(mp, number, 0)
-            yield name, number, key
+            cookie = key >> COOKIE_SHIFT
+            yield name, number, cookie
 
 
 # --- extended attributes ---
