@@ -93,6 +93,24 @@ def test_names_with_one_hash(weak_hash: None, fs: Driver) -> None:
     fs.check()
 
 
+def test_names_that_come_back(fs: Driver) -> None:
+    """Also one whose key is still what tells two nodes of the index apart."""
+    rng = random.Random(4)
+    names = [b"%d" % i for i in range(3000 if fs.roomy else 200)]
+    there: set[bytes] = set()
+    for step in range(4 * len(names)):
+        name = rng.choice(names)
+        if name in there:
+            fs.unlink(ROOT, name)
+        else:
+            fs.forget(fs.create(ROOT, name))
+        there ^= {name}
+        if step % len(names) == 0:
+            fs.check()
+    fs.check()
+    assert set(fs.entries(ROOT)) == there
+
+
 def test_a_listing_leads_on_from_any_entry_of_a_bucket(weak_hash: None, fs: Driver) -> None:
     """Also from one that is gone, while others take cookies of the same bucket."""
     names = [b"%d" % i for i in range(60)]

@@ -86,6 +86,11 @@ class BTree(Nodes):
         _handle, node, i = path[-1]
         return i < self.mem.u32[node >> 2] & 0xFFFF
 
+    def key_before(self, path: Path) -> int | None:
+        """The key before the place that seek() found, None where that is in another leaf or nowhere."""
+        _handle, node, i = path[-1]
+        return self.mem.u64[(node + BT_HEAD >> 3) + i - 1] if i else None
+
     def last_to(self, at: int, key: int) -> tuple[int, int] | None:
         """The entry with the highest key <= key.  => SwapIOError."""
         return self.around(at, key)[0]

@@ -92,14 +92,25 @@ class Directories:
         In O(log n).  => SwapIOError; NoMemory when COUNTERS other names are in its bucket.
         """
         hashed, tree = self.hash(name), self.tree
-        path = tree.seek(dat, hashed & ~REST_MASK)
+        path = tree.seek(dat, hashed)
         found = tree.entry(path)
-        if found is None or found[0] > hashed | BUCKET_MASK:
+        if (found is None or found[0] > hashed | BUCKET_MASK) and not self._is_shared(dat, hashed, path):
             return hashed, path
         if self.find(dat, name) is not None:
             return None
         key = self._free_key(dat, hashed)
         return key, tree.seek(dat, key)
+
+    def _is_shared(self, dat: int, hashed: int, path: Path) -> bool:
+        """Whether another of the bucket stands before a key that seek() was asked for; it has counter 0 then."""
+        if not path:
+            return False
+        start = hashed & ~REST_MASK
+        before = self.tree.key_before(path)
+        if before is None:          # the place is the first of a leaf
+            found = self.tree.first_from(dat, start)
+            before = found[0] if found is not None else 0
+        return start <= before < hashed
 
     def _names(self, value: int, name: bytes) -> int:
         """The inode number an entry leads to if it has that name, else 0."""
