@@ -304,3 +304,24 @@ class TestFlags:
         assert sorted(os.listdir(d)) == ["a", "b"]
         os.unlink(d / "a")
         assert os.listdir(d) == ["b"]
+
+
+class TestFull:
+    """A mount without a free byte: rename needs none."""
+
+    def test_rotation_and_move(self, make_fs):
+        mnt = make_fs(size="2m", tmpfsd="ram=1m").mnt
+        os.makedirs(mnt / "log")
+        os.mkdir(mnt / "old")
+        for number in range(20):
+            touch(mnt / "log" / f"log.{number}")
+        with open(mnt / "data", "wb", buffering=0) as file, fails_with(errno.ENOSPC):
+            while True:
+                file.write(bytes(1 << 12))
+        for number in reversed(range(20)):
+            os.rename(mnt / "log" / f"log.{number}", mnt / "log" / f"log.{number + 1}")
+        long = "n" * 230
+        for number in range(1, 21):
+            os.rename(mnt / "log" / f"log.{number}", mnt / "old" / f"{long}.{number}")
+        assert sorted(os.listdir(mnt / "old")) == sorted(f"{long}.{number}" for number in range(1, 21))
+        assert not os.listdir(mnt / "log")

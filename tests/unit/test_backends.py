@@ -90,6 +90,20 @@ def test_fixed_is_full_while_memory_is_not(make_vm) -> None:
     backend.alloc_page(2)
 
 
+def test_an_eighth_of_a_fixed_submap_is_kept_back(make_vm) -> None:
+    vm = make_vm(spare=9)
+    backend = PageableSubmap(vm, 20 << 12)
+    for _ in range(18):
+        backend.alloc_page(1)
+    with pytest.raises(NoMemory, match="submap"):
+        backend.alloc_page(1)
+    with vm.overdraft:
+        for _ in range(2):
+            backend.alloc_page(1)
+        with pytest.raises(NoMemory, match="submap"):
+            backend.alloc_page(1)
+
+
 def test_per_pool_one_pools_end_is_not_anothers(make_vm) -> None:
     vm = make_vm()
     backend = PageableSubmap(vm, 4 << 12, per_pool=True)

@@ -40,6 +40,31 @@ def play(tree: Tree, rng: random.Random, steps: int, keys: int, most: int) -> No
 
 
 @pytest.mark.parametrize("value_size", (4, 8))
+@pytest.mark.parametrize("tall", (False, True))
+def test_a_key_moves_within_its_leaf(make_tree, value_size: int, tall: bool) -> None:
+    tree = make_tree(value_size, tall=tall)
+    rng, moved = random.Random(7), 0
+    for key in rng.sample(range(0, 2000, 2), 150):
+        tree.insert(key, key)
+    for _ in range(200):
+        old, new = rng.choice(list(tree.model)), rng.randrange(1, 2000)
+        if new in tree.model:
+            continue
+        tree.vm.breathe()
+        path, npages = tree.tree.seek(tree.at(), new), tree.vm.npages
+        before, after = tree.tree.gap(path)
+        assert before in (max((key for key in tree.model if key < new), default=-1), -1)
+        assert after == min((key for key in tree.model if key > new), default=-1)
+        if tree.tree.move(tree.tree.seek(tree.at(), old), new, path, new):
+            moved += 1
+            del tree.model[old]
+            tree.model[new] = new
+        tree.check()
+        assert tree.vm.npages == npages
+    assert moved > 150 if not tall else 3 < moved < 50
+
+
+@pytest.mark.parametrize("value_size", (4, 8))
 @pytest.mark.parametrize("nframes", (400, 72), ids=("roomy", "starving"))
 @pytest.mark.parametrize("seed", range(2))
 def test_against_a_dict(make_tree, value_size: int, nframes: int, seed: int) -> None:

@@ -309,6 +309,48 @@ def test_swap_full_refuses_and_loses_nothing(make_vm, fill, number_in, nslots: i
     assert len(fill_up(vm, fill)) == len(vpns[::2])
 
 
+@pytest.mark.parametrize("nslots", (0, 40))
+def test_an_overdraft_has_what_is_kept_back(make_vm, fill, nslots: int) -> None:
+    vm = make_vm(64, reserve=16, nslots=nslots, spare=5)
+    n = len(fill_up(vm, fill))
+    assert n == vm.phys.nframes - vm.reserve - 5 + nslots
+    for _ in range(2):
+        with vm.overdraft:
+            vpns = fill_up(vm, fill)
+        assert len(vpns) == 5 and not vm.overdrawn
+        with pytest.raises(NoMemory):
+            vm.alloc_data_pages(vm.kernel_map.alloc(), 1, 1)
+        vm.check()
+        vm.breathe()
+        for vpn in vpns:
+            vm.free_page(vpn)
+            vm.kernel_map.free(vpn)
+
+
+def test_an_overdraft_knows_no_limit(make_vm, fill) -> None:
+    vm = make_vm(64, reserve=16, nslots=100, limit=10)
+    assert len(fill_up(vm, fill)) == 10
+    with vm.overdraft:
+        fill(vm, 20)
+    with pytest.raises(NoMemory, match="size"):
+        fill(vm, 1)
+    vm.check()
+
+
+@pytest.mark.parametrize("error", (NoMemory, SwapIOError))
+def test_an_overdraft_ends_with_what_runs_within(make_vm, error: type[Exception]) -> None:
+    vm = make_vm()
+    with pytest.raises(error):
+        with vm.overdraft:
+            raise error("any")
+    assert not vm.overdrawn
+
+
+def test_what_is_kept_back_is_a_quarter_at_most(make_vm) -> None:
+    assert make_vm(64, reserve=16, spare=100).spare == 12
+    assert make_vm(64, reserve=16).spare == 0
+
+
 def test_with_swap_full_pages_that_were_out_are_rewritten_in_place(make_vm, fill, number_in) -> None:
     vm = make_vm(64, reserve=16, nslots=40)
     vpns = fill_up(vm, fill)

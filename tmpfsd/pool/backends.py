@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from tmpfsd.uvm.aobj import AnonObject
+from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.vm import RESERVE, UNOWNED, WINDOWED, WIRED, Vm
 from tmpfsd.uvm.vmmap import Submap
@@ -147,6 +148,9 @@ class PageableSubmap:
     def alloc_page(self, owner: int) -> int:
         """See Backend."""
         submap = self._submap(owner)
+        spare = min(self.vm.spare, submap.npages // 8)
+        if submap.fixed and submap.nused >= submap.npages - spare and not self.vm.overdrawn:
+            raise NoMemory(f"submap {submap.name} is full")
         vpn = submap.alloc()
         try:
             self.vm.alloc_page(vpn, owner)

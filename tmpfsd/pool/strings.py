@@ -69,6 +69,10 @@ class Strings:
         """How many bytes an item has room for.  O(1)."""
         return SIZES[(handle >> INDEX_BITS) - 1]
 
+    def size_for(self, nbytes: int) -> int:
+        """How many bytes an item that is taken for nbytes has room for."""
+        return CLASSES[bisect_left(CLASSES, nbytes)]
+
     def is_held(self, handle: int) -> bool:
         """Whether handle names an item that is handed out.  O(1)."""
         i = (handle >> INDEX_BITS) - 1

@@ -86,10 +86,18 @@ class BTree(Nodes):
         _handle, node, i = path[-1]
         return i < self.mem.u32[node >> 2] & 0xFFFF
 
-    def key_before(self, path: Path) -> int | None:
-        """The key before the place that seek() found, None where that is in another leaf or nowhere."""
+    def gap(self, path: Path) -> tuple[int, int]:
+        """The keys beside the place that seek() found: (before it in the leaf, or -1; from it on, or -1 at the end).
+
+        => SwapIOError.
+        """
         _handle, node, i = path[-1]
-        return self.mem.u64[(node + BT_HEAD >> 3) + i - 1] if i else None
+        u64, first = self.mem.u64, node + BT_HEAD >> 3
+        before = u64[first + i - 1] if i else -1
+        if i < self.mem.u32[node >> 2] & 0xFFFF:
+            return before, u64[first + i]
+        leaf = self._leaf_beside(path, 1)
+        return before, -1 if leaf is None else u64[leaf + BT_HEAD >> 3]
 
     def last_to(self, at: int, key: int) -> tuple[int, int] | None:
         """The entry with the highest key <= key.  => SwapIOError."""
@@ -232,6 +240,19 @@ class BTree(Nodes):
                 first = node + BT_HEAD >> 3
                 i = bisect_left(self.mem.u64, key, first, first + (self.mem.u32[node >> 2] & 0xFFFF)) - first
                 self._open(node, i, key, value, self._shift)
+
+    def move(self, path: Path, key: int, to: Path, value: int) -> bool:
+        """Give an entry another key and value, if that leaves it in its leaf; whether it does.  Needs no memory.
+
+        path is what seek() says of the entry, `to` of its new key, which is not there.  => Cannot fail.
+        """
+        leaf, node, i = path[-1]
+        handle, _node, j = to[-1]
+        if handle != leaf:
+            return False
+        self._close(node, i, self._shift)
+        self._open(node, j - (j > i), key, value, self._shift)
+        return True
 
     def _plant(self, at: int, key: int, value: int) -> None:
         """The first entry of a tree."""

@@ -93,24 +93,19 @@ class Directories:
         """
         hashed, tree = self.hash(name), self.tree
         path = tree.seek(dat, hashed)
-        found = tree.entry(path)
-        if (found is None or found[0] > hashed | BUCKET_MASK) and not self._is_shared(dat, hashed, path):
+        if not path:
+            return hashed, path
+        before, after = tree.gap(path)
+        start = hashed & ~REST_MASK
+        if before < 0:              # the place is the first of a leaf
+            found = tree.first_from(dat, start)
+            before = found[0] if found is not None else 0
+        if not start <= before < hashed and not hashed <= after <= hashed | BUCKET_MASK:
             return hashed, path
         if self.find(dat, name) is not None:
             return None
         key = self._free_key(dat, hashed)
         return key, tree.seek(dat, key)
-
-    def _is_shared(self, dat: int, hashed: int, path: Path) -> bool:
-        """Whether another of the bucket stands before a key that seek() was asked for; it has counter 0 then."""
-        if not path:
-            return False
-        start = hashed & ~REST_MASK
-        before = self.tree.key_before(path)
-        if before is None:          # the place is the first of a leaf
-            found = self.tree.first_from(dat, start)
-            before = found[0] if found is not None else 0
-        return start <= before < hashed
 
     def _names(self, value: int, name: bytes) -> int:
         """The inode number an entry leads to if it has that name, else 0."""
@@ -166,6 +161,18 @@ class Directories:
         else:
             layout.set_tn_name(self.mem.arena, self.mem.node_w(value), b"")
 
+    def fits(self, value: int, name: bytes, snugly: bool) -> bool:
+        """Whether a value's dirent has room for another name; snugly: and a new one for it would be as large."""
+        if not value & EXTERNAL:
+            return False
+        room, need = self.mem.strings.size(value ^ EXTERNAL), self.mem.strings.size_for(TD_NAME + len(name))
+        return need == room if snugly else need <= room
+
+    def rewrite(self, value: int, name: bytes) -> None:
+        """Let a dirent that was found in this breath, and has room, have another name.  => Cannot fail."""
+        at = self.mem.string_w(value ^ EXTERNAL)
+        layout.init_dirent(self.mem.arena, at, layout.td_head(self.mem.arena, at)[0], name)
+
     def redirect(self, value: int, ino: int) -> None:
         """Let an entry that was found in this breath, its name in a dirent, lead to another node.  => Cannot fail."""
         at = self.mem.string_w(value ^ EXTERNAL)
@@ -181,6 +188,13 @@ class Directories:
         key, path = vacancy
         self.tree.insert(dat, key, value, path)
         layout.set_tn_size(self.mem.arena, dat, layout.tn_size(self.mem.arena, dat) + DIRENT_SIZE)
+
+    def move(self, path: Path, vacancy: tuple[int, Path], value: int) -> bool:
+        """Let an entry that was found go to where vacancy() said, if both are in one leaf; whether they are.
+
+        => The tree has not changed since.  Cannot fail, and needs no memory.
+        """
+        return self.tree.move(path, *vacancy, value)
 
     def _free_key(self, dat: int, hashed: int) -> int:
         """The key of a hash with the lowest counter, so the lowest cookie, that no entry has."""

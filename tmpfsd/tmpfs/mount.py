@@ -20,6 +20,8 @@ from tmpfsd.uvm.swap import Swap, open_swap
 from tmpfsd.uvm.swapset import OWN_WIDTH
 from tmpfsd.uvm.vm import Vm
 
+SPARE = 16          # pages that renames may still have where memory and swap are full
+
 
 class Mount:
     """A file system in memory that pages out.  => OSError: the swap file or device cannot be opened."""
@@ -30,7 +32,7 @@ class Mount:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.vm = Vm(config.ram_bytes, _swap_of(config), atop(config.size_bytes))
+        self.vm = Vm(config.ram_bytes, _swap_of(config), atop(config.size_bytes), spare=SPARE)
         submap = 0 if config.submap == "auto" else int(config.submap)
         self.mem = Mem(self.vm, config.backend, submap, config.submap_sharing == "per-pool", config.nr_inodes,
                        config.windows)

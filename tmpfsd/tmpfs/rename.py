@@ -2,6 +2,13 @@
 
 The kernel has locked the directories and asked whether the one is below the other; it is asked again here, as
 a wrong answer would cut a tree off.  That walk may be long and breathes; what follows is one breath.
+
+Memory      A rename is not refused for `size`, as with the kernel's tmpfs: it may take `used` above it, by a name's
+            dirent and its place in an index, so by less than 450 bytes for each name there is.  Where all of ram and
+            swap is in use, or a fixed submap, Vm.spare pages are kept back for it.  It takes none within a leaf of a
+            directory (so up to 340 names), nor where something is replaced whose name is in a dirent; and a long name
+            gets the dirent of the old one if that is as large, or if no other can be had.
+            RENAME_WHITEOUT makes a node, and is refused as mknod is.
 """
 
 from __future__ import annotations
@@ -13,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from tmpfsd.tmpfs import layout, node
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
-    NAME_MAX, ROOT_INO, set_tn_ctime, set_tn_links, set_tn_parent, tn_links, tn_mode, tn_name, tn_parent, touch
+    NAME_INLINE_MAX, NAME_MAX, ROOT_INO, set_tn_ctime, set_tn_links, set_tn_parent, tn_links, tn_mode, tn_name,
+    tn_parent, touch
 )
-from tmpfsd.uvm.errors import VmError
+from tmpfsd.uvm.errors import NoMemory, VmError
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
@@ -26,15 +34,15 @@ RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4       # <linux/fs.h
 class Place:
     """One end of a rename: a directory, a name, and the entry there with its node (ino 0 when there is none)."""
 
-    __slots__ = ("mp", "dino", "name", "dat", "key", "value", "ino", "at")
+    __slots__ = ("mp", "dino", "name", "dat", "key", "value", "ino", "path", "at")
 
     def __init__(self, mp: Mount, dino: int, name: bytes) -> None:
         self.mp, self.dino, self.name = mp, dino, name
         self.dat = mp.mem.node_w(dino)
         if not stat.S_ISDIR(tn_mode(mp.arena, self.dat)):
             raise FsError(errno.ENOTDIR)
-        # The path is not kept: what one end does to a tree makes the other's stale.
-        self.key, self.value, self.ino, _path = mp.dirs.find(self.dat, name) or (0, 0, 0, None)
+        # The path is good until one of the ends changes a tree.
+        self.key, self.value, self.ino, self.path = mp.dirs.find(self.dat, name) or (0, 0, 0, [])
         self.at = 0
         if self.ino:
             self.at = mp.mem.node_w(self.ino)
@@ -128,19 +136,19 @@ def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
     """
     dirs = mp.dirs
     white = white_value = value = 0
-    kept = target.value & layout.EXTERNAL
+    kept, leaves = target.value & layout.EXTERNAL, whiteout_cred is None
     try:
-        if whiteout_cred is not None:
+        if not leaves:
             white = mp.mem.get_node(0)
             white_value = dirs.new_value(white, source.name, slot_free=True)
-        if not kept:
-            value = target.new_value(source.ino, source.at, source.value)
-        if not target.ino:
-            vacancy = dirs.vacancy(target.dat, target.name)
-            assert vacancy is not None
-            dirs.insert(target.dat, vacancy, value)
+        with mp.vm.overdraft:
+            if not kept:
+                value = _value_for(source, target, leaves)
+            if not target.ino:
+                leaves = _enter(source, target, value, leaves)
     except VmError:
-        dirs.drop_value(value)
+        if value != source.value:
+            dirs.drop_value(value)
         dirs.drop_value(white_value)
         if white:
             mp.mem.put_node(white)
@@ -157,20 +165,54 @@ def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
         if node.drop_links(mp, target.at, target.ino, 2 if replaced_dir else 1, now):
             ended = target.ino
     if white:
-        dirs.set(source.dat, source.key, white_value)
-        dirs.unbind(source.value)
-        mp.generation += 1
-        dmode, _uid, gid = layout.tn_access(mp.arena, source.dat)
-        layout.init_node(mp.arena, mp.mem.node_w(white), stat.S_IFCHR, layout.KIND_NONE, 1, whiteout_cred.uid,
-                         gid if dmode & stat.S_ISGID else whiteout_cred.gid, 0, mp.generation, now)
-        dirs.bind(white_value, source.name)
-    else:
+        _leave_whiteout(mp, source, white, white_value, whiteout_cred, now)
+    elif leaves:
         dirs.remove(source.dat, source.key)
+    if value == source.value and value & layout.EXTERNAL:
+        dirs.rewrite(value, target.name)
+    else:
         dirs.unbind(source.value)
-    if not kept:
-        dirs.bind(value, target.name)
+        if not kept:
+            dirs.bind(value, target.name)
     _moved(mp, source, target, moved_dir, now)
     return ended
+
+
+def _value_for(source: Place, target: Place, leaves: bool) -> int:
+    """The value of the target's entry: the source's own if its dirent can be used again.  => NoMemory, SwapIOError."""
+    dirs, long = source.mp.dirs, len(target.name) > NAME_INLINE_MAX
+    if leaves and (long or tn_name(source.mp.arena, source.at)) and dirs.fits(source.value, target.name, snugly=True):
+        return source.value
+    try:
+        return target.new_value(source.ino, source.at, source.value)
+    except NoMemory:
+        if leaves and dirs.fits(source.value, target.name, snugly=False):
+            return source.value
+        raise
+
+
+def _enter(source: Place, target: Place, value: int, leaves: bool) -> bool:
+    """Make the target's entry, in the place of the source's if it can be; whether that one is still to be removed.
+
+    => NoMemory, SwapIOError; nothing has changed.
+    """
+    dirs = source.mp.dirs
+    vacancy = dirs.vacancy(target.dat, target.name)
+    assert vacancy is not None
+    if leaves and source.dino == target.dino and dirs.move(source.path, vacancy, value):
+        return False
+    dirs.insert(target.dat, vacancy, value)
+    return leaves
+
+
+def _leave_whiteout(mp: Mount, source: Place, white: int, value: int, cred: Any, now: int) -> None:
+    """Let the source's entry lead to the new node `white`."""
+    mp.dirs.set(source.dat, source.key, value)
+    mp.generation += 1
+    dmode, _uid, gid = layout.tn_access(mp.arena, source.dat)
+    layout.init_node(mp.arena, mp.mem.node_w(white), stat.S_IFCHR, layout.KIND_NONE, 1, cred.uid,
+                     gid if dmode & stat.S_ISGID else cred.gid, 0, mp.generation, now)
+    mp.dirs.bind(value, source.name)
 
 
 def _moved(mp: Mount, source: Place, target: Place, is_dir: int, now: int) -> None:
@@ -186,20 +228,25 @@ def _moved(mp: Mount, source: Place, target: Place, is_dir: int, now: int) -> No
 
 
 def _exchange(mp: Mount, one: Place, two: Place) -> None:
-    """Let two entries change places."""
+    """Let two entries change places: a name in a dirent stays there, the others move from node to node."""
     dirs = mp.dirs
-    value_of_two = one.new_value(two.ino, two.at, two.value)
-    try:
-        value_of_one = two.new_value(one.ino, one.at, one.value)
-    except VmError:
-        dirs.drop_value(value_of_two)
-        raise
+    with mp.vm.overdraft:
+        value_of_two = one.value if one.value & layout.EXTERNAL else one.new_value(two.ino, two.at, two.value)
+        try:
+            value_of_one = two.value if two.value & layout.EXTERNAL else two.new_value(one.ino, one.at, one.value)
+        except VmError:
+            if value_of_two != one.value:
+                dirs.drop_value(value_of_two)
+            raise
     now, one_is_dir, two_is_dir = mp.now(), int(one.is_dir), int(two.is_dir)
-    dirs.set(one.dat, one.key, value_of_two)
-    dirs.set(two.dat, two.key, value_of_one)
-    dirs.unbind(one.value)
-    dirs.unbind(two.value)
-    dirs.bind(value_of_two, one.name)
-    dirs.bind(value_of_one, two.name)
+    for end in (one, two):
+        if not end.value & layout.EXTERNAL:
+            dirs.unbind(end.value)
+    for end, other, value in ((one, two, value_of_two), (two, one, value_of_one)):
+        if end.value & layout.EXTERNAL:
+            dirs.redirect(end.value, other.ino)
+        else:
+            dirs.set(end.dat, end.key, value)
+            dirs.bind(value, end.name)
     _moved(mp, one, two, one_is_dir, now)
     _moved(mp, two, one, two_is_dir, now)

@@ -22,6 +22,7 @@ Invariants
     V5  A slot belongs to one page.
     V6  At most most_slotless = nframes - reserve pages have no slot (frames that are to go are not counted), unless the
         swap device failed: so the reserve can always be filled again, and no page-in ever waits for swap space.
+        The last `spare` are for an overdraft.
     V7  Between two operations the bytes of every page are its owner's (undefined.py).
 
 Breathing   breathe() is the only place where offsets go stale.
@@ -60,22 +61,44 @@ UNLIMITED = 1 << 62
 POISON = b"\xdf" * PAGE_SIZE        # TMPFSD_CHECK: what frames hold that are nobody's
 
 
+class Overdraft:
+    """Within it pages may be allocated beyond `limit`, and from what is kept back of ram and of a fixed submap.
+
+    For what must not fail where memory is short, and gives back about as much as it takes.
+    """
+
+    __slots__ = ("vm",)
+
+    def __init__(self, vm: "Vm") -> None:
+        self.vm = vm
+
+    def __enter__(self) -> None:
+        self.vm.overdrawn = True
+
+    def __exit__(self, *_error: object) -> None:
+        self.vm.overdrawn = False
+
+
 class Vm:
     """One machine: `ram_bytes` of frames, a page table, a page daemon and perhaps a swap file."""
 
-    __slots__ = ("phys", "swap", "kernel_map", "daemon", "windows", "reserve", "low", "most_slotless", "limit",
+    __slots__ = ("phys", "swap", "kernel_map", "daemon", "windows", "reserve", "low", "most_slotless", "spare", "limit",
                  "frame_of", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
                  "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "undefined",
-                 "thrash", "check_level", "trace", "_referenced", "_dirty", "_free")
+                 "thrash", "check_level", "trace", "overdrawn", "overdraft",
+                 "_most_spare", "_referenced", "_dirty", "_free")
 
     def __init__(self, ram_bytes: int, swap: Swap | SwapSet | None = None, limit: int = UNLIMITED,
-                 reserve: int = RESERVE) -> None:
+                 reserve: int = RESERVE, spare: int = 0) -> None:
         self.phys = PhysMem(ram_bytes)
         assert self.phys.nframes > reserve, "no frame beside the reserve"
         self.swap = swap
         self.kernel_map = VmMap("kernel_map")
         self.reserve = reserve
         self.limit = limit                  # pages that may exist, resident or out
+        self.overdrawn = False
+        self.overdraft = Overdraft(self)
+        self._most_spare = spare            # kept back from all that does not overdraw, where there is so much
         self.frame_of = array("i")
         self.slot_of = array("I")
         self.flags = bytearray()
@@ -103,6 +126,7 @@ class Vm:
         # Reclaim begins above the reserve, so that the pages an operation adds seldom reach the bound of V6.
         self.low = self.reserve + min(SLACK, (nframes - self.reserve) // 4)
         self.most_slotless = nframes - self.reserve
+        self.spare = min(self._most_spare, self.most_slotless // 4)
         self.daemon.resize()
         if self.windows is not None:
             self.windows.resize()
@@ -150,9 +174,9 @@ class Vm:
         O(1), O(CLUSTER) at the bound of V6, and O(GROW) when the page table is too short.
         => NoMemory within the limits of size, of ram and of swap.  Never evicts.
         """
-        if self.npages >= self.limit:
+        if self.npages >= self.limit and not self.overdrawn:
             raise NoMemory("size is used up")
-        if self.nslotless >= self.most_slotless:
+        if self.nslotless >= self.most_slotless - self.spare:
             self._make_slotless_room()
         if vpn >= len(self.flags):
             self._grow(vpn)
@@ -185,7 +209,7 @@ class Vm:
         or zeroes every byte before the next breath, and says undefined.written().  => NoMemory when there is not even
         one.  O(n).
         """
-        room = min(n, self.limit - self.npages, self.most_slotless - self.nslotless, len(self._free))
+        room = min(n, self.limit - self.npages, self.most_slotless - self.spare - self.nslotless, len(self._free))
         if room < 1:
             self.alloc_page(vpn, owner)         # makes room, or says what is full
             return 1
@@ -333,7 +357,7 @@ class Vm:
 
     def _make_slotless_room(self) -> None:
         """Write pages out until another page without a slot is allowed (V6)."""
-        most = self.most_slotless
+        most = self.most_slotless - (0 if self.overdrawn else self.spare)
         assert not self.undefined.old, "V8: a page whose content is in its slot only may get another"
         if self.swap is not None:
             self.daemon.give_slots(CLUSTER)
