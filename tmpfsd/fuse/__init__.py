@@ -1,0 +1,1 @@
+"""fuse: the kernel's own wire: bytes in, bytes out."""
