@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import control, options, vnops
+from tests.fuzz import control, options, vnops, wire
 
-TARGETS = {"options": options, "control": control, "vnops": vnops}
-RUNS = {"options": 20_000, "control": 1_500, "vnops": 600}
-EXAMPLES = {"options": 1000, "control": 500, "vnops": 300}
+TARGETS = {"options": options, "control": control, "vnops": vnops, "wire": wire}
+RUNS = {"options": 20_000, "control": 1_500, "vnops": 600, "wire": 800}
+EXAMPLES = {"options": 1000, "control": 500, "vnops": 300, "wire": 300}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 no_atheris = pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
@@ -51,6 +51,13 @@ class TestTheTargets:
         monkeypatch.setattr(vnops.Driver, "check", lambda fs: fs.mp.mem.nodes.put(0) or fs.mp.check())
         with pytest.raises(Exception, match="P|N"):
             vnops.one(data)
+
+    def test_wire_sees_an_answer_too_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = bytes((0, 255, 2)) + bytes(200)
+        wire.one(data)
+        monkeypatch.setattr(wire, "expects", lambda _data: False)
+        with pytest.raises(AssertionError):
+            wire.one(data)
 
     def test_control_sees_an_answer_that_cannot_be_sent(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(control.SERVER.commands, "ping", lambda _request: {1, 2})

@@ -125,7 +125,7 @@ def test_long_names_are_refused(name: str, args: tuple[Any, ...]) -> None:
 def test_setxattr_knows_the_callers_groups(
         ops: Operations, vnops: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(pyfuse3, "get_sup_groups", lambda pid: asked.append(pid) or {7})
+    monkeypatch.setattr("tmpfsd.fuse.caller.groups_of", lambda pid: asked.append(pid) or {7})
     seen: list[Any] = []
     vnops.setxattr = lambda *args: seen.append(args[-1])
     assert run(ops.setxattr, 1, b"user.x", b"", CTX) is None
@@ -136,7 +136,7 @@ def test_setxattr_knows_the_callers_groups(
 
 
 def test_a_caller_that_is_gone_has_no_other_groups() -> None:
-    caller = operations.Caller(SimpleNamespace(uid=1, gid=2, umask=0, pid=0))
+    caller = operations.caller_of(SimpleNamespace(uid=1, gid=2, umask=0, pid=0))
     assert caller.in_group(2) and not caller.in_group(3)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 
+from tmpfsd.fuse.caller import Caller
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import reap, vnops
 from tmpfsd.tmpfs.errors import FsError
@@ -44,8 +45,8 @@ def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., An
     async def handle(self: Operations, *args: Any) -> Any:
         self.requests[name] += 1
         try:
-            if changes and self.broken:
-                raise FsError(errno.EROFS)
+            if changes:
+                self.demand_writable()
             self.breathe()
             try:
                 answer = func(self, *args)
@@ -73,22 +74,9 @@ def changing(func: Callable[..., Any]) -> Callable[..., Any]:
     return handler(func, changes=True)
 
 
-class Caller:
-    """Who makes a request, with what the kernel does not hand over: the other groups, looked up when needed."""
-
-    __slots__ = ("uid", "gid", "umask", "pid")
-
-    def __init__(self, ctx: Any) -> None:
-        self.uid, self.gid, self.umask, self.pid = ctx.uid, ctx.gid, ctx.umask, ctx.pid
-
-    def in_group(self, gid: int) -> bool:
-        """Tell whether the caller is in a group.  One that is gone, or not seen from here, has its own only."""
-        if gid == self.gid:
-            return True
-        try:
-            return gid in pyfuse3.get_sup_groups(self.pid)
-        except (OSError, RuntimeError, ValueError):
-            return False
+def caller_of(ctx: Any) -> Caller:
+    """Who makes a request."""
+    return Caller(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
 
 
 def entry_of(ino: int, attr: tuple[int, ...]) -> EntryAttributes:
@@ -131,6 +119,11 @@ class Operations(pyfuse3.Operations):
     def init(self) -> None:
         """Say that the kernel's INIT is being served."""
         self.on_init()
+
+    def demand_writable(self) -> None:
+        """=> FsError EROFS once an invariant broke."""
+        if self.broken:
+            raise FsError(errno.EROFS)
 
     def errno_of(self, error: FsError | VmError, name: str) -> int:
         """Turn an error of the file system into an errno; log what should not be."""
@@ -245,7 +238,7 @@ class Operations(pyfuse3.Operations):
             wanted["mtime_ns"] = attr.st_mtime_ns
         if fields.update_ctime:
             wanted["ctime_ns"] = attr.st_ctime_ns
-        vnops.setattr(self.mount, ino, Caller(ctx), **wanted, by_path=fh is None)
+        vnops.setattr(self.mount, ino, caller_of(ctx), **wanted, by_path=fh is None)
         return self.entry(ino)
 
     @handler
@@ -268,7 +261,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     def open(self, ino: int, flags: int, ctx: Any) -> FileInfo:
-        vnops.open(self.mount, ino, flags, Caller(ctx))
+        vnops.open(self.mount, ino, flags, caller_of(ctx))
         # With strictatime each opening begins with a read that is sent here.
         return FileInfo(fh=ino, keep_cache=not self.mount.strictatime)
 
@@ -332,7 +325,7 @@ class Operations(pyfuse3.Operations):
     @changing
     def setxattr(self, ino: int, name: bytes, value: bytes, ctx: Any) -> None:
         self.need_xattr()
-        vnops.setxattr(self.mount, ino, name, value, 0, Caller(ctx))    # pyfuse3 sees to CREATE and REPLACE
+        vnops.setxattr(self.mount, ino, name, value, 0, caller_of(ctx))    # pyfuse3 sees to CREATE and REPLACE
 
     @handler
     def listxattr(self, ino: int, ctx: Any) -> list[bytes]:
@@ -342,7 +335,7 @@ class Operations(pyfuse3.Operations):
     @changing
     def removexattr(self, ino: int, name: bytes, ctx: Any) -> None:
         self.need_xattr()
-        vnops.removexattr(self.mount, ino, name, Caller(ctx))
+        vnops.removexattr(self.mount, ino, name, caller_of(ctx))
 
 
 KINDS = tuple(sorted({"forget"} | {

@@ -127,7 +127,7 @@ def extent_at(mp: Mount, at: int, page: int) -> Extent:
 
 # --- writing ---
 
-def write(mp: Mount, ino: int, offset: int, data: bytes) -> int:
+def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview) -> int:
     """Bytes written: all, or those before the first that could not be (NoMemory, SwapIOError when none).
 
     => Breathes.  FsError EFBIG.

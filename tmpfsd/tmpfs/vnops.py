@@ -382,7 +382,7 @@ def read(mp: Mount, ino: int, offset: int, size: int) -> bytes | bytearray:
     return regfile.read(mp, ino, offset, size)
 
 
-def write(mp: Mount, ino: int, offset: int, data: bytes) -> int:
+def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview) -> int:
     """Bytes written, fewer than all when memory ran out on the way.  => FsError EFBIG.  => Breathes."""
     done = regfile.write(mp, ino, offset, data)
     touch(mp.arena, mp.mem.node_w(ino), mp.now())

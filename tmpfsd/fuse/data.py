@@ -1,0 +1,67 @@
+"""fuse/data.py: the handlers of requests about the bytes of files.
+
+A READ is answered with views of the frames that hold the file, which writev(2) hands to the kernel: no copy here.  A
+WRITE is copied once, from the buffer of the request into frames.  There are no open files: a node is all there is.
+
+Invariants  D1 Views of frames are good until the next breath (readv.py): what read() returns must be written at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import TYPE_CHECKING
+
+from tmpfsd.fuse import abi, notify, replies
+from tmpfsd.fuse.abi import BODY
+from tmpfsd.tmpfs import layout, readv, vnops
+from tmpfsd.tmpfs.errors import FsError
+
+if TYPE_CHECKING:
+    from tmpfsd.fuse.session import Reply, Session
+
+DATA = BODY + abi.WRITE_IN.size         # where the bytes of a WRITE begin
+MOST = 1 << 20                          # bytes of one READ: what was agreed on as max_write
+_WRITE = abi.WRITE_OUT.reply()
+_read_in, _write_in, _pack_write, _WRITE_SIZE = abi.READ_IN.unpack, abi.WRITE_IN.unpack, _WRITE.pack, _WRITE.size
+
+
+def demand_regular(s: Session, ino: int) -> None:
+    """=> FsError EISDIR, EINVAL for what has no bytes of its own."""
+    mode = layout.tn_mode(s.mount.arena, s.mount.mem.node(ino))
+    if not stat.S_ISREG(mode):
+        raise FsError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL)
+
+
+def read(s: Session, ino: int, data: bytes) -> Reply:
+    """READ: fuse_read_in.  => D1."""
+    offset, size = _read_in(data, BODY)
+    demand_regular(s, ino)
+    views = readv.read(s.mount, ino, offset, min(size, MOST))
+    nbytes = sum(map(len, views))
+    return [replies.header(s, nbytes), *views]
+
+
+def write(s: Session, ino: int, request: memoryview) -> bytes:
+    """WRITE: fuse_write_in, the bytes."""
+    offset, size, flags = _write_in(request, BODY)
+    if size != len(request) - DATA:
+        raise FsError(errno.EINVAL)
+    demand_regular(s, ino)
+    mount = s.mount
+    if flags & abi.WRITE_KILL_SUIDGID or mount.strips:
+        _strip(s, ino, flags)
+    done = vnops.write(mount, ino, offset, request[DATA:])
+    return _pack_write(_WRITE_SIZE, 0, s.unique, done)
+
+
+def _strip(s: Session, ino: int, flags: int) -> None:
+    """Take the set-id bits that a write by somebody without CAP_FSETID takes; the kernel holds the mode from before."""
+    mount = s.mount
+    before = layout.tn_mode(mount.arena, mount.mem.node(ino))
+    if flags & abi.WRITE_KILL_SUIDGID and before & (stat.S_ISUID | stat.S_ISGID):
+        vnops.setattr(mount, ino, s.caller)         # of nothing: they go, or are left to strip()
+    if ino in mount.strips:
+        vnops.strip(mount, ino)
+    if layout.tn_mode(mount.arena, mount.mem.node(ino)) != before:
+        s.notices.append(notify.inval_inode(ino))

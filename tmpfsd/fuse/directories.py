@@ -1,0 +1,88 @@
+"""fuse/directories.py: the handlers of listings.
+
+READDIRPLUS brings each entry's attributes along, and is a look-up of each: the kernel holds one more reference of all
+but "." and "..".  READDIR brings the type only.  Which is asked for is the kernel's choice (FUSE_READDIRPLUS_AUTO).
+
+Picture     dirent: 24 bytes, the name, zeroes up to a multiple of 8     direntplus: fuse_entry_out, then a dirent
+            A reply has as many as fit into the size that was asked for; none is the end of the directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import TYPE_CHECKING
+
+from tmpfsd.fuse import abi, replies
+from tmpfsd.fuse.abi import BODY
+from tmpfsd.fuse.replies import BLOCK_SIZE, FOREVER, SECOND
+from tmpfsd.tmpfs import layout, listing, vnops
+from tmpfsd.tmpfs.errors import FsError
+
+if TYPE_CHECKING:
+    from tmpfsd.fuse.session import Reply, Session
+
+MOST = 1 << 20                  # bytes of one listing, as of a READ
+TYPE_SHIFT = 12                 # DT_DIR and the like are these bits of the mode
+DOTS = (b".", b"..")
+_read_in, _dirent = abi.READ_IN.unpack, abi.DIRENT.pack
+DIRENT_SIZE, ENTRY_SIZE = abi.DIRENT.size, abi.ENTRY_OUT.size
+_direntplus, PLUS_SIZE = abi.DIRENTPLUS.pack, abi.DIRENTPLUS.size
+NO_ENTRY = bytes(ENTRY_SIZE)    # of "." and "..", which the kernel does not look at
+
+
+def _asked(s: Session, ino: int, data: bytes) -> tuple[int, int]:
+    """Where the listing goes on, and how large the reply may be.  => FsError ENOTDIR, EINVAL (a cookie of nobody's)."""
+    offset, size = _read_in(data, BODY)
+    if not stat.S_ISDIR(layout.tn_mode(s.mount.arena, s.mount.mem.node(ino))):
+        raise FsError(errno.ENOTDIR)
+    if offset >> 63:
+        raise FsError(errno.EINVAL)
+    return offset, min(size, MOST)
+
+
+def readdir(s: Session, ino: int, data: bytes) -> Reply:
+    """READDIR: fuse_read_in."""
+    cookie, room = _asked(s, ino, data)
+    out: list[bytes] = []
+
+    def emit(name: bytes, number: int, mode: int, key: int) -> bool:
+        nonlocal room
+        pad = -len(name) & 7
+        room -= DIRENT_SIZE + len(name) + pad
+        if room < 0:
+            return False
+        out.append(_dirent(number, key, len(name), mode >> TYPE_SHIFT) + name + bytes(pad))
+        return True
+
+    listing.list_names(s.mount, ino, cookie, emit)
+    body = b"".join(out)
+    return [replies.header(s, len(body)), body]
+
+
+def readdirplus(s: Session, ino: int, data: bytes) -> Reply:
+    """READDIRPLUS: fuse_read_in."""
+    cookie, room = _asked(s, ino, data)
+    out: list[bytes] = []
+
+    def emit(name: bytes, number: int, attributes: tuple, key: int) -> bool:
+        nonlocal room
+        pad = -len(name) & 7
+        room -= PLUS_SIZE + len(name) + pad
+        if room < 0:
+            return False
+        mode, links, uid, gid, rdev, size, blocks, atime, mtime, ctime, generation = attributes
+        if name in DOTS:
+            out.append(NO_ENTRY + _dirent(number, key, len(name), mode >> TYPE_SHIFT) + name + bytes(pad))
+            return True
+        asec, ansec = divmod(atime, SECOND)
+        msec, mnsec = divmod(mtime, SECOND)
+        csec, cnsec = divmod(ctime, SECOND)
+        out.append(_direntplus(number, generation, FOREVER, FOREVER, number, size, blocks, asec, msec, csec, ansec,
+                               mnsec, cnsec, mode, links, uid, gid, rdev, BLOCK_SIZE, number, key, len(name),
+                               mode >> TYPE_SHIFT) + name + bytes(pad))
+        return True
+
+    vnops.readdir(s.mount, ino, cookie, emit)
+    body = b"".join(out)
+    return [replies.header(s, len(body)), body]

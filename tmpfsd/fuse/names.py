@@ -1,0 +1,132 @@
+"""fuse/names.py: the handlers of requests about names: look-up, making, linking, renaming, removing, forgetting.
+
+Each decodes, calls one vnop and encodes.  A name is bytes that end with NUL and have no '/' and no other NUL; the
+kernel sends no others, and nothing below would refuse them.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import TYPE_CHECKING
+
+from tmpfsd.fuse import abi, replies
+from tmpfsd.fuse.abi import BODY
+from tmpfsd.tmpfs import acl, vnops, xattr
+from tmpfsd.tmpfs.errors import FsError
+
+if TYPE_CHECKING:
+    from tmpfsd.fuse.session import Session
+
+_mknod_in, _mkdir_in = abi.MKNOD_IN.unpack, abi.MKDIR_IN.unpack
+AFTER_MKNOD, AFTER_MKDIR = BODY + abi.MKNOD_IN.size, BODY + abi.MKDIR_IN.size
+
+
+def name_at(data: bytes, at: int) -> bytes:
+    """The name that a request ends with.  => FsError EINVAL."""
+    name = data[at:-1]
+    if not name or data[-1] or b"\0" in name or b"/" in name:
+        raise FsError(errno.EINVAL)
+    return name
+
+
+def two_at(data: bytes, at: int) -> tuple[bytes, bytes]:
+    """What a request ends with: a name, and another name or a target.  => FsError EINVAL."""
+    one, nul, other = data[at:-1].partition(b"\0")
+    if not nul or data[-1] or not one or b"/" in one or b"\0" in other:
+        raise FsError(errno.EINVAL)
+    return one, other
+
+
+def lookup(s: Session, ino: int, data: bytes) -> bytes:
+    """LOOKUP: name."""
+    found = vnops.lookup(s.mount, ino, name_at(data, BODY))
+    return replies.entry(s, found) if found else replies.no_entry(s)
+
+
+def masked(s: Session, dino: int, mode: int, umask: int) -> int:
+    """A mode less the umask, unless the directory has a default ACL, which stands in its place."""
+    if s.mount.acl and xattr.find(s.mount, dino, acl.DEFAULT) is not None:
+        return mode
+    return mode & ~(umask & 0o777)
+
+
+def mknod(s: Session, ino: int, data: bytes) -> bytes:
+    """MKNOD: fuse_mknod_in, name.  A regular file too: CREATE is answered ENOSYS."""
+    mode, rdev, umask = _mknod_in(data, BODY)
+    name = name_at(data, AFTER_MKNOD)
+    return replies.entry(s, vnops.mknod(s.mount, ino, name, masked(s, ino, mode, umask), rdev, s.caller))
+
+
+def mkdir(s: Session, ino: int, data: bytes) -> bytes:
+    """MKDIR: fuse_mkdir_in, name."""
+    mode, umask = _mkdir_in(data, BODY)
+    name = name_at(data, AFTER_MKDIR)
+    mode = masked(s, ino, stat.S_IMODE(mode), umask)
+    return replies.entry(s, vnops.mkdir(s.mount, ino, name, mode, s.caller))
+
+
+def symlink(s: Session, ino: int, data: bytes) -> bytes:
+    """SYMLINK: name, target."""
+    name, target = two_at(data, BODY)
+    return replies.entry(s, vnops.symlink(s.mount, ino, name, target, s.caller))
+
+
+def link(s: Session, ino: int, data: bytes) -> bytes:
+    """LINK: fuse_link_in, name."""
+    old, = abi.LINK_IN.unpack(data, BODY)
+    name = name_at(data, BODY + abi.LINK_IN.size)
+    s.demand_known(old)
+    return replies.entry(s, vnops.link(s.mount, old, ino, name))
+
+
+def unlink(s: Session, ino: int, data: bytes) -> bytes:
+    """UNLINK: name."""
+    vnops.unlink(s.mount, ino, name_at(data, BODY))
+    return replies.done(s)
+
+
+def rmdir(s: Session, ino: int, data: bytes) -> bytes:
+    """RMDIR: name."""
+    vnops.rmdir(s.mount, ino, name_at(data, BODY))
+    return replies.done(s)
+
+
+def rename(s: Session, ino: int, data: bytes) -> bytes:
+    """RENAME: fuse_rename_in, two names."""
+    newdir, = abi.RENAME_IN.unpack(data, BODY)
+    return _rename(s, ino, newdir, 0, data, BODY + abi.RENAME_IN.size)
+
+
+def rename2(s: Session, ino: int, data: bytes) -> bytes:
+    """RENAME2: fuse_rename2_in, two names."""
+    newdir, flags = abi.RENAME2_IN.unpack(data, BODY)
+    return _rename(s, ino, newdir, flags, data, BODY + abi.RENAME2_IN.size)
+
+
+def _rename(s: Session, ino: int, newdir: int, flags: int, data: bytes, at: int) -> bytes:
+    name, new_name = two_at(data, at)
+    if not new_name or b"/" in new_name:
+        raise FsError(errno.EINVAL)
+    s.demand_known(newdir)
+    vnops.rename(s.mount, ino, name, newdir, new_name, flags, s.caller)
+    return replies.done(s)
+
+
+# --- what has no answer ---
+
+def forget(s: Session, ino: int, data: bytes) -> None:
+    """FORGET: fuse_forget_in."""
+    s.forget(ino, *abi.FORGET_IN.unpack(data, BODY))
+
+
+def batch_forget(s: Session, _ino: int, data: bytes) -> None:
+    """BATCH_FORGET: fuse_batch_forget_in, so many fuse_forget_one.  May be long: session.forget() breathes at each."""
+    count, = abi.BATCH_FORGET_IN.unpack(data, BODY)
+    at, size = BODY + abi.BATCH_FORGET_IN.size, abi.FORGET_ONE.size
+    for each in range(at, min(at + count * size, len(data) - size + 1), size):
+        s.forget(*abi.FORGET_ONE.unpack(data, each))
+
+
+def interrupt(_s: Session, _ino: int, _data: bytes) -> None:
+    """INTERRUPT: an operation runs to its end, so what is to be interrupted was answered or has not been read."""

@@ -1,0 +1,244 @@
+"""fuse/session.py: one connection with the kernel: requests in, replies out, all of them bytes.
+
+handle() takes a request as it was read from the device and returns the reply as it is to be written: one buffer,
+several for writev(2), or None where the kernel expects none.  It knows no descriptor, no event loop and no clock, so
+that a test or a fuzzer can drive it by bytes alone.  What both edges of the server share (counting, errors to errno,
+whether the mount may change) it asks a Policy.
+
+Picture     NEW --INIT--> SERVING       before INIT all else is refused (EPROTO)
+
+            request -> header -> OPERATIONS[opcode] -> may it change? breathe -> handler: decode, one vnop, encode
+            FsError, VmError -> Policy.errno_of -> the header alone, with the errno
+
+Invariants  S1 A request that has an answer gets exactly one, with its `unique`.
+            S2 A handler sees only requests that are as long as they say, and as their structure needs.
+            S3 A handler sees only inodes that there are: others are ESTALE.  (The kernel sends none; a fuzzer does.)
+            S4 An opcode that is not known, or not served, is ENOSYS: the kernel asks once, and does without.
+Breathing   handle() breathes before each operation; a reply with views of frames must be written before the next.
+Limits      A reply that the kernel refuses (ENOENT) is one to a request of an aborted connection: references that it
+            took stay until the unmount, which is the next that happens.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import traceback
+from typing import Any, Callable, NamedTuple, Protocol, Sequence
+
+from tmpfsd.fuse import abi, attributes, data, directories, init, names, replies, xattrs
+from tmpfsd.fuse.caller import Caller
+from tmpfsd.fuse.init import Agreement, Refusal
+from tmpfsd.options import Config
+from tmpfsd.tmpfs import vnops
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.errors import Inconsistent, VmError
+
+log = logging.getLogger(__name__)
+
+Reply = bytes | Sequence[bytes | bytearray | memoryview] | None
+Handler = Callable[["Session", int, Any], Reply]
+HEADER_SIZE = abi.IN_HEADER.size
+_header = abi.IN_HEADER.unpack
+
+
+class Policy(Protocol):
+    """What both edges of a server share."""
+
+    requests: dict[str, int]        # how many there were, by name
+    broken: bool                    # whether an invariant of the mount did not hold
+
+    def errno_of(self, error: FsError | VmError, name: str) -> int:
+        """Turn an error into an errno; log, count and remember what must be."""
+
+    def demand_writable(self) -> None:
+        """=> FsError EROFS where nothing may be changed."""
+
+
+class Operation(NamedTuple):
+    """What is done with an opcode: `least` is how long its structure is, `changes` that it needs a writable mount."""
+
+    name: str
+    handler: Handler
+    least: int = 0
+    changes: bool = False
+
+
+def not_served(_s: "Session", _ino: int, _data: bytes) -> bytes:
+    """What need not be asked for again."""
+    raise FsError(errno.ENOSYS)
+
+
+def nothing_to_do(s: "Session", _ino: int, _data: bytes) -> bytes:
+    """What is done as soon as it is asked for."""
+    return replies.done(s)
+
+
+OPERATIONS: dict[int, Operation] = {
+    abi.LOOKUP: Operation("lookup", names.lookup),
+    abi.MKNOD: Operation("mknod", names.mknod, abi.MKNOD_IN.size, changes=True),
+    abi.MKDIR: Operation("mkdir", names.mkdir, abi.MKDIR_IN.size, changes=True),
+    abi.SYMLINK: Operation("symlink", names.symlink, changes=True),
+    abi.LINK: Operation("link", names.link, abi.LINK_IN.size, changes=True),
+    abi.UNLINK: Operation("unlink", names.unlink, changes=True),
+    abi.RMDIR: Operation("rmdir", names.rmdir, changes=True),
+    abi.RENAME: Operation("rename", names.rename, abi.RENAME_IN.size, changes=True),
+    abi.RENAME2: Operation("rename", names.rename2, abi.RENAME2_IN.size, changes=True),
+    abi.GETATTR: Operation("getattr", attributes.getattr_),
+    abi.SETATTR: Operation("setattr", attributes.setattr_, abi.SETATTR_IN.size, changes=True),
+    abi.STATX_OP: Operation("statx", attributes.statx),
+    abi.READLINK: Operation("readlink", attributes.readlink),
+    abi.ACCESS: Operation("access", attributes.access, abi.ACCESS_IN.size),
+    abi.STATFS: Operation("statfs", attributes.statfs),
+    abi.READ: Operation("read", data.read, abi.READ_IN.size),
+    abi.WRITE: Operation("write", data.write, abi.WRITE_IN.size, changes=True),
+    abi.READDIR: Operation("readdir", directories.readdir, abi.READ_IN.size),
+    abi.READDIRPLUS: Operation("readdirplus", directories.readdirplus, abi.READ_IN.size),
+    abi.GETXATTR: Operation("getxattr", xattrs.getxattr, abi.GETXATTR_IN.size),
+    abi.LISTXATTR: Operation("listxattr", xattrs.listxattr, abi.GETXATTR_IN.size),
+    abi.SETXATTR: Operation("setxattr", xattrs.setxattr, abi.SETXATTR_COMPAT, changes=True),
+    abi.REMOVEXATTR: Operation("removexattr", xattrs.removexattr, changes=True),
+    abi.OPEN: Operation("open", not_served),
+    abi.OPENDIR: Operation("opendir", not_served),
+    abi.CREATE: Operation("create", not_served),
+    abi.FLUSH: Operation("flush", not_served),
+    abi.FSYNC: Operation("fsync", not_served),
+    abi.FSYNCDIR: Operation("fsyncdir", not_served),
+    **{opcode: Operation(name, not_served) for name, opcode in (
+        ("ioctl", abi.IOCTL), ("fallocate", abi.FALLOCATE), ("lseek", abi.LSEEK), ("tmpfile", abi.TMPFILE),
+        ("copy_file_range", abi.COPY_FILE_RANGE), ("copy_file_range", abi.COPY_FILE_RANGE_64), ("poll", abi.POLL))},
+    abi.RELEASE: Operation("release", nothing_to_do),
+    abi.RELEASEDIR: Operation("releasedir", nothing_to_do),
+    abi.SYNCFS: Operation("syncfs", nothing_to_do),
+    abi.DESTROY: Operation("destroy", nothing_to_do),
+}
+NO_ANSWER: dict[int, Operation] = {
+    abi.FORGET: Operation("forget", names.forget, abi.FORGET_IN.size),
+    abi.BATCH_FORGET: Operation("forget", names.batch_forget, abi.BATCH_FORGET_IN.size),
+    abi.INTERRUPT: Operation("interrupt", names.interrupt),
+}
+OTHER = "other"                     # opcodes that nobody knows
+NAMES = tuple(sorted({OTHER, *(each.name for each in (*OPERATIONS.values(), *NO_ANSWER.values()))}))
+_FORGET = NO_ANSWER[abi.FORGET].name
+
+
+class Session:
+    """The connection of one mount.  What handlers need of a request is in `unique` and `caller`."""
+
+    __slots__ = ("mount", "config", "policy", "agreed", "unique", "caller", "notices", "on_init", "refusal", "_known",
+                 "_requests", "_check_each")
+
+    def __init__(self, mount: Mount, config: Config, policy: Policy) -> None:
+        self.mount, self.config, self.policy = mount, config, policy
+        self.agreed = Agreement(0, 0)
+        self.unique = 0
+        self.caller = Caller()
+        self.notices: list[bytes] = []      # to be written after the reply
+        self.on_init: Callable[[], None] = lambda: None
+        self.refusal = ""                   # why this kernel is not served
+        self._requests = policy.requests
+        for name in NAMES:
+            self._requests.setdefault(name, 0)
+        self._known = mount.mem.nodes.is_held
+        self._check_each = mount.check_level >= 2      # TMPFSD_CHECK=2
+
+    def handle(self, request: memoryview) -> Reply:
+        """Do what a request asks for, and return what it is answered with."""
+        if len(request) < HEADER_SIZE:
+            log.error("a request of %d bytes", len(request))
+            return None
+        length, opcode, unique, ino, uid, gid, pid = _header(request)
+        operation = OPERATIONS.get(opcode)
+        if operation is None:
+            return self._handle_other(opcode, unique, ino, request)
+        self._requests[operation.name] += 1
+        if length != len(request) or length < HEADER_SIZE + operation.least or not self.agreed.minor:
+            return replies.refused(unique, errno.EPROTO)
+        self.unique = unique
+        caller = self.caller
+        caller.uid, caller.gid, caller.pid = uid, gid, pid
+        try:
+            if operation.changes:
+                self.policy.demand_writable()
+            self.mount.breathe()
+            if not self._known(ino - 1):
+                return self._unknown(unique, ino, operation, request)
+            reply = operation.handler(self, ino, request if opcode == abi.WRITE else bytes(request))
+            return self._checked(reply) if self._check_each else reply
+        except (FsError, VmError) as error:
+            code = self.policy.errno_of(error, operation.name)
+        except AssertionError as error:
+            code = self._broken(error, operation.name)
+        except Exception:
+            log.exception("%s: unexpected", operation.name)
+            code = errno.EIO
+        return replies.refused(unique, code)
+
+    def demand_known(self, ino: int) -> None:
+        """=> FsError ESTALE for an inode that is not there (S3)."""
+        if not self._known(ino - 1):
+            raise FsError(errno.ESTALE)
+
+    def _unknown(self, unique: int, ino: int, operation: Operation, request: memoryview) -> Reply:
+        """A request about no inode, or one that is not there: the whole file system has none, the rest is ESTALE."""
+        if not ino and operation.handler in ABOUT_NO_NODE:
+            return operation.handler(self, ino, bytes(request))
+        return replies.refused(unique, errno.ESTALE)
+
+    def _checked(self, reply: Reply) -> Reply:
+        """Check everything; that moves pages, so views of frames are copied first."""
+        if reply is not None and not isinstance(reply, bytes):
+            reply = b"".join(reply)
+        self.mount.check()
+        return reply
+
+    def _broken(self, error: AssertionError, name: str) -> int:
+        return self.policy.errno_of(Inconsistent("assert", str(error), traceback.format_exc()), name)
+
+    # --- what is seldom, or has no answer ---
+
+    def _handle_other(self, opcode: int, unique: int, ino: int, request: memoryview) -> Reply:
+        """INIT, what has no answer, and what nobody knows."""
+        if opcode == abi.INIT:
+            return self._init(unique, bytes(request))
+        operation = NO_ANSWER.get(opcode)
+        if operation is None:
+            self._requests[OTHER] += 1
+            return replies.refused(unique, errno.ENOSYS)
+        if len(request) >= HEADER_SIZE + operation.least:
+            operation.handler(self, ino, bytes(request))
+        return None
+
+    def _init(self, unique: int, request: bytes) -> bytes:
+        """The handshake; a second one is refused."""
+        if self.agreed.minor or len(request) < HEADER_SIZE + abi.INIT_IN_HEAD:
+            return replies.refused(unique, errno.EPROTO)
+        try:
+            self.agreed, body = init.answer(request, self.config)
+        except Refusal as refusal:
+            self.refusal = str(refusal)
+            log.error("%s", refusal)
+            return replies.refused(unique, refusal.errno)
+        self.unique = unique
+        if self.agreed.minor:
+            log.debug("INIT: minor %d, flags %#x", self.agreed.minor, self.agreed.flags)
+            self.on_init()
+        return replies.header(self, len(body)) + body
+
+    def forget(self, ino: int, nlookup: int) -> None:
+        """The kernel gives references back.  Raises nothing.  => Breathes before each."""
+        self._requests[_FORGET] += 1
+        try:
+            self.mount.breathe()
+            if self._known(ino - 1) and not self.policy.broken:     # it would free things, by books that are wrong
+                vnops.forget(self.mount, ino, nlookup)
+        except VmError as error:
+            self.policy.errno_of(error, _FORGET)
+        except AssertionError as error:
+            self._broken(error, _FORGET)
+        except Exception:
+            log.exception("forget of inode %d", ino)
+
+
+ABOUT_NO_NODE = (attributes.statfs, nothing_to_do, not_served)

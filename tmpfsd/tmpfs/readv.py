@@ -1,0 +1,62 @@
+"""tmpfs/readv.py: the bytes of a file as views of the frames that hold them, for a reader that copies them itself.
+
+What fits into one breath is not copied: the pages are faulted in, and views of their frames handed out.  Holes are
+views of one page of zeroes.  What takes more breaths than one is read by regfile.read(), which copies as it goes.
+
+Picture     extents --data_runs--> frames in a row --> one view each; a hole --> ZERO_PAGE, again and again
+
+Invariants  W1 No view is of a frame that could leave: they are good until the next breath, and all are made in one.
+Breathing   read() breathes before it looks, never after.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tmpfsd.tmpfs import regfile, vnops
+from tmpfsd.tmpfs.layout import KIND_TREE, tn_kind, tn_size
+from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.physmem import ZERO_PAGE
+
+if TYPE_CHECKING:
+    from tmpfsd.tmpfs.mount import Mount
+
+View = bytes | bytearray | memoryview
+ZEROES = memoryview(ZERO_PAGE)
+
+
+def read(mp: Mount, ino: int, offset: int, size: int) -> list[View]:
+    """Up to size bytes from offset on, to be used before the next breath.  => SwapIOError.  => Breathes."""
+    at = mp.mem.node(ino)
+    length = min(size, tn_size(mp.arena, at) - offset)
+    if length <= 0 or tn_kind(mp.arena, at) != KIND_TREE:
+        return [vnops.read(mp, ino, offset, size)]      # up to 2 KiB, with other files' bytes around
+    mp.breathe()
+    if length > regfile._chunk(mp, offset):
+        return [vnops.read(mp, ino, offset, size)]
+    at = mp.mem.node(ino)
+    vnops._accessed(mp, ino, at)
+    return _views(mp, at, offset, length)
+
+
+def _views(mp: Mount, at: int, offset: int, length: int) -> list[View]:
+    """The bytes of a range that lies within the file.  => W1."""
+    frames, end = mp.vm.phys.mem, offset + length
+    last = end - 1 >> PAGE_SHIFT
+    out: list[View] = []
+    while offset < end:
+        page, start = offset >> PAGE_SHIFT, offset & PAGE_MASK
+        vpn, count, _before = regfile._extent_at(mp, at, page)
+        count = min(count, last - page + 1)
+        if not vpn:
+            for _ in range(count):
+                out.append(ZEROES[start:start + end - offset])
+                offset += PAGE_SIZE - start
+                start = 0
+            continue
+        for data, nbytes in mp.mem.data_runs(vpn, count):
+            n = min(nbytes - start, end - offset)
+            out.append(frames[data + start:data + start + n])
+            offset += n
+            start = 0
+    return out
