@@ -137,6 +137,7 @@ class Config:
     submap_sharing: str = "shared"
     windows: int = 64
     spin: str | int = "auto"
+    edge: str = "pyfuse3"
     acl: bool = False
     xattr: bool = True
     writeback: bool = False
@@ -315,6 +316,7 @@ VALUED: dict[str, Option] = {
     "submap": Option("submap", parse_submap, "auto or a size"),
     "submap_sharing": Option("submap_sharing", one_of("shared", "per-pool"), "shared or per-pool"),
     "windows": Option("windows", parse_windows, f"a number from {MIN_WINDOWS} on"),
+    "edge": Option("edge", one_of("auto", "native", "pyfuse3"), "auto, native or pyfuse3"),
     "spin": Option("spin", number(0, MAX_SPIN, "auto"), "auto or microseconds"),
     "fsname": Option("fsname", parse_fsname, "a name"),
     "metrics": Option("metrics", parse_metrics, "the path of a socket, a port, or HOST:PORT"),

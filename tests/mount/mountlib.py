@@ -35,6 +35,7 @@ UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 PAGE = 4096
 NOBODY, OTHER = 65534, 12345  # two users with no rights; neither needs to be in the password file
 DIRENT = struct.Struct("=QqHB")  # struct linux_dirent64: d_ino, d_off, d_reclen, d_type
+EDGE = os.environ.get("TMPFSD_TEST_EDGE", "")  # the edge= of every mount that does not say its own
 LIVE: set["Mounted"] = set()
 INJECTED: Counter[str] = Counter()  # I/O faults by test; conftest.py prints how many
 
@@ -54,6 +55,11 @@ class Mounted:
         """The process that serves the mount (tmpfsd only)."""
         assert self.process is not None
         return self.process
+
+    @property
+    def edge(self) -> str:
+        """Which edge serves it; "" for the kernel's tmpfs."""
+        return self.status()["edge"] if self.kind == "tmpfsd" else ""
 
     @property
     def pid(self) -> int:
@@ -162,6 +168,8 @@ def mount_tmpfsd(options: str, others: bool = True, **environment: str) -> Mount
     handle, log = tempfile.mkstemp(prefix="tmpfsd-test-", suffix=".log")
     if os.geteuid() == 0 and others:
         options += ",allow_other"
+    if EDGE and "edge=" not in options:
+        options += f",edge={EDGE}"
     command = [sys.executable, "-m", "tmpfsd.cli.mount", "test", str(mnt), "-f", "-o", options]
     daemon = subprocess.Popen(command, env=_environment(environment), stdin=subprocess.DEVNULL,
                               stdout=handle, stderr=handle)

@@ -238,7 +238,9 @@ class TestTimeRules:
     """Which operation changes whose mtime and ctime."""
 
     @pytest.mark.parametrize("name", TIME_RULES)
-    def test_rule(self, d, name):
+    def test_rule(self, d, fs, name):
+        if name == "truncate of nothing to nothing" and fs.edge == "native":
+            pytest.skip("without OPEN it is the same request as open(O_TRUNC), which sets the times")
         tree(d)
         operation, expected = TIME_RULES[name]
         watched = [".", "f", "g", "one", "two", "one/f", "one/sub", "two/g", "link"]

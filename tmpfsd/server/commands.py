@@ -10,10 +10,10 @@ from typing import Any
 
 from tmpfsd.server import checker
 from tmpfsd.server.control import Command
-from tmpfsd.server.dispatch import Dispatcher
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.inforce import InForce
 from tmpfsd.server.latency import Latency
+from tmpfsd.server.nativeloop import Loop, NativeLoop
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.remount import Remount
 from tmpfsd.server.trees import Trees
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Commands:
     """The commands of one mount."""
 
-    def __init__(self, mount: Mount, operations: Operations, mountpoint: str, dispatcher: Dispatcher | None,
+    def __init__(self, mount: Mount, operations: Operations, mountpoint: str, dispatcher: Loop | None,
                  trees: Trees, in_force: InForce | None = None) -> None:
         self.mount = mount
         self.tuning = Tuning(mount, dispatcher)
@@ -37,6 +37,7 @@ class Commands:
         self.mountpoint = mountpoint
         self.trees = trees
         self.checking = False
+        self.edge = "native" if isinstance(dispatcher, NativeLoop) else "pyfuse3"
 
     def table(self) -> dict[str, Command]:
         """Return what control.py serves, by name."""
@@ -50,7 +51,8 @@ class Commands:
         """The keys of `tmpfsctl status --json`."""
         requests = {name: count for name, count in self.operations.requests.items() if count}
         return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests,
-                "refused": self.operations.refused, "broken": self.operations.broken, "pid": os.getpid()}
+                "refused": self.operations.refused, "broken": self.operations.broken, "pid": os.getpid(),
+                "edge": self.edge}
 
     async def check(self, _request: Any) -> AsyncGenerator[dict[str, Any], None]:
         """Check the whole file system, as it is now, while requests are served."""

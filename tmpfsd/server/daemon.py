@@ -29,13 +29,16 @@ import pyfuse3
 import trio
 
 from tmpfsd import mountflags
+from tmpfsd.fuse.notify import Notifier
+from tmpfsd.fuse.session import Session
 from tmpfsd.options import Config, quote
-from tmpfsd.server import control, inherited, metrics, mountinfo, privileges, process
+from tmpfsd.server import control, edge, inherited, metrics, mountinfo, privileges, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
-from tmpfsd.server.dispatch import Dispatcher, install, tick
+from tmpfsd.server.dispatch import install, tick
 from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.inforce import InForce
+from tmpfsd.server.nativeloop import Loop, NativeLoop
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.pressure import Pressure, shares
 from tmpfsd.server.trees import Trees
@@ -103,7 +106,8 @@ class Daemon:
         self.mount = Mount(config)
         self.operations = Operations(self.mount, config)
         self.trees = Trees(self.mount, self.operations)
-        self.dispatcher: Dispatcher | None = None
+        self.dispatcher: Loop | None = None      # what waits for requests
+        self.native: NativeLoop | None = None
         self.place: mountinfo.MountPoint | None = None
         self.in_force: InForce | None = None
         self.mounts = open("/proc/self/mountinfo", "rb", buffering=0)       # no descriptor may be left when it ends
@@ -116,7 +120,10 @@ class Daemon:
 
     def attach(self) -> None:
         """Have libfuse mount; MountError with its message when it cannot."""
-        self.dispatcher = install(self.config.spin)
+        native = edge.is_native(self.config.edge)
+        if not native:
+            self.dispatcher = install(self.config.spin)
+        before = edge.devices()
         with captured_stderr() as text:
             try:
                 pyfuse3.init(self.operations, self.mountpoint, fuse_options(self.config))
@@ -133,6 +140,15 @@ class Daemon:
         except OSError as error:
             self.detach()
             raise MountError(f"{','.join(self.config.generic)}: {error.strerror or error}") from None
+        if native:
+            self.take_over(edge.new_device(before))
+
+    def take_over(self, fd: int) -> None:
+        """Serve the descriptor of pyfuse3's session ourselves."""
+        session = Session(self.mount, self.config, self.operations)
+        session.on_init = self.operations.init
+        self.dispatcher = self.native = NativeLoop(fd, session, self.config.spin)
+        self.trees.kernel = Notifier(fd)
 
     def still_ours(self) -> bool:
         """Tell whether what is mounted at the mount point is this mount (L1)."""
@@ -161,8 +177,10 @@ class Daemon:
             self.in_force.look()
             nursery.start_soon(self.in_force.watch, self.dispatcher)
             nursery.start_soon(self.tell_ready, ready)
-            await pyfuse3.main(min_tasks=1, max_tasks=1)
+            await (self.native.run() if self.native else pyfuse3.main(min_tasks=1, max_tasks=1))
             nursery.cancel_scope.cancel()
+        if self.native and self.native.session.refusal:
+            raise MountError(self.native.session.refusal)
 
     def open_control(self, nursery: trio.Nursery) -> None:
         """Open the control socket (a mount without it still serves files), and serve the one of metrics=."""
@@ -213,7 +231,14 @@ class Daemon:
             await trio.sleep(GRACE)     # the loop ends by itself, if nobody bound the mount elsewhere
         with contextlib.suppress(trio.TooSlowError):
             await self.settle()
-        pyfuse3.terminate()
+        self.end_loop()
+
+    def end_loop(self) -> None:
+        """Tell the request loop to end."""
+        if self.native:
+            self.native.stop()
+        else:
+            pyfuse3.terminate()
 
     async def try_unmount(self) -> bool:
         """Unmount cleanly while requests are served; False when it is busy or not there any more."""

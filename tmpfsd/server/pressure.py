@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:                       # the commands use this module, and need not wait for pyfuse3 and trio
-    from tmpfsd.server.dispatch import Dispatcher
+    from tmpfsd.server.nativeloop import Loop
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Pressure:
             if level > said or share.percent < said - HYSTERESIS:
                 self.said[name] = level
 
-    async def watch(self, traffic: Dispatcher | None) -> None:
+    async def watch(self, traffic: Loop | None) -> None:
         """Look while there is traffic, until cancelled."""
         import trio
         while True:

@@ -69,6 +69,7 @@ class Trees:
 
     def __init__(self, mount: Any, operations: Operations) -> None:
         self.mount = mount
+        self.kernel: Any = pyfuse3          # who tells it something: pyfuse3, or a Notifier (edge=native)
         self.operations = operations
         self.names = 0                      # taken away by the reaper
         self.failure = ""                   # why the reaper rests though there is something to free
@@ -98,7 +99,7 @@ class Trees:
             is_dir = self.remove(place)
         try:
             # First: what the kernel has forgotten is freed in a third of the time.
-            await self.in_thread(forget_names, [Gone(*place, is_dir)])
+            await self.in_thread(forget_names, self.kernel, [Gone(*place, is_dir)])
         finally:
             self.failure = ""
             self._wake.set()
@@ -153,7 +154,7 @@ class Trees:
                 while self.mount.doomed or self.mount.untold:
                     known = self.reap_slice()
                     if known:
-                        await self.in_thread(forget_names, known)
+                        await self.in_thread(forget_names, self.kernel, known)
                     before, served = served, sum(self.operations.requests.values())
                     if served == before:
                         await trio.lowlevel.checkpoint()
@@ -232,18 +233,18 @@ class Trees:
                 ring.noted += 1
 
 
-def forget_names(names: list[Gone]) -> None:
-    """Have the kernel forget names, all that it caches below them, and the attributes on both sides.
+def forget_names(kernel: Any, names: list[Gone]) -> None:
+    """Have the kernel forget names, all that it caches below them, and attributes and listings on both sides.
 
     A directory is said to be deleted: where nothing in it is in use, the kernel lets nobody look for anything in it,
     and what it would cache of that would hold its node.  A file may have other names, and is not.
     """
     for dino, name, ino, is_dir in names:
         with contextlib.suppress(OSError):      # not known there, or in use below: it is invalid all the same
-            pyfuse3.invalidate_entry(dino, name, ino if is_dir else 0)
-        for each in (dino, ino):
+            kernel.invalidate_entry(dino, name, ino if is_dir else 0)
+        for each, attr_only in ((dino, False), (ino, not is_dir)):
             with contextlib.suppress(OSError):
-                pyfuse3.invalidate_inode(each, attr_only=True)
+                kernel.invalidate_inode(each, attr_only=attr_only)
 
 
 def path_of(request: Mapping[str, Any]) -> bytes:

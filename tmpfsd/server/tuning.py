@@ -23,8 +23,9 @@ from tmpfsd.machine import memory_limit, physical_memory
 from tmpfsd.options import OptionError
 from tmpfsd.server import inherited
 from tmpfsd.server.control import Command, Progress
-from tmpfsd.server.dispatch import MICROSECOND, Dispatcher
+from tmpfsd.server.dispatch import MICROSECOND
 from tmpfsd.server.errors import ControlError
+from tmpfsd.server.nativeloop import Loop
 from tmpfsd.tmpfs.mem import MAX_NODES
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import NoSwap, VmError
@@ -64,7 +65,7 @@ def parse(words: Any) -> dict[str, Any]:
 class Tuning:
     """The changes of one mount."""
 
-    def __init__(self, mount: Mount, dispatcher: Dispatcher | None) -> None:
+    def __init__(self, mount: Mount, dispatcher: Loop | None) -> None:
         self.mount = mount
         self.dispatcher = dispatcher
         self.own_swap = mount.vm.swap           # the file that swap_size is about
@@ -131,7 +132,7 @@ class Tuning:
         dispatcher.spin = 0 if spin == "auto" else int(spin) * MICROSECOND
         return iter(())
 
-    def _need_dispatcher(self) -> Dispatcher:
+    def _need_dispatcher(self) -> Loop:
         if self.dispatcher is None:
             raise ControlError("spin: this pyfuse3 waits for requests in its own way")
         return self.dispatcher

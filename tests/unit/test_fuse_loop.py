@@ -1,0 +1,275 @@
+"""server/nativeloop.py on a pair of sockets that stands for the device, and server/edge.py."""
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import trio
+
+from tests.fs.wirelib import Wire
+
+pyfuse3 = pytest.importorskip("pyfuse3")
+
+from tmpfsd.fuse import abi, notify  # noqa: E402  (needs pyfuse3)
+from tmpfsd.server import edge, nativeloop  # noqa: E402
+from tmpfsd.server.dispatch import MICROSECOND, MOST_SPIN  # noqa: E402
+from tmpfsd.server.errors import MountError  # noqa: E402
+from tmpfsd.server.nativeloop import TURN, NativeLoop  # noqa: E402
+
+ROOT = abi.ROOT_ID
+
+
+class Device:
+    """Both ends of /dev/fuse: packets are kept whole."""
+
+    def __init__(self) -> None:
+        self.kernel, self.ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.wire = Wire()
+        self.loop = NativeLoop(self.ours.fileno(), self.wire.session)
+        self.kernel.settimeout(5)
+
+    def ask(self, opcode: int, ino: int, body: bytes = b"") -> None:
+        self.kernel.send(self.wire.request(opcode, ino, body))
+
+    def answer(self) -> tuple[int, bytes]:
+        """Its errno, and what follows the header."""
+        reply = self.kernel.recv(1 << 21)
+        length, error, _unique = abi.OUT_HEADER.unpack(reply)
+        assert length == len(reply)
+        return -error, reply[abi.OUT_HEADER.size:]
+
+    def close(self) -> None:
+        self.kernel.close()
+        self.ours.close()
+        self.wire.close()
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    made = Device()
+    yield made
+    made.close()
+
+
+def run(loop: NativeLoop, *tasks: Callable[[], Any]) -> None:
+    """Run the loop until the tasks are done."""
+    async def main() -> None:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(loop.run)
+                for task in tasks:
+                    await task()
+                loop.stop()
+
+    trio.run(main)
+
+
+def test_serves(device: Device) -> None:
+    async def task() -> None:
+        for number in range(3):
+            device.ask(abi.LOOKUP, ROOT, b"missing\0")
+            await trio.to_thread.run_sync(lambda: None)
+            assert (await trio.to_thread.run_sync(device.answer))[0] == 0
+        device.ask(abi.GETATTR, 99, bytes(16))
+        assert (await trio.to_thread.run_sync(device.answer))[0] == errno.ESTALE
+
+    run(device.loop, task)
+
+
+def test_a_read_goes_out_from_the_frames(device: Device) -> None:
+    ino, data = device.wire.mknod(ROOT, b"a"), os.urandom(100_000)
+    device.wire.write(ino, 0, data)
+
+    async def task() -> None:
+        device.ask(abi.READ, ino, abi.READ_IN.pack(0, 1 << 20))
+        assert await trio.to_thread.run_sync(device.answer) == (0, data)
+
+    run(device.loop, task)
+
+
+def test_the_other_tasks_have_their_turn_while_there_is_traffic(device: Device) -> None:
+    """However many requests wait."""
+    served = 0
+    turns: list[int] = []
+
+    async def task() -> None:
+        for _ in range(20):
+            turns.append(served)
+            await trio.lowlevel.checkpoint()
+
+    def endless() -> bool:
+        nonlocal served
+        served += 1
+        return True
+
+    device.loop._wait = lambda _since: True         # type: ignore[method-assign]
+    device.loop._serve_one = endless                # type: ignore[method-assign]
+    run(device.loop, task)
+    assert turns[-1] > turns[1]
+
+
+def test_quiet_and_traffic(device: Device) -> None:
+    async def task() -> None:
+        loop = device.loop
+        await loop.wait_quiet()
+        assert loop.quiet and not loop.spin
+        device.ask(abi.GETATTR, ROOT, bytes(16))
+        await loop.wait_traffic()
+        assert not loop.quiet
+        await trio.to_thread.run_sync(device.answer)
+        await loop.wait_quiet()
+
+    run(device.loop, task)
+
+
+@pytest.mark.parametrize("code", [errno.ENODEV, errno.ECONNABORTED])
+def test_ends_at_the_unmount(device: Device, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def readv(*_args: Any) -> int:
+        raise OSError(code, "gone")
+
+    monkeypatch.setattr(nativeloop.os, "readv", readv)
+    device.ask(abi.GETATTR, ROOT, bytes(16))
+
+    async def main() -> None:
+        with trio.fail_after(5):
+            await device.loop.run()
+
+    trio.run(main)
+    assert device.loop.closed
+
+
+def test_what_the_device_says_of_requests_taken_back(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = [errno.ENOENT, errno.EINTR, errno.EAGAIN]
+    readv = os.readv
+
+    def flaky(*args: Any) -> int:
+        if codes:
+            raise OSError(codes.pop(), "not now")
+        return readv(*args)
+
+    monkeypatch.setattr(nativeloop.os, "readv", flaky)
+
+    async def task() -> None:
+        device.ask(abi.LOOKUP, ROOT, b"missing\0")
+        assert (await trio.to_thread.run_sync(device.answer))[0] == 0
+
+    run(device.loop, task)
+    assert not codes
+
+
+def test_another_error_of_the_device_is_not_hidden(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def readv(*_args: Any) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(nativeloop.os, "readv", readv)
+    device.ask(abi.GETATTR, ROOT, bytes(16))
+    with pytest.raises(OSError, match="broken"):
+        trio.run(device.loop.run)
+
+
+@pytest.mark.parametrize("code, shown", [(errno.ENOENT, False), (errno.ENODEV, False), (errno.EINVAL, True)])
+def test_a_reply_that_is_not_taken(device: Device, monkeypatch: pytest.MonkeyPatch, code: int, shown: bool,
+                                   caplog: pytest.LogCaptureFixture) -> None:
+    write, failures = os.write, [code]
+
+    def refusing(fd: int, data: bytes) -> int:
+        if fd == device.ours.fileno() and failures:
+            raise OSError(failures.pop(), "no")
+        return write(fd, data)
+
+    monkeypatch.setattr(nativeloop.os, "write", refusing)
+    device.wire.unique = 40
+    device.loop._send(b"\x10\0\0\0" + bytes(4) + (42).to_bytes(8, "little"))
+    assert ("was not taken" in caplog.text) == shown
+    if shown:               # nobody may wait for ever
+        assert device.answer() == (errno.EIO, b"")
+
+
+def test_notices_follow_the_reply(device: Device, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    device.wire.session.notices.append(notify.inval_inode(5))
+
+    async def task() -> None:
+        device.ask(abi.GETATTR, ROOT, bytes(16))
+        assert (await trio.to_thread.run_sync(device.answer))[0] == 0
+        notice = await trio.to_thread.run_sync(device.kernel.recv, 1000)
+        assert notice == notify.inval_inode(5) and not device.wire.session.notices
+
+    run(device.loop, task)
+
+
+def test_the_spin_grows_and_shrinks(device: Device) -> None:
+    loop = device.loop
+    for _ in range(10):
+        loop._adapt(MICROSECOND)
+    assert loop.spin == MOST_SPIN
+    for _ in range(10):
+        loop._adapt(TURN)
+    assert loop.spin == 0
+    fixed = NativeLoop(device.ours.fileno(), device.wire.session, spin=20)
+    fixed._adapt(TURN)
+    assert fixed.spin == 20 * MICROSECOND and not fixed.adaptive
+
+
+def test_no_spin_on_one_core(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
+    loop = NativeLoop(device.ours.fileno(), device.wire.session)
+    loop._adapt(MICROSECOND)
+    assert loop.spin == 0
+
+
+class TestNotices:
+    """As <linux/fuse.h> has them."""
+
+    def test_bytes(self) -> None:
+        assert notify.inval_inode(7) == b"\x28\0\0\0\2\0\0\0" + bytes(8) + b"\7" + bytes(7) + b"\xff" * 8 + bytes(8)
+        assert notify.inval_inode(7, attr_only=False)[24:] == bytes(16)
+        assert notify.inval_entry(1, b"ab") == b"\x23\0\0\0\3\0\0\0" + bytes(8) + b"\1" + bytes(7) + b"\2" + bytes(
+            7) + b"ab\0"
+        assert notify.delete(1, b"ab", 5) == b"\x2b\0\0\0\6\0\0\0" + bytes(8) + b"\1" + bytes(7) + b"\5" + bytes(
+            7) + b"\2" + bytes(7) + b"ab\0"
+
+    def test_notifier(self, device: Device) -> None:
+        notifier = notify.Notifier(device.ours.fileno())
+        notifier.invalidate_inode(3)
+        notifier.invalidate_inode(3, attr_only=True)
+        notifier.invalidate_entry(1, b"a", 0)
+        notifier.invalidate_entry(1, b"a", 9)
+        assert [device.kernel.recv(100) for _ in range(4)] == [
+            notify.inval_inode(3, False), notify.inval_inode(3), notify.inval_entry(1, b"a"), notify.delete(1, b"a", 9)]
+
+
+class TestEdge:
+    """Which one serves, and its descriptor."""
+
+    @pytest.mark.parametrize("option, release, native", [
+        ("native", "4.0", True), ("pyfuse3", "6.18.1", False), ("auto", "6.18.44-fc", True), ("auto", "5.4.0", True),
+        ("auto", "5.3.18-default", False), ("auto", "4.19", False), ("auto", "strange", False)])
+    def test_auto(self, option: str, release: str, native: bool) -> None:
+        assert edge.is_native(option, release) == native
+
+    def test_this_kernel_is_asked(self) -> None:
+        assert edge.is_native("auto") == (edge.kernel_version(os.uname().release) >= (5, 4))
+
+    def test_the_device_is_known_by_its_number(self) -> None:
+        if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            pytest.skip("no /dev/fuse that can be opened")
+        before = edge.devices()
+        fds = [os.open("/dev/fuse", os.O_RDWR)]
+        try:
+            assert edge.new_device(before) == fds[0]
+            fds.append(os.open("/dev/fuse", os.O_RDWR))
+            with pytest.raises(MountError, match="2 new descriptors"):
+                edge.new_device(before)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def test_none(self) -> None:
+        with pytest.raises(MountError, match="0 new descriptors of /dev/fuse.*edge=pyfuse3"):
+            edge.new_device(edge.devices())

@@ -1,0 +1,185 @@
+"""nativeloop.py: the request loop of edge=native: it reads requests from the device itself, and writes the replies.
+
+The descriptor does not block, so there is nothing that a signal must end: no ticks, no lock, one buffer for all
+requests.  One turn is plain Python, some milliseconds long; between two turns the other tasks of trio run.
+
+Picture     SPIN (poll(0)) -nothing for a while-> BLOCK (poll of 1 ms) -quiet for LINGER-> SLEEP (trio)
+            A request ends any of them.  spin=auto grows the spin when a request came just after it ended, and halves it
+            when none came for long.  In SLEEP the spin is 0: an idle mount costs no CPU.  With one core there is no
+            spin: it would hold the client up.
+            A turn ends after TURN, or when nothing came for a millisecond: then trio runs once.
+Ending      ENODEV from the device: it was unmounted, or aborted; or stop() was called.
+Limits      A request whose caller was killed is gone between poll and read: the read says EAGAIN, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+from collections.abc import Callable
+from time import perf_counter_ns
+
+import trio
+
+from tmpfsd.fuse import replies
+from tmpfsd.fuse.init import BUFFER
+from tmpfsd.fuse.session import Reply, Session
+from tmpfsd.server.dispatch import FIRST_SPIN, LINGER, MICROSECOND, MILLISECOND, MOST_SPIN, Dispatcher, one_core
+
+log = logging.getLogger(__name__)
+
+TURN = 4 * MILLISECOND
+ENDED = (errno.ENODEV, errno.ECONNABORTED)
+AGAIN = (errno.EAGAIN, errno.ENOENT, errno.EINTR)       # ENOENT: the request was taken back while it was being read
+UNIQUE = slice(8, 16)                                   # of a reply's header
+
+
+class NativeLoop:
+    """The loop of one mount; its waiting is tuned and watched as a Dispatcher's is."""
+
+    def __init__(self, fd: int, session: Session, spin: str | int = "auto",
+                 clock: Callable[[], int] = perf_counter_ns) -> None:
+        os.set_blocking(fd, False)
+        self.fd, self.session = fd, session
+        self.adaptive = spin == "auto"
+        self.spin = 0 if self.adaptive else int(spin) * MICROSECOND
+        self.closed = False
+        self._clock = clock
+        self._alone = one_core()
+        self._buffer = memoryview(bytearray(BUFFER))
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        self._poll = poller.poll
+        self._quiet, self._traffic = trio.Event(), trio.Event()
+
+    # What idle work and the commands ask, as of a Dispatcher
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the loop sleeps in trio, with no request in sight."""
+        return self._quiet.is_set()
+
+    async def wait_quiet(self) -> None:
+        """Wait until there is no traffic."""
+        await self._quiet.wait()
+
+    async def wait_traffic(self) -> None:
+        """Wait until there is traffic again."""
+        await self._traffic.wait()
+
+    # The loop
+
+    def stop(self) -> None:
+        """End the loop, whichever state it is in."""
+        self.closed = True
+        trio.lowlevel.notify_closing(self.fd)
+
+    async def run(self) -> None:
+        """Serve until the mount ends or stop() is called."""
+        try:
+            while not self.closed:
+                last = self._turn()
+                await trio.lowlevel.checkpoint()
+                if not self.closed and self._clock() - last > LINGER:
+                    await self._sleep()
+        except trio.ClosedResourceError:
+            pass
+
+    def _turn(self) -> int:
+        """Serve for a turn, or until nothing comes; when the last request came."""
+        clock = self._clock
+        start = last = clock()
+        while not self.closed and last - start < TURN:
+            if not self._wait(last):
+                return last
+            if self._serve_one():
+                last = clock()
+        return last
+
+    def _wait(self, since: int) -> bool:
+        """Whether a request can be read: spin, then block for a millisecond."""
+        poll = self._poll
+        if self.spin:
+            clock = self._clock
+            end = since + self.spin
+            while clock() < end:
+                if poll(0):
+                    return True
+        elif self._alone or not self.adaptive:
+            return bool(poll(1))
+        came = bool(poll(1))
+        self._adapt(self._clock() - since)
+        return came
+
+    def _serve_one(self) -> bool:
+        """Read a request, handle it, write its reply; whether there was one."""
+        try:
+            nbytes = os.readv(self.fd, (self._buffer,))
+        except OSError as error:
+            if error.errno in ENDED:
+                self.closed = True
+            elif error.errno not in AGAIN:
+                raise
+            return False
+        session = self.session
+        reply = session.handle(self._buffer[:nbytes])
+        if reply is not None:
+            self._send(reply)
+        if session.notices:
+            self._tell()
+        return True
+
+    def _send(self, reply: Reply) -> None:
+        """Write a reply; one that the kernel does not take is answered with EIO, so that nobody waits for ever."""
+        assert reply is not None
+        try:
+            if isinstance(reply, bytes):
+                os.write(self.fd, reply)
+            else:
+                os.writev(self.fd, reply)
+        except OSError as error:
+            if error.errno == errno.ENOENT or error.errno in ENDED:     # nobody waits for it any more
+                return
+            head = reply if isinstance(reply, bytes) else bytes(reply[0])
+            log.error("a reply was not taken: %s: %r", error, head[:replies.HEADER_SIZE])
+            unique = int.from_bytes(head[UNIQUE], "little")
+            try:
+                os.write(self.fd, replies.refused(unique, errno.EIO))
+            except OSError:
+                pass
+
+    def _tell(self) -> None:
+        """Write the notices that go with what was answered."""
+        notices = self.session.notices
+        while notices:
+            try:
+                os.write(self.fd, notices.pop())
+            except OSError as error:            # ENOENT: the kernel knows no such thing
+                log.debug("a notice was not taken: %s", error)
+
+    def _adapt(self, waited: int) -> None:
+        """Size the spin by how long the request took to come."""
+        if not self.adaptive:
+            return
+        if waited <= 2 * MOST_SPIN and not self._alone:
+            self.spin = min(max(FIRST_SPIN, 2 * self.spin), MOST_SPIN)
+        else:
+            self.spin = self.spin >> 1 if self.spin > FIRST_SPIN else 0
+
+    async def _sleep(self) -> None:
+        """Wait in trio; idle work is done meanwhile."""
+        if self.adaptive:
+            self.spin = 0
+        self._traffic = trio.Event()
+        self._quiet.set()
+        try:
+            await trio.lowlevel.wait_readable(self.fd)
+        finally:
+            self._alone = one_core()
+            self._quiet = trio.Event()
+            self._traffic.set()
+
+
+Loop = Dispatcher | NativeLoop         # what waits for the requests of a mount
