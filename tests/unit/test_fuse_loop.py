@@ -107,8 +107,8 @@ def test_the_other_tasks_have_their_turn_while_there_is_traffic(device: Device) 
         served += 1
         return True
 
-    device.loop._wait = lambda _since: True         # type: ignore[method-assign]
-    device.loop._serve_one = endless                # type: ignore[method-assign]
+    device.loop._wait = lambda _since: True
+    device.loop._serve_one = endless
     run(device.loop, task)
     assert turns[-1] > turns[1]
 

@@ -413,6 +413,20 @@ class TestTheRest:
         counts = {name: count for name, count in wire.rules.requests.items() if count}
         assert counts == {"lookup": 1, "getattr": 1} and set(wire.rules.requests) == set(NAMES)
 
+    def test_one_request_of_a_kind_is_timed(self, wire: Wire) -> None:
+        samples: dict[str, list[int]] = {}
+        clock = iter(range(0, 1000, 7))
+        wire.session.time_next(samples, lambda: next(clock))
+        for _ in range(3):
+            wire.getattr(ROOT)
+        with refused(errno.ENOENT):
+            wire.ask(abi.UNLINK, ROOT, b"a\0")
+        assert samples["getattr"] == [1, 7] and samples["unlink"] == [1, 7] and samples["read"] == [0, 0]
+        wire.session.time_next(samples, lambda: next(clock))
+        wire.session.time_no_more()
+        wire.getattr(ROOT)
+        assert samples["getattr"] == [1, 7]
+
     def test_check_level_2_checks_after_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TMPFSD_CHECK", "2")
         wire = Wire()

@@ -33,6 +33,7 @@ SECONDS = 0.5
 # The words that a mount option may have; those of PATHS have paths.
 WORDS: dict[str, tuple[str, ...]] = {
     "backend": BACKENDS, "swap_io": ("buffered", "direct"), "submap": ("auto",), "spin": ("auto",),
+    "edge": ("auto", "native", "pyfuse3"),
     "submap_sharing": ("shared", "per-pool"), "swap": ("none",)}
 PATHS = ("swap", "metrics")
 # Around what argcomplete prints, for it takes zsh's whole line for one command, though there may be a `sudo` or another

@@ -32,12 +32,13 @@ class Commands:
         self.mount = mount
         self.tuning = Tuning(mount, dispatcher)
         self.in_force = in_force
-        self.latency = Latency(operations)
+        native = dispatcher if isinstance(dispatcher, NativeLoop) else None
+        self.latency = Latency(operations, native.session if native else None)
         self.operations = operations
         self.mountpoint = mountpoint
         self.trees = trees
         self.checking = False
-        self.edge = "native" if isinstance(dispatcher, NativeLoop) else "pyfuse3"
+        self.edge = "native" if native else "pyfuse3"
 
     def table(self) -> dict[str, Command]:
         """Return what control.py serves, by name."""

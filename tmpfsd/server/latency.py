@@ -2,7 +2,8 @@
 
 Timing each request would cost it 0.2 us.  So they are sampled, and only while somebody asks: every PERIOD each handler
 of the Operations gets a timer round it, which the next request of that kind passes through and takes off again.  The
-instance has the timer, the class the handler: pyfuse3 looks the handler up at each request.
+instance has the timer, the class the handler: pyfuse3 looks the handler up at each request.  With edge=native the
+Session does the same with its table (fuse/session.py).
 
 Picture     OFF --asked--> handler --every PERIOD--> timed --a request--> handler --nobody asked for LINGER--> OFF
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import trio
 
+from tmpfsd.fuse.session import Session
 from tmpfsd.server.operations import KINDS, Operations
 
 PERIOD = 0.02
@@ -26,8 +28,8 @@ LINGER = 15.0               # seconds after the last question
 class Latency:
     """The samples of one mount's requests."""
 
-    def __init__(self, operations: Operations) -> None:
-        self.operations = operations
+    def __init__(self, operations: Operations, session: Session | None = None) -> None:
+        self.operations, self.session = operations, session
         self.samples: dict[str, list[int]] = {name: [0, 0] for name in KINDS}       # how many, and their ns together
         self._asked = trio.Event()
         self._until = 0.0
@@ -52,12 +54,18 @@ class Latency:
 
     def arm(self) -> None:
         """Time the next request of each kind."""
+        if self.session is not None:
+            self.session.time_next(self.samples, perf_counter_ns)
+            return
         for name in KINDS:
             if name not in vars(self.operations):
                 setattr(self.operations, name, self._timed(name))
 
     def disarm(self) -> None:
         """Time no more."""
+        if self.session is not None:
+            self.session.time_no_more()
+            return
         for name in KINDS:
             vars(self.operations).pop(name, None)
 
