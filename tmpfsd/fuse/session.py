@@ -30,10 +30,10 @@ from tmpfsd.fuse import abi, attributes, data, directories, init, names, replies
 from tmpfsd.fuse.caller import Caller
 from tmpfsd.fuse.init import Agreement, Refusal
 from tmpfsd.options import Config
-from tmpfsd.tmpfs import vnops
+from tmpfsd.tmpfs import reap, vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
-from tmpfsd.uvm.errors import Inconsistent, VmError
+from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,11 @@ class Session:
             self.mount.breathe()
             if not self._known(ino - 1):
                 return self._unknown(unique, ino, operation, request)
-            reply = operation.handler(self, ino, request if opcode == abi.WRITE else bytes(request))
+            body = request if opcode == abi.WRITE else bytes(request)
+            try:
+                reply = operation.handler(self, ino, body)
+            except NoMemory as error:
+                reply = reap.retry(self.mount, error, operation.handler, self, ino, body)
             return self._checked(reply) if self._check_each else reply
         except (FsError, VmError) as error:
             code = self.policy.errno_of(error, operation.name)

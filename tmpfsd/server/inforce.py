@@ -23,7 +23,7 @@ from tmpfsd import mountflags
 from tmpfsd.tmpfs.mount import Mount
 
 if TYPE_CHECKING:
-    from tmpfsd.server.dispatch import Dispatcher
+    from tmpfsd.server.nativeloop import Loop
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class InForce:
         """Tell whether some mount was changed since the last look; 1 us."""
         return bool(self.poller.poll(0))
 
-    async def watch(self, traffic: Dispatcher | None) -> None:
+    async def watch(self, traffic: Loop | None) -> None:
         """Look now and then while there is traffic, until cancelled."""
         import trio
         while True:

@@ -46,7 +46,7 @@ def _views(mp: Mount, at: int, offset: int, length: int) -> list[View]:
     out: list[View] = []
     while offset < end:
         page, start = offset >> PAGE_SHIFT, offset & PAGE_MASK
-        vpn, count, _before = regfile._extent_at(mp, at, page)
+        vpn, count, _before = regfile.extent_at(mp, at, page)
         count = min(count, last - page + 1)
         if not vpn:
             for _ in range(count):
