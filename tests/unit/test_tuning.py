@@ -121,9 +121,9 @@ def test_interrupted_it_is_as_before(make) -> None:
     tuning = make(ram_bytes=8 * MB)
     files = store(tuning.mount, 600)
     steps = tuning.set({"values": ["ram=1m", "size=2m"]})
-    for _ in range(3):
+    while tuning.mount.vm.phys.nframes == 2048:
         next(steps)
-    assert tuning.mount.vm.phys.nframes < 2048 and tuning.mount.vm.limit == 512
+    assert tuning.mount.vm.limit == 512
     steps.close()
     assert tuning.mount.vm.phys.nframes == 2048 and tuning.mount.vm.limit == 16384 and not tuning.busy
     demand_content(tuning.mount, files)
