@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from tmpfsd import mountflags
 from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
+from tmpfsd.mounts import mountinfo
 
 PAGE_SIZE = 4096
 MIN_RAM = 1 << 20
@@ -48,32 +49,13 @@ class OptionError(ValueError):
     """A mount option that is wrong; the text names it and says what is allowed."""
 
 
-def unescape_mount(text: str) -> str:
-    """Undo the octal escapes (space, tab, newline, backslash) of a path in mountinfo."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-def filesystem_of(path: str, mountinfo: Iterable[str]) -> str:
-    """Return the type of the file system that holds path, by the longest mount point above it."""
-    best, kind = -1, ""
-    for line in mountinfo:
-        fields = line.split()
-        point = unescape_mount(fields[4])
-        inside = point == "/" or path == point or path.startswith(point + "/")
-        if inside and len(point) >= best:           # of two at one place the later covers the earlier
-            best, kind = len(point), fields[fields.index("-", 6) + 1]
-    return kind
-
-
 def default_swap() -> str | None:
     """Return the first directory for swap that is not itself in memory and can be written to, or None.
 
     => one whose disk is full is taken only when there is no other.
     """
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        mounts = file.readlines()
     places = [real for real in map(os.path.realpath, SWAP_CANDIDATES)
-              if os.path.isdir(real) and filesystem_of(real, mounts) not in MEMORY_FILESYSTEMS
+              if os.path.isdir(real) and mountinfo.type_above(real) not in MEMORY_FILESYSTEMS
               and os.access(real, os.W_OK | os.X_OK)]
     return next(filter(has_room, places), places[0] if places else None)
 

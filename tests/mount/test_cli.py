@@ -22,7 +22,8 @@ from mountlib import need_others_to_run
 
 from tmpfsd import options
 from tmpfsd.cli import mount, preflight
-from tmpfsd.server import control, mountinfo
+from tmpfsd.mounts import mountinfo
+from tmpfsd.server import control
 
 FUSE = os.access("/dev/fuse", os.R_OK | os.W_OK)
 ROOT = os.geteuid() == 0

@@ -19,7 +19,8 @@ from mountlib import (
 )
 
 from tests.stress.worker import Worker
-from tmpfsd.server import control, mountinfo
+from tmpfsd.mounts import mountinfo
+from tmpfsd.server import control
 
 MB = 1 << 20
 ENDED = (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV)

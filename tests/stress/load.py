@@ -39,8 +39,9 @@ import trio
 
 from tests.stress.worker import Worker
 from tmpfsd.cli import client
+from tmpfsd.mounts import mountinfo
 from tmpfsd.options import Config
-from tmpfsd.server import commands, control, dispatch, mountinfo, operations, trees
+from tmpfsd.server import commands, control, dispatch, operations, trees
 from tmpfsd.tmpfs.mount import Mount
 
 MB = 1 << 20

@@ -9,8 +9,8 @@ from typing import Callable
 import pytest
 
 from tmpfsd.cli import completion, ctl, mount
+from tmpfsd.mounts import mountinfo
 from tmpfsd.options import FLAGS, VALUED
-from tmpfsd.server import mountinfo
 
 
 def test_every_option_is_there() -> None:

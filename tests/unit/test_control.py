@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tmpfsd.cli.client import connect
-from tmpfsd.server import control, mountinfo
+from tmpfsd.server import control
 from tmpfsd.server.control import MAX_LINE, ControlServer, listen
 from tmpfsd.server.errors import ControlError
 
@@ -375,19 +375,3 @@ def test_directory_of_another_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     place.chmod(0o777)
     with pytest.raises(ControlError):
         control.make_directory(os.geteuid())
-
-
-def test_mountinfo_line() -> None:
-    mount = mountinfo.parse("45 27 0:42 / /a\\040b rw sha:3 - fuse.tmpfsd tmpfsd rw,user_id=7,group_id=0\n")
-    assert mount == (0, 42, "/a b", "fuse.tmpfsd", 7, "/")
-    assert mountinfo.parse("22 27 0:21 / /proc rw - proc proc rw").owner == 0
-
-
-def test_mountinfo_finds_and_resolves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "link").symlink_to("/proc")
-    assert mountinfo.resolve(str(tmp_path / "link")) == "/proc"
-    monkeypatch.chdir("/")
-    assert mountinfo.resolve("proc/") == "/proc"
-    found = mountinfo.find("/proc")
-    assert found is not None and found.fstype == "proc"
-    assert mountinfo.find(str(tmp_path)) is None

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tmpfsd import options
-from tmpfsd.options import Config, OptionError, filesystem_of, parse, split
+from tmpfsd.mounts import mountinfo
+from tmpfsd.options import Config, OptionError, parse, split
 from tmpfsd.uvm.vm import RESERVE
 
 PHYSICAL = 8 << 30
@@ -197,30 +198,12 @@ def test_any_text_is_read_or_refused(words: list[str]) -> None:
     assert config.backend in options.BACKENDS and 0 <= config.mode <= 0o7777
 
 
-MOUNTINFO = """\
-27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
-30 27 0:27 / /tmp rw - tmpfs tmpfs rw
-31 30 0:28 / /tmp/disk\\040here rw shared:5 - xfs /dev/vdb rw
-32 27 0:29 / /var/tmp rw - ext4 /dev/vdc rw
-33 27 0:30 / /var/tmp rw - tmpfs over rw
-""".splitlines()
-
-
-@pytest.mark.parametrize("path, kind", [
-    ("/", "ext4"), ("/tmp", "tmpfs"), ("/tmpx", "ext4"), ("/tmp/a", "tmpfs"), ("/tmp/disk here/a", "xfs"),
-    ("/var/tmp", "tmpfs"), ("/var", "ext4"),
-])
-def test_filesystem_of(path: str, kind: str) -> None:
-    assert filesystem_of(path, MOUNTINFO) == kind
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 def test_a_default_place_that_is_read_only_or_full_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    if options.filesystem_of(str(tmp_path), Path("/proc/self/mountinfo").read_text().splitlines()) \
-            in options.MEMORY_FILESYSTEMS:
+    if mountinfo.type_above(str(tmp_path)) in options.MEMORY_FILESYSTEMS:
         pytest.skip(f"{tmp_path} is in memory")
     monkeypatch.setattr(options, "SWAP_CANDIDATES", (str(one), str(two)))
     assert options.default_swap() == str(one)

@@ -11,8 +11,8 @@ import trio
 from tmpfsd.cli import client, ctl
 from tmpfsd.cli import list as list_
 from tmpfsd.cli import wait
+from tmpfsd.mounts.mountinfo import MountPoint
 from tmpfsd.server import pressure
-from tmpfsd.server.mountinfo import MountPoint
 from tmpfsd.server.pressure import Pressure, shares
 
 MB = 1 << 20

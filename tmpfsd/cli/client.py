@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tmpfsd.cli.preflight import CliError
-from tmpfsd.server import mountinfo, places
-from tmpfsd.server.mountinfo import MountPoint
+from tmpfsd.mounts import mountinfo, places
+from tmpfsd.mounts.mountinfo import MountPoint
 
 SECONDS = 60.0          # `check` looks at everything
 MAX_ANSWER = 16 << 20

@@ -16,8 +16,8 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 
+from tmpfsd.mounts import mountinfo
 from tmpfsd.options import BACKENDS, FLAGS, GENERIC, VALUED, quote, split
-from tmpfsd.server import mountinfo
 
 EPILOG = """\
 example:

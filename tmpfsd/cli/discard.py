@@ -11,7 +11,7 @@ import sys
 
 from tmpfsd.cli.client import ClientError, follow, place_of
 from tmpfsd.cli.progress import watch
-from tmpfsd.server import mountinfo
+from tmpfsd.mounts import mountinfo
 
 EPILOG = """\
 example:

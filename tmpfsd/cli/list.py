@@ -9,7 +9,7 @@ from typing import Any
 
 from tmpfsd.cli.client import ClientError, Dead, Foreign, ask_mount
 from tmpfsd.cli.status import human
-from tmpfsd.server import mountinfo
+from tmpfsd.mounts import mountinfo
 
 EPILOG = """\
 example:

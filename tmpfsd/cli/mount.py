@@ -29,10 +29,10 @@ from typing import Any, NoReturn
 from tmpfsd import __version__, options
 from tmpfsd.cli import remount, streams
 from tmpfsd.cli.preflight import CliError, check_capacity, check_fuse, check_mountpoint, check_swap, clear_dead
+from tmpfsd.mounts import mountinfo
+from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import Config, OptionError
-from tmpfsd.server import mountinfo
 from tmpfsd.server.errors import MountError
-from tmpfsd.server.unmount import unmount
 from tmpfsd.uvm.errors import VmError
 
 START_SECONDS = 60.0
@@ -229,7 +229,7 @@ def take_away(mountpoint: str) -> None:
     """Unmount what a killed daemon left; preflight saw that no tmpfsd was mounted there before."""
     mounted = mountinfo.find(mountpoint)
     if mounted and mounted.fstype == mountinfo.FSTYPE:
-        unmount(mountpoint, lazy=True)
+        unmount(mounted, lazy=True)
 
 
 def mount(args: argparse.Namespace) -> None:

@@ -15,9 +15,9 @@ import stat
 import tempfile
 import threading
 
+from tmpfsd.mounts import mountinfo
+from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import MEMORY_FILESYSTEMS, Config
-from tmpfsd.server import mountinfo
-from tmpfsd.server.unmount import unmount
 from tmpfsd.uvm.swap import demand_private
 
 DEVICE = "/dev/fuse"
@@ -57,7 +57,7 @@ def clear_dead(path: str) -> str | None:
             break
         if os.geteuid() not in (0, mounted.owner):
             raise CliError(f"{path}: a tmpfsd mount of another user, whose server is gone")
-        error = unmount(resolved, lazy=True)
+        error = unmount(mounted, lazy=True)
         if error:
             raise CliError(f"{path}: a tmpfsd mount whose server is gone, and it cannot be unmounted: {error}")
         control.forget(mounted.owner, mounted.major, mounted.minor)

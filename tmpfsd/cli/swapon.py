@@ -11,8 +11,8 @@ from tmpfsd.cli.client import ClientError, ask, status
 from tmpfsd.cli.preflight import CliError, check_swap
 from tmpfsd.cli.status import human
 from tmpfsd.machine import memory_limit
+from tmpfsd.mounts import mountinfo
 from tmpfsd.options import Config, follow, parse_space
-from tmpfsd.server import mountinfo
 from tmpfsd.uvm.swap import open_place
 
 EPILOG = """\

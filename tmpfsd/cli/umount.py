@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from tmpfsd.cli.client import ClientError
-from tmpfsd.server import mountinfo
+from tmpfsd.cli.client import ClientError, find
+from tmpfsd.mounts.unmount import unmount
 
 EPILOG = """\
 example:
@@ -23,14 +23,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """tmpfsctl umount."""
-    path = mountinfo.resolve(args.mountpoint)
-    mounted = mountinfo.find(path)
-    if mounted is None:
-        raise ClientError(f"{args.mountpoint}: not a mount point")
-    if mounted.fstype != mountinfo.FSTYPE:
-        raise ClientError(f"{args.mountpoint}: a mount point of {mounted.fstype}, not of tmpfsd")
-    from tmpfsd.server import daemon
-    error = daemon.unmount(path, args.lazy)
+    error = unmount(find(args.mountpoint), args.lazy)
     if error:
         hint = " (files are open, or somebody works there; --lazy unmounts all the same)" if "busy" in error else ""
         raise ClientError(f"{args.mountpoint}: {error}{hint}")

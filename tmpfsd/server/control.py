@@ -33,8 +33,8 @@ from typing import Any, NamedTuple
 
 import trio
 
+from tmpfsd.mounts.places import directories, owned, socket_name
 from tmpfsd.server.errors import ControlError
-from tmpfsd.server.places import directories, owned, socket_name
 from tmpfsd.uvm.lost import seldom
 
 log = logging.getLogger(__name__)

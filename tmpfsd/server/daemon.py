@@ -8,7 +8,7 @@ Picture     BUILD -> MOUNTED (pyfuse3.init) -> READY (INIT served, told to repor
             TERM, INT, QUIT: umount; where that is busy, detach, and the loop is told to end.  HUP does so too where
             it says that the terminal of a daemon in the foreground is gone; elsewhere it is ignored.
             USR1: the status is logged.  Others that would kill are ignored.
-Invariants  L1 Nothing is unmounted at the mount point but the mount with our own device number.
+Invariants  L1 Nothing is unmounted but the mount with our own device number, wherever it is now.
             L2 Signals are held back from before the mount until the watcher is there: nothing half made.
             L3 However run() ends, swap is released, the socket removed, and nothing of ours stays mounted.
             L4 No request is served with more privileges than privileges.py says.
@@ -31,8 +31,10 @@ import trio
 from tmpfsd import mountflags
 from tmpfsd.fuse.notify import Notifier
 from tmpfsd.fuse.session import Session
+from tmpfsd.mounts import mountinfo
+from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import Config, quote
-from tmpfsd.server import control, edge, inherited, metrics, mountinfo, privileges, process
+from tmpfsd.server import control, edge, inherited, metrics, privileges, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import install, tick
@@ -42,7 +44,6 @@ from tmpfsd.server.nativeloop import Loop, NativeLoop
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.pressure import Pressure, shares
 from tmpfsd.server.trees import Trees
-from tmpfsd.server.unmount import unmount
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import VmError
 
@@ -96,6 +97,12 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
         os.close(collected)
 
 
+def take_away(place: mountinfo.MountPoint, lazy: bool = False) -> str | None:
+    """Unmount as the daemon of root may (privileges.py); return what went wrong, or None."""
+    with privileges.admin():
+        return unmount(place, lazy)
+
+
 class Daemon:
     """One mount being served."""
 
@@ -110,7 +117,7 @@ class Daemon:
         self.native: NativeLoop | None = None
         self.place: mountinfo.MountPoint | None = None
         self.in_force: InForce | None = None
-        self.mounts = open("/proc/self/mountinfo", "rb", buffering=0)       # no descriptor may be left when it ends
+        self.mounts = open(mountinfo.TABLE, "rb", buffering=0)       # no descriptor may be left when it ends
         self.socket_path = ""
         self.socket_made: tuple[int, int, int] | None = None
         self.metrics = metrics.listen(config.metrics) if config.metrics else None
@@ -129,12 +136,11 @@ class Daemon:
                 pyfuse3.init(self.operations, self.mountpoint, fuse_options(self.config))
             except RuntimeError as error:
                 raise MountError(text() or str(error)) from None
-        place = mountinfo.find(self.mountpoint)
-        if place is None or place.fstype != mountinfo.FSTYPE:
+        self.place = self.find_place(edge.devices() - before)
+        if self.place is None:
             pyfuse3.close(unmount=True)
             raise MountError("mounted, but /proc/self/mountinfo does not show it")
-        self.place = place
-        self.in_force = InForce(self.mount, self.mounts, f"{place.major}:{place.minor}", self.mountpoint)
+        self.in_force = InForce(self.mount, self.mounts, f"{self.place.major}:{self.place.minor}", self.mountpoint)
         try:
             self.in_force.set(self.config.generic)
         except OSError as error:
@@ -150,15 +156,25 @@ class Daemon:
         self.dispatcher = self.native = NativeLoop(fd, session, self.config.spin)
         self.trees.kernel = Notifier(fd)
 
-    def still_ours(self) -> bool:
-        """Tell whether what is mounted at the mount point is this mount (L1)."""
-        return self.place is not None and mountinfo.find(self.mountpoint, self.mounts) == self.place
+    def find_place(self, fds: set[int]) -> mountinfo.MountPoint | None:
+        """Return the mount that was made now: another tmpfsd may have mounted at the same place meanwhile."""
+        device = process.fuse_device(fds)
+        if device is None:
+            found = mountinfo.find(self.mountpoint, self.mounts)
+            return found if found is not None and found.fstype == mountinfo.FSTYPE else None
+        found_there = [mount for mount in mountinfo.table(self.mounts) if mount.device == device]
+        return found_there[-1] if found_there else None
+
+    def places(self) -> list[mountinfo.MountPoint]:
+        """Return where this mount can be reached now, though it was moved or bound elsewhere (L1)."""
+        return mountinfo.mounted_at(self.place.device, self.mounts) if self.place is not None else []
 
     def detach(self) -> None:
-        """End the session and unmount what is ours, however busy."""
+        """End the session and unmount what is ours, wherever it is and however busy."""
         pyfuse3.close(unmount=False)        # first: umount must not wait for a server that answers no more
-        if self.still_ours():
-            unmount(self.mountpoint, lazy=True)
+        while places := self.places():      # several may lie one upon the other
+            if all([take_away(place, lazy=True) for place in places]):
+                return
 
     # Tasks
 
@@ -242,12 +258,13 @@ class Daemon:
 
     async def try_unmount(self) -> bool:
         """Unmount cleanly while requests are served; False when it is busy or not there any more."""
-        if not self.still_ours():
-            return False
-        error = await trio.to_thread.run_sync(unmount, self.mountpoint)
-        if error:
-            log.warning("%s: ending all the same", error)
-        return not error
+        places = self.places()
+        for place in places:
+            error = await trio.to_thread.run_sync(take_away, place)
+            if error:
+                log.warning("%s: %s: ending all the same", place.path, error)
+                return False
+        return bool(places)
 
     async def settle(self) -> None:
         """Wait for threads that tell the kernel something.  => TooSlowError: one waits for a request of the past."""

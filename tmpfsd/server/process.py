@@ -62,6 +62,17 @@ def set_caching(major: int, minor: int) -> None:
             file.write(str(value))
 
 
+def fuse_device(descriptors: set[int]) -> tuple[int, int] | None:
+    """Return the device number of the mount that is served by one of these, as newer kernels tell it; else None."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            for line in file:
+                if line.startswith(b"fuse_connection:"):
+                    number = int(line.split(b":")[1])
+                    return number >> 20, number & 0xfffff       # a dev_t as the kernel has it
+    return None
+
+
 def still_garbage() -> None:
     """Turn the cyclic collector off.
 

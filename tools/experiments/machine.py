@@ -6,7 +6,8 @@ import os
 import platform
 
 from tmpfsd.machine import physical_memory
-from tmpfsd.options import default_swap, filesystem_of
+from tmpfsd.mounts.mountinfo import type_above
+from tmpfsd.options import default_swap
 
 
 def describe() -> dict[str, str | int]:
@@ -32,8 +33,7 @@ def swap_filesystem() -> str:
     path = default_swap()
     if path is None:
         return "none"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return filesystem_of(path, file)
+    return type_above(path)
 
 
 def sentence(machine: dict[str, str | int]) -> str:

@@ -1,0 +1,27 @@
+"""printable.py: text that others have chosen, as it may be shown on a terminal, in a log and in a message.
+
+Limits      A backslash stays as it is, so that text may go through twice: who must tell the six characters \\u2028 from
+            the one takes --json.
+"""
+
+from __future__ import annotations
+
+import os
+
+SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def printable(text: str | bytes) -> str:
+    """Return text in one line, without anything that moves the cursor, colours, or cannot be encoded.  O(length)."""
+    text = os.fsdecode(text)
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:        # a byte that is no UTF-8, as os.fsdecode() hands it on
+        return f"\\x{code - 0xDC00:02x}"
+    return SHORT.get(character) or (f"\\x{code:02x}" if code < 0x80 else
+                                    f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
