@@ -39,7 +39,7 @@ import trio
 
 from tests.stress.worker import Worker
 from tmpfsd.cli import client
-from tmpfsd.mounts import mountinfo
+from tmpfsd.mounts import mountinfo, places
 from tmpfsd.options import Config
 from tmpfsd.server import commands, control, dispatch, operations, trees
 from tmpfsd.tmpfs.mount import Mount
@@ -224,7 +224,8 @@ def clients(count: int, seconds: float) -> list[str]:
     """The second part; what was wrong."""
     with mounted("ram=8m,size=64m") as mnt:
         alone = probe(mnt, seconds)
-        place = client.socket_of(client.find(str(mnt)))
+        place = os.path.join(places.directories(os.geteuid())[0],
+                             places.socket_name(*client.find(str(mnt)).device))
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=storm, args=(place, count, theirs))
@@ -251,7 +252,7 @@ def turns(count: int, seconds: float) -> list[str]:
     config = Config(ram_bytes=128 * MB, size_bytes=1 << 30, swap="/var/tmp")
     mount = Mount(config)
     handlers = operations.Operations(mount, config)
-    served = commands.Commands(mount, handlers, "nowhere", None, trees.Trees(mount, handlers)).table()
+    served = commands.Commands(mount, handlers, lambda: ("nowhere", True), None, trees.Trees(mount, handlers)).table()
     taken: list[float] = []
 
     async def main(place: str) -> None:

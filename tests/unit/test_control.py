@@ -297,7 +297,7 @@ def test_a_client_waits_where_others_stand_in_line(tmp_path: Path) -> None:
         first = socket.socket(socket.AF_UNIX)
         first.connect(path)
         late.settimeout(0.1)
-        with pytest.raises(BlockingIOError):
+        with pytest.raises(TimeoutError):
             connect(late, path)
         late.settimeout(20)
         timer = threading.Timer(0.1, lambda: listener.accept()[0].close())
@@ -365,13 +365,31 @@ def test_a_daemon_removes_its_own_socket_though_another_is_quick(tmp_path: Path,
     made[0].close()
 
 
-def test_directory_of_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_of_another_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "place"
-    monkeypatch.setattr(control, "directories", lambda _uid: [str(place)])
-    assert control.make_directory(os.geteuid()) == str(place)
-    assert control.make_directory(os.geteuid()) == str(place)
+    for _ in range(2):
+        control.make_directory(str(place), os.geteuid())
     with pytest.raises(ControlError):
-        control.make_directory(os.geteuid() + 1)
+        control.make_directory(str(place), os.geteuid() + 1)
     place.chmod(0o777)
     with pytest.raises(ControlError):
-        control.make_directory(os.geteuid())
+        control.make_directory(str(place), os.geteuid())
+
+
+def test_the_first_place_that_takes_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stranger made, what is no directory, a place that cannot be written to, a path too long: the next."""
+    (tmp_path / "stranger").mkdir(mode=0o777)
+    (tmp_path / "stranger").chmod(0o777)
+    (tmp_path / "file").touch()
+    long = tmp_path / ("n" * 110)
+    long.mkdir()
+    wrong = [str(tmp_path / "stranger"), str(tmp_path / "file"), str(tmp_path / "no" / "where"), str(long),
+             "/proc/tmpfsd"]
+    monkeypatch.setattr(control, "directories", lambda _uid: [*wrong, str(tmp_path / "good")])
+    path, listener = control.open_socket(os.geteuid(), "1-2.sock")
+    listener.close()
+    assert path == str(tmp_path / "good" / "1-2.sock")
+    monkeypatch.setattr(control, "directories", lambda _uid: wrong)
+    with pytest.raises(ControlError) as caught:
+        control.open_socket(os.geteuid(), "1-2.sock")
+    assert all(place in str(caught.value) for place in wrong)

@@ -1,37 +1,95 @@
 """places.py: where the control socket of a mount is, for the daemon that makes it and for the commands that ask it.
 
 It is found from the device number of the mount, which mountinfo tells without asking the file system: /run/tmpfsd for
-root's mounts, $XDG_RUNTIME_DIR/tmpfsd or /tmp/tmpfsd-UID for those of others.
+root's mounts, $XDG_RUNTIME_DIR/tmpfsd or /tmp/tmpfsd-UID for those of others, and for root's where /run is not his (it
+is read-only, or he is root of a user namespace only).  The daemon takes the first that it can; who asks looks at all.
 Apart from control.py, so that a command need not wait for trio, which takes longer to import than all else.
+
+Limits      Who makes /tmp/tmpfsd-UID before its user does keeps him from having a socket there, and gets nothing by it.
+            Root finds a user's socket in /run/user/UID and /tmp, not where else XDG_RUNTIME_DIR may lead.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 ROOT_DIRECTORY = "/run/tmpfsd"
+NAME = re.compile(r"([0-9]{1,9})-([0-9]{1,9})\.sock")
 
 
 def directories(uid: int) -> list[str]:
     """Return the places where the sockets of a user's mounts can be, the preferred one first."""
-    if uid == 0:
-        return [ROOT_DIRECTORY]
     runtime = os.environ.get("XDG_RUNTIME_DIR", "") if uid == os.geteuid() else ""
     places = [runtime, f"/run/user/{uid}"]
     found = [os.path.join(place, "tmpfsd") for place in dict.fromkeys(places) if place and owned(place, uid)]
-    return [*found, f"/tmp/tmpfsd-{uid}"]
+    return [*([ROOT_DIRECTORY] if uid == 0 else []), *found, f"/tmp/tmpfsd-{outside(uid)}"]
+
+
+def outside(uid: int) -> int:
+    """Return a user's number outside our user namespace: the root of one shall not take the place of another's."""
+    try:
+        with open("/proc/self/uid_map", "rb") as file:
+            ranges = [[int(word) for word in line.split()] for line in file]
+    except OSError:
+        return uid
+    return next((there + uid - here for here, there, count in ranges if here <= uid < here + count), uid)
 
 
 def owned(path: str, uid: int) -> bool:
     """Tell whether path is a directory of this user that nobody else may write to."""
     try:
-        status = os.lstat(path)
-    except OSError:
+        return private(os.lstat(path), uid)
+    except (OSError, ValueError):
         return False
+
+
+def private(status: os.stat_result, uid: int) -> bool:
+    """Tell whether it is a directory of this user that nobody else may write to."""
     return stat.S_ISDIR(status.st_mode) and status.st_uid == uid and not status.st_mode & 0o022
 
 
 def socket_name(major: int, minor: int) -> str:
     """Return the name of a mount's socket in its directory."""
     return f"{major}-{minor}.sock"
+
+
+def open_socket(directory: str, name: str, uid: int) -> int | None:
+    """Open a socket that this user has made in a directory of his; None where there is none.
+
+    => a descriptor that only names it (O_PATH): what it is cannot be exchanged any more.  PermissionError.
+    """
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        above = os.open(directory, flags | os.O_DIRECTORY)
+    except PermissionError:
+        raise
+    except OSError:
+        return None
+    try:
+        if not private(os.fstat(above), uid):
+            return None
+        found = os.open(name, flags, dir_fd=above)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(above)
+    status = os.fstat(found)
+    if stat.S_ISSOCK(status.st_mode) and status.st_uid == uid:
+        return found
+    os.close(found)
+    return None
+
+
+def devices(uid: int) -> list[tuple[int, int]]:
+    """Return the device numbers that sockets of a user are named by."""
+    found = []
+    for directory in directories(uid):
+        if owned(directory, uid):
+            try:
+                names = os.listdir(directory)
+            except OSError:
+                continue
+            found += [(int(match[1]), int(match[2])) for match in map(NAME.fullmatch, names) if match]
+    return list(dict.fromkeys(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from tmpfsd.server import checker
@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 class Commands:
     """The commands of one mount."""
 
-    def __init__(self, mount: Mount, operations: Operations, mountpoint: str, dispatcher: Loop | None,
-                 trees: Trees, in_force: InForce | None = None) -> None:
+    def __init__(self, mount: Mount, operations: Operations, where: Callable[[], tuple[str, bool]],
+                 dispatcher: Loop | None, trees: Trees, in_force: InForce | None = None) -> None:
         self.mount = mount
         self.tuning = Tuning(mount, dispatcher)
         self.in_force = in_force
         native = dispatcher if isinstance(dispatcher, NativeLoop) else None
         self.latency = Latency(operations, native.session if native else None)
         self.operations = operations
-        self.mountpoint = mountpoint
+        self.where = where
         self.trees = trees
         self.checking = False
         self.edge = "native" if native else "pyfuse3"
@@ -51,7 +51,8 @@ class Commands:
     def status(self, _request: Any) -> dict[str, Any]:
         """The keys of `tmpfsctl status --json`."""
         requests = {name: count for name, count in self.operations.requests.items() if count}
-        return {"mountpoint": self.mountpoint, **self.mount.status(), "requests": requests,
+        mountpoint, detached = self.where()
+        return {"mountpoint": mountpoint, "detached": detached, **self.mount.status(), "requests": requests,
                 "refused": self.operations.refused, "broken": self.operations.broken, "pid": os.getpid(),
                 "edge": self.edge}
 

@@ -81,19 +81,36 @@ def peer_of(client: Any) -> Peer:
     return Peer(uid, (gid, *struct.unpack(f"{len(data) // 4}I", data)))
 
 
-def make_directory(uid: int) -> str:
-    """Make the directory for this user's sockets and return it.
+def make_directory(path: str, uid: int) -> None:
+    """Make a directory for this user's sockets.
 
     => raises ControlError when it belongs to someone else.
     """
-    path = directories(uid)[0]
     try:
         os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
+    except OSError:             # it exists, mostly: EEXIST, or EROFS where nothing can be made
+        if not os.path.lexists(path):
+            raise
     if not owned(path, uid):
         raise ControlError(f"{path}: not a directory of this user alone")
-    return path
+
+
+def open_socket(uid: int, name: str) -> tuple[str, socket.socket]:
+    """Bind a socket of this name in the first of this user's places that takes it; return where.
+
+    => raises ControlError, which says what is wrong with each, when none does.
+    """
+    wrong: list[str] = []
+    for directory in directories(uid):
+        path = os.path.join(directory, name)
+        try:
+            make_directory(directory, uid)
+            return path, listen(path)
+        except ControlError as error:
+            wrong.append(str(error))
+        except OSError as error:
+            wrong.append(f"{path}: {error.strerror or error}")
+    raise ControlError("; ".join(wrong))
 
 
 def listen(path: str) -> socket.socket:

@@ -21,7 +21,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -169,6 +168,11 @@ class Daemon:
         """Return where this mount can be reached now, though it was moved or bound elsewhere (L1)."""
         return mountinfo.mounted_at(self.place.device, self.mounts) if self.place is not None else []
 
+    def where(self) -> tuple[str, bool]:
+        """Return where it is mounted now, or was, and whether no path leads there any more."""
+        places = self.places()
+        return (places[0].path if places else self.mountpoint), not places
+
     def detach(self) -> None:
         """End the session and unmount what is ours, wherever it is and however busy."""
         pyfuse3.close(unmount=False)        # first: umount must not wait for a server that answers no more
@@ -201,15 +205,12 @@ class Daemon:
     def open_control(self, nursery: trio.Nursery) -> None:
         """Open the control socket (a mount without it still serves files), and serve the one of metrics=."""
         assert self.place is not None
-        commands = Commands(self.mount, self.operations, self.mountpoint, self.dispatcher, self.trees,
-                            self.in_force)
+        commands = Commands(self.mount, self.operations, self.where, self.dispatcher, self.trees, self.in_force)
         if self.metrics is not None:
             nursery.start_soon(metrics.MetricsServer(commands.status).serve, self.metrics)
         try:
-            directory = control.make_directory(os.geteuid())
-            path = os.path.join(directory, control.socket_name(self.place.major, self.place.minor))
-            listener: socket.socket = control.listen(path)
-        except (OSError, ControlError) as error:
+            path, listener = control.open_socket(os.geteuid(), control.socket_name(*self.place.device))
+        except ControlError as error:
             log.warning("no control socket: %s", error)
             return
         self.socket_path, self.socket_made = path, control.identity(path)

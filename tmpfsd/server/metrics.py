@@ -22,6 +22,7 @@ from typing import Any
 
 import trio
 
+from tmpfsd.mounts.printable import printable
 from tmpfsd.server import control
 from tmpfsd.server.errors import MountError
 
@@ -94,7 +95,7 @@ class Figures:
         """Every metric."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
         state = self.state
-        place = state["mountpoint"]
+        place = printable(state["mountpoint"])
 
         def family(kind: Any, name: str, text: str, label: str, values: dict[str, float]) -> Any:
             made = kind(f"tmpfsd_{name}", text, labels=["mountpoint", *([label] if label else [])])

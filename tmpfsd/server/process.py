@@ -10,6 +10,9 @@ import logging.handlers
 import os
 import sys
 
+from tmpfsd.mounts.printable import printable
+
+DUMPS = logging.CRITICAL        # a broken invariant and its dump, where no name stands that another chose
 PR_SET_DUMPABLE = 4
 PR_SET_IO_FLUSHER = 57
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -92,6 +95,15 @@ class Syslog(logging.handlers.SysLogHandler):
         self.socket.setblocking(False)              # type: ignore[attr-defined]
 
 
+class OneLine(logging.Formatter):
+    """A Formatter of messages with names in them that others have chosen; a traceback and a dump keep their lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The message, which must be text that any log can take."""
+        return "\n".join(map(printable, super().formatMessage(record).split("\n"))) if record.levelno >= DUMPS else \
+            printable(super().formatMessage(record))
+
+
 def start_log(mountpoint: str, foreground: bool, debug: bool) -> None:
     """Log to stderr in the foreground, to syslog in the background."""
     handler: logging.Handler
@@ -104,8 +116,8 @@ def start_log(mountpoint: str, foreground: bool, debug: bool) -> None:
             handler = logging.NullHandler()
     else:
         handler = logging.NullHandler()
-    place = mountpoint.replace("%", "%%")
-    handler.setFormatter(logging.Formatter(f"tmpfsd[{os.getpid()}]: %(levelname)s {place}: %(message)s"))
+    place = printable(mountpoint).replace("%", "%%")
+    handler.setFormatter(OneLine(f"tmpfsd[{os.getpid()}]: %(levelname)s {place}: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if debug else logging.INFO)
