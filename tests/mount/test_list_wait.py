@@ -93,7 +93,7 @@ def test_a_server_that_does_not_answer_is_waited_for_no_longer_than_was_asked(tm
         begun = time.monotonic()
         done = ctl("wait", str(mounted.mnt), "--used", "0%", "--timeout", "0.1", check=False)
         assert (done.returncode, time.monotonic() - begun < 20) == (1, True)
-        assert done.stderr == f"tmpfsctl: {mounted.mnt}: no answer in 1 seconds: its server is stopped, or busy\n"
+        assert done.stderr.startswith(f"tmpfsctl: {mounted.mnt}: no answer in 1 seconds: its server (process ")
     finally:
         mounted.daemon.send_signal(signal.SIGCONT)
 

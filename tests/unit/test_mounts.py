@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.hostile import HOSTILE_NAMES
+from tests.hostile import HOSTILE_PATHS
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.mountinfo import MountPoint, Tree, locate, parse, parse_all
 from tmpfsd.mounts.printable import printable
 from tmpfsd.mounts.unmount import id_of, unmount
 
-HOSTILE = pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
+HOSTILE = pytest.mark.parametrize("name", HOSTILE_PATHS.values(), ids=HOSTILE_PATHS)
 ROOT = b"27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
 
 

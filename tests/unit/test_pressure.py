@@ -170,6 +170,7 @@ def machine(monkeypatch) -> None:
             raise errors[mount.minor](path)
         return status(used=1, ram=50)
     monkeypatch.setattr(list_, "ask_mount", answer)
+    monkeypatch.setattr(list_, "leftovers", lambda: [])
     monkeypatch.setattr(list_.mountinfo, "table", lambda: [*MOUNTS, MOUNTS[0]._replace(path="/bound")])
 
 
@@ -189,7 +190,23 @@ def test_list_as_json(machine, capsys) -> None:
     assert found[0]["pid"] == 77 and found[0]["swap"]["path"] == "/x"
 
 
+def test_what_is_hung_or_has_no_socket_or_no_mount(machine, monkeypatch, capsys) -> None:
+    """And a stranger's server may answer anything, under any name."""
+    def answer(mount: MountPoint, path: str, *_more: Any) -> Any:
+        if mount.minor in (3, 4):
+            raise {3: client.Hung, 4: client.NoSocket}[mount.minor](path)
+        return {"swap": 1} if mount.minor == 5 else {**status(), "backend": "\x1b[31m\n"}
+    monkeypatch.setattr(list_, "ask_mount", answer)
+    monkeypatch.setattr(list_, "leftovers", lambda: [{**status(), "mountpoint": "/gone"}])
+    assert ctl.main(["list"]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    shown = [line[10:27].strip() for line in lines[1:-1]]
+    assert shown == ["\\x1b[31m\\n", "hung", "no socket", "not understood", "wired"]
+    assert lines[-2].endswith("/gone (detached)") and "\x1b" not in "".join(lines)
+
+
 def test_list_of_nothing(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(list_, "leftovers", lambda: [])
     monkeypatch.setattr(list_.mountinfo, "table", lambda: [MOUNTS[1]])
     assert ctl.main(["list"]) == 2 and capsys.readouterr().out == ""
     assert ctl.main(["list", "--json"]) == 2 and json.loads(capsys.readouterr().out) == []

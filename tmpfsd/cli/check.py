@@ -7,6 +7,7 @@ from typing import Any
 
 from tmpfsd.cli.client import find, follow
 from tmpfsd.cli.progress import watch
+from tmpfsd.mounts.printable import printable
 
 EPILOG = """\
 example:
@@ -27,7 +28,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the verdict; ClientError (exit status 1) when something is inconsistent."""
     verdict = watch(follow(find(args.mountpoint), "check"), text)
-    print(f"{args.mountpoint}: {verdict}")
+    print(printable(f"{args.mountpoint}: {verdict}"))
 
 
 def text(progress: dict[str, Any]) -> str:

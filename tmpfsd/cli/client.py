@@ -1,47 +1,55 @@
-"""client.py: asks a mount's control socket, without touching the mount itself."""
+"""client.py: asks a mount's control socket, without touching the mount itself.
+
+Picture     a path --find(), place_of()--> MountPoint, by its device number --Connection--> its own server
+            --answers()--> {"progress": ...}, at last {"result": ...}
+            no server, or no word from it: trouble.py says what is the matter
+Invariants  A1 Nothing is sent to anybody, and nothing of what he says is shown, but to the owner of the mount: by the
+               credentials of the socket, not by where it lies.  A descriptor is given to root, to the caller himself,
+               or to who owns the file.
+            A2 A server that is silent for SILENCE seconds is asked by a second connection whether it lives; one that
+               says nothing there either hangs.  Any line, also one of progress, is a sign of life.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import socket
-import stat
+import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from tmpfsd.cli import trouble
 from tmpfsd.cli.preflight import CliError
+from tmpfsd.cli.trouble import ClientError, Dead, Detached, Foreign, Hung, NoSocket
 from tmpfsd.mounts import mountinfo, places
-from tmpfsd.mounts.mountinfo import MountPoint
+from tmpfsd.mounts.mountinfo import FSTYPE, MountPoint, Where
 
-SECONDS = 60.0          # `check` looks at everything
+__all__ = ["ClientError", "CliError", "Dead", "Detached", "Foreign", "Hung", "NoSocket"]
+
+SILENCE = 1.4           # seconds without a word
+PING_SECONDS = 0.7
+BRIEFLY = 0.4           # for a server that may be of any mount
 MAX_ANSWER = 16 << 20
-MOST_LINKS = 40
-UNMOUNT = "tmpfsctl umount takes away what it left"
-
-
-class ClientError(CliError):
-    """The mount cannot be asked, or refused; the text is one line for the user."""
-
-
-class Dead(ClientError):
-    """Nobody answers for the mount: its server is gone."""
-
-
-class Foreign(ClientError):
-    """The mount is of another user, who alone may ask."""
+CREDENTIALS = struct.Struct("3i")       # struct ucred: pid, uid, gid
 
 
 def find(path: str) -> MountPoint:
     """Return the mount at path; ClientError where there is none of ours."""
     if not path:
         raise ClientError("mount point: empty")     # it would be taken for the working directory
-    mounted = mountinfo.find(mountinfo.resolve(path))
-    if mounted is None:
+    where = mountinfo.locate(path)
+    if where.mount is None or not where.at_mount:
+        for state in leftovers():
+            if state.get("mountpoint") == where.path:
+                raise Detached(trouble.detached(path, state))
         raise ClientError(f"{path}: not a mount point")
-    if mounted.fstype != mountinfo.FSTYPE:
-        raise ClientError(f"{path}: a mount point of {mounted.fstype}, not of tmpfsd")
-    return mounted
+    if where.mount.fstype != FSTYPE:
+        raise ClientError(f"{path}: a mount point of {where.mount.fstype}, not of tmpfsd")
+    return where.mount
 
 
 def place_of(path: str) -> tuple[MountPoint, str]:
@@ -49,64 +57,104 @@ def place_of(path: str) -> tuple[MountPoint, str]:
 
     => symbolic links are followed up to the mount, not inside it.
     """
+    where = on_mount(path)
+    assert where.mount is not None
+    return where.mount, where.inside
+
+
+def on_mount(path: str) -> Where:
+    """Return where a path on a tmpfsd mount leads.  => ClientError."""
     if not path:
         raise ClientError("path: empty")
-    mounts = {mount.path: mount for mount in mountinfo.table()}
-    todo = [part for part in os.path.join(os.getcwd(), path).split("/") if part][::-1]
-    here, on, followed = "/", mounts.get("/"), 0
-    while todo:
-        part = todo.pop()
-        here = os.path.dirname(here) if part == ".." else os.path.join(here, part) if part != "." else here
-        on = mounts.get(here, on) if part != ".." else mount_above(mounts, here)
-        if on is not None and on.fstype == mountinfo.FSTYPE:
-            continue
-        target = link_at(here)
-        if target is not None:
-            followed += 1
-            if followed > MOST_LINKS:
-                raise ClientError(f"{path}: too many levels of symbolic links")
-            here = "/" if target.startswith("/") else os.path.dirname(here)
-            on = mount_above(mounts, here)
-            todo += [word for word in target.split("/") if word][::-1]
-    if on is None or on.fstype != mountinfo.FSTYPE:
+    where = mountinfo.locate(path)
+    if where.mount is None or where.mount.fstype != FSTYPE:
         raise ClientError(f"{path}: not on a tmpfsd mount")
-    return on, os.path.normpath(os.path.join(on.root, os.path.relpath(here, on.path))).lstrip("/")
+    return where
 
 
-def link_at(path: str) -> str | None:
-    """Return where a symbolic link leads; None where there is none."""
+class Connection:
+    """A conversation with the server of a mount, and with nobody else (A1)."""
+
+    def __init__(self, mounted: MountPoint, seconds: float) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(seconds)
+        self.buffer = bytearray()
+        try:
+            self._connect(mounted)
+            self.pid, self.uid, _ = CREDENTIALS.unpack(
+                self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+            if self.uid != mounted.owner:
+                raise Foreign(f"{mounted.path}: user {self.uid} answers for it, to whom it does not belong: not asked")
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def _connect(self, mounted: MountPoint) -> None:
+        """Connect to the first socket of the mount at which somebody listens.  => ConnectionRefusedError."""
+        name = places.socket_name(*mounted.device)
+        for directory in places.directories(mounted.owner):
+            found = places.open_socket(directory, name, mounted.owner)
+            if found is not None:
+                try:
+                    with contextlib.suppress(ConnectionRefusedError):
+                        connect(self.sock, f"/proc/self/fd/{found}")
+                        return
+                finally:
+                    os.close(found)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens")
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Send a request, and the file that goes with it under the name "descriptor"."""
+        descriptors = [value for name, value in request.items() if name == "descriptor"]
+        values = {name: value for name, value in request.items() if name != "descriptor"}
+        data = json.dumps(values).encode() + b"\n"
+        for descriptor in descriptors:
+            if self.uid not in (0, os.geteuid(), os.fstat(descriptor).st_uid):
+                raise ClientError(f"a mount of user {self.uid}: a file of another's is not given to it")
+        if descriptors:
+            data = data[socket.send_fds(self.sock, [data], descriptors):]
+        self.sock.sendall(data)
+
+    def line(self) -> bytes:
+        """Return the next line; what came, without its end, where the server hangs up.  => TimeoutError."""
+        while (end := self.buffer.find(b"\n") + 1) == 0 and len(self.buffer) <= MAX_ANSWER:
+            data = self.sock.recv(1 << 16)
+            if not data:
+                break
+            self.buffer += data
+        end = end or len(self.buffer)
+        line = bytes(self.buffer[:end])
+        del self.buffer[:end]
+        return line
+
+
+def connect(sock: socket.socket, place: str) -> None:
+    """Connect; where others stand in line (EAGAIN), wait for as long as the socket's timeout."""
+    deadline = time.monotonic() + (sock.gettimeout() or 0)
+    while True:
+        try:
+            sock.connect(place)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError from None
+            time.sleep(0.02)
+
+
+def lives(mounted: MountPoint) -> bool:
+    """Tell whether the server says anything at all (A2)."""
     try:
-        return os.readlink(path)
-    except OSError:
-        return None
-
-
-def mount_above(mounts: dict[str, MountPoint], path: str) -> MountPoint | None:
-    """Return the mount that holds path."""
-    while path not in mounts and path != "/":
-        path = os.path.dirname(path)
-    return mounts.get(path)
-
-
-def socket_of(mounted: MountPoint) -> str:
-    """Return the socket of a mount."""
-    name = places.socket_name(mounted.major, mounted.minor)
-    for directory in places.directories(mounted.owner):
-        candidate = os.path.join(directory, name)
-        if is_socket_of(candidate, mounted.owner):
-            return candidate
-    if os.geteuid() in (0, mounted.owner):
-        raise Dead(f"{mounted.path}: no control socket: its server is gone ({UNMOUNT})")
-    raise Foreign(f"{mounted.path}: a mount of user {mounted.owner}, who alone may ask")
-
-
-def is_socket_of(path: str, uid: int) -> bool:
-    """Tell whether path is a socket made by this user."""
-    try:
-        status = os.lstat(path)
-    except OSError:
+        with Connection(mounted, PING_SECONDS) as connection:
+            connection.send({"command": "ping"})
+            return bool(connection.line())
+    except (OSError, ClientError):
         return False
-    return stat.S_ISSOCK(status.st_mode) and status.st_uid == uid
 
 
 def ask(path: str, command: str, on_progress: Callable[[int, int], None] = lambda _done, _of: None, /,
@@ -116,7 +164,7 @@ def ask(path: str, command: str, on_progress: Callable[[int, int], None] = lambd
     => on_progress(done, of) is called now and then by commands that take long; an argument `descriptor` is an open
     file that goes with it.
     """
-    return ask_mount(find(path), path, SECONDS, command, on_progress, **arguments)
+    return ask_mount(find(path), path, SILENCE, command, on_progress, **arguments)
 
 
 def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
@@ -131,54 +179,66 @@ def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
 
 def follow(mounted: MountPoint, command: str, **arguments: Any) -> Iterator[dict[str, Any]]:
     """Send one command to a mount and yield each answer, {"progress": ...} or at last {"result": ...}."""
-    return answers(mounted, mounted.path, SECONDS, command, arguments)
+    return answers(mounted, mounted.path, SILENCE, command, arguments)
 
 
 def answers(mounted: MountPoint, path: str, seconds: float, command: str,
             arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Send one command and yield its answers, the last with a result; ClientError, which names path, when it fails."""
-    place = socket_of(mounted)
-    descriptors = [value for name, value in arguments.items() if name == "descriptor"]
-    values = {name: value for name, value in arguments.items() if name != "descriptor"}
-    request = json.dumps({"command": command, **values}).encode() + b"\n"
-    answer: dict[str, Any] = {}
+    """Send one command and yield its answers, the last with a result; ClientError, which names path, when it fails.
+
+    => seconds is how long the server may be silent.
+    """
+    pid = 0
     try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(seconds)
-            connect(sock, place)
-            if descriptors:
-                request = request[socket.send_fds(sock, [request], descriptors):]
-            sock.sendall(request)
-            with sock.makefile("rb") as lines:
-                while "result" not in answer:
-                    answer = json.loads(lines.readline(MAX_ANSWER))
-                    if not answer.get("ok"):
-                        raise ClientError(f"{path}: {answer.get('error', 'refused')}")
-                    yield answer
+        with Connection(mounted, seconds) as connection:
+            pid = connection.pid
+            connection.send({"command": command, **arguments})
+            answer: dict[str, Any] = {}
+            while "result" not in answer:
+                answer = read(connection, mounted)
+                if not answer.get("ok"):
+                    raise ClientError(f"{path}: {answer.get('error', 'refused')}")
+                yield answer
     except TimeoutError:
-        raise ClientError(f"{path}: no answer in {seconds:g} seconds: its server is stopped, or busy") from None
+        raise Hung(trouble.silent(path, pid, seconds)) from None
     except PermissionError:
-        raise Foreign(f"{path}: a mount of user {mounted.owner}, who alone may ask") from None
-    except OSError as error:
-        raise Dead(f"{path}: {error.strerror or error}: its server is ending, or gone ({UNMOUNT})") from None
+        raise Foreign(trouble.foreign(path, mounted)) from None
+    except OSError:
+        raise trouble.no_answer(mounted, path) from None
     except ValueError:
         raise ClientError(f"{path}: the answer is not understood") from None
 
 
-def connect(sock: socket.socket, place: str) -> None:
-    """Connect; where others stand in line (EAGAIN), wait for as long as the socket's timeout."""
-    deadline = time.monotonic() + (sock.gettimeout() or 0)
+def read(connection: Connection, mounted: MountPoint) -> dict[str, Any]:
+    """Return the next answer, however long a server takes that lives (A2).  => OSError, ValueError."""
     while True:
         try:
-            sock.connect(place)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
+            line = connection.line()
+            break
+        except TimeoutError:
+            if not lives(mounted):
                 raise
-            time.sleep(0.02)
+    if not line:
+        raise ConnectionResetError(errno.ECONNRESET, "it hung up")
+    answer = json.loads(line)
+    if not isinstance(answer, dict):
+        raise ValueError("not an object")
+    return answer
 
 
-def status(path: str, seconds: float = SECONDS) -> dict[str, Any]:
+def leftovers() -> Iterator[dict[str, Any]]:
+    """Return the status of each server of ours whose mount cannot be reached any more, though it lives."""
+    mounted = {mount.device for mount in mountinfo.table()}
+    for device in places.devices(os.geteuid()):
+        if device not in mounted:
+            with contextlib.suppress(ClientError):
+                left = MountPoint(*device, "", FSTYPE, os.geteuid())
+                state = ask_mount(left, "", BRIEFLY, "status")
+                if isinstance(state, dict):
+                    yield state
+
+
+def status(path: str, seconds: float = SILENCE) -> dict[str, Any]:
     """Return the status of the mount at path, with the keys of `tmpfsctl status --json`."""
     answer: dict[str, Any] = ask_mount(find(path), path, seconds, "status")
     return answer

@@ -4,6 +4,7 @@ Picture     TAB -> the function that `tmpfsctl completion` prints -> the command
             environment -> autocomplete(parser): the words that may follow, and the end of the process
 Invariants  C1 TAB waits for no mount: of mounts only /proc/self/mountinfo is asked, and a directory or symbolic link
                that does not answer is left alone after SECONDS.
+            C2 A name that cannot be printed is not offered: some of its characters would end a word.
 Limits      Behind a $VARIABLE bash offers directories only: it is bash itself that knows them.
 """
 
@@ -70,7 +71,7 @@ def look(prefix: str, files: bool) -> Iterator[str]:
     base = os.path.basename(prefix)
     with os.scandir(os.path.expanduser(prefix.removesuffix(base)) or ".") as entries:
         for entry in entries:
-            if entry.name.startswith(base) and (base or not entry.name.startswith(".")):
+            if entry.name.isprintable() and entry.name.startswith(base) and (base or not entry.name.startswith(".")):
                 if (directory := entry.is_dir()) or files:
                     yield prefix.removesuffix(base) + entry.name + ("/" if directory else "")
 
@@ -96,7 +97,8 @@ def directories(prefix: str, **_known: object) -> list[str]:
 
 def mountpoints(prefix: str, **_known: object) -> list[str]:
     """The tmpfsds that are mounted, and directories, which may be named as seen from here."""
-    mounted = {mount.path for mount in mountinfo.table() if mount.fstype == mountinfo.FSTYPE}
+    mounted = {mount.path for mount in mountinfo.table()
+               if mount.fstype == mountinfo.FSTYPE and mount.path.isprintable()}
     if mounted and not prefix:
         return sorted(mounted)
     return sorted(mounted) + [path for path in directories(prefix) if path.rstrip("/") not in mounted]

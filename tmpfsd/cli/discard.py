@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tmpfsd.cli.client import ClientError, follow, place_of
+from tmpfsd.cli.client import ClientError, follow, on_mount
 from tmpfsd.cli.progress import watch
+from tmpfsd.cli.streams import complain
 from tmpfsd.mounts import mountinfo
+from tmpfsd.mounts.printable import printable
 
 EPILOG = """\
 example:
@@ -32,31 +34,42 @@ def confirm(path: str) -> None:
     """Have a user on a terminal agree; ClientError when he does not, or when there is none."""
     if not sys.stdin.isatty():
         raise ClientError(f"{path}: not a terminal to ask on: give --yes")
-    print(f"Remove {path} and all that is below it? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"Remove {printable(path)} and all that is below it? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ClientError(f"{path}: not removed")
 
 
-def demand_nothing_mounted(path: str, point: str, inside: str) -> None:
-    """Refuse to remove what something is mounted on, as rm does."""
-    top = f"{point.rstrip('/')}/{inside}"
-    for mount in mountinfo.table():
-        if mount.path == top or mount.path.startswith(top + "/"):
+def demand_nothing_mounted(path: str, device: tuple[int, int], inside: str) -> None:
+    """Refuse to remove what something is mounted on, as rm does: wherever the file system is bound to."""
+    mounts = {mount.id: mount for mount in mountinfo.table()}
+    for mount in mounts.values():
+        below = mounts.get(mount.parent)
+        if below is not None and below.device == device and mountinfo.within(below.inner(mount.path), inside):
             raise ClientError(f"{path}: busy: {mount.path} is a mount point")
+
+
+def demand_no_link(path: str, where: mountinfo.Where) -> None:
+    """Refuse a path through a symbolic link: rm would remove the link, and who means what it leads to may say so."""
+    if where.links:
+        raise ClientError(f"{path}: through the symbolic link {where.links[-1]}: give the path that it leads to, "
+                          f"{where.path}")
 
 
 def run(args: argparse.Namespace) -> None:
     """tmpfsctl discard."""
-    mount, inside = place_of(args.path)
-    if not inside:
+    where = on_mount(args.path)
+    mount, inside = where.mount, where.inside
+    assert mount is not None
+    if where.at_mount or not inside:
         raise ClientError(f"{args.path}: the root of the mount: unmount it instead")
-    demand_nothing_mounted(args.path, mount.path, inside)
+    demand_no_link(args.path, where)
+    demand_nothing_mounted(args.path, mount.device, inside)
     if not args.yes:
         confirm(args.path)
     answers = follow(mount, "discard", path=inside)
     result = watch(answers, lambda progress: f"{args.path}: {progress['names']:,} names freed")
     if result["lost"]:
-        print(f"tmpfsctl: {args.path}: {result['lost']:,} of it could not be read back: their memory stays in use "
-              "until the unmount", file=sys.stderr)
+        complain(f"tmpfsctl: {args.path}: {result['lost']:,} of it could not be read back: their memory stays in use "
+                 "until the unmount")
     if not args.quiet:
-        print(f"{args.path}: {result['names']:,} names removed")
+        print(f"{printable(args.path)}: {result['names']:,} names removed")

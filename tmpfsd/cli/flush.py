@@ -7,6 +7,7 @@ import json
 
 from tmpfsd.cli.bar import ask_with_bar
 from tmpfsd.cli.status import human
+from tmpfsd.mounts.printable import printable
 
 EPILOG = """\
 example:
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(answer, indent=2))
     else:
         stayed = f", {human(answer['stayed_bytes'])} that swap does not take" if answer["stayed_bytes"] else ""
-        print(f"{args.mountpoint}: {human(answer['evicted_bytes'])} paged out; {human(answer['resident_bytes'])} "
-              f"resident: {human(answer['wired_bytes'])} that never leaves{stayed}")
+        print(printable(f"{args.mountpoint}: {human(answer['evicted_bytes'])} paged out; "
+                        f"{human(answer['resident_bytes'])} resident: {human(answer['wired_bytes'])} that never "
+                        f"leaves{stayed}"))
     return 2 if answer["stayed_bytes"] else 0

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tmpfsd.cli.client import ClientError, Dead, Foreign, ask_mount
+from tmpfsd.cli.client import ClientError, Dead, Foreign, Hung, NoSocket, ask_mount, leftovers
 from tmpfsd.cli.status import human
 from tmpfsd.mounts import mountinfo
+from tmpfsd.mounts.printable import printable_all
 
 EPILOG = """\
 example:
   tmpfsctl list --json
 
-USED, RAM and SWAP are what is used and its limit.  A mount whose server is gone is `dead` (umount it); one of
-another user, who alone may ask, is `foreign`; `busy` is one that does not answer.
+USED, RAM and SWAP are what is used and its limit.  A mount whose server is gone is `dead` (umount it), one whose
+server says nothing `hung`, one without a control socket `no socket`; one of another user, who alone may ask, is
+`foreign`.  `detached` is a server that still holds memory, though no path leads to its mount any more.
 
 exit status:
   0  there are mounts      1  error      2  there are none"""
-SECONDS = 2.0
+SECONDS = 1.4
+AT_ONCE = 16
 ROW = "{:>8}  {:<15}  {:>11}  {:>11}  {:>11}  {}"
+STATES: dict[type[ClientError], str] = {Dead: "dead", Foreign: "foreign", Hung: "hung", NoSocket: "no socket"}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -34,29 +40,43 @@ def mounts() -> Iterator[dict[str, Any]]:
     found: dict[tuple[int, int], mountinfo.MountPoint] = {}
     for mount in mountinfo.table():
         if mount.fstype == mountinfo.FSTYPE:
-            found.setdefault((mount.major, mount.minor), mount)
-    for mount in found.values():
-        row: dict[str, Any] = {"mountpoint": mount.path, "owner": mount.owner}
-        try:
-            status = ask_mount(mount, mount.path, SECONDS, "status")
-        except ClientError as error:
-            state = "dead" if isinstance(error, Dead) else "foreign" if isinstance(error, Foreign) else "busy"
-            yield {**row, "state": state}
-            continue
-        keys = ("backend", "size_bytes", "used_bytes", "ram_bytes", "resident_bytes")
-        swap = {key: status["swap"][key] for key in ("path", "size_bytes", "used_bytes")}
-        yield {**row, "state": "mounted", "pid": status.get("pid", 0), **{key: status[key] for key in keys},
-               "swap": swap}
+            found.setdefault(mount.device, mount)
+    if found:
+        with ThreadPoolExecutor(AT_ONCE) as pool:       # one that hangs does not keep the others waiting
+            yield from pool.map(row_of, found.values())
+    for status in leftovers():
+        yield {"mountpoint": status["mountpoint"], "owner": os.geteuid(), "state": "detached", **figures(status)}
+
+
+def row_of(mount: mountinfo.MountPoint) -> dict[str, Any]:
+    """Return what is known of one mount."""
+    row: dict[str, Any] = {"mountpoint": mount.path, "owner": mount.owner}
+    try:
+        status = ask_mount(mount, mount.path, SECONDS, "status")
+        return {**row, "state": "mounted", **figures(status)}
+    except ClientError as error:
+        return {**row, "state": STATES.get(type(error), "busy")}
+    except (KeyError, TypeError):       # it is another user's server, which may answer anything
+        return {**row, "state": "not understood"}
+
+
+def figures(status: dict[str, Any]) -> dict[str, Any]:
+    """Return of a status what is listed."""
+    keys = ("backend", "size_bytes", "used_bytes", "ram_bytes", "resident_bytes")
+    swap = {key: status["swap"][key] for key in ("path", "size_bytes", "used_bytes")}
+    return {"pid": status.get("pid", 0), **{key: status[key] for key in keys}, "swap": swap}
 
 
 def line(row: dict[str, Any]) -> str:
     """Write one mount."""
-    if row["state"] != "mounted":
+    row = printable_all(row)
+    if "pid" not in row:
         return ROW.format("-", row["state"], "-", "-", "-", row["mountpoint"])
     pairs = ((row["used_bytes"], row["size_bytes"]), (row["resident_bytes"], row["ram_bytes"]),
              (row["swap"]["used_bytes"], row["swap"]["size_bytes"]))
     return ROW.format(row["pid"], row["backend"], *(f"{human(used)}/{human(limit)}" if limit else "none"
-                                                    for used, limit in pairs), row["mountpoint"])
+                                                    for used, limit in pairs),
+                      row["mountpoint"] + " (detached)" * (row["state"] == "detached"))
 
 
 def run(args: argparse.Namespace) -> int:

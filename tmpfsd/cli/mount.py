@@ -29,7 +29,8 @@ from typing import Any, NoReturn
 from tmpfsd import __version__, options
 from tmpfsd.cli import remount, streams
 from tmpfsd.cli.preflight import CliError, check_capacity, check_fuse, check_mountpoint, check_swap, clear_dead
-from tmpfsd.mounts import mountinfo
+from tmpfsd.mounts import alive, mountinfo
+from tmpfsd.mounts.printable import printable
 from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import Config, OptionError
 from tmpfsd.server.errors import MountError
@@ -90,7 +91,7 @@ def make_helper_parser() -> Parser:
 
 def one_line(text: str) -> str:
     """Make one line of a message."""
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip()) or "unknown error"
+    return "; ".join(printable(line.strip()) for line in text.split("\n") if line.strip()) or "unknown error"
 
 
 def describe(error: BaseException) -> str:
@@ -148,7 +149,7 @@ def child(config: Config, mountpoint: str, debug: bool, pipe: int) -> int:
         if told:                                # the descriptor's number may be another's now
             logging.getLogger(__name__).critical("ended: %s", text)
         else:
-            tell(text.encode(errors="replace")[:60_000])
+            tell(os.fsencode(text)[:60_000])
         return 1
     return 0
 
@@ -169,7 +170,7 @@ def background(config: Config, mountpoint: str, debug: bool) -> None:
     try:
         word = read_word(reader)
         if word != OK:
-            raise CliError(word.decode(errors="replace") or "the daemon ended without a word")
+            raise CliError(os.fsdecode(word) or "the daemon ended without a word")
         demand_answer(mountpoint)
     except BaseException:
         end(pid, mountpoint)
@@ -226,9 +227,9 @@ def end(pid: int, mountpoint: str) -> None:
 
 
 def take_away(mountpoint: str) -> None:
-    """Unmount what a killed daemon left; preflight saw that no tmpfsd was mounted there before."""
+    """Unmount what a killed daemon left: what is dead there, and nothing that another serves."""
     mounted = mountinfo.find(mountpoint)
-    if mounted and mounted.fstype == mountinfo.FSTYPE:
+    if mounted and mounted.fstype == mountinfo.FSTYPE and alive.state_of(mounted) == alive.DEAD:
         unmount(mounted, lazy=True)
 
 
@@ -243,7 +244,7 @@ def mount(args: argparse.Namespace) -> None:
     config = check_capacity(check_swap(config, mountpoint))
     with contextlib.suppress(OSError):      # a full disk under stderr is no reason not to mount
         for warning in (*([dead] if dead else []), *config.warnings):
-            print(f"tmpfsd: warning: {warning}", file=sys.stderr)
+            print(printable(f"tmpfsd: warning: {warning}"), file=sys.stderr)
         sys.stderr.flush()
     if args.foreground:
         from tmpfsd.server import inherited

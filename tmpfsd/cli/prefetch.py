@@ -9,6 +9,7 @@ from typing import Any
 from tmpfsd.cli.client import follow, place_of
 from tmpfsd.cli.progress import watch
 from tmpfsd.cli.status import human
+from tmpfsd.mounts.printable import printable
 
 EPILOG = """\
 example:
@@ -38,4 +39,4 @@ def run(args: argparse.Namespace) -> None:
     mount, inside = place_of(args.path)
     total = watch(follow(mount, "prefetch", path=inside, metadata=args.metadata),
                   lambda progress: f"{args.path}: {line(progress)}")
-    print(json.dumps(total, indent=2) if args.json else f"{args.path}: {line(total)}")
+    print(json.dumps(total, indent=2) if args.json else printable(f"{args.path}: {line(total)}"))

@@ -7,21 +7,19 @@ daemon reports that); these give the plain cases a plain message.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import fcntl
 import os
 import shutil
 import stat
 import tempfile
-import threading
 
-from tmpfsd.mounts import mountinfo
+from tmpfsd.mounts import alive, mountinfo
 from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import MEMORY_FILESYSTEMS, Config
 from tmpfsd.uvm.swap import demand_private
 
 DEVICE = "/dev/fuse"
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 3.0
 
 
 class CliError(Exception):
@@ -53,7 +51,9 @@ def clear_dead(path: str) -> str | None:
     told = None
     resolved = mountinfo.resolve(path) if path else ""
     while (mounted := mountinfo.find(resolved)) and mounted.fstype == mountinfo.FSTYPE:
-        if control.is_served(mounted.owner, mounted.major, mounted.minor) or not is_dead(resolved):
+        if control.is_served(mounted.owner, mounted.major, mounted.minor):
+            break
+        if alive.state_of(mounted, ANSWER_SECONDS) != alive.DEAD:      # one that does not answer in time is not dead
             break
         if os.geteuid() not in (0, mounted.owner):
             raise CliError(f"{path}: a tmpfsd mount of another user, whose server is gone")
@@ -63,22 +63,6 @@ def clear_dead(path: str) -> str | None:
         control.forget(mounted.owner, mounted.major, mounted.minor)
         told = f"{path}: the server of the tmpfsd mount there was gone; it is unmounted"
     return told
-
-
-def is_dead(mountpoint: str) -> bool:
-    """Tell whether nobody serves a mount any more.  One that does not answer in time is not dead."""
-    errors: list[int | None] = []
-
-    def ask() -> None:
-        try:
-            os.statvfs(mountpoint)          # unlike stat(), which the kernel may answer from what it remembers
-        except OSError as error:
-            errors.append(error.errno)
-
-    thread = threading.Thread(target=ask, daemon=True)      # left behind when it hangs
-    thread.start()
-    thread.join(ANSWER_SECONDS)
-    return any(error in (errno.ENOTCONN, errno.ECONNABORTED) for error in errors)       # it was gone, or went
 
 
 def check_mountpoint(path: str) -> str:

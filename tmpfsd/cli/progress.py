@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from tmpfsd.mounts.printable import printable
+
 CLEAR = "\r\033[K"
 
 
@@ -15,7 +17,7 @@ def watch(answers: Iterable[dict[str, Any]], text: Callable[[dict[str, Any]], st
     try:
         for answer in answers:
             if shown and "progress" in answer:
-                print(CLEAR + text(answer["progress"]), end="", file=sys.stderr, flush=True)
+                print(CLEAR + printable(text(answer["progress"])), end="", file=sys.stderr, flush=True)
             result = answer.get("result", result)
     finally:
         if shown:

@@ -7,6 +7,7 @@ import json
 
 from tmpfsd.cli.bar import ask_with_bar
 from tmpfsd.cli.status import human
+from tmpfsd.mounts.printable import printable
 
 EPILOG = """\
 example:
@@ -45,4 +46,4 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(answer, indent=2))
         return
     for name, each in answer.items():
-        print(f"{args.mountpoint}: {name}={text(name, each['is'])} (was {text(name, each['was'])})")
+        print(printable(f"{args.mountpoint}: {name}={text(name, each['is'])} (was {text(name, each['was'])})"))

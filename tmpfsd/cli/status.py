@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tmpfsd.cli.client import status
+from tmpfsd.mounts.printable import printable_all
 from tmpfsd.server.pressure import THRESHOLDS, shares
 from tmpfsd.uvm.param import PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE
@@ -20,7 +21,7 @@ example:
 The mount itself is not touched.  Colours only on a terminal: yellow from 80 % of a limit on, red from 95 %.
 
 exit status:
-  0  shown            1  error: no such mount, its server is gone, not permitted"""
+  0  shown            1  error: no such mount, its server is gone or hangs, not permitted"""
 FULL = 0.98             # of what may be wired: from here on there is hardly room for more metadata
 UNITS = ("", "K", "M", "G", "T", "P")
 
@@ -118,6 +119,7 @@ def warnings(state: dict[str, Any]) -> Iterator[str]:
 
 def format_status(state: dict[str, Any]) -> str:
     """Write the whole status as text."""
+    state = printable_all(state)
     lines = [f"{name:<13}{text}" for name, text in rows(state)]
     lines += count_lines("paging", state["paging"].items())
     lines += ["", *pool_lines(state["pools"]), ""]

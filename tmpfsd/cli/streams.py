@@ -8,9 +8,12 @@ Invariants  T1 Numbers 0, 1 and 2 are open from the start: else a file that is o
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from typing import TextIO
+
+from tmpfsd.mounts.printable import printable
 
 
 def hold() -> None:
@@ -22,6 +25,8 @@ def hold() -> None:
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False, encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")       # as stderr: a name that it cannot write is no error
 
 
 def give_up(stream: TextIO) -> None:
@@ -42,8 +47,8 @@ def settle() -> None:
 
 
 def complain(text: str) -> None:
-    """Say what is wrong, if anybody can hear it."""
+    """Say what is wrong, in one line, if anybody can hear it."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
     except OSError:
         give_up(sys.stderr)

@@ -9,6 +9,7 @@ import sys
 
 from tmpfsd.cli.bar import ask_with_bar
 from tmpfsd.cli.status import human
+from tmpfsd.mounts.printable import printable
 
 EPILOG = """\
 example:
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         answer = ask_with_bar(args.mountpoint, "swapoff", f"draining {path}", path=path)
     except KeyboardInterrupt:
-        print(f"tmpfsctl: interrupted: {path} is in use as before", file=sys.stderr)
+        print(f"tmpfsctl: interrupted: {printable(path)} is in use as before", file=sys.stderr)
         raise
     print(json.dumps(answer, indent=2) if args.json else
-          f"{args.mountpoint}: pages to {path} no more, {human(answer['moved_bytes'])} moved")
+          printable(f"{args.mountpoint}: pages to {path} no more, {human(answer['moved_bytes'])} moved"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 
 from tmpfsd.cli.client import ClientError, ask, status
 from tmpfsd.cli.preflight import CliError, check_swap
 from tmpfsd.cli.status import human
+from tmpfsd.cli.streams import complain
 from tmpfsd.machine import memory_limit
 from tmpfsd.mounts import mountinfo
+from tmpfsd.mounts.printable import printable
 from tmpfsd.options import Config, follow, parse_space
 from tmpfsd.uvm.swap import open_place
 
@@ -71,6 +72,6 @@ def run(args: argparse.Namespace) -> None:
     finally:
         os.close(descriptor)
     for warning in config.warnings:
-        print(f"tmpfsctl: warning: {warning}", file=sys.stderr)
+        complain(f"tmpfsctl: warning: {warning}")
     print(json.dumps(answer, indent=2) if args.json else
-          f"{args.mountpoint}: pages to {path}, up to {human(answer['size_bytes'])}")
+          printable(f"{args.mountpoint}: pages to {path}, up to {human(answer['size_bytes'])}"))

@@ -47,6 +47,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="as JSON; with --once")
 
 
+def console() -> Console:
+    """A terminal that takes what a server says as it is: no [markup] and no :emoji: in it."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
 def look(path: str) -> Look:
     """Ask the mount."""
     latency = client.ask(path, "latency")
@@ -100,18 +105,29 @@ def keys() -> Iterator[int]:
 
 def watch(path: str, settings: Settings, console: Console) -> None:
     """Show the mount until q."""
-    interval = Interval(look(path), look(path))
+    interval, asked = Interval(look(path), look(path)), time.monotonic()
     with keys() as descriptor, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             live.update(screen(interval, settings, console.height), refresh=True)
-            due = interval.after.time + settings.delay
+            due = asked + settings.delay
             left = None if settings.paused else max(due - time.monotonic(), 0)
             if select.select([descriptor], [], [], left)[0]:
                 text = os.read(descriptor, 64).decode(errors="replace")
                 if not text or any([press(settings, key) for key in text]):
                     return
             elif not settings.paused:
-                interval = Interval(interval.after, look(path))
+                interval, asked = look_again(path, interval, settings), time.monotonic()
+
+
+def look_again(path: str, interval: Interval, settings: Settings) -> Interval:
+    """Return the next interval; the old one, and why, where the server says nothing now."""
+    try:
+        now = look(path)
+    except client.Hung as error:
+        settings.stale = str(error)
+        return interval
+    settings.stale = ""
+    return Interval(interval.after, now)
 
 
 def once(path: str, settings: Settings, as_json: bool) -> None:
@@ -122,7 +138,7 @@ def once(path: str, settings: Settings, as_json: bool) -> None:
     if as_json:
         print(json.dumps(interval.as_json(), indent=2))
     else:
-        Console().print(screen(interval, settings))
+        console().print(screen(interval, settings))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -133,6 +149,6 @@ def run(args: argparse.Namespace) -> None:
     if args.once:
         once(args.mountpoint, settings, args.json)
     elif sys.stdin.isatty() and sys.stdout.isatty():
-        watch(args.mountpoint, settings, Console())
+        watch(args.mountpoint, settings, console())
     else:
         raise ClientError("top needs a terminal; give --once for one look")

@@ -5,6 +5,7 @@ Picture     Look, Look --Interval--> rates and means --screen()--> a rich render
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tmpfsd.cli.status import human
+from tmpfsd.mounts.printable import printable, printable_all
 from tmpfsd.server.pressure import THRESHOLDS, shares
 
 PAGING = (("faults", "faults"), ("pageins", "in"), ("pageouts", "out"), ("reclaims", "evicted"), ("scans", "scans"),
@@ -59,6 +61,7 @@ class Settings:
     paused: bool = False
     help: bool = False
     typed: str | None = None        # of a new delay
+    stale: str = ""                 # why the figures are old, where they are
 
 
 class Interval:
@@ -160,10 +163,13 @@ def requests(interval: Interval, sort: str, rows: int) -> Table:
 
 def screen(interval: Interval, settings: Settings, height: int = 0) -> RenderableType:
     """Show all of it, in so many lines where height is given."""
-    status = interval.after.status
+    status = printable_all(interval.after.status)
     head = Text(no_wrap=True, overflow="ellipsis")
     head.append("paused" if settings.paused else f"every {settings.delay:g} s", "reverse" if settings.paused else "")
     head.append(f"  pid {status['pid']}  {status['backend']}  ").append(status["mountpoint"], "bold")
+    if settings.stale:
+        age = time.monotonic() - interval.after.time
+        head = Text(f"figures are {age:.0f} s old: {printable(settings.stale)}", "bold red", overflow="fold")
     if settings.typed is not None:
         head = Text(f"delay in seconds: {settings.typed}_  (Enter to change, Esc to leave it)")
     if settings.help:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tmpfsd.cli.client import ClientError, follow, place_of
+from tmpfsd.mounts.printable import printable
 
 EPILOG = """\
 example:
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         raise ClientError(f"{args.mountpoint}: not a mount point")
     told = 0
     for event in events(follow(mount, "trace")):
-        print(json.dumps(event) if args.json else text_of(event))
+        print(json.dumps(event) if args.json else printable(text_of(event)))
         sys.stdout.flush()
         told += "event" in event
         if told == args.count:

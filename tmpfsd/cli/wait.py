@@ -7,7 +7,8 @@ import json
 import re
 import time
 
-from tmpfsd.cli.client import SECONDS, ClientError, status
+from tmpfsd.cli.client import SILENCE, ClientError, status
+from tmpfsd.mounts.printable import printable
 from tmpfsd.server.pressure import shares
 
 EPILOG = """\
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise ClientError("wait for what? give one or more of " + ", ".join(f"--{name}" for name in LIMITS))
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
     while True:
-        patience = SECONDS if deadline is None else min(SECONDS, max(deadline - time.monotonic(), LEAST))
+        patience = SILENCE if deadline is None else min(SILENCE, max(deadline - time.monotonic(), LEAST))
         found = dict(shares(status(args.mountpoint, patience)))
         for name in wanted:
             if name not in found:
@@ -69,5 +70,5 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({name: found[name].percent for name in wanted}, indent=2))
     else:
         for name in reached or wanted:
-            print(f"{args.mountpoint}: {name} {found[name].percent:.0f}%: {found[name]}")
+            print(f"{printable(args.mountpoint)}: {name} {found[name].percent:.0f}%: {found[name]}")
     return 0 if reached else 2

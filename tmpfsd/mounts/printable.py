@@ -7,6 +7,7 @@ Limits      A backslash stays as it is, so that text may go through twice: who m
 from __future__ import annotations
 
 import os
+from typing import Any
 
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -15,6 +16,15 @@ def printable(text: str | bytes) -> str:
     """Return text in one line, without anything that moves the cursor, colours, or cannot be encoded.  O(length)."""
     text = os.fsdecode(text)
     return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def printable_all(answer: Any) -> Any:
+    """Return what a server has answered, with all text in it as it may be shown.  O(size)."""
+    if isinstance(answer, str):
+        return printable(answer)
+    if isinstance(answer, dict):
+        return {printable_all(name): printable_all(value) for name, value in answer.items()}
+    return [printable_all(value) for value in answer] if isinstance(answer, list) else answer
 
 
 def _shown(character: str) -> str:

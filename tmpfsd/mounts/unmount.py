@@ -61,9 +61,15 @@ def id_of(path: str, above: int | None = None) -> int | None:
     except OSError:
         return None
     try:
+        return id_at(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def id_at(descriptor: int) -> int | None:
+    """Return the id of the mount that a descriptor is on."""
+    try:
         with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
             return next((int(line[7:]) for line in file if line.startswith(b"mnt_id:")), None)
     except OSError:
         return None
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,96 @@
+"""trouble.py: why a mount cannot be asked, in one line for the user.
+
+dead (its server is gone), hung (it says nothing), no socket (it serves files, and cannot be asked), detached (it still
+holds memory, and no path leads to it), somebody else's.
+
+Invariants  Advice never destroys anything: nobody is told to take a mount away unless the kernel says that it is dead.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tmpfsd.cli.preflight import CliError
+from tmpfsd.mounts import alive, mountinfo
+from tmpfsd.mounts.mountinfo import MountPoint
+
+UNMOUNT = "tmpfsctl umount takes away what it left"
+NOTHING_LOST = "nothing is lost"
+
+
+class ClientError(CliError):
+    """The mount cannot be asked, or refused; the text is one line for the user."""
+
+
+class Dead(ClientError):
+    """Nobody serves the mount: its server is gone."""
+
+
+class Foreign(ClientError):
+    """The mount is of another user, who alone may ask."""
+
+
+class Hung(ClientError):
+    """There is a server, and it says nothing."""
+
+
+class NoSocket(ClientError):
+    """The mount answers, and has no control socket."""
+
+
+class Detached(ClientError):
+    """There is a server, and no path leads to its mount."""
+
+
+def foreign(path: str, mounted: MountPoint) -> str:
+    """Say whose it is."""
+    return f"{path}: a mount of user {mounted.owner}, who alone may ask"
+
+
+def no_answer(mounted: MountPoint, path: str) -> ClientError:
+    """Return what is the matter with a mount at whose socket nobody listens, or hung up."""
+    if os.geteuid() not in (0, mounted.owner):
+        return Foreign(foreign(path, mounted))
+    if not any(mount.device == mounted.device for mount in mountinfo.table()):
+        return ClientError(f"{path}: it was unmounted meanwhile")
+    state = alive.state_of(mounted)
+    if state == alive.DEAD:
+        return Dead(f"{path}: its server is gone ({UNMOUNT})")
+    if state == alive.ALIVE:
+        return NoSocket(f"{path}: alive, no socket: it serves its files, and has no control socket that can be reached "
+                        "(its log says why)")
+    if state == alive.SILENT:
+        return Hung(f"{path}: no control socket, and no answer from the mount in {alive.SECONDS:g} seconds: its server "
+                    f"is stopped, hangs or is busy; {NOTHING_LOST} as long as it is not ended")
+    return NoSocket(f"{path}: no control socket, and the mount itself cannot be asked (covered by another, or behind a "
+                    "directory that this user may not enter)")
+
+
+def silent(path: str, pid: int, seconds: float) -> str:
+    """Say of a server that is there, but says nothing, what can be seen of it."""
+    head = f"{path}: no answer in {seconds:.3g} seconds: its server"
+    state = state_of_process(pid)
+    if state in ("T", "t"):
+        return f"{head} (process {pid}) is stopped; {NOTHING_LOST}: kill -CONT {pid} has it go on"
+    if state == "D":
+        return f"{head} (process {pid}) waits for a disk or another file system (its swap?); {NOTHING_LOST}"
+    who = f" (process {pid})" if state else ""
+    return f"{head}{who} hangs or is busy; {NOTHING_LOST} as long as it is not ended: wait, or see what it does"
+
+
+def state_of_process(pid: int) -> str:
+    """Return the letter that ps(1) shows for a process; "" where there is none to be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1].decode("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def detached(path: str, state: dict[str, Any]) -> str:
+    """Say of a server whose mount was taken away what it still holds."""
+    from tmpfsd.cli.status import human
+    return (f"{path}: not mounted here any more, but its server (process {state.get('pid', 0)}) still holds "
+            f"{human(int(state['resident_bytes']))} of memory: files are open there, or it is mounted in another "
+            "namespace; it ends by itself with the last of them")
