@@ -132,6 +132,22 @@ def _lose_xattr(scene: Scene) -> None:
     layout.set_tn_xattr(scene.arena, scene.node(scene.file), 0)
 
 
+def _attribute(scene: Scene) -> int:
+    """The offset of the topmost attribute."""
+    return scene.mp.mem.string_w(layout.tn_xattr(scene.arena, scene.node(scene.file)))
+
+
+def _misplace_xattr(scene: Scene) -> None:
+    """What is below the topmost stands on the other side."""
+    scene.fs.setxattr(scene.file, b"user.b", b"v")
+    layout.set_tx_below(scene.arena, _attribute(scene), *layout.tx_below(scene.arena, _attribute(scene))[::-1])
+
+
+def _loop_of_xattrs(scene: Scene) -> None:
+    top = layout.tn_xattr(scene.arena, scene.node(scene.file))
+    layout.set_tx_below(scene.arena, _attribute(scene), top, 0)
+
+
 def _dirent_to_free_node(scene: Scene) -> None:
     at = scene.mp.mem.string_w(scene.entry(ROOT, b"second")[1] ^ layout.EXTERNAL)
     layout.set_td_head(scene.arena, at, 24, len(b"second"))
@@ -205,6 +221,9 @@ BREAKS: dict[str, tuple[str, Callable[[Scene], Any]]] = {
     "pages in no file": ("R3", _lose_pages),
     "an attribute that is free": ("P4", _free_xattr),
     "attributes of nobody": ("P4", _lose_xattr),
+    "an attribute where nobody looks": ("X1", _misplace_xattr),
+    "an attribute below itself": ("P4", _loop_of_xattrs),
+    "bytes of names miscounted": ("X2", lambda s: layout.set_tx_listed(s.arena, _attribute(s), 9)),
     "keys out of order": ("B1", _swap_keys),
     "capacity": ("B2", _count_beyond_cap),
     "level": ("B2", _wrong_level),

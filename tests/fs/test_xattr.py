@@ -1,4 +1,4 @@
-"""Extended attributes: sizes, flags, name spaces, the chain."""
+"""Extended attributes: sizes, flags, name spaces, the tree of many."""
 
 import errno
 import random
@@ -9,6 +9,9 @@ import pytest
 
 from tests.fs.fslib import CRED, ROOT, USER, Driver, refused
 from tmpfsd.pool.strings import CLASSES, TREE
+from tmpfsd.tmpfs import layout, vnops, xattr
+from tmpfsd.tmpfs.directory import Directories
+from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.param import PAGE_SIZE
 
 SIZES = [0, 1, 100, 2020, 2027, 2028, 2029, 2048, 2049, 4095, 4096, 4097, 8192, 30_000, 65_535, 65_536]
@@ -55,7 +58,7 @@ def test_flags(fs: Driver) -> None:
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4)))[::3])
-def test_removal_anywhere_in_the_chain(fs: Driver, order: tuple[int, ...]) -> None:
+def test_removal_in_any_order(fs: Driver, order: tuple[int, ...]) -> None:
     ino = fs.mkdir(ROOT, b"a")
     kept = {b"user.%d" % i: bytes([i]) * (1 + i * 2500) for i in range(4)}
     for name, value in kept.items():
@@ -65,6 +68,97 @@ def test_removal_anywhere_in_the_chain(fs: Driver, order: tuple[int, ...]) -> No
         del kept[b"user.%d" % i]
         assert {name: fs.getxattr(ino, name) for name in fs.listxattr(ino)} == kept
         fs.check()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_against_a_dict(fs: Driver, seed: int) -> None:
+    rng = random.Random(seed)
+    ino = fs.create(ROOT, b"a")
+    model: dict[bytes, bytes] = {}
+    for step in range(600 if fs.roomy else 150):
+        name = b"user.%d" % rng.randrange(80)
+        if rng.random() < (0.4 if step % 300 < 150 else 0.7) and model:
+            name = rng.choice(list(model))
+            fs.removexattr(ino, name)
+            del model[name]
+        elif rng.random() < 0.9:
+            model[name] = rng.randbytes(rng.choice((0, 5, 200, 3000)))
+            fs.setxattr(ino, name, model[name])
+        else:
+            number = errno.EEXIST if name in model else errno.ENODATA
+            with refused(number):
+                fs.setxattr(ino, name, b"v", CREATE if name in model else REPLACE)
+        if step % 30 == 0:
+            assert {name: fs.getxattr(ino, name) for name in fs.listxattr(ino)} == model
+            fs.check()
+    fs.forget_all()
+    fs.unlink(ROOT, b"a")
+    fs.reap_all()
+    assert fs.counts()["strings"] == fs.start["strings"]
+
+
+def depth(mp: Mount, ino: int) -> int:
+    """Steps from the topmost attribute of a node to the lowest."""
+    def below(handle: int) -> int:
+        return 1 + max(map(below, layout.tx_below(mp.arena, mp.mem.string(handle)))) if handle else 0
+    return below(layout.tn_xattr(mp.arena, mp.mem.node(ino)))
+
+
+def test_the_way_to_one_of_many_is_short(make_fs: Callable[..., Driver]) -> None:
+    """Also after they were removed and set in the order in which they are listed."""
+    fs = make_fs()
+    ino = fs.create(ROOT, b"a")
+    for i in range(3000):
+        fs.setxattr(ino, b"user.%d" % i, b"v")
+    assert depth(fs.mp, ino) <= 40
+    fs.check()
+    names = vnops.listxattr(fs.mp, ino, CRED)
+    for name in names[:2000]:
+        fs.removexattr(ino, name)
+    for name in names[:2000]:
+        fs.setxattr(ino, name, b"w")
+    assert depth(fs.mp, ino) <= 40 and len(fs.listxattr(ino)) == 3000
+
+
+def test_names_whose_hashes_are_alike(monkeypatch: pytest.MonkeyPatch, fs: Driver) -> None:
+    monkeypatch.setattr(Directories, "bits", lambda self, name: name[-1] & 1)
+    ino = fs.create(ROOT, b"a")
+    names = [b"user.%d" % i for i in range(90)]
+    for name in names:
+        fs.setxattr(ino, name, name)
+    fs.check()
+    for name in names[::3]:
+        fs.removexattr(ino, name)
+    fs.check()
+    assert all(fs.getxattr(ino, name) == name for name in names if names.index(name) % 3)
+
+
+def test_names_that_a_list_has_no_room_for(make_fs: Callable[..., Driver]) -> None:
+    fs = make_fs()
+    ino = fs.create(ROOT, b"a")
+    for i in range(256):
+        fs.setxattr(ino, b"user." + (b"%d" % i).rjust(250 if i < 255 else 249, b"n"), b"v")
+    listed = sum(len(name) + 1 for name in fs.listxattr(ino))
+    assert listed == 65_535
+    for name in (b"user.a", b"trusted.t"):
+        with refused(errno.ENOSPC):
+            fs.setxattr(ino, name, b"v")
+    fs.setxattr(ino, fs.listxattr(ino)[0], b"another value of one that is there")
+    fs.removexattr(ino, fs.listxattr(ino)[9])
+    fs.setxattr(ino, b"user.a", b"v")
+    fs.check()
+
+
+@pytest.mark.parametrize("most", (1, 7))
+def test_removed_in_slices(fs: Driver, most: int) -> None:
+    ino = fs.create(ROOT, b"a")
+    for i in range(30):
+        fs.setxattr(ino, b"user.%d" % i, bytes(i * 300))
+    for left in range(30 - most, -most, -most):
+        assert xattr.remove_some(fs.mp, ino, most) == (left > 0)
+        assert len(fs.listxattr(ino)) == max(left, 0)
+        fs.check()
+    assert not xattr.remove_some(fs.mp, ino, most)
 
 
 def test_many(fs: Driver) -> None:

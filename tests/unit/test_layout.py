@@ -15,7 +15,8 @@ NODE = {"tn_mode": 0, "tn_kind": 2, "tn_namelen": 3, "tn_links": 4, "tn_uid": 8,
     (layout.TN_TREE, 48, {"tn_root": 0, "tn_height": 4, "tn_parent": 8, "": 12}),
     (layout.TN_STRING, 48, {"tn_string": 0, "": 4}),
     (layout.TMPFS_DIRENT, 8, {"td_ino": 0, "td_namelen": 4, "": 5}),
-    (layout.TMPFS_XATTR, 12, {"tx_next": 0, "tx_vlen": 4, "tx_nlen": 8, "tx_nchunks": 9, "": 10}),
+    (layout.TMPFS_XATTR, 14,
+     {"tx_left": 0, "tx_right": 4, "tx_vlen": 8, "tx_listed": 10, "tx_nlen": 12, "tx_nchunks": 13}),
     (layout.BTREE_NODE, 8, {"bt_count": 0, "bt_cap": 2, "bt_level": 4, "": 5}),
 ], ids=lambda value: value.name if isinstance(value, Record) else "")
 def test_offsets(record: Record, size: int, offsets: dict) -> None:
@@ -120,9 +121,15 @@ def test_dirents_and_attributes(mem: bytearray) -> None:
     layout.init_dirent(mem, AT, 17, b"n" * 255)
     assert layout.td_head(mem, AT) == (17, 255)
     assert layout.td_name(mem, AT, 255) == b"n" * 255
-    layout.set_tx_head(mem, AT, 1, 65536, 255, 17)
-    layout.set_tx_next(mem, AT, 3)
-    assert layout.tx_head(mem, AT) == (3, 65536, 255, 17)
+    for vlen, nchunks in ((0, 0), (7, 0), (65_535, 16), (65_536, 16)):
+        layout.init_xattr(mem, AT, vlen, 255, nchunks)
+        mem[AT + 14:AT + 269] = b"n" * 255
+        assert layout.tx_below(mem, AT) == (0, 0) and layout.tx_listed(mem, AT) == 0
+        layout.set_tx_below(mem, AT, 1, (1 << 32) - 1)
+        layout.set_tx_listed(mem, AT, 65_535)
+        assert layout.tx_head(mem, AT) == (vlen, 255, nchunks)
+        assert layout.tx_below(mem, AT) == (1, (1 << 32) - 1) and layout.tx_listed(mem, AT) == 65_535
+        assert layout.tx_name(mem, AT) == b"n" * 255
 
 
 @pytest.mark.parametrize("vpn, count", ((1, 1), ((1 << 31) - 1, (1 << 24) - 1)))

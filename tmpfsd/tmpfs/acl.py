@@ -105,7 +105,7 @@ def _store(mp: Mount, ino: int, name: bytes, entries: Acl) -> None:
 def _load(mp: Mount, ino: int, name: bytes) -> Acl:
     found = xattr.find(mp, ino, name)
     mp.breathe()
-    return parse(xattr.value_of(mp, found.handle)) if found is not None else []
+    return parse(xattr.value_of(mp, found)) if found is not None else []
 
 
 def chmod(mp: Mount, ino: int, mode: int) -> None:
@@ -116,7 +116,7 @@ def chmod(mp: Mount, ino: int, mode: int) -> None:
 
 
 def inherit(mp: Mount, dino: int, mode: int) -> tuple[int, int]:
-    """What a new node takes from the default ACL of its directory: (its mode, the chain of its attributes or 0).
+    """What a new node takes from the default ACL of its directory: (its mode, the topmost of its attributes or 0).
 
     The chain is the caller's to use or to free in this breath.  => NoMemory, SwapIOError.  => Breathes first.
     """
@@ -130,7 +130,7 @@ def inherit(mp: Mount, dino: int, mode: int) -> tuple[int, int]:
     values = [] if is_mode_only(access) else [(ACCESS, encode(access))]
     if stat.S_ISDIR(mode):
         values.append((DEFAULT, encode(default)))
-    return mode, xattr.new_chain(mp, values)
+    return mode, xattr.new_tree(mp, values)
 
 
 def access(mp: Mount, ino: int, how: int) -> bool:

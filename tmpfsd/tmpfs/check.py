@@ -120,9 +120,19 @@ def _check_node(mp: Mount, ino: int, seen: _Seen) -> None:
         _check_packed(mp, ino, at, kind, size, seen)
     else:
         demand(size == 0, "R2", f"inode {ino}: a special file of {size} bytes")
-    for attribute in xattr.chain(mp, ino):
-        for item in xattr.items(mp, attribute.handle):
+    _check_attributes(mp, ino, seen)
+
+
+def _check_attributes(mp: Mount, ino: int, seen: _Seen) -> None:
+    listed = 0
+    for handle, name in xattr.walk(mp, ino):
+        for item in xattr.items(mp, handle):
             seen.use_string(mp, item, f"an attribute of inode {ino}")
+        demand(xattr.find(mp, ino, name) == handle, "X1", f"inode {ino}: {name!r} is not where it is looked for")
+        listed += len(name) + 1
+    if listed:
+        said = layout.tx_listed(mp.arena, mp.mem.string(layout.tn_xattr(mp.arena, mp.mem.node(ino))))
+        demand(listed == said, "X2", f"inode {ino}: names of {listed} bytes, says {said}")
 
 
 def _check_packed(mp: Mount, ino: int, at: int, kind: int, size: int, seen: _Seen) -> None:

@@ -67,6 +67,10 @@ class Directories:
         hashed = hash(self._salt + name) & HASH_MASK
         return hashed if hashed >= FIRST_KEY else hashed | FIRST_KEY
 
+    def bits(self, name: bytes) -> int:
+        """64 bits that nobody outside can foretell."""
+        return hash(self._salt + name) & (1 << 64) - 1
+
     # --- looking ---
 
     def find(self, dat: int, name: bytes) -> Entry | None:

@@ -81,7 +81,7 @@ class Record:
 #     56    8 tn_btime    likewise
 #     64    2 tn_atimehi  the bits above 64 of tn_atime, signed
 #     66    2 tn_mtimehi  likewise of tn_mtime
-#     68    4 tn_xattr    handle of the first extended attribute, 0 for none
+#     68    4 tn_xattr    handle of the topmost extended attribute, 0 for none
 #     72    4 tn_rdev     device number (character and block devices)
 #     76    4 tn_pages    data pages of a regular file, in 4 KiB
 #     80   48 tn_spec     by tn_kind:
@@ -267,16 +267,38 @@ EXTERNAL = 1 << 31
 # --- tmpfs_xattr: an extended attribute; its name follows, then its value or the handles of the value's chunks ---
 #
 # offset size field       meaning
-#      0    4 tx_next     handle of the next attribute of the node, 0 for none
-#      4    4 tx_vlen     bytes of the value
-#      8    1 tx_nlen     bytes of the name
-#      9    1 tx_nchunks  items that hold the value; 0 when it follows the name
+#      0    4 tx_left     handle of the attribute below whose names have a 0 bit here (xattr.py), 0 for none
+#      4    4 tx_right    likewise, a 1 bit
+#      8    2 tx_vlen     bytes of the value, the low 16 bits; 0 with chunks is 65,536
+#     10    2 tx_listed   of the topmost: what listxattr(2) says of all, in bytes; of others 0
+#     12    1 tx_nlen     bytes of the name
+#     13    1 tx_nchunks  items that hold the value; 0 when it follows the name
 
-TMPFS_XATTR = Record("tmpfs_xattr", 12, (("tx_next", "I"), ("tx_vlen", "I"), ("tx_nlen", "B"), ("tx_nchunks", "B"),
-                                         ("", "2s")))
+TMPFS_XATTR = Record("tmpfs_xattr", 14, (("tx_left", "I"), ("tx_right", "I"), ("tx_vlen", "H"), ("tx_listed", "H"),
+                                         ("tx_nlen", "B"), ("tx_nchunks", "B")))
 TX_NAME = TMPFS_XATTR.size
-tx_head, set_tx_head = TMPFS_XATTR.group("tx_next", "tx_vlen", "tx_nlen", "tx_nchunks")
-set_tx_next = TMPFS_XATTR.field("tx_next")[1]
+_tx_head, _set_tx_head = TMPFS_XATTR.group("tx_vlen", "tx_listed", "tx_nlen", "tx_nchunks")
+tx_below, set_tx_below = TMPFS_XATTR.group("tx_left", "tx_right")
+tx_listed, set_tx_listed = TMPFS_XATTR.field("tx_listed")
+_tx_nlen = TMPFS_XATTR.field("tx_nlen")[0]
+
+
+def tx_head(mem, at: int) -> tuple[int, int, int]:
+    """(bytes of the value, bytes of the name, chunks) of an attribute."""
+    vlen, _listed, nlen, nchunks = _tx_head(mem, at)
+    return vlen or nchunks and 1 << 16, nlen, nchunks
+
+
+def init_xattr(mem, at: int, vlen: int, nlen: int, nchunks: int) -> None:
+    """The head of an attribute without one below it."""
+    set_tx_below(mem, at, 0, 0)
+    _set_tx_head(mem, at, vlen & 0xFFFF, 0, nlen, nchunks)
+
+
+def tx_name(mem, at: int) -> bytes:
+    """The name of an attribute."""
+    return mem[at + TX_NAME:at + TX_NAME + _tx_nlen(mem, at)]
+
 
 # --- a node of a B+tree: 8 bytes of head, `cap` keys of 8 bytes, `cap` values; read as words (btree.py) ---
 #

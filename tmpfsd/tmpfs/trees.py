@@ -198,8 +198,8 @@ def items(mp: Mount, ino: int) -> Iterator[int]:
         for handle, _level in mp.dirs.tree.handles(at):
             yield handle
     if layout.tn_xattr(mp.arena, mp.mem.node(ino)):
-        for attribute in xattr.chain(mp, ino):
-            yield from xattr.items(mp, attribute.handle)
+        for handle, _name in xattr.walk(mp, ino):
+            yield from xattr.items(mp, handle)
 
 
 def extents(mp: Mount, ino: int) -> Iterator[tuple[int, int]]:

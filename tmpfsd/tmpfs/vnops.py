@@ -164,13 +164,13 @@ def _make_node(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: in
     try:
         return _make_with(mp, dino, name, mode, cred, rdev, target, attributes)
     except (FsError, VmError):
-        xattr.free_chain(mp, attributes)
+        xattr.free_tree(mp, attributes)
         raise
 
 
 def _make_with(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: int, target: bytes,
                attributes: int) -> int:
-    """A new node that has a chain of attributes, under a free name."""
+    """A new node with a tree of attributes, under a free name."""
     mem, arena, dirs = mp.mem, mp.arena, mp.dirs
     dat, vacancy = _vacancy(mp, dino, name)
     is_dir = mode & TYPE_MASK == S_IFDIR
@@ -460,7 +460,7 @@ def getxattr(mp: Mount, ino: int, name: bytes) -> bytes:
         # To ls -l ENODATA says to ask for the label of the next entry too: 20 of 29 us an entry.
         raise FsError(errno.EOPNOTSUPP if name == xattr.LABEL and not mp.labels else errno.ENODATA)
     mp.breathe()
-    return xattr.value_of(mp, found.handle)
+    return xattr.value_of(mp, found)
 
 
 def setxattr(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0, cred: Any = None) -> None:

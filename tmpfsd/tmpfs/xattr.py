@@ -1,10 +1,27 @@
-"""tmpfs/xattr.py: extended attributes, a chain of items for each node that has any.
+"""tmpfs/xattr.py: extended attributes, a tree of items for each node that has any.
 
-An attribute is one item with its name, and its value if both fit in 2 KiB; a longer value is in items
-of a page, whose handles follow the name, so that freeing it reads nothing but the attribute.
+An attribute is one item with its name, and its value if both fit in 2 KiB; a longer value is in items of a page, whose
+handles follow the name, so that freeing it reads nothing but the attribute.
 
-Breathing   All breathe while they walk the chain, and then work within one breath: at most 17 pages of
-            the new value, its attribute, the old one, the one before and the node.
+The tree is a digital one: the way down goes left or right by one bit of the name's hash after the other, and each item
+on it is an attribute.  So it needs no balancing, and cannot be made deep by setting and removing in any order: 64 steps
+for names whose hashes differ, 16 or so with thousands.  When an attribute goes, any leaf below it takes its place, as
+the way there begins alike; the others stay where they are.
+
+Picture     tn_xattr -> A            the first bit of B's and D's names is 0, of C's is 1
+                       / \\
+                      B   C
+                       \\
+                        D           A goes: D takes its place
+
+Invariants
+    X1  Each attribute is on the way that its name's hash goes, and no two of a node have one name.
+    X2  tx_listed of the topmost is the sum of the names of all, with a NUL each.
+
+Breathing   All breathe on the way down, and then work within one breath: at most 17 pages of the new value, its
+            attribute, the old one, those above it, the leaf that takes its place and the one above that, and the node.
+
+Limits      The names of a node have LISTED_MAX bytes together, as listxattr(2) returns no more.
 """
 
 from __future__ import annotations
@@ -14,7 +31,10 @@ from struct import Struct
 from typing import TYPE_CHECKING, Iterator, NamedTuple
 
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.layout import TX_NAME, set_tn_ctime, set_tn_xattr, set_tx_head, set_tx_next, tn_xattr, tx_head
+from tmpfsd.tmpfs.layout import (
+    TX_NAME, init_xattr, set_tn_ctime, set_tn_xattr, set_tx_below, set_tx_listed, tn_xattr, tx_below, tx_head,
+    tx_listed, tx_name
+)
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_SIZE
 
@@ -24,42 +44,65 @@ if TYPE_CHECKING:
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 XATTR_SIZE_MAX = 65536                  # <linux/limits.h>
 XATTR_NAME_MAX = 255
-XATTR_LIST_MAX = 65536
+LISTED_MAX = 65535
+SLICE = 16                              # attributes between two breaths of a walk
 LABEL = b"security.selinux"
 FEW = 4                                 # attributes that are removed at once: 17 items each at most
 INLINE_VALUE_MAX = 2048                 # attribute, name and value in one item
 _HANDLE = Struct("<I")
 
 
-class Attribute(NamedTuple):
-    """An attribute of a chain: its handle, the one before it (0 for none), its name."""
+class Spot(NamedTuple):
+    """Where an attribute is (handle 0: where it would be): the one above it (0: the node), and on which side."""
 
     handle: int
-    before: int
-    name: bytes
+    above: int
+    side: int
 
 
-def chain(mp: Mount, ino: int) -> Iterator[Attribute]:
-    """The attributes of a node.  => SwapIOError.  => Breathes before each."""
-    before, handle = 0, tn_xattr(mp.arena, mp.mem.node(ino))
+def walk(mp: Mount, ino: int) -> Iterator[tuple[int, bytes]]:
+    """(handle, name) of each attribute of a node, in no order.  => SwapIOError.  => Breathes."""
+    yield from _walk(mp, tn_xattr(mp.arena, mp.mem.node(ino)))
+
+
+def _walk(mp: Mount, top: int) -> Iterator[tuple[int, bytes]]:
+    todo = [top] if top else []         # one for each step down: at most 65
+    n = 0
+    while todo:
+        if not n % SLICE:
+            mp.breathe()
+        n += 1
+        handle = todo.pop()
+        at = mp.mem.string(handle)
+        todo.extend(filter(None, tx_below(mp.arena, at)))
+        yield handle, tx_name(mp.arena, at)
+
+
+def seek(mp: Mount, top: int, name: bytes) -> Spot:
+    """Where the attribute of that name is, or would be, below the topmost.  O(log n).  => SwapIOError.  => Breathes."""
+    mem, arena, bits = mp.mem, mp.arena, mp.dirs.bits(name)
+    handle, above, side = top, 0, 0
     while handle:
         mp.breathe()
-        at = mp.mem.string(handle)
-        after, _vlen, nlen, _nchunks = tx_head(mp.arena, at)
-        yield Attribute(handle, before, mp.arena[at + TX_NAME:at + TX_NAME + nlen])
-        before, handle = handle, after
+        at = mem.string(handle)
+        if tx_name(arena, at) == name:
+            break
+        above, side = handle, bits & 1
+        bits >>= 1
+        handle = tx_below(arena, at)[side]
+    return Spot(handle, above, side)
 
 
-def find(mp: Mount, ino: int, name: bytes) -> Attribute | None:
-    """The attribute of that name."""
-    return next((attribute for attribute in chain(mp, ino) if attribute.name == name), None)
+def find(mp: Mount, ino: int, name: bytes) -> int | None:
+    """The handle of the attribute of that name.  O(log n).  => SwapIOError.  => Breathes."""
+    return seek(mp, tn_xattr(mp.arena, mp.mem.node(ino)), name).handle or None
 
 
 def value_of(mp: Mount, handle: int) -> bytes:
     """The value of an attribute.  => SwapIOError."""
     mem, arena = mp.mem, mp.arena
     at = mem.string(handle)
-    _next, vlen, nlen, nchunks = tx_head(arena, at)
+    vlen, nlen, nchunks = tx_head(arena, at)
     start = at + TX_NAME + nlen
     if not nchunks:
         return arena[start:start + vlen]
@@ -68,82 +111,107 @@ def value_of(mp: Mount, handle: int) -> bytes:
 
 
 def set_value(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-    """Set an attribute.  => FsError EEXIST, ENODATA by flags, ENOSPC: the names of a node may have 64 KiB together
-    (what listxattr(2) can return, and a bound on the walk); NoMemory, SwapIOError.  Nothing has changed then.
+    """Set an attribute.  O(log n).
 
-    => Breathes.
+    => FsError EEXIST, ENODATA by flags, ENOSPC: more names than listxattr(2) can return; NoMemory, SwapIOError.
+    Nothing has changed then.  => Breathes.
     """
-    old, listed = None, 0
-    for attribute in chain(mp, ino):
-        listed += len(attribute.name) + 1
-        if attribute.name == name:
-            old = attribute
-            break
-    if old is None and listed + len(name) + 1 > XATTR_LIST_MAX:
-        raise FsError(errno.ENOSPC)
-    if old is None and flags & XATTR_REPLACE:
+    spot = seek(mp, tn_xattr(mp.arena, mp.mem.node(ino)), name)
+    if not spot.handle and flags & XATTR_REPLACE:
         raise FsError(errno.ENODATA)
-    if old is not None and flags & XATTR_CREATE:
+    if spot.handle and flags & XATTR_CREATE:
         raise FsError(errno.EEXIST)
     mp.breathe()
     mem, arena = mp.mem, mp.arena
     at = mem.node_w(ino)
-    if old is not None:
-        mem.string_w(old.handle)
-        if old.before:
-            mem.string_w(old.before)
+    top = tn_xattr(arena, at)
+    for touched in filter(None, (top, spot.handle, spot.above)):
+        mem.string_w(touched)
+    listed = tx_listed(arena, mem.string(top)) if top else 0
+    if not spot.handle:
+        listed += len(name) + 1
+        if listed > LISTED_MAX:
+            raise FsError(errno.ENOSPC)
     handle = _new(mp, name, value)
     set_tn_ctime(arena, at, mp.now())
-    if old is None:
-        _link(mp, at, 0, handle, tn_xattr(arena, at))
-    else:
-        after = tx_head(arena, mem.string(old.handle))[0]
-        _link(mp, at, old.before, handle, after)
-        _free(mp, old.handle)
+    if spot.handle:
+        set_tx_below(arena, mem.string_w(handle), *tx_below(arena, mem.string(spot.handle)))
+        _free(mp, spot.handle)
+    _hang(mp, at, spot, handle)
+    set_tx_listed(arena, mem.string_w(tn_xattr(arena, at)), listed)
 
 
 def remove(mp: Mount, ino: int, name: bytes) -> None:
-    """Remove an attribute.  => FsError ENODATA; SwapIOError; nothing has changed.  => Breathes."""
-    old = find(mp, ino, name)
-    if old is None:
+    """Remove an attribute.  O(log n).  => FsError ENODATA; SwapIOError; nothing has changed.  => Breathes."""
+    spot = seek(mp, tn_xattr(mp.arena, mp.mem.node(ino)), name)
+    if not spot.handle:
         raise FsError(errno.ENODATA)
-    mp.breathe()
-    at = mp.mem.node_w(ino)
-    if old.before:
-        mp.mem.string_w(old.before)
-    after = tx_head(mp.arena, mp.mem.string(old.handle))[0]
-    if old.before:
-        set_tx_next(mp.arena, mp.mem.string_w(old.before), after)
-    else:
-        set_tn_xattr(mp.arena, at, after)
-    set_tn_ctime(mp.arena, at, mp.now())
-    _free(mp, old.handle)
+    _take(mp, ino, spot)
+    set_tn_ctime(mp.arena, mp.mem.node_w(ino), mp.now())
 
 
 def remove_some(mp: Mount, ino: int, most: int) -> bool:
-    """Remove up to `most` attributes of a node; whether there are more.  => SwapIOError: those that are left stay.
+    """Remove up to `most` attributes of a node that goes, each in O(1); whether there are more.
 
-    => Breathes.
+    => SwapIOError: those that are left stay.  => Breathes.
     """
-    handle = tn_xattr(mp.arena, mp.mem.node(ino))
-    for _ in range(most):
-        if not handle:
-            break
+    top = tn_xattr(mp.arena, mp.mem.node(ino))
+    way = [Spot(top, 0, 0)] if top else []      # down to where the next one is: at most 65
+    while way and most:
+        spot = way[-1]
         mp.breathe()
-        after = tx_head(mp.arena, mp.mem.string(handle))[0]
-        set_tn_xattr(mp.arena, mp.mem.node_w(ino), after)
-        _free(mp, handle)
-        handle = after
-    return bool(handle)
+        left, right = tx_below(mp.arena, mp.mem.string(spot.handle))
+        if left or right:
+            way.append(Spot(left or right, spot.handle, int(not left)))
+            continue
+        _take(mp, ino, way.pop())
+        most -= 1
+    return bool(way)
 
 
-def _link(mp: Mount, at: int, before: int, handle: int, after: int) -> None:
-    """Put an attribute into the chain; all pages are in."""
-    set_tx_next(mp.arena, mp.mem.string_w(handle), after)
-    if before:
-        set_tx_next(mp.arena, mp.mem.string_w(before), handle)
-    else:
+def _leaf_below(mp: Mount, spot: Spot) -> Spot:
+    """An attribute at or below a spot that has none below itself.  => SwapIOError.  => Breathes."""
+    handle, above, side = spot
+    while True:
+        mp.breathe()
+        left, right = tx_below(mp.arena, mp.mem.string(handle))
+        if not left and not right:
+            return Spot(handle, above, side)
+        handle, above, side = left or right, handle, int(not left)
+
+
+def _take(mp: Mount, ino: int, spot: Spot) -> None:
+    """Take the attribute at a spot out and free it; a leaf takes its place.
+
+    => SwapIOError; nothing has changed.  => Breathes before it changes anything.
+    """
+    mem, arena = mp.mem, mp.arena
+    leaf = _leaf_below(mp, spot)
+    mp.breathe()
+    at = mem.node_w(ino)
+    top = tn_xattr(arena, at)
+    for touched in filter(None, (top, *spot[:2], *leaf[:2])):
+        mem.string_w(touched)
+    gone = mem.string(spot.handle)
+    listed = tx_listed(arena, mem.string(top)) - tx_head(arena, gone)[1] - 1
+    _hang(mp, at, leaf, 0)
+    if leaf.handle != spot.handle:
+        set_tx_below(arena, mem.string_w(leaf.handle), *tx_below(arena, gone))
+        _hang(mp, at, spot, leaf.handle)
+    _free(mp, spot.handle)
+    top = tn_xattr(arena, at)
+    if top:
+        set_tx_listed(arena, mem.string_w(top), listed)
+
+
+def _hang(mp: Mount, at: int, spot: Spot, handle: int) -> None:
+    """Let what is above a spot lead to an attribute, or to none; all pages are in."""
+    if not spot.above:
         set_tn_xattr(mp.arena, at, handle)
+        return
+    above = mp.mem.string_w(spot.above)
+    left, right = tx_below(mp.arena, above)
+    set_tx_below(mp.arena, above, *((left, handle) if spot.side else (handle, right)))
 
 
 def _new(mp: Mount, name: bytes, value: bytes) -> int:
@@ -167,37 +235,42 @@ def _new(mp: Mount, name: bytes, value: bytes) -> int:
     if pieces:
         tail = b"".join(map(_HANDLE.pack, taken[1:]))
     at = mem.string_w(taken[0])
-    set_tx_head(arena, at, 0, len(value), len(name), len(pieces))
+    init_xattr(arena, at, len(value), len(name), len(pieces))
     arena[at + TX_NAME:at + TX_NAME + len(name) + len(tail)] = name + tail
     return taken[0]
 
 
-def new_chain(mp: Mount, pairs: list[tuple[bytes, bytes]]) -> int:
-    """The attributes of a node that is about to be: the first's handle, or 0.  => As set_value(); in one breath."""
-    head = 0
+def new_tree(mp: Mount, pairs: list[tuple[bytes, bytes]]) -> int:
+    """The attributes of a node that is about to be: the topmost's handle, or 0.  => As set_value().  => Breathes."""
+    top = 0
     try:
         for name, value in pairs:
+            _handle, above, side = seek(mp, top, name)
+            mp.breathe()
+            listed = tx_listed(mp.arena, mp.mem.string_w(top)) if top else 0
             handle = _new(mp, name, value)
-            set_tx_next(mp.arena, mp.mem.string_w(handle), head)
-            head = handle
+            if above:
+                at = mp.mem.string_w(above)
+                left, right = tx_below(mp.arena, at)
+                set_tx_below(mp.arena, at, *((left, handle) if side else (handle, right)))
+            top = top or handle
+            set_tx_listed(mp.arena, mp.mem.string_w(top), listed + len(name) + 1)
     except (NoMemory, SwapIOError):
-        free_chain(mp, head)
+        free_tree(mp, top)
         raise
-    return head
+    return top
 
 
-def free_chain(mp: Mount, handle: int) -> None:
-    """Undo new_chain()."""
-    while handle:
-        after = tx_head(mp.arena, mp.mem.string(handle))[0]
+def free_tree(mp: Mount, top: int) -> None:
+    """Undo new_tree()."""
+    for handle in [handle for handle, _name in _walk(mp, top)]:
         _free(mp, handle)
-        handle = after
 
 
 def items(mp: Mount, handle: int) -> list[int]:
     """The handles of an attribute's items, itself first.  => SwapIOError."""
     at = mp.mem.string(handle)
-    _next, _vlen, nlen, nchunks = tx_head(mp.arena, at)
+    _vlen, nlen, nchunks = tx_head(mp.arena, at)
     start = at + TX_NAME + nlen
     return [handle, *(_HANDLE.unpack_from(mp.arena, start + _HANDLE.size * i)[0] for i in range(nchunks))]
 
@@ -226,8 +299,8 @@ ACL_NAMES = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
 def names(mp: Mount, ino: int, privileged: bool) -> list[bytes]:
-    """The names of a node's attributes; trusted ones for the privileged only (xattr(7)).  => Breathes."""
-    found = [attribute.name for attribute in chain(mp, ino)]
+    """The names of a node's attributes, O(n); trusted ones for the privileged only (xattr(7)).  => Breathes."""
+    found = [name for _handle, name in walk(mp, ino)]
     if not privileged:
         found = [name for name in found if not name.startswith(b"trusted.")]
     return found
