@@ -107,6 +107,20 @@ class TestErrno:
             os.setxattr(x, "user.a", b"2", CREATE)
         assert os.getxattr(x, "user.a") == b"1"
 
+    @needs_root
+    @pytest.mark.parametrize("edge", ("", ",edge=native"))
+    def test_create_the_first_label(self, make_fs, edge):
+        mnt = make_fs(size="16m", tmpfsd="ram=4m" + edge).mnt
+        touch(mnt / "x")
+        os.setxattr(mnt / "x", "security.selinux", b"system_u:object_r:tmp_t:s0", CREATE)
+        with fails_with(errno.EEXIST):
+            os.setxattr(mnt / "x", "security.selinux", b"another", CREATE)
+        assert os.getxattr(mnt / "x", "security.selinux") == b"system_u:object_r:tmp_t:s0"
+        touch(mnt / "y")
+        with fails_with(errno.ENODATA):
+            os.getxattr(mnt / "y", "security.selinux")
+        os.setxattr(mnt / "y", "security.selinux", b"another", CREATE)
+
     def test_replace_what_is_missing(self, x):
         with fails_with(errno.ENODATA):
             os.setxattr(x, "user.a", b"1", REPLACE)

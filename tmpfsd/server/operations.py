@@ -25,7 +25,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 
 from tmpfsd.fuse.caller import Caller
 from tmpfsd.options import Config
-from tmpfsd.tmpfs import reap, vnops
+from tmpfsd.tmpfs import reap, vnops, xattr
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
@@ -95,6 +95,32 @@ def no_entry() -> EntryAttributes:
     entry.st_ino = 0
     entry.attr_timeout = entry.entry_timeout = FOREVER
     return entry
+
+
+class _Unlabelled(int):
+    """An errno that is not unlike ENODATA."""
+
+    __slots__ = ()
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return other == errno.ENODATA or int.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+class NoLabel(FUSEError):
+    """Nothing has a label yet: EOPNOTSUPP to who asks for one (vnops.getxattr), ENODATA before one is set.
+
+    With XATTR_CREATE pyfuse3 asks the same way before it sets: it takes no errno but ENODATA for "go on".  It compares
+    there, and takes the number where it answers the kernel.
+    """
+
+    @property
+    def errno(self) -> int:
+        """The number; see above."""
+        return _Unlabelled(errno.EOPNOTSUPP)
 
 
 class Operations(pyfuse3.Operations):
@@ -320,6 +346,8 @@ class Operations(pyfuse3.Operations):
     @handler
     def getxattr(self, ino: int, name: bytes, _ctx: Any) -> bytes:
         self.need_xattr()
+        if name == xattr.LABEL and not self.mount.labels:
+            raise NoLabel(errno.EOPNOTSUPP)
         return bytes(vnops.getxattr(self.mount, ino, name))
 
     @changing
