@@ -12,7 +12,7 @@ from tmpfsd.cli.client import status
 from tmpfsd.mounts.printable import printable_all
 from tmpfsd.server.pressure import THRESHOLDS, shares
 from tmpfsd.uvm.param import PAGE_SIZE
-from tmpfsd.uvm.vm import RESERVE
+from tmpfsd.uvm.vm import RESERVE, SPARE
 
 EPILOG = """\
 example:
@@ -96,7 +96,7 @@ def warnings(state: dict[str, Any]) -> Iterator[str]:
     """Return what the user should know now."""
     if state.get("broken"):
         yield "an invariant does not hold (the log has it): changes are refused; copy what you need, and unmount"
-    most = state["ram_bytes"] - RESERVE * PAGE_SIZE         # the rest is kept for faults
+    most = state["ram_bytes"] - (RESERVE + SPARE) * PAGE_SIZE       # the rest is kept for faults and renames
     if state["backend"] == "wired" and state["wired_bytes"] >= FULL * most:
         yield "ram is full of wired metadata: creates get ENOSPC"
     if state.get("unowned_bytes", 0) >= FULL * most:

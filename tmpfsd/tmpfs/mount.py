@@ -18,9 +18,8 @@ from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.swap import Swap, open_swap
 from tmpfsd.uvm.swapset import OWN_WIDTH
-from tmpfsd.uvm.vm import Vm
+from tmpfsd.uvm.vm import SPARE, Vm
 
-SPARE = 16          # pages that renames may still have where memory and swap are full
 
 
 class Mount:

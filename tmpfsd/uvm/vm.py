@@ -50,6 +50,7 @@ RESERVE = 64                # frames an operation may take between two breaths: 
 SLACK = 32                  # frames above the reserve at which reclaim begins: two clusters
 TELL = 1024                 # pages after which check() says how far it is
 GROW = 16384                # pages by which the page table grows: 150 KiB
+SPARE = 16                  # pages that renames may still have where memory and swap are full
 READAHEAD = 8               # pages read at once where they were written together and are read in order
 NO_FRAME = -1               # frame_of: the page has no owner; -2 and below: it is out, and since when
 WIRED = 0x80                # flags: the kind of a page; the rest is the owner.  Wired: never leaves
