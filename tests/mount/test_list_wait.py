@@ -1,5 +1,6 @@
 """tests/mount/test_list_wait.py: tmpfsctl list and wait, and what the log says of a mount that fills up."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -104,3 +106,30 @@ def test_a_busy_mount_says_what_can_be_done(tmpfsd: Callable[..., Mounted]) -> N
     with open(mounted.mnt / "open", "wb"):
         done = ctl("umount", str(mounted.mnt), check=False)
     assert done.returncode == 1 and "busy" in done.stderr and "--lazy" in done.stderr
+
+
+@needs_root
+def test_a_full_disk_under_the_swap_file_is_said_everywhere(tmpfsd: Callable[..., Mounted], tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "disk", tmp_path], check=True)
+    try:
+        mounted = tmpfsd(f"ram=1m,size=64m,swap={tmp_path}")
+        mnt = str(mounted.mnt)
+        with contextlib.suppress(OSError):
+            touch(mounted.mnt / "f", bytes(8 * MB))
+        text = "the disk under the swap file is full"
+        time.sleep(0.7)                                     # longer than the daemon waits before it tries again
+        assert text in ctl("status", mnt).stdout
+        assert text in ctl("top", mnt, "--once", "--delay", "0.1").stdout
+        assert text in ctl("wait", mnt, "--used", "99%", "--timeout", "0.5", check=False).stderr
+        assert eventually(lambda: text in mounted.log_text())
+        os.unlink(mounted.mnt / "f")
+
+        def has_room() -> bool:
+            with contextlib.suppress(OSError):              # what was removed is freed a moment later
+                touch(mounted.mnt / "g", bytes(MB))
+            return not mounted.status()["swap"]["disk_full"]
+        assert eventually(has_room)
+        ctl("swapon", mnt, "/var/tmp", "--size", "64m")     # the disk can be unmounted then
+        ctl("swapoff", mnt, str(tmp_path))
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)

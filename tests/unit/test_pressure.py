@@ -122,6 +122,40 @@ def test_wait_ends_when_it_is_so(monkeypatch, capsys) -> None:
     assert capsys.readouterr().out == "/mnt: used 90%: 90 of 100 MiB\n"
 
 
+def test_wait_until_it_is_below(monkeypatch, capsys) -> None:
+    assert waited(monkeypatch, [status(90), status(50), status(49)], "--used", "<50%") == 0
+    assert capsys.readouterr().out == "/mnt: used 49%: 49 of 100 MiB\n"
+    assert waited(monkeypatch, [status(90)], "--used", "<50%", "--timeout", "0") == 2
+
+
+def test_wait_goes_on_without_an_interval(monkeypatch) -> None:
+    """It ended at once, with status 2."""
+    states = [status(10), status(20), status(95)]
+    slept = []
+    monkeypatch.setattr(wait, "status", lambda _path, _seconds: states.pop(0))
+    monkeypatch.setattr(wait.time, "sleep", slept.append)
+    assert ctl.main(["wait", "/mnt", "--used", "90%", "--interval", "0"]) == 0
+    assert slept == [wait.LEAST_INTERVAL] * 2
+
+
+def test_wait_says_that_the_disk_is_full(monkeypatch, capsys) -> None:
+    full = status(50)
+    full["swap"]["disk_full"] = True
+    assert waited(monkeypatch, [full, full, status(90)], "--used", "90%") == 0
+    assert capsys.readouterr().err == f"tmpfsctl: warning: /mnt: {pressure.DISK_FULL}\n"
+
+
+def test_the_log_says_that_the_disk_is_full_and_has_room_again(caplog) -> None:
+    state = status(50)
+    watch = Pressure(lambda: state)
+    with caplog.at_level(logging.INFO):
+        for full in (False, True, True, False, False, True):
+            state["swap"]["disk_full"] = full
+            watch.look()
+    assert [record.getMessage() for record in caplog.records] == [
+        pressure.DISK_FULL, "the disk under the swap file has room again", pressure.DISK_FULL]
+
+
 def test_wait_for_any_of_several(monkeypatch, capsys) -> None:
     assert waited(monkeypatch, [status(50, swap=20)], "--used", "90%", "--swap=10%", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"used": 50, "swap": 20}
@@ -150,7 +184,7 @@ def test_what_is_no_percentage(text: str) -> None:
 
 
 def test_percentages() -> None:
-    assert [wait.percent(text) for text in ("0%", "100%", "99.5%")] == [0, 100, 99.5]
+    assert [wait.percent(text).percent for text in ("0%", "100%", "<99.5%")] == [0, 100, 99.5]
     with pytest.raises(argparse.ArgumentTypeError):
         wait.seconds("1h")
 

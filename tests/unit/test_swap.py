@@ -414,3 +414,22 @@ def test_s2_a_page_names_a_free_slot(make_swap) -> None:
     swap = make_swap(8)
     swap.alloc(2)
     broken(swap, "S2", {1, 5})
+
+
+def test_a_full_disk_is_said_until_a_write_finds_room(make_swap, pages, monkeypatch) -> None:
+    """`space` is back half a second later; who looks at the status then shall know all the same."""
+    swap = make_swap(8)
+    slot, _count = swap.alloc(2)
+    swap.disk_full()
+    assert swap.full and swap.stats()["disk_full"]
+    swap.write_cluster(slot, pages[:1], range(1))           # it has its blocks: this proves nothing
+    assert swap.full
+    monkeypatch.setattr(swap_module.time, "monotonic", lambda: 1e18)
+    assert swap.space and swap.full
+    swap.write_cluster(slot, pages[:1], range(1))
+    assert not swap.full
+    swap.disk_full()
+    swap.free(slot, 1)
+    assert swap.full
+    swap.free(slot + 1, 1)
+    assert not swap.full                                    # nothing of ours is left there

@@ -133,3 +133,13 @@ def test_once_as_json(looks, capsys) -> None:
 def test_it_needs_a_terminal(capsys) -> None:
     assert ctl.main(["top", "/mnt"]) == 1 and "needs a terminal" in capsys.readouterr().err
     assert ctl.main(["top", "/mnt", "--json"]) == 1 and "--once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("height", (0, 14, 24))
+def test_a_full_disk_is_shown(height: int) -> None:
+    state = status({"lookup": 1})
+    state["swap"]["disk_full"] = True
+    found = Interval(BEFORE, Look(12.0, state, {}))
+    lines = shown(found, height=height)
+    assert "the disk under the swap file is full" in lines[1] and (not height or len(lines) <= height)
+    assert found.as_json()["disk_full"] and not Interval(BEFORE, AFTER).as_json()["disk_full"]

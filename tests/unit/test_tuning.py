@@ -335,3 +335,10 @@ def test_a_file_longer_than_the_daemon_may_write_is_refused(make, tmp_path: Path
         do(tuning.set({"values": ["swap_size=3m"]}))
     assert len(os.listdir("/proc/self/fd")) == before
     tuning.swapon({"path": str(tmp_path), "size_bytes": 2 * MB})
+
+
+def test_that_no_swap_is_left_is_said(make, tmp_path: Path) -> None:
+    tuning = make()
+    tuning.swapon({"path": "/var/tmp", "size_bytes": 2 * MB})
+    assert "warning" not in do(tuning.swapoff({"path": "/var/tmp"}))
+    assert "no swap is left" in do(tuning.swapoff({"path": str(tmp_path)}))["warning"]

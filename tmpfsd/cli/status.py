@@ -10,7 +10,7 @@ from typing import Any
 
 from tmpfsd.cli.client import status
 from tmpfsd.mounts.printable import printable_all
-from tmpfsd.server.pressure import THRESHOLDS, shares
+from tmpfsd.server.pressure import DISK_FULL, THRESHOLDS, shares
 from tmpfsd.uvm.param import PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE, SPARE
 
@@ -69,7 +69,8 @@ def swap_files(swap: dict[str, Any]) -> Iterator[str]:
         yield str(swap["path"])
         return
     for file in files:
-        yield f"{file['path']}: {share(file['used_bytes'], file['size_bytes'])}" + ", draining" * file["draining"]
+        yield f"{file['path']}: {share(file['used_bytes'], file['size_bytes'])}" + ", draining" * file["draining"] \
+            + ", its disk is full" * bool(file.get("disk_full"))
 
 
 def pool_lines(pools: list[dict[str, Any]]) -> Iterator[str]:
@@ -108,7 +109,7 @@ def warnings(state: dict[str, Any]) -> Iterator[str]:
     if swap and swap.get("path") and swap["size_bytes"] and swap["used_bytes"] >= swap["size_bytes"]:
         yield "swap is full: writes and creates get ENOSPC"
     if swap and swap.get("disk_full"):
-        yield "the disk under the swap file is full: writes and creates get ENOSPC"
+        yield DISK_FULL
     if state["paging"].get("lost_pages"):
         yield f"{state['paging']['lost_pages']:,} pages cannot be read back from swap: what needs them gets EIO"
     if state.get("lost_inodes"):

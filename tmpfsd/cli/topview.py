@@ -17,7 +17,7 @@ from rich.text import Text
 
 from tmpfsd.cli.status import human
 from tmpfsd.mounts.printable import printable, printable_all
-from tmpfsd.server.pressure import THRESHOLDS, shares
+from tmpfsd.server.pressure import DISK_FULL, THRESHOLDS, shares
 
 PAGING = (("faults", "faults"), ("pageins", "in"), ("pageouts", "out"), ("reclaims", "evicted"), ("scans", "scans"),
           ("stalls", "stalls"))
@@ -97,6 +97,7 @@ class Interval:
                  (*status["pools"], {"name": "data", **status["data"]})]
         return {"mountpoint": status["mountpoint"], "seconds": self.seconds,
                 "paging_per_second": self.paging(), "pools": pools,
+                "disk_full": bool(status["swap"].get("disk_full")),
                 "percent": {name: share.percent for name, share in shares(status)},
                 "requests": {each.name: {"per_second": each.rate, "total": each.total, "latency_us": each.latency}
                              for each in self.requests()}}
@@ -174,10 +175,14 @@ def screen(interval: Interval, settings: Settings, height: int = 0) -> Renderabl
         head = Text(f"delay in seconds: {settings.typed}_  (Enter to change, Esc to leave it)")
     if settings.help:
         return Group(head, "", HELP)
+    trouble = []
+    if status["swap"].get("disk_full"):
+        trouble.append(Text(DISK_FULL, "bold red", no_wrap=True, overflow="ellipsis"))
     npools, nrequests = len(status["pools"]) + 1, len(status["requests"])
     if height:
-        left = max(height - len(list(shares(status))) - 6, 2)       # of the lines, without heads and the blank ones
+        # Of the lines, without heads and the blank ones.
+        left = max(height - len(list(shares(status))) - len(trouble) - 6, 2)
         npools = min(npools, max(left // 2, left - nrequests, 1))
         nrequests = max(left - npools, 1)
-    return Group(head, limits(status), paging(interval), "", pools(status, npools), "",
+    return Group(head, *trouble, limits(status), paging(interval), "", pools(status, npools), "",
                  requests(interval, settings.sort, nrequests))

@@ -5,30 +5,48 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 import time
+from typing import NamedTuple
 
 from tmpfsd.cli.client import SILENCE, ClientError, status
 from tmpfsd.mounts.printable import printable
-from tmpfsd.server.pressure import shares
+from tmpfsd.server.pressure import DISK_FULL, shares
 
 EPILOG = """\
 example:
   tmpfsctl wait /mnt/x --used 90% --timeout 3600 && echo nearly full
 
-Waits until one of the limits that are given is as full as that, or more.
+Waits until one of the limits that are given is as full as that, or more; with a < before it ("<50%"), until it is
+less full than that.  That the disk under the swap file is full meanwhile is said on stderr.
 
 exit status:
   0  it is                 1  error: no such mount, it was unmounted, no such limit
   2  it was not within --timeout"""
+LEAST_INTERVAL = 0.05   # seconds between two looks
 LEAST = 1.0             # seconds that a mount has to answer, however little of --timeout is left
 LIMITS = {"used": "of size", "ram": "of ram that is resident", "swap": "of swap", "inodes": "of nr_inodes"}
 
 
-def percent(text: str) -> float:
-    """Read "90%"."""
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?%", text, re.ASCII) or float(text[:-1]) > 100:
-        raise argparse.ArgumentTypeError(f"{text}: must be a percentage from 0% to 100%")
-    return float(text[:-1])
+class Wanted(NamedTuple):
+    """What is waited for: a share of a limit, or less than that."""
+
+    percent: float
+    below: bool = False
+
+    def reached(self, found: float) -> bool:
+        """Tell whether it is so."""
+        return found < self.percent if self.below else found >= self.percent
+
+
+def percent(text: str) -> Wanted:
+    """Read "90%" or "<90%"."""
+    match = re.fullmatch(r"(<?)([0-9]{1,3}(?:\.[0-9]{1,3})?)%", text, re.ASCII)
+    if not match or float(match[2]) > 100:
+        raise argparse.ArgumentTypeError(f'{text}: must be a percentage from 0% to 100%, or one with "<" before it')
+    if match[1] and not float(match[2]):
+        raise argparse.ArgumentTypeError(f"{text}: nothing is below that")
+    return Wanted(float(match[2]), bool(match[1]))
 
 
 def seconds(text: str) -> float:
@@ -42,7 +60,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of wait."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
     for name, text in LIMITS.items():
-        command.add_argument(f"--{name}", type=percent, metavar="N%", help=f"percent {text}")
+        command.add_argument(f"--{name}", type=percent, metavar="[<]N%",
+                             help=f"percent {text}".replace("%", "%%"))
     command.add_argument("--timeout", type=seconds, metavar="SECONDS", help="give up after that (default: never)")
     command.add_argument("--interval", type=seconds, default=0.5, metavar="SECONDS",
                          help="between two looks (default: 0.5)")
@@ -51,21 +70,26 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look until it is so."""
-    wanted = {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
+    wanted: dict[str, Wanted] = {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
     if not wanted:
         raise ClientError("wait for what? give one or more of " + ", ".join(f"--{name}" for name in LIMITS))
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
+    interval, told = max(args.interval, LEAST_INTERVAL), False
     while True:
         patience = SILENCE if deadline is None else min(SILENCE, max(deadline - time.monotonic(), LEAST))
-        found = dict(shares(status(args.mountpoint, patience)))
+        state = status(args.mountpoint, patience)
+        found = dict(shares(state))
         for name in wanted:
             if name not in found:
                 raise ClientError(f"{args.mountpoint}: --{name}: it has no limit {LIMITS[name]}")
-        reached = [name for name in wanted if found[name].percent >= wanted[name]]
-        left = args.interval if deadline is None else deadline - time.monotonic()
+        reached = [name for name in wanted if wanted[name].reached(found[name].percent)]
+        left = interval if deadline is None else deadline - time.monotonic()
         if reached or left <= 0:
             break
-        time.sleep(min(args.interval, left))
+        if state["swap"].get("disk_full") and not told:
+            print(f"tmpfsctl: warning: {args.mountpoint}: {DISK_FULL}", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(min(interval, left))
     if args.json:
         print(json.dumps({name: found[name].percent for name in wanted}, indent=2))
     else:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 SECONDS = 1.0
 THRESHOLDS = (95, 80)       # percent, the highest first
 HYSTERESIS = 5
+DISK_FULL = "the disk under the swap file is full: writes and creates get ENOSPC"
 
 
 class Share(NamedTuple):
@@ -61,10 +62,12 @@ class Pressure:
     def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
         self.status = status
         self.said: dict[str, int] = {}      # the threshold by name
+        self.disk_full = False
 
     def look(self) -> None:
         """Say what passed a threshold since the last look."""
         status = self.status()
+        self.look_at_disk(bool(status["swap"].get("disk_full")))
         for name, share in shares(status):
             said = self.said.get(name, 0)
             level = next((threshold for threshold in THRESHOLDS if share.percent >= threshold), 0)
@@ -73,6 +76,15 @@ class Pressure:
                 log.warning("%s is %.0f%% full: %s%s", "size" if name == "used" else name, share.percent, share, more)
             if level > said or share.percent < said - HYSTERESIS:
                 self.said[name] = level
+
+    def look_at_disk(self, full: bool) -> None:
+        """Say that the disk under the swap file became full, or has room again."""
+        if full != self.disk_full:
+            if full:
+                log.warning("%s", DISK_FULL)
+            else:
+                log.info("the disk under the swap file has room again")
+        self.disk_full = full
 
     async def watch(self, traffic: Loop | None) -> None:
         """Look while there is traffic, until cancelled."""

@@ -223,7 +223,12 @@ class Tuning:
             except VmError as error:
                 raise ControlError(f"{path}: {error}") from None
         log.info("swapoff %s: %d bytes moved", path, ptoa(held))
-        return {"path": path, "moved_bytes": ptoa(held)}
+        answer = {"path": path, "moved_bytes": ptoa(held)}
+        if self.mount.vm.swap is None:
+            answer["warning"] = (f"no swap is left: nothing is paged out, ram={self._ram() >> 20}m is all there is; "
+                                 "tmpfsctl swapon gives it another")
+            log.warning("swapoff %s: %s", path, answer["warning"])
+        return answer
 
     def flush(self, _request: Mapping[str, Any]) -> Steps:
         """Page everything out that may leave."""

@@ -128,9 +128,10 @@ class Swap:
 
     `space` is false for a while after a write found the disk full, or until a slot is freed: meanwhile
     only slots that have their disk blocks are written.  While it drains no slot is given out.
+    `full` is for people: the last write that needed room on the disk found none.
     """
 
-    __slots__ = ("fd", "path", "nslots", "base", "width", "draining", "nheld", "nbad", "nparked",
+    __slots__ = ("fd", "path", "nslots", "base", "width", "draining", "full", "nheld", "nbad", "nparked",
                  "untrimmed", "sums", "hold", "read_only", "_arena", "_trim_at", "_can_punch", "_full_until")
 
     def __init__(self, fd: int, nslots: int, path: str = "", base: int = 1, width: int = 0) -> None:
@@ -139,7 +140,7 @@ class Swap:
         self.nslots = nslots                    # may change, up to `width`
         self.base = base
         self.width = max(width, nslots)
-        self.draining = False
+        self.draining = self.full = False
         self.nheld = self.nbad = self.nparked = 0
         self.hold: Callable[[], None] | None = None     # what ends a hold (frozen.py) when a slot is needed
         self.read_only = False                  # of a frozen copy
@@ -180,6 +181,7 @@ class Swap:
     def disk_full(self, _slot: int = 0) -> None:
         """A write found no room on the disk.  O(1)."""
         self._full_until = time.monotonic() + FULL_SECONDS
+        self.full = True
 
     def alloc(self, n: int, at: int = 0) -> tuple[int, int]:
         """Hold up to n slots in a row, from `at` on if that one is free: (first, count).  => NoSwap: there is none.
@@ -219,6 +221,8 @@ class Swap:
         self.nheld -= n
         self.untrimmed += n
         self._full_until = 0.0
+        if not self.nheld:
+            self.full = False
 
     def end_hold(self) -> None:
         """Slots are needed, or written over: whoever holds them back must do without.  O(files)."""
@@ -246,6 +250,8 @@ class Swap:
         for i, page in enumerate(pages):
             sums[place + i] = crc32(page, vpns[i])
         self._transfer(os.pwritev, slot, pages)
+        if self.full and self.space:
+            self.full = False
 
     def read_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
         """Read slots from slot on into pages: how many are whole and right, counted from the first.
@@ -325,7 +331,7 @@ class Swap:
     def stats(self) -> dict[str, Any]:
         """What the status tells of a swap file.  O(1)."""
         return {"path": self.path, "size_bytes": ptoa(self.nslots), "used_bytes": ptoa(self.nheld),
-                "bad_slots": self.nbad, "disk_full": not self.space, "draining": self.draining}
+                "bad_slots": self.nbad, "disk_full": self.full, "draining": self.draining}
 
     def close(self) -> None:
         """Close the file; an unlinked one is gone, one with a name is emptied, a device keeps what it has.  O(1)."""
