@@ -78,7 +78,7 @@ def test_in_the_foreground_too_but_for_what_systemd_hands_over(place: Path) -> N
     os.close(writer)
     os.close(theirs)
     try:
-        assert eventually(lambda: is_mounted(place), 20)
+        assert eventually(lambda: is_mounted(place), 40)
         assert os.read(reader, 1) == b""
         with pytest.raises(BlockingIOError):
             os.read(other, 1)                           # it is kept
@@ -101,7 +101,7 @@ def test_signals_that_the_caller_had_blocked_or_ignored(place: Path) -> None:
     status = Path(f"/proc/{pid_of(place)}/status").read_text()
     assert "SigBlk:\t0000000000000000" in status
     os.kill(pid_of(place), signal.SIGTERM)
-    assert eventually(lambda: not is_mounted(place))
+    assert eventually(lambda: not is_mounted(place), 30)
 
 
 # --- limits ---
@@ -184,6 +184,19 @@ def test_quit_unmounts(tmpfsd: Callable[..., Mounted]) -> None:
     assert mounted.daemon.wait(20) == 0 and not is_mounted(mounted.mnt)
 
 
+def test_whatever_comes_while_it_ends(tmpfsd: Callable[..., Mounted]) -> None:
+    """Also behind the watcher: there SIGHUP, SIGQUIT and SIGUSR1 had their default again, and left a dead mount."""
+    mounted = tmpfsd(OPTIONS)
+    (mounted.mnt / "x").write_bytes(bytes(4 << 20))
+    os.kill(mounted.pid, signal.SIGTERM)
+    while mounted.daemon.poll() is None:
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR2):
+            mounted.daemon.send_signal(number)
+        time.sleep(0.001)
+    assert mounted.daemon.returncode == 0, mounted.log_text()
+    assert not is_mounted(mounted.mnt)
+
+
 @pytest.mark.parametrize("nohup", [False, True])
 def test_in_the_foreground_it_ends_with_its_terminal(place: Path, nohup: bool) -> None:
     pid, terminal = pty.fork()
@@ -197,14 +210,14 @@ def test_in_the_foreground_it_ends_with_its_terminal(place: Path, nohup: bool) -
     reader = threading.Thread(target=drain, args=(terminal,), daemon=True)
     reader.start()
     try:
-        assert eventually(lambda: is_mounted(place), 20)
+        assert eventually(lambda: is_mounted(place), 40)
         assert ctl("status", str(place)).returncode == 0
         os.kill(pid, signal.SIGHUP)
         if nohup:
             time.sleep(0.3)
             assert is_mounted(place)
             os.kill(pid, signal.SIGTERM)
-        assert eventually(lambda: not is_mounted(place))
+        assert eventually(lambda: not is_mounted(place), 30)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL) if is_mounted(place) else None

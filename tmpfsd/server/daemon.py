@@ -21,7 +21,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyfuse3
@@ -109,6 +109,7 @@ class Daemon:
         self.config = config
         self.mountpoint = mountpoint
         self.report = report
+        self.hangup = hangup_ends()
         self.mount = Mount(config)
         self.operations = Operations(self.mount, config)
         self.trees = Trees(self.mount, self.operations)
@@ -229,12 +230,11 @@ class Daemon:
 
     async def watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
         """Do what signals say."""
-        hangup = hangup_ends()
         with trio.open_signal_receiver(*SIGNALS) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             task_status.started()
             async for number in signals:
-                if number in ENDING or number == signal.SIGHUP and hangup:
+                if number in ENDING or number == signal.SIGHUP and self.hangup:
                     await self.end(number)
                 elif number == signal.SIGHUP:
                     log.info("SIGHUP: ignored; SIGTERM unmounts")
@@ -287,10 +287,16 @@ class Daemon:
             await traffic.wait_traffic()
 
 
-def ignore_others() -> None:
-    """Ignore what would kill a daemon and is not meant so; what is caught later is ignored again at the end."""
-    for number in MEANINGLESS:
+def ignore(numbers: Iterable[int]) -> None:
+    """Ignore signals that would kill a daemon and are not meant so; unlike handlers that lasts to the very end."""
+    for number in numbers:
         signal.signal(number, signal.SIG_IGN)
+
+
+def heed_none() -> None:
+    """Have signals do nothing where nobody waits for them: between the end of the watcher and that of the process."""
+    for number in SIGNALS:
+        signal.signal(number, lambda _number, _frame: None)
 
 
 def hangup_ends() -> bool:
@@ -323,9 +329,10 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
     """
     inherited.set_limits(config)
     inherited.spare_me()
-    ignore_others()
+    ignore(MEANINGLESS)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)       # L2
     daemon = Daemon(config, mountpoint, report)
+    heed_none()
     try:
         process.harden()
         process.keep_buffers()
@@ -333,6 +340,7 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
         try:
             trio.run(daemon.serve)
         finally:
+            ignore((*SIGNALS, *MEANINGLESS))        # it ends: what comes now is answered by that
             with contextlib.suppress(trio.TooSlowError):        # a thread may still use the session
                 trio.run(daemon.settle)
             tick(0)             # a tick that came when the interpreter has put its handlers back would kill

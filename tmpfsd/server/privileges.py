@@ -11,7 +11,11 @@ Picture     all of root's --drop()--> SYS_ADMIN permitted, none effective --admi
 
 A daemon of another user has nothing to give up, and needs fusermount3, which is set-user-ID, at its end: it keeps all.
 
-Limits      Capabilities are a thread's: drop() must come before the first thread is made.
+Limits      It stays user 0, which owns all of root's files.  Landlock (tried, Linux 6.18): umount(2) is EPERM for who
+            is restricted, whatever the rules; it would take a second process that stays free, and holds the
+            capability.  Another uid after opening: its other processes could send signals, and every mount would need
+            one of its own.
+            Capabilities are a thread's: drop() must come before the first thread is made.
             A socket of metrics= in a directory that is another user's cannot be removed at the end: its name stays, and
             the next mount with that name takes it over.  (A capability kept for it would be one that opens everything.)
 """
