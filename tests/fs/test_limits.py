@@ -45,6 +45,26 @@ def test_nr_inodes(make_fs: MakeFs, mode: str) -> None:
         fs.create(ROOT, b"new")
 
 
+def test_one_count_of_inodes(make_fs: MakeFs, mode: str) -> None:
+    """For nr_inodes, statfs and the status: what has a name."""
+    fs = make_fs(mode, nr_inodes=20)
+    fill(fs, lambda i: fs.create(ROOT, b"%d" % i))
+
+    def counts() -> tuple[int, int, int]:
+        """What statfs and the status say is in use, and how many have no name."""
+        status, (files, ffree) = fs.mp.status(), fs.statfs()[4:6]
+        return files - ffree, status["inodes"], status["orphans"]
+
+    assert counts() == (20, 20, 0)
+    for i in range(5):
+        fs.unlink(ROOT, b"%d" % i)              # the kernel still knows them
+    assert counts() == (15, 15, 5)
+    assert fill(fs, lambda i: fs.create(ROOT, b"again-%d" % i)) == 5
+    assert counts() == (20, 20, 5)
+    fs.forget_all()
+    assert counts() == (20, 20, 0)
+
+
 @pytest.mark.parametrize("npages", [30, 64, 300])
 def test_size_filled_with_data(make_fs: MakeFs, mode: str, npages: int) -> None:
     fs = make_fs(mode, size_bytes=npages * PAGE)

@@ -257,6 +257,12 @@ class Entry(NamedTuple):
     kind: int
 
 
+def inodes_held(mounted: Mounted) -> int:
+    """How many inodes a tmpfsd mount holds, those among them that were removed."""
+    status = mounted.status()
+    return status["inodes"] + status["orphans"]
+
+
 def getdents(fd: int, size: int = 32768) -> list[Entry]:
     """One getdents64() call; an empty list at the end of the directory."""
     buffer = ctypes.create_string_buffer(size)

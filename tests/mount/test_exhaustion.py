@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from mountlib import Mounted, eventually, fails_with, touch
+from mountlib import Mounted, eventually, fails_with, inodes_held, touch
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -139,7 +139,7 @@ def fill_and_remove(mounted: Mounted, first: str) -> None:
     remove_and_make_again(filling)
     empty(filling)
     if mounted.kind == "tmpfsd":
-        assert eventually(lambda: mounted.status()["inodes"] == 1), mounted.status()
+        assert eventually(lambda: inodes_held(mounted) == 1), mounted.status()
     again = Filling(mounted.mnt)
     again.both(first)
     assert len(again.made) >= 0.9 * len(filling.made)

@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 import pytest
 from mountlib import (
-    NOBODY, OTHER, PAGE, REPOSITORY, Mounted, as_user, ctl, eventually, fails_with, in_child, is_mounted,
+    NOBODY, OTHER, PAGE, REPOSITORY, Mounted, as_user, ctl, eventually, fails_with, in_child, inodes_held, is_mounted,
     linkat_following, mount_tmpfsd, needs_root, new_mountpoint, touch
 )
 
@@ -341,7 +341,7 @@ class TestOldData:
                 os.setxattr(name, "user.secret", self.SECRET[:1500])
         for number in range(400):
             os.unlink(mounted.mnt / f"secret-{number}")
-        assert eventually(lambda: mounted.status()["inodes"] == 1)
+        assert eventually(lambda: inodes_held(mounted) == 1)
 
     @pytest.mark.parametrize("thrash", ["0", "1"])
     def test_grown_files_read_as_zeroes(self, tmpfsd, thrash):

@@ -13,7 +13,8 @@ from typing import Any, Callable
 
 import pytest
 from mountlib import (
-    NOBODY, Mounted, as_user, ctl, eventually, fails_with, is_mounted, need_others_to_run, needs_root, touch
+    NOBODY, Mounted, as_user, ctl, eventually, fails_with, inodes_held, is_mounted, need_others_to_run, needs_root,
+    touch
 )
 
 Make = Callable[..., Mounted]
@@ -33,11 +34,6 @@ def grow(top: Path, width: int = 40, depth: int = 2) -> int:
     for i in range(2 if depth else 0):
         names += 1 + grow(top / f"dir-{i}", width, depth - 1)
     return names
-
-
-def inodes(mounted: Mounted) -> int:
-    """How many there are, as the daemon counts."""
-    return mounted.status()["inodes"]
 
 
 def refusal(*arguments: str) -> str:
@@ -63,7 +59,7 @@ def test_discard_removes_as_rm_does(tmpfsd: Make, options: str) -> None:
     assert f"{names + 1:,} names removed" in done.stdout and not done.stderr
     assert os.listdir(fs.mnt) == ["stays"] and os.stat(fs.mnt).st_nlink == links - 1
     assert not os.path.lexists(fs.mnt / "tree" / "dir-0")
-    assert eventually(lambda: inodes(fs) == 2)
+    assert eventually(lambda: inodes_held(fs) == 2)
     fs.check()
     (fs.mnt / "tree").mkdir()
     assert os.listdir(fs.mnt / "tree") == []
@@ -76,7 +72,7 @@ def test_discard_of_a_file_and_a_link(tmpfsd: Make) -> None:
     ctl("discard", "-y", "-q", str(fs.mnt / "link"))
     assert os.listdir(fs.mnt) == ["file"]
     ctl("discard", "-y", str(fs.mnt / "file"))
-    assert os.listdir(fs.mnt) == [] and eventually(lambda: inodes(fs) == 1)
+    assert os.listdir(fs.mnt) == [] and eventually(lambda: inodes_held(fs) == 1)
 
 
 def test_what_is_open_lives_on(tmpfsd: Make) -> None:
@@ -100,7 +96,7 @@ def test_what_is_open_lives_on(tmpfsd: Make) -> None:
             os.close(directory)
         fs.check()
     assert os.stat(outside).st_nlink == 1 and outside.read_bytes() == b"x" * 350
-    assert eventually(lambda: inodes(fs) == 2)
+    assert eventually(lambda: inodes_held(fs) == 2)
 
 
 def test_discard_while_others_work(tmpfsd: Make) -> None:
@@ -133,7 +129,7 @@ def test_discard_while_others_work(tmpfsd: Make) -> None:
         for thread in threads:
             thread.join()
     assert not errors
-    assert eventually(lambda: inodes(fs) == 1)
+    assert eventually(lambda: inodes_held(fs) == 1)
 
 
 def test_discard_below_which_others_work(tmpfsd: Make) -> None:
@@ -150,7 +146,7 @@ def test_discard_below_which_others_work(tmpfsd: Make) -> None:
         os.close(deep)
     process.communicate(timeout=30)
     assert process.returncode == 0
-    assert eventually(lambda: inodes(fs) == 1)
+    assert eventually(lambda: inodes_held(fs) == 1)
 
 
 @pytest.mark.parametrize("pause", [0.15, 0.25, 0.35])

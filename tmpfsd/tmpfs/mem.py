@@ -92,14 +92,22 @@ class Mem:
 
     # --- nodes ---
 
+    def ninodes(self) -> int:
+        """How many inodes there are: nr_inodes, df -i and the status go by this one count.
+
+        One without a name does not count, though a program may have it open (the kernel's tmpfs counts it to the last
+        close): the kernel says that a removed inode is gone some time after the removal, and what was removed must
+        make room at once.
+        """
+        return self.nodes.nitems - self.norphans
+
     def get_node(self, nlookup: int, group: int = OTHERS) -> int:
         """The inode number of a free node, its page in and its lookup count set.  => NoMemory, SwapIOError.
 
         Directories have pages of their own: each look-up goes through one, and with 1,000 files to a directory it
         would be the one hot node of its page, 4 bytes of `ram` a file.
         """
-        # What was removed makes room at once; the kernel forgets it a moment later.
-        if self.nodes.nitems - self.norphans >= self.max_nodes:
+        if self.ninodes() >= self.max_nodes:
             raise NoMemory("nr_inodes is used up")
         return self._take_node(nlookup, group)
 

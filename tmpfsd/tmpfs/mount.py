@@ -85,8 +85,9 @@ class Mount:
             "size_bytes": ptoa(vm.limit),
             "used_bytes": ptoa(vm.npages),
             "doomed_bytes": ptoa(self.doomed_pages),
-            "inodes": mem.nodes.nitems,
+            "inodes": mem.ninodes(),
             "inodes_max": self.nr_inodes,
+            "orphans": mem.norphans,            # inodes without a name that the kernel still knows, or to be freed
             "lost_inodes": self.lost_nodes,
             "ram_bytes": ptoa(vm.phys.nframes),
             "resident_bytes": ptoa(vm.phys.nused),
