@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import tmpfsd
 from tests.fs.fslib import ROOT, Driver
 
@@ -27,6 +29,32 @@ def test_stamps_follow_the_clock(fs: Driver) -> None:
     fs.create(ROOT, b"c")
     fs.unlink(ROOT, b"b")
     fs.mp.idle()
+    fs.check()
+
+
+@pytest.mark.parametrize("now", (-1, -DAY, -(1 << 62), 1 << 62))
+def test_a_clock_before_1970_or_far_after(fs: Driver, now: int) -> None:
+    """Every operation is done whole, with the clock's stamps."""
+    ino = fs.create(ROOT, b"old")
+    for when in (now, 5 * DAY, now):
+        fs.mp.now = lambda when=when: when
+        made = fs.create(ROOT, b"a")
+        assert fs.getattr(made)[7:10] == (when,) * 3
+        fs.mkdir(ROOT, b"d")
+        fs.symlink(ROOT, b"s", b"t" * 200)
+        fs.link(ino, ROOT, b"link")
+        fs.rename(ROOT, b"link", ROOT, b"a")
+        fs.rename(ROOT, b"d", ROOT, b"w", 4)
+        fs.write(ino, 0, b"x" * 9000)
+        fs.read(ino, 0, 9000)
+        fs.readdir_some(ROOT, 0, 100)
+        fs.setxattr(ino, b"user.a", b"v")
+        fs.setattr(ino, mode=0o600)
+        assert fs.getattr(ino)[8:10] == (when,) * 2 and fs.getattr(ROOT)[8:10] == (when,) * 2
+        fs.check()
+        for name in (b"a", b"s", b"d"):
+            fs.unlink(ROOT, name)
+        fs.rmdir(ROOT, b"w")
     fs.check()
 
 

@@ -49,7 +49,8 @@ class Player:
 
     def cred(self) -> Cred:
         """Who asks."""
-        return Cred(*((0, 0) if self.source.byte() < 128 else (1000, 1001)))
+        choice = self.source.byte()
+        return Cred(*((0, 0) if choice < 128 else (1000, 1001) if choice < 240 else (0xFFFFFFFF, 0xFFFFFFFE)))
 
     def step(self) -> None:
         """One operation."""
@@ -59,13 +60,19 @@ class Player:
 def setattr_(p: Player, fs: Driver, s: Source) -> None:
     """Any set of attributes."""
     ino, which, wanted = p.ino(), s.byte(), {}
-    for bit, (field, most) in enumerate((("mode", 0o7777), ("uid", 0xFFFFFFFF), ("gid", 0xFFFFFFFF), ("size", -1),
+    for bit, (field, most) in enumerate((("mode", 0xFFFFFFFF), ("uid", -1), ("gid", -1), ("size", -1),
                                          ("atime_ns", -1), ("mtime_ns", -1), ("ctime_ns", -1))):
         if which >> bit & 1:
             wanted[field] = s.number() & most
-    if s.byte() & 1 and "atime_ns" in wanted:
-        wanted["atime_ns"] *= -10**9
+    if s.byte() & 1:
+        wanted.update((field, -10**9 * wanted[field]) for field in ("atime_ns", "ctime_ns") if field in wanted)
     fs.setattr(ino, p.cred(), **wanted)
+
+
+def clock(_p: Player, fs: Driver, s: Source) -> None:
+    """Any time that a clock of 64 bits can tell."""
+    now = s.number() * (-1) ** s.byte()
+    fs.mp.now = lambda: now
 
 
 def readdir(p: Player, fs: Driver, s: Source) -> None:
@@ -104,7 +111,7 @@ def read(p: Player, fs: Driver, s: Source) -> None:
 OPERATIONS: tuple[Callable[[Player, Driver, Source], Any], ...] = (
     lambda p, fs, s: fs.create(p.ino(), p.name(), s.number() & 0xFFFF, p.cred()),
     lambda p, fs, s: fs.mkdir(p.ino(), p.name(), s.number() & 0xFFFF, p.cred()),
-    lambda p, fs, s: fs.mknod(p.ino(), p.name(), s.number() & 0xFFFFFFFF, s.number() & 0xFFFFFFFF, p.cred()),
+    lambda p, fs, s: fs.mknod(p.ino(), p.name(), s.number() & 0xFFFFFFFF, s.number(), p.cred()),
     lambda p, fs, s: fs.symlink(p.ino(), p.name(), s.bytes(), p.cred()),
     lambda p, fs, s: fs.link(p.ino(), p.ino(), p.name()),
     lambda p, fs, s: fs.unlink(p.ino(), p.name()),
@@ -114,7 +121,7 @@ OPERATIONS: tuple[Callable[[Player, Driver, Source], Any], ...] = (
     lambda p, fs, s: fs.lookup(s.number(), b"."),
     lambda p, fs, s: fs.lookup(p.ino(), b".."),
     lambda p, fs, s: fs.getattr(p.ino()),
-    setattr_, readdir, forget,
+    setattr_, readdir, forget, clock,
     lambda p, fs, s: fs.readlink(p.ino()),
     lambda p, fs, s: fs.open(p.ino(), s.number() & 0xFFFFFF, p.cred()),
     read, write,

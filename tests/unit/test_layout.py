@@ -45,8 +45,9 @@ def test_a_field(mem: bytearray, name: str, size: int) -> None:
     get, put = getattr(layout, name), getattr(layout, "set_" + name)
     put(mem, AT, 0)
     assert changed(mem) == set(range(NODE[name], NODE[name] + size))
-    put(mem, AT, (1 << 8 * size) - 2)
-    assert get(mem, AT) == (1 << 8 * size) - 2
+    for value in (-2, -(1 << 63), (1 << 63) - 1) if name == "tn_ctime" else ((1 << 8 * size) - 2,):
+        put(mem, AT, value)
+        assert get(mem, AT) == value
 
 
 def test_groups(mem: bytearray) -> None:

@@ -77,7 +77,7 @@ class Record:
 #     24    8 tn_gen      generation: no two lives of an inode number share it
 #     32    8 tn_atime    nanoseconds since 1970, low 64 bits
 #     40    8 tn_mtime    likewise
-#     48    8 tn_ctime    likewise, from the machine's clock only
+#     48    8 tn_ctime    nanoseconds since 1970, signed: from the machine's clock only
 #     56    8 tn_btime    likewise
 #     64    2 tn_atimehi  the bits above 64 of tn_atime, signed
 #     66    2 tn_mtimehi  likewise of tn_mtime
@@ -92,7 +92,7 @@ class Record:
 
 TMPFS_NODE = Record("tmpfs_node", 160, (
     ("tn_mode", "H"), ("tn_kind", "B"), ("tn_namelen", "B"), ("tn_links", "I"), ("tn_uid", "I"), ("tn_gid", "I"),
-    ("tn_size", "Q"), ("tn_gen", "Q"), ("tn_atime", "Q"), ("tn_mtime", "Q"), ("tn_ctime", "Q"), ("tn_btime", "Q"),
+    ("tn_size", "Q"), ("tn_gen", "Q"), ("tn_atime", "Q"), ("tn_mtime", "Q"), ("tn_ctime", "q"), ("tn_btime", "q"),
     ("tn_atimehi", "h"), ("tn_mtimehi", "h"), ("tn_xattr", "I"), ("tn_rdev", "I"), ("tn_pages", "I"),
     ("tn_spec", "48s"), ("tn_name", "32s")))
 
@@ -132,8 +132,9 @@ _PER_PAGE = PAGE_SIZE // 512
 
 def init_node(mem, at: int, mode: int, kind: int, links: int, uid: int, gid: int, size: int, gen: int, now: int,
               attributes: int = 0, rdev: int = 0, spec: bytes = b"", name: bytes = b"") -> None:
-    """A new node, all of it."""
-    _init_node(mem, at, mode, kind, len(name), links, uid, gid, size, gen, now, now, now, now, 0, 0, attributes,
+    """A new node, all of it.  => Cannot fail: a clock before 1970 is one too."""
+    low, high = (now, 0) if now >= 0 else (now & _LOW, now >> 64)
+    _init_node(mem, at, mode, kind, len(name), links, uid, gid, size, gen, low, low, now, now, high, high, attributes,
                rdev, 0, spec, name)
 
 
@@ -183,10 +184,10 @@ def _set_tn_time(mem, at: int, name: str, ns: int) -> None:
 
 
 def touch(mem, at: int, now: int) -> None:
-    """mtime and ctime are now."""
-    _set_tn_mctime(mem, at, now, now)
-    if _tn_mtimehi(mem, at):
-        _set_tn_mtimehi(mem, at, 0)
+    """mtime and ctime are now.  => Cannot fail."""
+    _set_tn_mctime(mem, at, now & _LOW, now)
+    if now < 0 or _tn_mtimehi(mem, at):
+        _set_tn_mtimehi(mem, at, now >> 64)
 
 
 # --- the type-specific parts of a node ---

@@ -1,26 +1,33 @@
-"""tmpfs/listing.py: a directory's names without the attributes, for a listing that takes no references.
+"""tmpfs/listing.py: what is in a directory, entry by entry, with all that the kernel asks of each (READDIRPLUS).
 
-vnops.readdir() gives each entry's attributes and one more kernel reference; a plain READDIR wants neither.
+Limits      Who adds entries as fast as they are listed never comes to an end; each call does, when the reply is full.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, Iterator
 
-from tmpfsd.tmpfs import vnops
-from tmpfsd.tmpfs.layout import tn_mode
+from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, COOKIE_SHIFT
+from tmpfsd.tmpfs.layout import tn_links, tn_parent, tn_stat
+from tmpfsd.tmpfs.node import hold
 from tmpfsd.uvm.errors import SwapIOError
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
-Emit = Callable[[bytes, int, int, int], bool]       # name, inode number, mode, cookie
+Emit = Callable[[bytes, int, tuple, int], bool]
 
 
-def list_names(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
-    """Emit the entries after cookie until emit() says that there is no room.  => As vnops.readdir().  => Breathes."""
-    emitted = False
-    entries = vnops._entries(mp, ino, cookie)
+def readdir(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
+    """Emit the entries after cookie until emit() says that there is no room: O(log n), and O(1) for each.
+
+    Cookies have 31 bits.  An entry that is there from before the first call to after the last one is emitted exactly
+    once.  Each emitted entry but "." and ".." has one more kernel reference.  => SwapIOError, before anything was
+    emitted: what was emitted before an entry that cannot be read goes out, or the kernel would never give its
+    references back, and the call that begins at that entry says so.  => Breathes.
+    """
+    emitted = 0
+    entries = _entries(mp, ino, cookie)
     while True:
         try:
             entry = next(entries, None)
@@ -30,7 +37,37 @@ def list_names(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
             raise
         if entry is None:
             return
-        name, number, key = entry
-        if not emit(name, number, tn_mode(mp.arena, mp.mem.node(number)), key):
+        name, number, cookie = entry
+        if not emit(name, number, tn_stat(mp.arena, mp.mem.node(number)), cookie):
             return
-        emitted = True
+        emitted += 1
+        if cookie > COOKIE_DOTDOT:
+            hold(mp, number)
+
+
+def _entries(mp: Mount, ino: int, cookie: int) -> Iterator[tuple[bytes, int, int]]:
+    """(name, inode number, cookie) of the entries after cookie; node and lookup count of each are in when it comes.
+
+    => SwapIOError.  => Breathes before each.
+    """
+    if cookie < COOKIE_DOT:
+        yield b".", ino, COOKIE_DOT
+    if cookie < COOKIE_DOTDOT:
+        mp.breathe()
+        dat = mp.mem.node(ino)
+        parent = tn_parent(mp.arena, dat) if tn_links(mp.arena, dat) else ino
+        mp.mem.node(parent)
+        yield b"..", parent, COOKIE_DOTDOT
+    cookie = max(cookie, COOKIE_DOTDOT)
+    while True:
+        mp.breathe()
+        batch = mp.dirs.tree.batch_from(mp.mem.node(ino), cookie + 1 << COOKIE_SHIFT)
+        if not batch:
+            return
+        for key, value in batch:
+            mp.breathe()
+            number, name = mp.dirs.read_value(value)
+            mp.mem.node(number)
+            hold(mp, number, 0)
+            cookie = key >> COOKIE_SHIFT
+            yield name, number, cookie

@@ -18,21 +18,22 @@ import errno
 import os
 import stat
 from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from tmpfsd.tmpfs import acl, cut, layout, node, regfile, xattr
+from tmpfsd.tmpfs import acl, cut, layout, listing, node, regfile, xattr
 from tmpfsd.tmpfs.btree import Path
-from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, COOKIE_SHIFT, DIR_SIZE
+from tmpfsd.tmpfs.directory import DIR_SIZE
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
     EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NAME_MAX, ROOT_INO, SPEC, directory_spec, init_node,
     set_tn_ctime, set_tn_links, string_spec, tn_access, tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat,
     tn_string, touch
 )
+from tmpfsd.tmpfs.listing import Emit
 from tmpfsd.tmpfs.mem import DIRECTORIES, OTHERS
 from tmpfsd.tmpfs.node import hold
 from tmpfsd.tmpfs.rename import rename
-from tmpfsd.uvm.errors import SwapIOError, VmError
+from tmpfsd.uvm.errors import VmError
 from tmpfsd.uvm.param import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -40,12 +41,11 @@ if TYPE_CHECKING:
 
 LINK_MAX, PATH_MAX = (1 << 31) - 1, 4096
 TYPE_MASK = 0o170000                # S_IFMT, which Python has as a function only
-DAY, CTIME_MAX = 86_400_000_000_000, (1 << 64) - 1      # ns; only the writeback cache ever hands a ctime in
+DAY, CTIME_MAX = 86_400_000_000_000, (1 << 63) - 1      # ns; only the writeback cache ever hands a ctime in
 __all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "access", "create", "forget", "getattr", "getxattr", "link", "listxattr",
            "lookup", "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir", "readlink", "removexattr",
            "rename", "rmdir", "setattr", "setxattr", "statfs", "strip", "symlink", "truncate", "unlink", "write"]
 
-Emit = Callable[[bytes, int, tuple, int], bool]
 access, forget, strip = acl.access, node.forget, acl.strip
 
 
@@ -127,7 +127,8 @@ def create(mp: Mount, dino: int, name: bytes, mode: int, cred: Any) -> int:
 
 def mknod(mp: Mount, dino: int, name: bytes, mode: int, rdev: int, cred: Any) -> int:
     """A file of any type but directory and symlink (+1).  => FsError EINVAL for others; those of create()."""
-    if mode & ~stat.S_IMODE(mode) not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
+    kinds = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+    if rdev >> 32 or mode & ~stat.S_IMODE(mode) not in kinds:
         raise FsError(errno.EINVAL)
     return _make_node(mp, dino, name, mode, cred, rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0)
 
@@ -287,12 +288,14 @@ def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
 def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | None = None, gid: int | None = None,
             size: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
             ctime_ns: int | None = None, by_path: bool = False) -> None:
-    """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size).  => Breathes.
+    """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size, ids).  => Breathes.
 
     A new owner takes the set-id bits of anything but a directory, a new size those of a caller's who is not root, and
     a call that changes nothing is how the kernel says that they must go: before a write, or at chown(-1, -1).
     => by_path is truncate(2), which changes no time where there was nothing and is to be nothing (as tmpfs has it).
     """
+    if (uid or 0) >> 32 or (gid or 0) >> 32:
+        raise FsError(errno.EINVAL)
     if mode is not None and mp.acl:
         acl.chmod(mp, ino, mode)
     stays_empty = by_path and size == 0 and _is_empty(mp, ino)
@@ -318,7 +321,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
         layout.set_tn_atime(arena, at, atime_ns)
     if mtime_ns is not None:
         layout.set_tn_mtime(arena, at, mtime_ns)
-    set_tn_ctime(arena, at, mp.now() if ctime_ns is None else max(0, min(ctime_ns, CTIME_MAX)))
+    set_tn_ctime(arena, at, mp.now() if ctime_ns is None else max(-CTIME_MAX, min(ctime_ns, CTIME_MAX)))
 
 
 def _without_set_id(mode: int, gid: int, cred: Any) -> int:
@@ -392,62 +395,10 @@ def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview) -> int:
 # --- directories ---
 
 def readdir(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
-    """Emit the entries after cookie until emit() says that there is no room: O(log n), and O(1) for each.
-
-    Cookies have 31 bits.  An entry that is there from before the first call to after the last one is emitted exactly
-    once.  Each emitted entry but "." and ".." has one more kernel reference.  => SwapIOError, before anything was
-    emitted: what was emitted before an entry that cannot be read goes out, or the kernel would never give its
-    references back, and the call that begins at that entry says so.  => Breathes.
-    """
-    emitted = 0
-    entries = _entries(mp, ino, cookie)
-    while True:
-        try:
-            entry = next(entries, None)
-        except SwapIOError:
-            if emitted:
-                return
-            raise
-        if entry is None:
-            return
-        name, number, cookie = entry
-        attributes = getattr(mp, number)
-        if not emit(name, number, attributes, cookie):
-            return
-        emitted += 1
-        if cookie > COOKIE_DOTDOT:
-            hold(mp, number)
-
-
-def _entries(mp: Mount, ino: int, cookie: int) -> Iterator[tuple[bytes, int, int]]:
-    """(name, inode number, cookie) of the entries after cookie; node and lookup count of each are in when it comes.
-
-    => SwapIOError.  => Breathes before each.
-    """
-    dat = mp.mem.node(ino)
+    """listing.readdir(), which changes atime.  => SwapIOError.  => Breathes."""
     if not mp.nodiratime:
-        _accessed(mp, ino, dat)
-    if cookie < COOKIE_DOT:
-        yield b".", ino, COOKIE_DOT
-    if cookie < COOKIE_DOTDOT:
-        mp.breathe()
-        dat = mp.mem.node(ino)
-        parent = tn_parent(mp.arena, dat) if tn_links(mp.arena, dat) else ino
-        mp.mem.node(parent)
-        yield b"..", parent, COOKIE_DOTDOT
-    cookie = max(cookie, COOKIE_DOTDOT)
-    while True:
-        mp.breathe()
-        batch = mp.dirs.tree.batch_from(mp.mem.node(ino), cookie + 1 << COOKIE_SHIFT)
-        if not batch:
-            return
-        for key, value in batch:
-            mp.breathe()
-            number, name = mp.dirs.read_value(value)
-            mp.mem.node(number)
-            hold(mp, number, 0)
-            cookie = key >> COOKIE_SHIFT
-            yield name, number, cookie
+        _accessed(mp, ino, mp.mem.node(ino))
+    listing.readdir(mp, ino, cookie, emit)
 
 
 # --- extended attributes ---
@@ -497,5 +448,5 @@ def statfs(mp: Mount) -> tuple:
     limit, used = mp.vm.limit, mp.vm.npages - mp.doomed_pages
     files = mp.mem.max_nodes if mp.nr_inodes else min(limit * mp.mem.nodes.items_per_page, mp.mem.max_nodes)
     free = max(limit - used, 0)
-    ffree = max(files - mp.mem.nodes.nitems + mp.mem.norphans, 0)
+    ffree = max(files - mp.mem.ninodes(), 0)
     return PAGE_SIZE, limit, free, free, files, ffree, ffree, NAME_MAX
