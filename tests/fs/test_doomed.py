@@ -12,7 +12,7 @@ import pytest
 from tests.fs.fslib import POINTS, ROOT, Driver, Pair, refused
 from tests.fs.test_failures import exact
 from tests.fs.test_undefined import attempts, pattern
-from tmpfsd.tmpfs import cut, discard, reap, xattr
+from tmpfsd.tmpfs import cut, discard, doomed, reap
 from tmpfsd.tmpfs.btree import BTree
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
 
@@ -24,7 +24,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three pages and two extents are many."""
     for name, value in (("FEW_PAGES", 3), ("FEW_EXTENTS", 2), ("STEP_PAGES", 3), ("STEP_EXTENTS", 2)):
         monkeypatch.setattr(cut, name, value)
-    monkeypatch.setattr(xattr, "FEW", 1)
+    monkeypatch.setattr(doomed, "FEW_ATTRIBUTES", 1)
 
 
 def spread(fs: Driver, npages: int = 40, name: bytes = b"file") -> Pair:

@@ -402,6 +402,80 @@ def test_du_says_where_it_was(make_fs: Callable[..., Driver]) -> None:
     assert again["data"]["swapped_bytes"] == again["data"]["bytes"]
 
 
+# --- slices ---
+
+def large(fs: Driver) -> int:
+    """A directory with a file of many extents, one of many pages, one of many attributes, and many names."""
+    top = fs.mkdir(ROOT, b"top")
+    ino = fs.create(top, b"extents")
+    for page in range(0, 1600, 2):
+        fs.write(ino, page << 12, b"x" * 4096)
+    fs.write(fs.create(top, b"pages"), 0, b"p" * (600 << 12))
+    ino = fs.create(top, b"attributes")
+    for i in range(300):
+        fs.setxattr(ino, b"user.%d" % i, b"v" * 100)
+    for i in range(300):
+        fs.link(ino, top, b"name-%d-" % i + LONG)
+    fs.forget_all()
+    return top
+
+
+def test_du_goes_in_slices(make_fs: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = make_fs(tiny=True)
+    top = large(fs)
+    monkeypatch.setattr(trees, "RUN_MOST", 100)
+    usage, looked, most, steps = trees.Usage(fs.mp, top), 0, 0, 0
+    for name in ("_item", "_data"):
+        def counting(self: trees.Usage, *args: Any, original: Any = getattr(trees.Usage, name)) -> None:
+            nonlocal looked
+            looked += 1
+            original(self, *args)
+
+        monkeypatch.setattr(trees.Usage, name, counting)
+    for _ in usage.count():
+        most, looked, steps = max(most, looked), 0, steps + 1
+    assert most <= 300 and steps > 20
+    total = usage.totals()
+    assert total["data"]["bytes"] == fs.mp.vm.pages_of[1] << 12 and not total["unreadable"]
+    assert total["data"]["bytes"] == total["data"]["resident_bytes"] + total["data"]["swapped_bytes"]
+    assert 0 < total["data"]["swapped_bytes"] < total["data"]["bytes"]
+
+
+def _shorter(fs: Driver, top: int) -> None:
+    for name in (b"extents", b"pages"):
+        fs.truncate(fs.lookup(top, name), 7 << 12)
+
+
+def _gone(fs: Driver, top: int) -> None:
+    fs.remove_all(top)
+    fs.forget_all()
+    fs.reap_all()
+
+
+def _others(fs: Driver, top: int) -> None:
+    """The same inode numbers and handles, for other things."""
+    _gone(fs, top)
+    for i in range(700):
+        fs.symlink(top, b"%d" % i + LONG, b"t" * (i % 900 + 1))
+    fs.forget_all()
+
+
+@pytest.mark.parametrize("change", [_shorter, _gone, _others])
+@pytest.mark.parametrize("walk", [lambda mp, top: trees.Usage(mp, top).count(),
+                                  lambda mp, top: trees.Prefetch(mp, top, True).run()], ids=["du", "prefetch"])
+def test_what_changes_between_slices(make_fs: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch, walk: Any,
+                                     change: Callable[[Driver, int], None]) -> None:
+    monkeypatch.setattr(trees, "RUN_MOST", 100)
+    monkeypatch.setattr(trees, "BATCH", 4)
+    for step in range(3, 40, 9):
+        fs = make_fs(tiny=True)
+        top = large(fs)
+        for n, _ in enumerate(walk(fs.mp, top)):
+            if n == step:
+                change(fs, top)
+        fs.check()
+
+
 # --- prefetch ---
 
 def prefetch(fs: Driver, top: int, data: bool = True) -> dict[str, Any]:

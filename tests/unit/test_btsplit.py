@@ -9,6 +9,7 @@ from btreelib import Tree
 from tmpfsd.pool import Strings
 from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.btsplit import split
+from tmpfsd.tmpfs.btwalk import nodes_from
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.vm import Vm
 
@@ -120,3 +121,20 @@ def test_refused_it_has_changed_nothing(make_tree: Any, where: type, name: str, 
         check(tree, ino, 1 << 30)
     assert n > 1
     check(tree, ino, key)
+
+
+@pytest.mark.parametrize("n", (0, 1, 5, 60, 400))
+@pytest.mark.parametrize("seed", range(3))
+def test_nodes_from_a_key_on(make_tree: Any, n: int, seed: int) -> None:
+    """Each node once, whatever its place; from the middle the leaves that are left."""
+    tree = grown(make_tree, seed, n)
+    tree.vm.breathe()
+    found, key = [], 0
+    while key is not None:
+        handles, key = nodes_from(tree.tree, tree.at(), key)
+        found += handles
+    nodes = [(handle, level, entries) for handle, level, entries in tree.tree.walk(tree.at())]
+    assert sorted(found) == sorted(handle for handle, _level, _entries in nodes)
+    for handle, level, entries in nodes:
+        if not level:
+            assert handle in nodes_from(tree.tree, tree.at(), entries[-1][0])[0]

@@ -445,23 +445,6 @@ class BTree(Nodes):
             root, height = child, height - 1
         set_tn_tree(mem.arena, at, root, height)
 
-    # --- walks ---
-
-    def handles(self, at: int):
-        """The handle of every node and its level; leaves are not read.  => SwapIOError.  => Breathes."""
-        root, height = tn_tree(self.mem.arena, at)
-        if root:
-            yield from self._handles(root, height)
-
-    def _handles(self, handle: int, level: int):
-        yield handle, level
-        if level:
-            mem = self.mem
-            mem.vm.breathe()
-            node = mem.string(handle)
-            for child in [self._child(node, i) for i in range(mem.u32[node >> 2] & 0xFFFF)]:
-                yield from self._handles(child, level - 1)
-
     # --- checks ---
 
     def walk(self, at: int):

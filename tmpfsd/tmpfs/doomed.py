@@ -25,6 +25,8 @@ from tmpfsd.tmpfs.layout import set_tn_parent, tn_pages, tn_parent
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
+FEW_ATTRIBUTES = 4          # of a node that are freed at once, or in a step of the reaper: 17 items each at most
+
 
 def push(mp: Mount, ino: int, at: int) -> None:
     """Put a node to the front of the list; `at` must be writable, and its reference taken.  O(1).  => Cannot fail."""

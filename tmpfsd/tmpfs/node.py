@@ -89,7 +89,7 @@ def destroy(mp: Mount, ino: int) -> None:
         elif kind == KIND_TREE and stat.S_ISREG(mode) and not cut.release(mp, mem.node_w(ino)):
             _doom(mp, ino)
             return
-        if attributes and xattr.remove_some(mp, ino, xattr.FEW):
+        if attributes and xattr.remove_some(mp, ino, doomed.FEW_ATTRIBUTES):
             _doom(mp, ino)
             return
     except SwapIOError as error:

@@ -47,7 +47,7 @@ def reap(mp: Mount) -> tuple[int, list[Gone]]:
     try:
         freed = cut.free_some(mp, at)
         mp.doomed_pages -= freed
-        if freed or xattr.remove_some(mp, ino, xattr.FEW):
+        if freed or xattr.remove_some(mp, ino, doomed.FEW_ATTRIBUTES):
             return 0, []
     except SwapIOError as error:
         doomed.pop(mp, mp.mem.node_w(ino))

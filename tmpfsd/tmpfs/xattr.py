@@ -47,7 +47,6 @@ XATTR_NAME_MAX = 255
 LISTED_MAX = 65535
 SLICE = 16                              # attributes between two breaths of a walk
 LABEL = b"security.selinux"
-FEW = 4                                 # attributes that are removed at once: 17 items each at most
 INLINE_VALUE_MAX = 2048                 # attribute, name and value in one item
 _HANDLE = Struct("<I")
 
