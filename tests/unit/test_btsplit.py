@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from btreelib import Tree
 
-from tmpfsd.pool import Strings
 from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.btsplit import split
 from tmpfsd.tmpfs.btwalk import nodes_from
+from tmpfsd.tmpfs.mem import Mem
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.vm import Vm
 
@@ -93,7 +93,7 @@ def test_with_whole_pages(make_tree: Any) -> None:
     check(tree, ino, 1234)
 
 
-@pytest.mark.parametrize("where, name, error", [(Strings, "get", NoMemory), (Vm, "fault", SwapIOError)])
+@pytest.mark.parametrize("where, name, error", [(Mem, "new_tree_node", NoMemory), (Vm, "fault", SwapIOError)])
 def test_refused_it_has_changed_nothing(make_tree: Any, where: type, name: str, error: type[Exception],
                                         monkeypatch: pytest.MonkeyPatch) -> None:
     tree = grown(make_tree, 3, 400)

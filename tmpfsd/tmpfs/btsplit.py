@@ -76,7 +76,7 @@ def _acquire(mem: Mem, path: Path, depths: list[int]) -> list[int]:
     taken: list[int] = []
     try:
         for depth in depths:
-            taken.append(mem.new_string(PAGE_SIZE if len(path) > 1 else mem.strings.size(path[depth][0])))
+            taken.append(mem.new_tree_node(PAGE_SIZE if len(path) > 1 else mem.strings.size(path[depth][0])))
     except (NoMemory, SwapIOError):
         for handle in taken:
             mem.strings.put(handle)
