@@ -46,7 +46,8 @@ def vnops(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def ops(vnops: SimpleNamespace) -> Operations:
     """Operations over those vnops."""
-    return Operations(SimpleNamespace(breathe=lambda: None, check_level=0, status=dict), Config(swap=None))
+    mount = SimpleNamespace(breathe=lambda: None, check_level=0, status=dict, doomed=0, untold=[])
+    return Operations(mount, Config(swap=None))
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -90,6 +91,25 @@ def test_what_is_broken_is_logged_seldom(
     for _ in range(1000):
         assert run(ops.getattr, 1, CTX) == errno.EIO
     assert len(caplog.records) == 10 and "seen 512 times" in caplog.text
+
+
+def test_what_is_refused_memory_is_tried_again_while_there_is_something_to_reap(
+        ops: Operations, vnops: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries, rooms = 0, [True, True, False]
+
+    def unlink(*_args: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise NoMemory("full")
+
+    monkeypatch.setattr("tmpfsd.tmpfs.reap.make_room", lambda _mount: rooms.pop(0))
+    vnops.unlink = unlink
+    assert run(ops.unlink, 1, b"x", CTX) is None
+    assert tries == 3 and not ops.refused
+    vnops.unlink = raising(NoMemory("full"))
+    assert run(ops.unlink, 1, b"x", CTX) == errno.ENOSPC
+    assert ops.refused == {"full": 1}
 
 
 def test_entry_has_every_attribute(ops: Operations) -> None:
