@@ -20,6 +20,8 @@ import os
 import re
 from collections.abc import Iterator
 
+from tmpfsd.mounts.mountinfo import parse_all
+
 OWN_MEMORY = 32 << 20           # of the daemon beside ram: the interpreter, buffers, tables
 CGROUPS, MOUNTS = "/proc/self/cgroup", "/proc/self/mountinfo"
 MOST_BYTES = 1 << 16            # of a control file: they are short
@@ -65,19 +67,10 @@ def memberships(text: bytes) -> Iterator[tuple[int, bytes]]:
 
 def hierarchies(text: bytes) -> Iterator[tuple[bytes, bytes, int]]:
     """Read mountinfo: the root within the hierarchy, the mount point and the version of each that may limit memory."""
-    for line in text.split(b"\n"):
-        fields = line.split(b" ")
-        if len(fields) < 10 or b"-" not in fields[6:]:
-            continue
-        tail = fields[fields.index(b"-", 6) + 1:]
-        version = {b"cgroup": 1, b"cgroup2": 2}.get(tail[0], 0)
-        if version == 2 or version == 1 and b"memory" in tail[-1].split(b","):
-            yield unescaped(fields[3]), unescaped(fields[4]), version
-
-
-def unescaped(text: bytes) -> bytes:
-    """Undo the octal escapes of a path in mountinfo."""
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8) & 255]), text)
+    for mount in parse_all(text):
+        version = {"cgroup": 1, "cgroup2": 2}.get(mount.fstype, 0)
+        if version == 2 or version == 1 and "memory" in mount.super_options.split(","):
+            yield os.fsencode(mount.root), os.fsencode(mount.path), version
 
 
 def way_up(ours: bytes, root: bytes, point: bytes) -> Iterator[bytes]:

@@ -15,8 +15,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 from collections.abc import Iterable
+
+from tmpfsd.mounts.mountinfo import TABLE, MountPoint, parse_all
+from tmpfsd.mounts.unmount import id_at
 
 RDONLY, NOSUID, NODEV, NOEXEC, SYNCHRONOUS = 1, 2, 4, 8, 16             # <sys/mount.h>
 REMOUNT, DIRSYNC, NOSYMFOLLOW, NOATIME, NODIRATIME = 32, 128, 256, 1024, 2048
@@ -51,10 +53,9 @@ def bits(words: Iterable[str], flags: int = 0) -> int:
     return flags
 
 
-def lines_of(device: bytes, table: bytes) -> list[list[bytes]]:
-    """Return the lines of mountinfo that are of a device, "major:minor", as their fields."""
-    lines = [line.split(b" ") for line in table.split(b"\n")]
-    return [fields for fields in lines if len(fields) >= 10 and fields[2] == device and b"-" in fields[6:]]
+def lines_of(device: bytes, table: bytes) -> list[MountPoint]:
+    """Return the mounts in mountinfo that are of a device, "major:minor"."""
+    return [mount for mount in parse_all(table) if b"%d:%d" % mount.device == device]
 
 
 def in_force(device: bytes, point: bytes, table: bytes) -> list[str]:
@@ -63,26 +64,20 @@ def in_force(device: bytes, point: bytes, table: bytes) -> list[str]:
     => of several places that at `point` counts, else the first.
     """
     found = lines_of(device, table)
-    at_point = [fields for fields in found if fields[4] == escaped(point)]
-    for fields in (at_point[-1:] or found)[:1]:
-        return os.fsdecode(fields[5] + b"," + fields[-1]).split(",")
+    at_point = [mount for mount in found if os.fsencode(mount.path) == point]
+    for mount in (at_point[-1:] or found)[:1]:
+        return mount.words
     return []
-
-
-def escaped(path: bytes) -> bytes:
-    """Write a path as mountinfo does."""
-    return re.sub(rb"[ \t\n\\#]", lambda match: b"\\%03o" % match[0][0], path)
 
 
 def remount(device: bytes, path: str, flags: int) -> None:
     """Give a mount these flags, and no others.  => OSError; ENODEV when another mount is at the path."""
     place = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        with open(f"/proc/self/fdinfo/{place}", "rb", buffering=0) as file:
-            number = re.search(rb"^mnt_id:\s*(\d+)$", file.readall(), re.MULTILINE)
-        with open("/proc/self/mountinfo", "rb", buffering=0) as file:
+        number = id_at(place)
+        with open(TABLE, "rb", buffering=0) as file:
             ours = lines_of(device, file.readall())
-        if number is None or number[1] not in [fields[0] for fields in ours]:
+        if number not in [mount.id for mount in ours]:
             raise OSError(errno.ENODEV, "another mount is there", path)
         if _mount(b"none", b"/proc/self/fd/%d" % place, None, REMOUNT | flags, None):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)

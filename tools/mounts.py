@@ -10,6 +10,8 @@ import signal
 import subprocess
 import time
 
+from tmpfsd.mounts import mountinfo
+
 START_SECONDS, END_SECONDS = 20.0, 20.0
 
 
@@ -19,8 +21,7 @@ class NotMounted(Exception):
 
 def is_mounted(mnt: str) -> bool:
     """Whether the mount table has it."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return any(line.split()[4] == mnt for line in file)
+    return any(mount.path == mnt for mount in mountinfo.table())
 
 
 def wait_for_mount(mnt: str, server: subprocess.Popen[bytes]) -> None:

@@ -28,6 +28,8 @@ from typing import Any, Callable, Iterator, NamedTuple
 
 import pytest
 
+from tmpfsd.mounts import mountinfo
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
@@ -123,8 +125,7 @@ def abort_all() -> None:
 
 def is_mounted(mnt: Path) -> bool:
     """Is something mounted here? Read from the kernel's table: a dead mount would hang or refuse a stat."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        return any(line.split()[4] == str(mnt) for line in table)
+    return any(mount.path == str(mnt) for mount in mountinfo.table())
 
 
 def unmount(mnt: Path) -> bool:

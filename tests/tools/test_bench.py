@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
+from tmpfsd.mounts import mountinfo  # noqa: E402
 from tools import mounts  # noqa: E402
 from tools.bench import __main__ as bench  # noqa: E402
 from tools.bench import (  # noqa: E402
@@ -35,9 +36,7 @@ CREATE = Measure("create")
 
 def left_over(place: Path) -> list[str]:
     """What is in a directory for temporary files, and what is mounted there."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as table:
-        mounted = [line.split()[4] for line in table]
-    return [path for path in mounted if path.startswith(str(place))] + os.listdir(place)
+    return [mount.path for mount in mountinfo.table() if mount.path.startswith(str(place))] + os.listdir(place)
 
 
 def commands() -> list[bytes]:

@@ -145,6 +145,9 @@ def test_seconds_of_a_worker_that_never_ended() -> None:
 MOUNTINFO = """\
 20 1 8:1 / / rw - ext4 /dev/sda1 rw
 30 20 0:30 / /mnt rw shared:1 - tmpfs tmpfs rw
+this is no line of it
+
+29 30 0:29 / /mnt/no\u00a0break\u2028line rw - tmpfs none rw
 31 30 0:31 / /mnt/with\\040blank rw - fuse.tmpfsd tmpfsd rw
 32 30 0:32 / /mnt/two rw - tmpfs below rw
 33 30 0:33 / /mnt/two rw - fuse.tmpfsd above rw
@@ -155,6 +158,7 @@ MOUNTINFO = """\
     ("/home", "/", "ext4"), ("/mnt", "/mnt", "tmpfs"), ("/mntx", "/", "ext4"),
     ("/mnt/two/x", "/mnt/two", "fuse.tmpfsd"),
     ("/mnt/with blank/x", "/mnt/with blank", "fuse.tmpfsd"),
+    ("/mnt/no\u00a0break\u2028line/x", "/mnt/no\u00a0break\u2028line", "tmpfs"),
 ])
 def test_mounted_at(tmp_path: Path, path: str, mountpoint: str, fstype: str) -> None:
     (tmp_path / "mountinfo").write_text(MOUNTINFO)

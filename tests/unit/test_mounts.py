@@ -33,7 +33,9 @@ def line_of(path: bytes, minor: int = 42, fstype: bytes = b"fuse.tmpfsd", parent
 
 def test_a_line() -> None:
     mount = parse(b"45 27 0:42 /r\\040x /a\\040b rw sha:3 m:4 - fuse.tmpfsd s\\134 rw,user_id=7,group_id=8\n")
-    assert mount == MountPoint(0, 42, "/a b", "fuse.tmpfsd", 7, "/r x", 45, 27, 8, "s\\")
+    assert mount == MountPoint(0, 42, "/a b", "fuse.tmpfsd", 7, "/r x", 45, 27, 8, "s\\", "rw",
+                               "rw,user_id=7,group_id=8")
+    assert mount.words == ["rw", "rw", "user_id=7", "group_id=8"]
     plain = parse(b"22 27 0:21 / /proc rw - proc proc rw")
     assert plain is not None and plain.owner == 0 and plain.device == (0, 21)
     empty = parse(b"22 27 0:21 / /x rw - fuse.x  rw,user_id=5")

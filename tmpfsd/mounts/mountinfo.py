@@ -43,6 +43,13 @@ class MountPoint(NamedTuple):
     parent: int = 0     # the id of the mount that it stands on
     group: int = 0      # the owner's
     source: str = ""
+    options: str = ""           # of the mount, comma by comma
+    super_options: str = ""     # of the file system
+
+    @property
+    def words(self) -> list[str]:
+        """All options that are in force."""
+        return [*self.options.split(","), *self.super_options.split(",")]
 
     @property
     def device(self) -> tuple[int, int]:
@@ -81,9 +88,11 @@ def parse(line: bytes) -> MountPoint | None:
         dash = fields.index(b"-", 6)
         major, minor = fields[2].split(b":")
         fstype, source = unescape(fields[dash + 1]), unescape(fields[dash + 2])
-        numbers = {name: int(number) for name, number in NUMBER.findall(b" ".join(fields[dash + 3:]))}
+        super_options = b" ".join(fields[dash + 3:])
+        numbers = {name: int(number) for name, number in NUMBER.findall(super_options)}
         return MountPoint(int(major), int(minor), unescape(fields[4]), fstype, numbers.get(b"user_id", 0),
-                          unescape(fields[3]), int(fields[0]), int(fields[1]), numbers.get(b"group_id", 0), source)
+                          unescape(fields[3]), int(fields[0]), int(fields[1]), numbers.get(b"group_id", 0), source,
+                          os.fsdecode(fields[5]), unescape(super_options))
     except (ValueError, IndexError):
         return None
 

@@ -10,6 +10,8 @@ import os
 import time
 from pathlib import Path
 
+from tmpfsd.mounts.mountinfo import parse_all
+
 MOUNTINFO = "/proc/self/mountinfo"
 
 
@@ -19,18 +21,15 @@ class Unavailable(Exception):
 
 def find() -> tuple[int, Path]:
     """The version and the mount point of the memory controller.  => Unavailable."""
-    with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
-        lines = [line.split() for line in file]
-    for fields in lines:
-        kind, options = fields[fields.index("-", 6) + 1], fields[-1].split(",")
-        if kind == "cgroup" and "memory" in options:
-            return 1, Path(fields[4])
-    for fields in lines:
-        point = Path(fields[4])
-        if fields[fields.index("-", 6) + 1] == "cgroup2":
-            controllers = point / "cgroup.controllers"
+    mounts = parse_all(Path(MOUNTINFO).read_bytes())
+    for mount in mounts:
+        if mount.fstype == "cgroup" and "memory" in mount.super_options.split(","):
+            return 1, Path(mount.path)
+    for mount in mounts:
+        if mount.fstype == "cgroup2":
+            controllers = Path(mount.path) / "cgroup.controllers"
             if controllers.exists() and "memory" in controllers.read_text(encoding="ascii").split():
-                return 2, point
+                return 2, Path(mount.path)
     raise Unavailable("no memory cgroup is mounted")
 
 

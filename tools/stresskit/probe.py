@@ -49,24 +49,25 @@ class Mounted:
     source: str
 
 
-def unescape(field: str) -> str:
+def unescape(field: bytes) -> str:
     r"""A field of mountinfo, where a blank is written \040."""
-    raw = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), os.fsencode(field))
-    return os.fsdecode(raw)
+    return os.fsdecode(re.sub(rb"\\([0-3][0-7]{2})", lambda match: bytes([int(match[1], 8)]), field))
 
 
 def mounted_at(path: str, mountinfo: str = MOUNTINFO) -> Mounted:
     """The mount that a path is on: the last of the longest mountpoints above it."""
     path = os.path.realpath(path)
     best = Mounted("", "unknown", "unknown")
-    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as lines:
+    with open(mountinfo, "rb") as lines:
         for line in lines:
-            before, _, after = line.partition(" - ")
-            mountpoint = unescape(before.split()[4])
+            before, _, after = line.rstrip(b"\n").partition(b" - ")
+            fields, kind = before.split(b" "), after.split(b" ")       # never str.split(): users choose the paths
+            if len(fields) < 5 or len(kind) < 2:
+                continue
+            mountpoint = unescape(fields[4])
             above = mountpoint == "/" or path == mountpoint or path.startswith(mountpoint + "/")
             if above and len(mountpoint) >= len(best.mountpoint):
-                fstype, source = after.split()[:2]
-                best = Mounted(mountpoint, fstype, unescape(source))
+                best = Mounted(mountpoint, os.fsdecode(kind[0]), unescape(kind[1]))
     return best
 
 
