@@ -31,6 +31,7 @@ from tmpfsd import mountflags
 from tmpfsd.fuse.notify import Notifier
 from tmpfsd.fuse.session import Session
 from tmpfsd.mounts import mountinfo
+from tmpfsd.mounts.printable import printable
 from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import Config, quote
 from tmpfsd.server import control, edge, inherited, metrics, privileges, process
@@ -85,8 +86,8 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
     os.dup2(collected, 2)
 
     def text() -> str:
-        data = os.pread(collected, 4096, 0).decode(errors="replace")
-        return "; ".join(line.strip() for line in data.splitlines() if line.strip())
+        data = os.pread(collected, 4096, 0)
+        return "; ".join(printable(line.strip()) for line in data.split(b"\n") if line.strip())
 
     try:
         yield text
@@ -136,15 +137,21 @@ class Daemon:
                 pyfuse3.init(self.operations, self.mountpoint, fuse_options(self.config))
             except RuntimeError as error:
                 raise MountError(text() or str(error)) from None
+        try:
+            self.settle_in(before, native)
+        except BaseException:           # whatever it is: nothing stays mounted
+            self.detach()
+            raise
+
+    def settle_in(self, before: set[int], native: bool) -> None:
+        """Find out where we are mounted, by which new descriptor, and set what libfuse cannot set.  => MountError."""
         self.place = self.find_place(edge.devices() - before)
         if self.place is None:
-            pyfuse3.close(unmount=True)
             raise MountError("mounted, but /proc/self/mountinfo does not show it")
         self.in_force = InForce(self.mount, self.mounts, f"{self.place.major}:{self.place.minor}", self.mountpoint)
         try:
             self.in_force.set(self.config.generic)
         except OSError as error:
-            self.detach()
             raise MountError(f"{','.join(self.config.generic)}: {error.strerror or error}") from None
         if native:
             self.take_over(edge.new_device(before))
@@ -176,7 +183,9 @@ class Daemon:
 
     def detach(self) -> None:
         """End the session and unmount what is ours, wherever it is and however busy."""
-        pyfuse3.close(unmount=False)        # first: umount must not wait for a server that answers no more
+        # First, for umount must not wait for a server that answers no more.  libfuse would unmount by the path alone:
+        # only where we do not know better.
+        pyfuse3.close(unmount=self.place is None)
         while places := self.places():      # several may lie one upon the other
             if all([take_away(place, lazy=True) for place in places]):
                 return
