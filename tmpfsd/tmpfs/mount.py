@@ -21,7 +21,6 @@ from tmpfsd.uvm.swapset import OWN_WIDTH
 from tmpfsd.uvm.vm import SPARE, Vm
 
 
-
 class Mount:
     """A file system in memory that pages out.  => OSError: the swap file or device cannot be opened."""
 
