@@ -1,7 +1,7 @@
 """tests/mount/test_native_requests.py: what edge=native is asked for each system call: requests not sent are counted.
 
-As test_requests.py, of the other edge.  The kernel checks permissions itself (default_permissions) unless a test says
-otherwise; to check it needs the attributes of a directory, which each change in it makes stale.
+As test_requests.py, of the other edge.  The kernel checks permissions itself unless a mount is given noperm; to do so it
+needs the attributes of a directory, which each change in it makes stale.
 """
 
 import os
@@ -15,7 +15,8 @@ from typing import Any, Callable, Iterator
 import pytest
 from mountlib import Mounted, as_user, ctl, eventually, needs_root, touch
 
-CHECKED, UNCHECKED = "edge=native,ram=8m,size=256m,default_permissions", "edge=native,ram=8m,size=256m"
+CHECKED = "edge=native,ram=8m,size=256m"
+UNCHECKED = f"{CHECKED},noperm"
 BLOCK = bytes(4096)
 
 
@@ -61,7 +62,7 @@ def asked(tmpfsd: Callable[..., Mounted]) -> Asked:
 def unchecked(tmpfsd: Callable[..., Mounted]) -> Asked:
     """Where the kernel checks no permissions."""
     if os.geteuid() != 0:
-        pytest.skip("only root's mounts are without the check")
+        pytest.skip("noperm is for root's mounts")
     return settled(tmpfsd(UNCHECKED, others=False))
 
 
