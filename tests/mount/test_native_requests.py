@@ -1,7 +1,7 @@
 """tests/mount/test_native_requests.py: what edge=native is asked for each system call: requests not sent are counted.
 
-As test_requests.py, of the other edge.  The kernel checks permissions itself unless a mount is given noperm; to do so it
-needs the attributes of a directory, which each change in it makes stale.
+As test_requests.py, of the other edge.  The kernel checks permissions itself unless a mount is given noperm; to do so
+it needs the attributes of a directory, which each change in it makes stale.
 """
 
 import os

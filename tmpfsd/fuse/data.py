@@ -3,7 +3,12 @@
 A READ is answered with views of the frames that hold the file, which writev(2) hands to the kernel: no copy here.  A
 WRITE is copied once, from the buffer of the request into frames.  There are no open files: a node is all there is.
 
+OPEN and OPENDIR are answered with ENOSYS: the kernel asks once, and then neither for them nor for RELEASE.  Where
+strictatime is in force each opening must begin with a READ or READDIR that is sent here: they are served then, without
+FOPEN_KEEP_CACHE and FOPEN_CACHE_DIR.
+
 Invariants  D1 Views of frames are good until the next breath (readv.py): what read() returns must be written at once.
+Limits      strictatime that is set after the first OPEN was ENOSYS counts only reads that are sent.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
 
 DATA = BODY + abi.WRITE_IN.size         # where the bytes of a WRITE begin
 MOST = 1 << 20                          # bytes of one READ: what was agreed on as max_write
-_WRITE = abi.WRITE_OUT.reply()
+_WRITE, _OPEN = abi.WRITE_OUT.reply(), abi.OPEN_OUT.reply()
 _read_in, _write_in, _pack_write, _WRITE_SIZE = abi.READ_IN.unpack, abi.WRITE_IN.unpack, _WRITE.pack, _WRITE.size
 
 
@@ -31,6 +36,13 @@ def demand_regular(s: Session, ino: int) -> None:
     mode = layout.tn_mode(s.mount.arena, s.mount.mem.node(ino))
     if not stat.S_ISREG(mode):
         raise FsError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL)
+
+
+def open_(s: Session, _ino: int, _data: bytes) -> bytes:
+    """OPEN and OPENDIR: fuse_open_in."""
+    if not s.mount.strictatime:
+        raise FsError(errno.ENOSYS)
+    return _OPEN.pack(_OPEN.size, 0, s.unique, 0, 0)
 
 
 def read(s: Session, ino: int, data: bytes) -> Reply:
