@@ -428,7 +428,8 @@ class TestTheRest:
             wire.getattr(ROOT)
         with refused(errno.ENOENT):
             wire.ask(abi.UNLINK, ROOT, b"a\0")
-        assert samples["getattr"] == [1, 7] and samples["unlink"] == [1, 7] and samples["read"] == [0, 0]
+        wire.tell(abi.FORGET, 99, bytes(8))
+        assert [samples[name] for name in ("forget", "getattr", "unlink", "read")] == [[1, 7], [1, 7], [1, 7], [0, 0]]
         wire.session.time_next(samples, lambda: next(clock))
         wire.session.time_no_more()
         wire.getattr(ROOT)

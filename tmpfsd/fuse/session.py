@@ -127,7 +127,7 @@ class Session:
     """The connection of one mount.  What handlers need of a request is in `unique` and `caller`."""
 
     __slots__ = ("mount", "config", "policy", "agreed", "unique", "caller", "notices", "on_init", "refusal", "_known",
-                 "_requests", "_check_each", "_table")
+                 "_requests", "_check_each", "_table", "_silent")
 
     def __init__(self, mount: Mount, config: Config, policy: Policy) -> None:
         self.mount, self.config, self.policy = mount, config, policy
@@ -142,7 +142,7 @@ class Session:
             self._requests.setdefault(name, 0)
         self._known = mount.mem.nodes.is_held
         self._check_each = mount.check_level >= 2      # TMPFSD_CHECK=2
-        self._table = OPERATIONS.copy()
+        self._table, self._silent = OPERATIONS.copy(), NO_ANSWER.copy()
 
     def handle(self, request: memoryview) -> Reply:
         """Do what a request asks for, and return what it is answered with."""
@@ -205,24 +205,15 @@ class Session:
 
     def time_next(self, samples: dict[str, list[int]], clock: Callable[[], int]) -> None:
         """Add the time that the next request of each opcode takes to its sample, [count, nanoseconds] by name."""
-        for opcode, operation in OPERATIONS.items():
-            sample = samples.setdefault(operation.name, [0, 0])
-            self._table[opcode] = operation._replace(handler=self._timed(opcode, operation, sample, clock))
+        for table, operations in ((self._table, OPERATIONS), (self._silent, NO_ANSWER)):
+            for opcode, operation in operations.items():
+                sample = samples.setdefault(operation.name, [0, 0])
+                table[opcode] = operation._replace(handler=_timed(table, opcode, operation, sample, clock))
 
     def time_no_more(self) -> None:
         """Undo time_next()."""
         self._table.update(OPERATIONS)
-
-    def _timed(self, opcode: int, operation: Operation, sample: list[int], clock: Callable[[], int]) -> Handler:
-        def timed(s: Session, ino: int, data: Any) -> Reply:
-            s._table[opcode] = operation
-            start = clock()
-            try:
-                return operation.handler(s, ino, data)
-            finally:
-                sample[0] += 1
-                sample[1] += clock() - start
-        return timed
+        self._silent.update(NO_ANSWER)
 
     # --- what is seldom, or has no answer ---
 
@@ -230,7 +221,7 @@ class Session:
         """INIT, what has no answer, and what nobody knows."""
         if opcode == abi.INIT:
             return self._init(unique, bytes(request))
-        operation = NO_ANSWER.get(opcode)
+        operation = self._silent.get(opcode)
         if operation is None:
             self._requests[OTHER] += 1
             return replies.refused(unique, errno.ENOSYS)
@@ -267,6 +258,20 @@ class Session:
             self._broken(error, _FORGET)
         except Exception:
             log.exception("forget of inode %d", ino)
+
+
+def _timed(table: dict[int, Operation], opcode: int, operation: Operation, sample: list[int],
+           clock: Callable[[], int]) -> Handler:
+    """A handler that times itself once, and puts the one without a timer back."""
+    def timed(s: Session, ino: int, data: Any) -> Reply:
+        table[opcode] = operation
+        start = clock()
+        try:
+            return operation.handler(s, ino, data)
+        finally:
+            sample[0] += 1
+            sample[1] += clock() - start
+    return timed
 
 
 ABOUT_NO_NODE = {each.name for each in OPERATIONS.values()
