@@ -68,9 +68,15 @@ def broken_mount(mounted: Mounted) -> dict[str, Any]:
     """What holds from then on; the status."""
     for change in (lambda: touch(mounted.mnt / "new"), lambda: os.mkdir(mounted.mnt / "dir"),
                    lambda: os.unlink(mounted.mnt / "5"), lambda: os.rename(mounted.mnt / "5", mounted.mnt / "6"),
-                   lambda: os.truncate(mounted.mnt / "5", 0), lambda: os.setxattr(mounted.mnt / "5", "user.x", b"y")):
+                   lambda: os.truncate(mounted.mnt / "5", 0), lambda: os.setxattr(mounted.mnt / "5", "user.x", b"y"),
+                   lambda: os.open(mounted.mnt / "5", os.O_WRONLY | os.O_TRUNC),
+                   lambda: os.open(mounted.mnt / "5", os.O_RDONLY | os.O_TRUNC)):
         with fails_with(errno.EROFS):
             change()
+    for command in (("set", str(mounted.mnt), "ram=2m"), ("flush", str(mounted.mnt)),
+                    ("prefetch", str(mounted.mnt / "5")), ("discard", "--yes", str(mounted.mnt / "5"))):
+        refused = ctl(*command, check=False)
+        assert refused.returncode == 1 and "changes are refused" in refused.stderr, refused
     for number in range(20):
         assert (mounted.mnt / str(number)).read_bytes() == b"%d" % number * 1000
     status = mounted.status()

@@ -2,7 +2,9 @@
 
 import errno
 import gc
+import inspect
 import logging
+import os
 import stat
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from tmpfsd.options import Config  # noqa: E402  (needs pyfuse3)
 from tmpfsd.server import operations  # noqa: E402
 from tmpfsd.server.operations import KINDS, Operations  # noqa: E402
 from tmpfsd.tmpfs.errors import FsError  # noqa: E402
+from tmpfsd.tmpfs.gate import Gate  # noqa: E402
 from tmpfsd.tmpfs.mount import Mount  # noqa: E402
 from tmpfsd.uvm.errors import Inconsistent, NoMemory  # noqa: E402
 
@@ -43,11 +46,16 @@ def vnops(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return fake
 
 
+def fake_mount(**more: Any) -> SimpleNamespace:
+    """A mount of which only this is asked."""
+    return SimpleNamespace(**{"breathe": lambda: None, "check_level": 0, "gate": Gate(dict), "doomed": 0,
+                              "strictatime": False, **more})
+
+
 @pytest.fixture
 def ops(vnops: SimpleNamespace) -> Operations:
     """Operations over those vnops."""
-    mount = SimpleNamespace(breathe=lambda: None, check_level=0, status=dict, doomed=0, untold=[])
-    return Operations(mount, Config(swap=None))
+    return Operations(fake_mount(), Config(swap=None))
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -72,9 +80,27 @@ def test_broken_invariant_is_logged_and_ends_changes(
     vnops.rmdir = raising(Inconsistent("S2", "counts differ", "the whole state"))
     run(ops.rmdir, 1, b"x", CTX)
     assert "S2" in caplog.text and "the whole state" in caplog.text
-    vnops.unlink = lambda *_args: None
+    vnops.unlink = vnops.open = lambda *_args: None
     assert run(ops.unlink, 1, b"x", CTX) == errno.EROFS
     assert run(ops.getattr, 1, CTX).st_ino == 1
+    assert run(ops.open, 1, os.O_RDWR, CTX).fh == 1
+    assert run(ops.open, 1, os.O_RDONLY | os.O_TRUNC, CTX) == errno.EROFS       # which the kernel hands over whole
+    assert run(ops.forget, [(1, 2)]) is None
+
+
+CHANGING = {"create", "mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "write", "setxattr",
+            "removexattr"}
+
+
+def test_which_requests_change_something(ops: Operations) -> None:
+    """Every other one is let through when an invariant broke: a new handler has to be thought of."""
+    ops.gate.broken = True
+    refused = set()
+    for name in set(KINDS) - {"forget"}:
+        nargs = len(inspect.signature(getattr(Operations, name)).parameters) - 1
+        if run(getattr(ops, name), *[None] * nargs) == errno.EROFS:
+            refused.add(name)
+    assert refused == CHANGING
 
 
 def test_a_failed_assertion_is_a_broken_invariant(
@@ -173,7 +199,7 @@ def test_setattr_passes_what_is_to_be_set(ops: Operations, vnops: SimpleNamespac
 
 
 def test_without_xattr_the_kernel_stops_asking(vnops: SimpleNamespace) -> None:
-    ops = Operations(SimpleNamespace(breathe=lambda: None, check_level=0), Config(swap=None, xattr=False))
+    ops = Operations(fake_mount(), Config(swap=None, xattr=False))
     for name, args in (("getxattr", (1, b"user.x", CTX)), ("setxattr", (1, b"user.x", b"", CTX)),
                        ("listxattr", (1, CTX)), ("removexattr", (1, b"user.x", CTX))):
         assert run(getattr(ops, name), *args) == errno.ENOSYS
@@ -237,8 +263,7 @@ def test_errors_leave_no_garbage(
 
 def test_check_level_2_checks_after_each_operation(vnops: SimpleNamespace) -> None:
     checks: list[int] = []
-    mount = SimpleNamespace(breathe=lambda: None, check_level=2, check=lambda: checks.append(1))
-    ops = Operations(mount, Config(swap=None))
+    ops = Operations(fake_mount(check_level=2, check=lambda: checks.append(1)), Config(swap=None))
     vnops.readlink = lambda _mount, _ino: b"x"
     assert run(ops.readlink, 2, CTX) == b"x"
     assert run(ops.getattr, 2, CTX).st_nlink == 2

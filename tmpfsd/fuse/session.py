@@ -47,7 +47,10 @@ class Policy(Protocol):
     """What both edges of a server share."""
 
     requests: dict[str, int]        # how many there were, by name
-    broken: bool                    # whether an invariant of the mount did not hold
+
+    @property
+    def broken(self) -> bool:
+        """Whether an invariant of the mount did not hold."""
 
     def errno_of(self, error: FsError | VmError, name: str) -> int:
         """Turn an error into an errno; log, count and remember what must be."""

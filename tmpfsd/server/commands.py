@@ -1,15 +1,19 @@
-"""commands.py: what a mount answers on its control socket."""
+"""commands.py: what a mount answers on its control socket.
+
+Each command goes through the gate of the mount (tmpfs/gate.py): those that CHANGE something are refused once an
+invariant broke, between their steps too, and whichever finds one broken closes the gate.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from tmpfsd.server import checker
-from tmpfsd.server.control import Command
+from tmpfsd.server.control import Command, Progress
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.inforce import InForce
 from tmpfsd.server.latency import Latency
@@ -18,10 +22,70 @@ from tmpfsd.server.operations import Operations
 from tmpfsd.server.remount import Remount
 from tmpfsd.server.trees import Trees
 from tmpfsd.server.tuning import Tuning
+from tmpfsd.tmpfs.gate import Gate
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent
 
 log = logging.getLogger(__name__)
+
+CHANGES = frozenset(("discard", "flush", "prefetch", "remount", "set", "swapoff", "swapon"))
+
+
+class Watched:
+    """A piece of a command's work: refused where it must be, and a broken invariant closes the gate."""
+
+    __slots__ = ("gate", "name")
+
+    def __init__(self, gate: Gate, name: str) -> None:
+        self.gate = gate
+        self.name = name
+
+    def __enter__(self) -> None:
+        """=> ControlError."""
+        if self.gate.broken and self.name in CHANGES:
+            raise ControlError(f"{self.name}: changes are refused: an invariant does not hold (the log has it)")
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """=> ControlError."""
+        if isinstance(error, (AssertionError, Inconsistent)):
+            self.gate.errno_of(error, self.name)
+            raise ControlError(f"inconsistent: {error}") from None
+
+
+def gated(gate: Gate, name: str, command: Command) -> Command:
+    """Put a command behind the gate, in whichever way it works (control.py)."""
+    watched = Watched(gate, name)
+
+    def steps(inner: Generator[Progress, None, Any]) -> Generator[Progress, None, Any]:
+        try:
+            while True:
+                with watched:
+                    try:
+                        word = next(inner)
+                    except StopIteration as end:
+                        return end.value
+                yield word
+        finally:
+            inner.close()
+
+    async def parts(inner: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[dict[str, Any], None]:
+        async with contextlib.aclosing(inner):
+            while True:
+                with watched:
+                    try:
+                        part = await anext(inner)
+                    except StopAsyncIteration:
+                        return
+                yield part
+
+    def ask(request: Any) -> Any:
+        with watched:
+            result = command(request)
+        if isinstance(result, Generator):
+            return steps(result)
+        return parts(result) if isinstance(result, AsyncGenerator) else result
+
+    return ask
 
 
 class Commands:
@@ -43,17 +107,18 @@ class Commands:
     def table(self) -> dict[str, Command]:
         """Return what control.py serves, by name."""
         trees = self.trees
-        return {"status": self.status, "check": self.check, "ping": lambda _request: "pong",
-                "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace,
-                "latency": self.latency.ask, **self.tuning.table(), **Remount(self.tuning).table(),
-                **({"flags": self.in_force.ask} if self.in_force is not None else {})}
+        commands = {"status": self.status, "check": self.check, "ping": lambda _request: "pong",
+                    "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace,
+                    "latency": self.latency.ask, **self.tuning.table(), **Remount(self.tuning).table(),
+                    **({"flags": self.in_force.ask} if self.in_force is not None else {})}
+        return {name: gated(self.mount.gate, name, command) for name, command in commands.items()}
 
     def status(self, _request: Any) -> dict[str, Any]:
         """The keys of `tmpfsctl status --json`."""
         requests = {name: count for name, count in self.operations.requests.items() if count}
         mountpoint, detached = self.where()
         return {"mountpoint": mountpoint, "detached": detached, **self.mount.status(), "requests": requests,
-                "refused": self.operations.refused, "broken": self.operations.broken, "pid": os.getpid(),
+                "refused": self.mount.gate.refused, "broken": self.mount.gate.broken, "pid": os.getpid(),
                 "edge": self.edge}
 
     async def check(self, _request: Any) -> AsyncGenerator[dict[str, Any], None]:
@@ -65,9 +130,6 @@ class Commands:
             async with contextlib.aclosing(checker.check(self.mount)) as parts:
                 async for part in parts:
                     yield part
-        except Inconsistent as error:
-            self.operations.broke(error, "check")
-            raise ControlError(f"inconsistent: {error}") from None
         except ControlError as error:
             log.error("check: %s", error)
             raise

@@ -45,7 +45,6 @@ from tmpfsd.server.operations import Operations
 from tmpfsd.server.pressure import Pressure, shares
 from tmpfsd.server.trees import Trees
 from tmpfsd.tmpfs.mount import Mount
-from tmpfsd.uvm.errors import VmError
 
 log = logging.getLogger(__name__)
 
@@ -289,10 +288,8 @@ class Daemon:
             try:
                 while traffic.quiet and self.mount.idle():
                     await trio.lowlevel.checkpoint()
-            except VmError as error:
-                self.operations.errno_of(error, "background work")
-            except Exception:
-                log.exception("background work")
+            except Exception as error:
+                self.mount.gate.errno_of(error, "background work")
             await traffic.wait_traffic()
 
 

@@ -3,7 +3,7 @@
 Types and errno only; what an operation means is decided in tmpfs/vnops.py.  Every handler is made by
 @handler, which counts the request, breathes, runs the vnop to its end and turns what it raises into an
 errno: an exception that left a handler would end the server.  A broken invariant is logged with its dump,
-answered with EIO, and from then on the mount refuses changes (EROFS).
+answered with EIO, and from then on the mount refuses changes (EROFS): tmpfs/gate.py.
 
 Limits      Handlers never await, so no two requests are ever under way together (dispatch.py relies on it).
             Entries and attributes never time out: every change comes through the kernel that caches them.
@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
-import logging
+import os
 import stat
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,15 +24,10 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 from tmpfsd.fuse.caller import Caller
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import reap, vnops, xattr
-from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
-from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
-from tmpfsd.uvm.lost import seldom
-
-log = logging.getLogger(__name__)
+from tmpfsd.uvm.errors import NoMemory
 
 FOREVER = 1_000_000_000         # seconds
-MOST_REASONS = 32               # what can be full: size, ram, swap, nr_inodes, a map for each pool
 
 
 def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., Any]:
@@ -46,7 +39,7 @@ def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., An
         self.requests[name] += 1
         try:
             if changes:
-                self.demand_writable()
+                self.gate.demand_writable()
             self.breathe()
             try:
                 answer = func(self, *args)
@@ -57,13 +50,8 @@ def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., An
             return answer
         except FUSEError:
             raise
-        except (FsError, VmError) as error:
-            code = self.errno_of(error, name)
-        except AssertionError as error:
-            code = self.errno_of(Inconsistent("assert", str(error), traceback.format_exc()), name)
-        except Exception:
-            log.exception("%s: unexpected", name)
-            code = errno.EIO
+        except Exception as error:
+            code = self.gate.errno_of(error, name)
         raise FUSEError(code)       # outside the except: an exception must not keep the other's frames alive
 
     return handle
@@ -135,47 +123,29 @@ class Operations(pyfuse3.Operations):
         self.enable_writeback_cache = config.writeback
         self.enable_acl = config.acl
         self.xattr = config.xattr
-        self.broken = False
-        self.nbroken = 0
+        self.gate = mount.gate
         self.check_each = mount.check_level >= 2     # TMPFSD_CHECK=2
         self.on_init: Callable[[], None] = lambda: None
         self.requests = dict.fromkeys(KINDS, 0)
-        self.refused: dict[str, int] = {}
 
     def init(self) -> None:
         """Say that the kernel's INIT is being served."""
         self.on_init()
 
+    # What edge=native asks (fuse/session.py: Policy)
+
+    @property
+    def broken(self) -> bool:
+        """Whether an invariant broke."""
+        return self.gate.broken
+
+    def errno_of(self, error: Exception, name: str) -> int:
+        """Turn an error into an errno."""
+        return self.gate.errno_of(error, name)
+
     def demand_writable(self) -> None:
         """=> FsError EROFS once an invariant broke."""
-        if self.broken:
-            raise FsError(errno.EROFS)
-
-    def errno_of(self, error: FsError | VmError, name: str) -> int:
-        """Turn an error of the file system into an errno; log what should not be."""
-        if isinstance(error, Inconsistent):
-            self.broke(error, name)
-        elif isinstance(error, NoMemory):
-            self.count_refusal(str(error))
-        elif error.errno == errno.EIO:
-            log.debug("%s: %s", name, error)        # uvm/ has logged it, once
-        return error.errno
-
-    def broke(self, error: Inconsistent, name: str) -> None:
-        """An invariant does not hold: log it with all there is to know, and refuse changes from now on."""
-        self.nbroken += 1
-        self.broken = True
-        if seldom(self.nbroken):
-            log.critical("%s: %s; changes are refused from now on (seen %d times)\n%s\n%s", name, error, self.nbroken,
-                         error.dump, json.dumps(self.mount.status()))
-
-    def count_refusal(self, reason: str) -> None:
-        """Count an ENOSPC by what is full; the first of each kind is logged."""
-        if reason not in self.refused and len(self.refused) < MOST_REASONS:
-            self.refused[reason] = 0
-            log.warning("ENOSPC: %s", reason)
-        if reason in self.refused:
-            self.refused[reason] += 1
+        self.gate.demand_writable()
 
     def entry(self, ino: int) -> EntryAttributes:
         """Build the entry of a node."""
@@ -225,20 +195,16 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
         """Drop the kernel's references.  Must not raise, and may be a long list: breathe at each."""
-        requests, mount, breathe = self.requests, self.mount, self.breathe
+        requests, mount, breathe, gate = self.requests, self.mount, self.breathe, self.gate
         for ino, nlookup in inodes:
             requests["forget"] += 1
-            if self.broken:
+            if gate.broken:
                 continue        # it would free things, by books that are wrong
             try:
                 breathe()
                 vnops.forget(mount, ino, nlookup)
-            except VmError as error:
-                self.errno_of(error, "forget")
-            except AssertionError as error:
-                self.broke(Inconsistent("assert", str(error), traceback.format_exc()), "forget")
-            except Exception:
-                log.exception("forget of inode %d", ino)
+            except Exception as error:
+                gate.errno_of(error, "forget")
 
     # Nodes
 
@@ -287,6 +253,8 @@ class Operations(pyfuse3.Operations):
 
     @handler
     def open(self, ino: int, flags: int, ctx: Any) -> FileInfo:
+        if flags & os.O_TRUNC:
+            self.gate.demand_writable()
         vnops.open(self.mount, ino, flags, caller_of(ctx))
         # With strictatime each opening begins with a read that is sent here.
         return FileInfo(fh=ino, keep_cache=not self.mount.strictatime)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import stat
 import time
@@ -34,8 +33,6 @@ from tmpfsd.tmpfs.layout import tn_mode
 from tmpfsd.tmpfs.mem import OWNER_DATA
 from tmpfsd.uvm.errors import Inconsistent, VmError
 from tmpfsd.uvm.vm import OWNER_MASK
-
-log = logging.getLogger(__name__)
 
 SLICE = 2_000_000           # nanoseconds
 GAP = 0.008                 # seconds between two slices of the reaper while requests are served
@@ -112,7 +109,8 @@ class Trees:
 
     def demand_changes(self) -> None:
         """Refuse what the kernel would refuse to ask for."""
-        if self.operations.broken or self.mount.config.readonly:
+        self.mount.gate.demand_writable()
+        if self.mount.config.readonly:
             raise FsError(errno.EROFS)
 
     def remove(self, place: trees.Place) -> bool:
@@ -160,16 +158,14 @@ class Trees:
                         await trio.lowlevel.checkpoint()
                     else:                       # somebody else works: what he needs is made room for at once
                         await trio.sleep(GAP)
-            except VmError as error:
-                self.failure = str(error)
-                self.operations.errno_of(error, "discard")
             except Exception as error:
-                self.failure = repr(error)
-                log.exception("discard")
+                self.failure = str(error) or repr(error)
+                self.mount.gate.errno_of(error, "discard")
 
     def reap_slice(self) -> list[Gone]:
-        """Free for SLICE; the names that the kernel must forget."""
+        """Free for SLICE; the names that the kernel must forget.  => FsError EROFS once an invariant broke."""
         mount, end = self.mount, clock() + SLICE
+        mount.gate.demand_writable()
         known, mount.untold = mount.untold, []
         while mount.doomed and clock() < end:
             names, some = reap.reap(mount)

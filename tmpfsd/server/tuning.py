@@ -28,7 +28,7 @@ from tmpfsd.server.errors import ControlError
 from tmpfsd.server.nativeloop import Loop
 from tmpfsd.tmpfs.mem import MAX_NODES
 from tmpfsd.tmpfs.mount import Mount
-from tmpfsd.uvm.errors import NoSwap, VmError
+from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
 from tmpfsd.uvm.pagedaemon import ACTIVE
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.resize import resize
@@ -38,6 +38,7 @@ from tmpfsd.uvm.swapset import free_base, swapoff, swapon
 log = logging.getLogger(__name__)
 
 SETTABLE = ("size", "nr_inodes", "ram", "spin", "swap_size")
+REFUSALS = (NoMemory, NoSwap, SwapIOError)      # a broken invariant is for the gate (commands.py)
 Steps = Generator[Progress, None, Any]
 
 
@@ -83,7 +84,7 @@ class Tuning:
         self.busy = what
         try:
             yield
-        except VmError as error:
+        except REFUSALS as error:
             raise ControlError(str(error)) from None
         finally:
             self.busy = ""
@@ -164,7 +165,7 @@ class Tuning:
         try:
             for nframes in resize(vm, wanted):
                 yield Progress(abs(was - nframes), abs(was - wanted))
-        except VmError as error:
+        except REFUSALS as error:
             raise ControlError(f"ram={nbytes >> 20}m: {error}") from None
         for warning in options.beyond(nbytes, memory_limit()):
             log.warning("%s", warning)
@@ -220,7 +221,7 @@ class Tuning:
             try:
                 for left in swapoff(self.mount.vm, found[-1]):
                     yield Progress(max(held - left, 0), held)
-            except VmError as error:
+            except REFUSALS as error:
                 raise ControlError(f"{path}: {error}") from None
         log.info("swapoff %s: %d bytes moved", path, ptoa(held))
         answer = {"path": path, "moved_bytes": ptoa(held)}

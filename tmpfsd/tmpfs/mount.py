@@ -14,6 +14,7 @@ from tmpfsd.tmpfs import check, reap, vnops
 from tmpfsd.tmpfs.btree import BTree
 from tmpfsd.tmpfs.directory import Directories
 from tmpfsd.tmpfs.discard import Gone
+from tmpfsd.tmpfs.gate import Gate
 from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.swap import Swap, open_swap
@@ -25,7 +26,7 @@ class Mount:
     """A file system in memory that pages out.  => OSError: the swap file or device cannot be opened."""
 
     __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "now", "generation", "lost_nodes",
-                 "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels", "strips", "nr_inodes",
+                 "gate", "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels", "strips", "nr_inodes",
                  "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold")
 
     def __init__(self, config: Config) -> None:
@@ -38,6 +39,7 @@ class Mount:
         self.extents = BTree(self.mem, 8)
         self.arena = self.vm.phys.arena
         self.breathe = self.vm.breathe
+        self.gate = Gate(self.status)
         self.now = time.time_ns
         self.generation = 0
         self.lost_nodes = 0                 # nodes that could not be freed, as their pages cannot be read back
@@ -60,8 +62,8 @@ class Mount:
         self.noatime, self.nodiratime, self.strictatime = noatime and not strictatime, nodiratime, strictatime
 
     def idle(self) -> bool:
-        """One slice of background work; whether there is more."""
-        return self.vm.idle()
+        """One slice of background work; whether there is more.  There is none once an invariant broke."""
+        return not self.gate.broken and self.vm.idle()
 
     def make_room(self) -> bool:
         """Free some of what is doomed; whether what was refused memory may be tried again.  => Breathes."""

@@ -65,7 +65,7 @@ def make_room(mp: Mount) -> bool:
     """Free some of what is doomed; whether an operation that was refused memory may be tried again.  => Breathes."""
     steps = 0
     try:
-        while steps < ROOM_STEPS and mp.doomed and len(mp.untold) < UNTOLD_MOST:
+        while steps < ROOM_STEPS and mp.doomed and not mp.gate.broken and len(mp.untold) < UNTOLD_MOST:
             mp.untold += reap(mp)[1]
             steps += 1
     except SwapIOError as error:

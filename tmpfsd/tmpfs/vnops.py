@@ -109,7 +109,7 @@ def readlink(mp: Mount, ino: int) -> bytes:
 
 def _accessed(mp: Mount, ino: int, at: int) -> None:
     """Update atime, by default as relatime does: when it is not later than mtime or ctime, or a day old (mount(8))."""
-    if mp.noatime:
+    if mp.noatime or mp.gate.broken:
         return
     now, atime = mp.now(), layout.tn_atime(mp.arena, at)
     if not mp.strictatime and now - atime < DAY and atime > max(layout.tn_mtime(mp.arena, at),
