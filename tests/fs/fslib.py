@@ -11,9 +11,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections import Counter
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from typing import Any, Callable, Iterator, NamedTuple
 
 import pytest
@@ -50,6 +52,11 @@ class Cred(NamedTuple):
 
 CRED = Cred()
 USER = Cred(1000, 1001)
+
+
+def ticking() -> Callable[[], int]:
+    """A clock for a Mount that moves at each look, as its own does every few milliseconds only."""
+    return count(time.time_ns()).__next__
 
 
 class Stat(NamedTuple):

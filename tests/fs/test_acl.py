@@ -8,7 +8,7 @@ import pytest
 
 from tests.fs.fslib import CRED, ROOT
 from tests.fs.fslib import USER as USER_CRED
-from tests.fs.fslib import Driver, refused
+from tests.fs.fslib import Driver, refused, ticking
 from tmpfsd.tmpfs.acl import ACCESS, DEFAULT, GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, encode, parse
 
 NOBODY = (1 << 32) - 1
@@ -77,6 +77,7 @@ def test_what_is_refused(fs: Driver) -> None:
 
 
 def test_removing_one_that_is_not_there(fs: Driver) -> None:
+    fs.mp.now = ticking()
     for name in (ACCESS, DEFAULT):
         before = fs.getattr(ROOT)
         fs.removexattr(ROOT, name, CRED)
@@ -97,6 +98,7 @@ def test_setgid_goes_with_the_acl_of_another_group(fs: Driver) -> None:
 
 
 def test_an_acl_that_is_the_mode_sets_ctime(fs: Driver) -> None:
+    fs.mp.now = ticking()
     ino = fs.create(ROOT, b"a")
     before = fs.getattr(ino).ctime_ns
     fs.setxattr(ino, ACCESS, encode(MINIMAL))

@@ -7,7 +7,7 @@ from typing import Callable
 
 import pytest
 
-from tests.fs.fslib import CRED, ROOT, USER, Cred, Driver, refused
+from tests.fs.fslib import CRED, ROOT, USER, Cred, Driver, refused, ticking
 from tmpfsd.tmpfs import acl, vnops
 
 YEAR = 31_556_952 * 10 ** 9
@@ -73,6 +73,7 @@ def test_size_and_times_at_once(fs: Driver) -> None:
 
 def test_truncate_of_nothing_to_nothing(fs: Driver) -> None:
     """As on tmpfs: truncate(2) changes no time then; ftruncate(2) does, and so does another size, even the same."""
+    fs.mp.now = ticking()
     ino = fs.create(ROOT, b"a")
     fs.setattr(ino, mtime_ns=5)
     before = fs.getattr(ino)

@@ -1,15 +1,18 @@
 """A clock that jumps back: stamps are what the clock says, and nothing waits for it."""
 
 import ast
+import time
 from pathlib import Path
 
 import pytest
 
 import tmpfsd
 from tests.fs.fslib import ROOT, Driver
+from tmpfsd.tmpfs.mount import CLOCK_REALTIME_COARSE
 
 HOUR = 3600 * 10**9
 DAY = 24 * HOUR
+CLOCKS = ("time", "time_ns", "now", "utcnow", "clock_gettime", "clock_gettime_ns")
 
 
 def test_stamps_follow_the_clock(fs: Driver) -> None:
@@ -81,6 +84,17 @@ def test_the_clock_that_jumps_is_asked_for_stamps_only() -> None:
     for path in Path(tmpfsd.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             name = getattr(node, "attr", "") if isinstance(node, ast.Attribute) else ""
-            if name in ("time", "time_ns", "now", "utcnow") and getattr(node.value, "id", "") in ("time", "datetime"):
+            if name in CLOCKS and getattr(node.value, "id", "") in ("time", "datetime"):
                 asked[path.name] = name
-    assert asked == {"mount.py": "time_ns", "trees.py": "time"}         # of nodes, and of the lines of `trace`
+    assert asked == {"mount.py": "clock_gettime_ns", "trees.py": "time"}        # of nodes, and the lines of `trace`
+
+
+def test_stamps_are_of_the_kernels_coarse_clock(fs: Driver) -> None:
+    """It ticks some hundred times a second, and is not ahead of what the kernel stamps at the same moment."""
+    ticks = set()
+    for _ in range(1000):
+        before = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+        now = fs.mp.now()
+        assert before <= now <= time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+        ticks.add(now)
+    assert len(ticks) < 900

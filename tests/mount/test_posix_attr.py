@@ -293,6 +293,21 @@ class TestTimeRules:
         assert os.stat(d / "b") == os.stat(d / "a")
         assert os.stat(d / "b").st_size == 6
 
+    def test_stamps_never_go_back(self, d):
+        """Some are of the server's making, some of the kernel's: both must be of one clock."""
+        steps = (lambda path: touch(path, b"x"), lambda path: utimensat(path, UTIME_NOW, UTIME_NOW),
+                 lambda path: os.chmod(path, 0o600), lambda path: utimensat(path, UTIME_NOW, UTIME_NOW),
+                 lambda path: touch(path, b"yy"), os.utime, lambda path: os.truncate(path, 1), os.utime,
+                 lambda path: os.setxattr(path, "trusted.x" if os.geteuid() == 0 else "user.x", b"y"))
+        for number in range(200):
+            path, last = d / f"{number}", (0, 0)
+            for i, step in enumerate(steps):
+                step(path)
+                status = os.stat(path)
+                stamps = status.st_mtime_ns, status.st_ctime_ns
+                assert stamps[0] >= last[0] and stamps[1] >= last[1], f"file {number}, step {i}: {stamps} after {last}"
+                last = stamps
+
 
 class TestNumbers:
     """Sizes, blocks, inode numbers and statfs()."""

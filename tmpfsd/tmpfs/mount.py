@@ -7,6 +7,7 @@ while nothing else is to be done.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any, Callable
 
 from tmpfsd.options import Config
@@ -20,6 +21,8 @@ from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.swap import Swap, open_swap
 from tmpfsd.uvm.swapset import OWN_WIDTH
 from tmpfsd.uvm.vm import SPARE, Vm
+
+CLOCK_REALTIME_COARSE = 5       # <linux/time.h>; the time module has no name for it
 
 
 class Mount:
@@ -40,7 +43,8 @@ class Mount:
         self.arena = self.vm.phys.arena
         self.breathe = self.vm.breathe
         self.gate = Gate(self.status)
-        self.now = time.time_ns
+        # The clock that the kernel stamps with, where it does so itself: with a finer one times would go backwards.
+        self.now = partial(time.clock_gettime_ns, CLOCK_REALTIME_COARSE)
         self.generation = 0
         self.lost_nodes = 0                 # nodes that could not be freed, as their pages cannot be read back
         # What reap.py frees: the first of the list, the key its directory goes on from, pages of data on the list,
