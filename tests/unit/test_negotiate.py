@@ -9,8 +9,8 @@ from contextlib import suppress
 import pytest
 
 from tmpfsd.server.negotiate import (
-    CACHE_SYMLINKS, FUSE_INIT, HANDLE_KILLPRIV_V2, IN_HEADER, IN_INIT, OUT_HEADER, OUT_INIT, Negotiation, answer_with,
-    offered
+    ASYNC_DIO, CACHE_SYMLINKS, FUSE_INIT, HANDLE_KILLPRIV_V2, IN_HEADER, IN_INIT, OUT_HEADER, OUT_INIT, Negotiation,
+    answer_with, offered
 )
 
 ALL = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS
@@ -62,7 +62,14 @@ def test_asks_for_what_is_offered(kernel: tuple[socket.socket, int], flags: int,
     assert len(os.listdir("/proc/self/fd")) == before and not os.get_inheritable(fd)
 
 
-@pytest.mark.parametrize("said", [answer(1, error=-71), answer(1, major=6), b"", b"x" * 20, answer(1)[:-1]])
+def test_asynchronous_direct_writes_are_not_agreed_on() -> None:
+    """Whether or not anything else is."""
+    for features in (0, ALL):
+        assert flags_of(answer_with(answer(1 | ASYNC_DIO), features)) == 1 | features
+
+
+@pytest.mark.parametrize("said", [
+    answer(1, error=-71), answer(1, major=6), b"", b"x" * 20, answer(1)[:-1], answer(1 | ASYNC_DIO, error=-5)])
 def test_an_answer_that_is_not_understood_goes_on_as_it_is(kernel: tuple[socket.socket, int], said: bytes) -> None:
     ours, fd = kernel
     negotiation = Negotiation()
