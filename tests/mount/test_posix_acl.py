@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -52,7 +53,7 @@ def d(mounted: Mounted, request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_umask() -> Iterator[None]:
-    """With a default ACL the umask does not count; FUSE applies it all the same (README)."""
+    """Modes are as they are asked for."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -168,6 +169,55 @@ class TestInheritance:
         assert os.stat(shared / "x").st_gid == os.stat(shared / "sub").st_gid == TEAM
         assert os.stat(shared / "sub").st_mode & stat.S_ISGID
         assert may(shared / "x", OTHER, (TEAM,)) == "rw"
+
+
+def kinds_made(d: Path, mode: int) -> dict[str, tuple[int, dict[str, bytes]]]:
+    """One node of each kind made in a directory, by a user: its mode and its ACLs."""
+    makers: dict[str, Callable[[Path], object]] = {
+        "mkdir": lambda path: os.mkdir(path, mode), "create": lambda path: touch(path, mode=mode),
+        "mknod": lambda path: os.mknod(path, stat.S_IFREG | mode), "fifo": lambda path: os.mkfifo(path, mode),
+        "socket": lambda path: os.mknod(path, stat.S_IFSOCK | mode), "symlink": lambda path: os.symlink("x", path),
+        "below": lambda path: os.makedirs(path / "a" / "b")}
+    found = {}
+    for name, make in makers.items():
+        make(d / name)
+        for path in (d / name, d / name / "a" / "b"):
+            if os.path.lexists(path):
+                acls = {} if path.is_symlink() else {
+                    kind: os.getxattr(path, kind).hex() for kind in os.listxattr(path) if "posix_acl" in kind}
+                found[str(path.relative_to(d))] = os.lstat(path).st_mode, acls
+    return found
+
+
+DEFAULTS = {"none": b"", "minimal": acl(7, 7, 5), "minimal and narrow": acl(7, 5, 0),
+            "extended": acl(7, 5, 0, {THIRD: 7}, {TEAM: 7}), "extended with a mask": acl(7, 7, 7, {THIRD: 7}, mask=5)}
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Mounted, Mounted]]:
+    """The kernel's, and ours."""
+    with ExitStack() as stack:
+        pair = (mount_one("kernel", "size=64m,mode=1777"), mount_one("tmpfsd", "size=64m,ram=4m,acl"))
+        for mounted in pair:
+            stack.callback(finish, mounted)
+        yield pair
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("default", DEFAULTS)
+@pytest.mark.parametrize("mode", [0o777, 0o666, 0o640, 0o2777])
+def test_the_umask_counts_where_nothing_is_inherited(pair: tuple[Mounted, Mounted], umask: int, default: str,
+                                                     mode: int) -> None:
+    """A default ACL takes its place, also one that says no more than a mode does."""
+    found = []
+    for mounted in pair:
+        d = mounted.mnt / f"{default}{umask:o}{mode:o}"
+        d.mkdir()
+        d.chmod(0o777)
+        if DEFAULTS[default]:
+            set_acl(d, DEFAULTS[default], DEFAULT)
+        found.append(as_user(lambda d=d: (os.umask(umask), kinds_made(d, mode))[1]))
+    assert found[0] == found[1]
 
 
 class TestDirectories:

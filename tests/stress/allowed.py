@@ -46,7 +46,6 @@ ALLOWED = (
 NOT_PLAYED = {
     "O_TMPFILE, fallocate, SEEK_HOLE, SEEK_DATA, ioctl": "the FUSE binding does not pass them on (README, Limits)",
     "XATTR_CREATE with XATTR_REPLACE": "pyfuse3 takes both as CREATE (README, Limits)",
-    "a umask beside default ACLs": "the kernel applies it before it asks (README, Limits)",
     "whiteouts beside default ACLs": "tmpfs gives them one that says nothing (README, Limits)",
     "ACLs without the option acl": "the kernel's tmpfs has no such option",
     "times after a store through mmap": "mtime changes when the page is written back, on tmpfs never (README, "

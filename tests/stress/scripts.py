@@ -210,7 +210,7 @@ OPERATIONS: dict[str, tuple[int, Callable[[Random], Operation]]] = {
 }
 # With ACLs: their attributes; without what allowed.py says.
 ACL_OPERATIONS: dict[str, tuple[int, Callable[[Random], Operation]]] = {
-    **{kind: entry for kind, entry in OPERATIONS.items() if kind not in ("umask", "whiteout")},
+    **{kind: entry for kind, entry in OPERATIONS.items() if kind != "whiteout"},
     "setacl": (12, _acl),
     "getacl": (4, lambda r: (place(r), r.choice(ACLS))),
     "removeacl": (2, lambda r: (place(r), r.choice(ACLS))),

@@ -9,8 +9,8 @@ from contextlib import suppress
 import pytest
 
 from tmpfsd.server.negotiate import (
-    ASYNC_DIO, CACHE_SYMLINKS, FUSE_INIT, HANDLE_KILLPRIV_V2, IN_HEADER, IN_INIT, OUT_HEADER, OUT_INIT, Negotiation,
-    answer_with, offered
+    ASYNC_DIO, CACHE_SYMLINKS, DONT_MASK, FUSE_INIT, HANDLE_KILLPRIV_V2, IN_HEADER, IN_INIT, OUT_HEADER, OUT_INIT,
+    Negotiation, answer_with, offered
 )
 
 ALL = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS
@@ -62,6 +62,18 @@ def test_asks_for_what_is_offered(kernel: tuple[socket.socket, int], flags: int,
     assert len(os.listdir("/proc/self/fd")) == before and not os.get_inheritable(fd)
 
 
+@pytest.mark.parametrize("dont_mask", [False, True])
+def test_the_umask_is_left_to_the_server_with_acls(kernel: tuple[socket.socket, int], dont_mask: bool) -> None:
+    ours, fd = kernel
+    negotiation = Negotiation(dont_mask)
+    ours.send(request(ALL | DONT_MASK))
+    negotiation.ask(fd)
+    os.read(fd, 1 << 20)
+    os.write(fd, answer(1))
+    negotiation.tell(fd)
+    assert flags_of(ours.recv(1 << 20)) == 1 | ALL | dont_mask * DONT_MASK
+
+
 def test_asynchronous_direct_writes_are_not_agreed_on() -> None:
     """Whether or not anything else is."""
     for features in (0, ALL):
@@ -93,6 +105,6 @@ def test_unmounted_before_the_first_request(kernel: tuple[socket.socket, int]) -
 
 
 def test_only_init_is_read_for_offers() -> None:
-    assert offered(request(ALL)) == ALL
-    assert offered(request(ALL, opcode=LOOKUP)) == offered(request(ALL, major=8)) == offered(b"short") == 0
+    assert offered(request(ALL), ALL) == ALL
+    assert offered(request(ALL, opcode=LOOKUP), ALL) == offered(request(ALL, major=8), ALL) == offered(b"", ALL) == 0
     assert answer_with(answer(4), 0) == answer(4)

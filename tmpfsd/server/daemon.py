@@ -129,7 +129,7 @@ class Daemon:
         """Have libfuse mount; MountError with its message when it cannot."""
         native = edge.is_native(self.config.edge)
         if not native:
-            self.dispatcher = install(self.config.spin)
+            self.dispatcher = install(self.config.spin, dont_mask=self.config.acl)
         before = edge.devices()
         with captured_stderr() as text:
             try:

@@ -219,9 +219,10 @@ def as_expected() -> bool:
     return getattr(pyfuse3, "trio", None) is trio and all(hasattr(pyfuse3, name) for name in EXPECTED)
 
 
-def install(spin: str | int) -> Dispatcher | None:
+def install(spin: str | int, dont_mask: bool = False) -> Dispatcher | None:
     """Put a Dispatcher into pyfuse3; None when this pyfuse3 is not the known one.
 
+    => dont_mask: the server is to apply umasks (negotiate.py).
     => must be called before pyfuse3.init() and main(), which make the lock.
     """
     if not as_expected():
@@ -229,6 +230,6 @@ def install(spin: str | int) -> Dispatcher | None:
                     getattr(pyfuse3, "__version__", "?"))
         return None
     dispatcher = Dispatcher(spin)
-    dispatcher.negotiation = Negotiation()
+    dispatcher.negotiation = Negotiation(dont_mask)
     setattr(pyfuse3, "trio", dispatcher)
     return dispatcher

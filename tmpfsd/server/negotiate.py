@@ -9,8 +9,10 @@ itself.
                         write(2): two requests for each 4 KiB, 28 us instead of 15.  With it a SETATTR of nothing says
                         that bits must go, and who writes (vnops.setattr).
     CACHE_SYMLINKS      the kernel keeps the targets of symbolic links, which never change.
-    ASYNC_DIO           not agreed on, though libfuse asks for it.  The kernel then sends the pieces of a large io_submit
-                        on an O_DIRECT descriptor at once, and its cached pages go before they are written, not after:
+    DONT_MASK           with ACLs alone: the kernel leaves the umask to the server, for where a default ACL is inherited
+                        it does not count (acl.inherit).
+    ASYNC_DIO           is not agreed on, though libfuse asks for it.  The kernel would send the pieces of a large
+                        io_submit on an O_DIRECT descriptor at once, and drop its cached pages before they are written:
                         what others read meanwhile stays, and buffered reads show old bytes (after 5 of 100 writes of
                         640 KiB beside three readers).  Without it io_submit() waits for its bytes.
 
@@ -34,18 +36,18 @@ IN_INIT = struct.Struct("=IIII")                # major minor max_readahead flag
 OUT_HEADER = struct.Struct("=IiQ")              # len error unique
 OUT_INIT = struct.Struct("=IIII")               # major minor max_readahead flags
 FUSE_INIT, FUSE_MAJOR = 26, 7
-ASYNC_DIO, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2 = 1 << 15, 1 << 23, 1 << 28
+DONT_MASK, ASYNC_DIO, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2 = 1 << 6, 1 << 15, 1 << 23, 1 << 28
 WANTED = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS
 UNWANTED = ASYNC_DIO
 MOST_INIT = 1 << 21                             # a read shorter than the session's buffer is refused with EINVAL
 
 
-def offered(request: bytes) -> int:
+def offered(request: bytes, wanted: int) -> int:
     """Return which of the wanted features the kernel's INIT offers; 0 when it is another request."""
     if len(request) < IN_HEADER.size + IN_INIT.size or IN_HEADER.unpack_from(request)[1] != FUSE_INIT:
         return 0
     major, _minor, _readahead, flags = IN_INIT.unpack_from(request, IN_HEADER.size)
-    return flags & WANTED if major == FUSE_MAJOR else 0
+    return flags & wanted if major == FUSE_MAJOR else 0
 
 
 def understood(answer: bytes) -> bool:
@@ -69,10 +71,11 @@ def answer_with(answer: bytes, features: int) -> bytes:
 class Negotiation:
     """The handshake of one session; `features` is what was agreed on beyond the binding's wishes."""
 
-    __slots__ = ("features", "asked", "_kernel", "_ours")
+    __slots__ = ("features", "asked", "_wanted", "_kernel", "_ours")
 
-    def __init__(self) -> None:
+    def __init__(self, dont_mask: bool = False) -> None:
         self.features = 0
+        self._wanted = WANTED | (DONT_MASK if dont_mask else 0)
         self.asked = False
         self._kernel = -1                       # the session's descriptor, while a socket stands in its place
         self._ours: socket.socket | None = None
@@ -84,7 +87,7 @@ class Negotiation:
             request = os.read(fd, MOST_INIT)
         except OSError:                         # unmounted already: libfuse will see that too
             return
-        self.features = offered(request)
+        self.features = offered(request, self._wanted)
         self._kernel = os.dup(fd)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:

@@ -2,9 +2,9 @@
 
 The kernel keeps and evaluates ACLs; what is left to the file system is that mode and ACL agree: setting an
 ACL sets the mode, chmod sets the ACL's entries, a new node inherits its directory's default ACL.
-
-Limits      The kernel applies the umask before it asks for a new file, also where a default ACL should make
-            it void: the binding cannot ask for the unmasked mode (FUSE_DONT_MASK).
+ And the umask is applied
+here, as it counts only where nothing is inherited; one that the kernel has applied already is applied twice, which is
+once.
 """
 
 from __future__ import annotations
@@ -115,15 +115,16 @@ def chmod(mp: Mount, ino: int, mode: int) -> None:
         _store(mp, ino, ACCESS, apply_mode(entries, mode))
 
 
-def inherit(mp: Mount, dino: int, mode: int) -> tuple[int, int]:
+def inherit(mp: Mount, dino: int, mode: int, umask: int) -> tuple[int, int]:
     """What a new node takes from the default ACL of its directory: (its mode, the topmost of its attributes or 0).
 
+    Where there is none, also none that says only what a mode says, the umask counts, except for a symlink.
     The chain is the caller's to use or to free in this breath.  => NoMemory, SwapIOError.  => Breathes first.
     """
     default = _load(mp, dino, DEFAULT) if not stat.S_ISLNK(mode) else []
     mp.breathe()            # the ACL's pages are not needed any more: up to 17 of the reserve
     if not default:
-        return mode, 0
+        return mode if stat.S_ISLNK(mode) else mode & ~umask, 0
     # posix_acl_create_masq(): the mode takes from the ACL what it does not grant, and the other way round.
     mode = mode & ~0o777 | mode & mode_of(default, 0)
     access = apply_mode(default, mode)

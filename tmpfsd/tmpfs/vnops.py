@@ -4,8 +4,8 @@ Every operation has three parts: look (read all it needs and refuse; a failed pa
 changed), acquire (what may be refused: nodes, names, room in a directory; undone in reverse) and commit, which cannot
 fail.  They are plain functions that run to completion: atomic with respect to each other.
 
-`mp` is the Mount, `cred` has uid, gid and in_group(gid), names are bytes without '/' and NUL.  Operations marked (+1)
-leave the returned node with one more kernel reference.  Permissions are the kernel's matter (server/daemon.py).
+`mp` is the Mount, `cred` has uid, gid, umask and in_group(gid), names are bytes without '/' and NUL.  Operations marked
+(+1) leave the returned node with one more kernel reference.  Permissions are the kernel's matter (server/daemon.py).
 Errors: FsError, and VmError from below.
 
 Breathing   The caller breathes before each operation.  rename, read, write, readdir, xattrs and whatever ends
@@ -161,7 +161,7 @@ def _vacancy(mp: Mount, dino: int, name: bytes) -> tuple[int, tuple[int, Path]]:
 
 
 def _make_node(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: int = 0, target: bytes = b"") -> int:
-    mode, attributes = acl.inherit(mp, dino, mode) if mp.acl else (mode, 0)
+    mode, attributes = acl.inherit(mp, dino, mode, cred.umask) if mp.acl else (mode, 0)
     try:
         return _make_with(mp, dino, name, mode, cred, rdev, target, attributes)
     except (FsError, VmError):
