@@ -110,6 +110,9 @@ def warnings(state: dict[str, Any]) -> Iterator[str]:
         yield "swap is full: writes and creates get ENOSPC"
     if swap and swap.get("disk_full"):
         yield DISK_FULL
+    if state.get("lost_writes"):
+        yield (f"{state['lost_writes']:,} writes of whole pages failed: what was written through a mapping may be lost "
+               "(the log has it)")
     if state["paging"].get("lost_pages"):
         yield f"{state['paging']['lost_pages']:,} pages cannot be read back from swap: what needs them gets EIO"
     if state.get("lost_inodes"):

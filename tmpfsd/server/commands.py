@@ -118,8 +118,8 @@ class Commands:
         requests = {name: count for name, count in self.operations.requests.items() if count}
         mountpoint, detached = self.where()
         return {"mountpoint": mountpoint, "detached": detached, **self.mount.status(), "requests": requests,
-                "refused": self.mount.gate.refused, "broken": self.mount.gate.broken, "pid": os.getpid(),
-                "edge": self.edge}
+                "refused": self.mount.gate.refused, "lost_writes": self.mount.gate.lost_writes,
+                "broken": self.mount.gate.broken, "pid": os.getpid(), "edge": self.edge}
 
     async def check(self, _request: Any) -> AsyncGenerator[dict[str, Any], None]:
         """Check the whole file system, as it is now, while requests are served."""

@@ -23,9 +23,10 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 
 from tmpfsd.fuse.caller import Caller
 from tmpfsd.options import Config
-from tmpfsd.tmpfs import reap, vnops, xattr
+from tmpfsd.tmpfs import reap, vnops, writeback, xattr
+from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
-from tmpfsd.uvm.errors import NoMemory
+from tmpfsd.uvm.errors import NoMemory, VmError
 
 FOREVER = 1_000_000_000         # seconds
 
@@ -263,8 +264,30 @@ class Operations(pyfuse3.Operations):
     def read(self, fh: int, offset: int, size: int) -> Any:
         return vnops.read(self.mount, fh, offset, size)
 
-    @changing
+    @handler
     def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Write; the binding does not say which writes are the kernel's, of pages that were changed through a mapping.
+
+        A write(2) of whole pages into a hole looks alike.  It gets ENOSPC then where it would have got a short count,
+        and is counted as lost (README, Limits).
+        """
+        mount = self.mount
+        try:
+            mount.gate.demand_writable()
+            try:
+                done = self.write_some(fh, offset, data)
+            except NoMemory as error:
+                done = reap.retry(mount, error, self.write_some, fh, offset, data)
+        except (FsError, VmError) as error:
+            if writeback.may_be(mount, fh, offset, len(data)):
+                mount.gate.lost_write(fh, offset, len(data), error)
+            raise
+        if done < len(data) and writeback.may_be(mount, fh, offset, len(data)):
+            done += writeback.write(mount, fh, offset + done, data[done:])
+        return done
+
+    def write_some(self, fh: int, offset: int, data: bytes) -> int:
+        """Write, and take set-id bits that are to go with it."""
         if self.mount.strips and fh in self.mount.strips and vnops.strip(self.mount, fh):
             pyfuse3.invalidate_inode(fh, attr_only=True)    # it holds the mode from before
         return vnops.write(self.mount, fh, offset, data)

@@ -32,12 +32,13 @@ MOST_REASONS = 32               # what can be full: size, ram, swap, nr_inodes, 
 class Gate:
     """The gate of one mount; status() is what is logged when an invariant breaks."""
 
-    __slots__ = ("broken", "nbroken", "refused", "_status")
+    __slots__ = ("broken", "nbroken", "refused", "lost_writes", "_status")
 
     def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
         self.broken = False
         self.nbroken = 0
         self.refused: dict[str, int] = {}       # ENOSPC, by what was full: at most MOST_REASONS
+        self.lost_writes = 0                    # writes of the kernel's page cache that failed (writeback.py)
         self._status = status
 
     def demand_writable(self) -> None:
@@ -74,6 +75,13 @@ class Gate:
             return json.dumps(self._status())
         except Exception as error:
             return f"no status: {error!r}"
+
+    def lost_write(self, ino: int, offset: int, nbytes: int, error: Exception) -> None:
+        """What was written through a mapping could not be kept; maybe only who reads log or status hears of it."""
+        self.lost_writes += 1
+        if seldom(self.lost_writes):
+            log.error("inode %d: %d bytes from %d on could not be kept; lost, if they came through a mapping: %s "
+                      "(seen %d times)", ino, nbytes, offset, error, self.lost_writes)
 
     def count_refusal(self, reason: str) -> None:
         """Count an ENOSPC by what is full; the first of each kind is logged."""
