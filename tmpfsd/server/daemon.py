@@ -206,7 +206,10 @@ class Daemon:
             self.in_force.look()
             nursery.start_soon(self.in_force.watch, self.dispatcher)
             nursery.start_soon(self.tell_ready, ready)
-            await (self.native.run() if self.native else pyfuse3.main(min_tasks=1, max_tasks=1))
+            try:
+                await (self.native.run() if self.native else pyfuse3.main(min_tasks=1, max_tasks=1))
+            finally:
+                tick(0)     # trio closes its wake-up descriptor before it takes it back from the signal handler
             nursery.cancel_scope.cancel()
         if self.native and self.native.session.refusal:
             raise MountError(self.native.session.refusal)
