@@ -19,8 +19,11 @@ from tmpfsd.server.errors import MountError
 
 pytest.importorskip("prometheus_client")
 STATE: dict[str, Any] = {
-    **dict.fromkeys(metrics.GAUGES, 4096), "mountpoint": '/mnt/a "b"', "swap": {"size_bytes": 8192, "used_bytes": 0},
-    "paging": {"faults": 3, "pageins": 2}, "requests": {"lookup": 17, "getattr": 4}, "refused": {"size is used up": 1},
+    **dict.fromkeys(metrics.GAUGES, 4096), "mountpoint": '/mnt/a "b"',
+    "broken": True, "lost_writes": 6, "lost_inodes": 0,
+    "swap": {"size_bytes": 8192, "used_bytes": 0, "bad_slots": 2, "disk_full": True},
+    "paging": {"faults": 3, "pageins": 2, "lost_pages": 5},
+    "requests": {"lookup": 17, "getattr": 4}, "refused": {"size is used up": 1},
     "pools": [{"name": "node", "item_size": 160, "items": 5, "pages": 2, "resident_pages": 1, "swapped_pages": 1}],
     "data": {"pages": 9, "resident_pages": 4, "swapped_pages": 5}}
 
@@ -34,6 +37,10 @@ def test_a_page_is_as_prometheus_reads_it() -> None:
     assert samples["tmpfsd_faults_total", place] == 3
     assert samples["tmpfsd_requests_total", place, "lookup"] == 17
     assert samples["tmpfsd_pool_items", place, "node"] == 5 and samples["tmpfsd_pool_pages", place, "data"] == 9
+    # What may fall again is no counter, or rate() would take it for a restart.
+    assert samples["tmpfsd_lost_pages", place] == 5 and ("tmpfsd_lost_pages_total", place) not in samples
+    assert samples["tmpfsd_broken", place] == samples["tmpfsd_swap_disk_full", place] == 1
+    assert samples["tmpfsd_swap_bad_slots", place] == 2 and samples["tmpfsd_lost_writes_total", place] == 6
     assert samples["tmpfsd_refused_total", place, "size is used up"] == 1
 
 
@@ -140,3 +147,31 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_refused_by_name(text: str) -> None:
     with pytest.raises(options.OptionError, match="metrics="):
         options.parse(f"metrics={text}")
+
+
+def test_every_figure_of_a_status_is_exported(tmp_path: Path) -> None:
+    """But names, the submap's (its used bytes are its pools' pages), and what is told for each swap file."""
+    state = real_status(tmp_path)
+    text = metrics.page(state).decode()
+    left_out = {"backend", "mountpoint", "submap", "pid", "swap", "paging", "pools", "data"}
+    for name in set(state) - left_out:
+        assert f"tmpfsd_{name}" in text, name
+    for name in set(state["swap"]) - {"path", "files"}:
+        assert f"tmpfsd_swap_{name}" in text, name
+    for name in state["paging"]:
+        assert f"tmpfsd_{name}" in text, name
+
+
+def real_status(tmp_path: Path) -> dict[str, Any]:
+    """The status of a mount that is not mounted."""
+    pytest.importorskip("pyfuse3")
+    from tmpfsd.server.commands import Commands
+    from tmpfsd.server.operations import Operations
+    from tmpfsd.server.trees import Trees
+    from tmpfsd.tmpfs.mount import Mount
+    mount = Mount(options.Config(ram_bytes=1 << 20, size_bytes=1 << 20, swap=str(tmp_path)))
+    try:
+        operations = Operations(mount, mount.config)
+        return Commands(mount, operations, "/mnt", None, Trees(mount, operations)).status(None)
+    finally:
+        mount.close()

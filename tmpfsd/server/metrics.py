@@ -34,7 +34,15 @@ SECONDS = 5.0
 GAUGES = {"size_bytes": "limit of data and metadata", "used_bytes": "data and metadata", "inodes": "inodes",
           "inodes_max": "limit of inodes, 0 for none of its own", "ram_bytes": "budget of resident memory",
           "resident_bytes": "resident memory", "wired_bytes": "memory that never pages out",
+          "unowned_bytes": "pageable memory on no queue (backend=pageable-flag)",
           "dirty_bytes": "resident memory that must be written before it can leave"}
+# Of the status: a flag is 0 or 1.
+STATES = {"broken": "whether an invariant broke and changes are refused"}
+SWAP_GAUGES = {"size_bytes": "limit of swap", "used_bytes": "in use of swap", "bad_slots": "slots of swap given up",
+               "disk_full": "whether the disk under the swap file is full"}
+PAGING_GAUGES = {"lost_pages": "pages that cannot be read back now"}       # all else that is counted there only grows
+COUNTERS = {"lost_writes": "writes of the page cache that failed",
+            "lost_inodes": "removed inodes that keep their pages"}
 POOL_GAUGES = ("items", "pages", "resident_pages", "swapped_pages")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -105,10 +113,15 @@ class Figures:
 
         for name, text in GAUGES.items():
             yield family(GaugeMetricFamily, name, text, "", {"": state[name]})
-        for name in ("size_bytes", "used_bytes"):
-            yield family(GaugeMetricFamily, f"swap_{name}", "of swap", "", {"": state["swap"][name]})
+        for name, text in STATES.items():
+            yield family(GaugeMetricFamily, name, text, "", {"": state[name]})
+        for name, text in SWAP_GAUGES.items():
+            yield family(GaugeMetricFamily, f"swap_{name}", text, "", {"": state["swap"][name]})
+        for name, text in COUNTERS.items():
+            yield family(CounterMetricFamily, name, text, "", {"": state[name]})
         for name, count in state["paging"].items():
-            yield family(CounterMetricFamily, name, "of the page daemon", "", {"": count})
+            kind = GaugeMetricFamily if name in PAGING_GAUGES else CounterMetricFamily
+            yield family(kind, name, PAGING_GAUGES.get(name, "of the page daemon"), "", {"": count})
         pools = [*state["pools"], {"name": "data", "items": state["data"]["pages"], **state["data"]}]
         for name in POOL_GAUGES:
             yield family(GaugeMetricFamily, f"pool_{name}", "of a pool, or of data", "pool",
