@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import Counter
@@ -13,7 +14,7 @@ import pytest
 from tmpfsd.cli import ctl
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import vnops
-from tmpfsd.tmpfs.estimate import LEAF_CAP, Shape, estimate, leaves, of_tree, tree_nodes, uniform
+from tmpfsd.tmpfs.estimate import LEAF_CAP, Shape, _data, estimate, leaves, of_tree, tree_nodes, uniform
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.param import PAGE_SIZE
 
@@ -132,6 +133,68 @@ def test_of_tree(tmp_path: Path) -> None:
     assert shape.nodes == 6
 
 
+def sparse(path: Path, size: int, *runs: tuple[int, int]) -> None:
+    """A file of holes with data in some places."""
+    with open(path, "wb") as file:
+        file.truncate(size)
+        for offset, nbytes in runs:
+            os.pwrite(file.fileno(), b"x" * nbytes, offset)
+        os.fsync(file.fileno())
+
+
+def test_holes_are_no_data(tmp_path: Path) -> None:
+    """As the file system that has them tells them; they take no pages where they are copied to either."""
+    sparse(tmp_path / "empty", 1 << 30)
+    sparse(tmp_path / "ends", 1 << 30, (0, PAGE_SIZE), ((1 << 30) - PAGE_SIZE, PAGE_SIZE))
+    sparse(tmp_path / "many", 1 << 20, *((place << 16, 10) for place in range(16)))
+    sparse(tmp_path / "full", 40_000, (0, 40_000))
+    sparse(tmp_path / "small", 1000)
+    if os.stat(tmp_path / "ends").st_blocks > 64:
+        pytest.skip("the file system here has no holes")
+    shape = of_tree(str(tmp_path))
+    shape.check()
+    assert shape.sizes == Counter({40_000: 1, 1000: 1})
+    assert shape.sparse == Counter({(0, 0): 1, (2, 2): 1, (16, 16): 1}) and shape.files == 5
+    found = estimate(shape)
+    assert found.data_pages == 10 + 2 + 16
+    mp = Mount(Config(ram_bytes=8 << 20, size_bytes=64 << 20, swap=str(tmp_path)))
+    for path in sorted(tmp_path.iterdir()):
+        mp.breathe()
+        ino = vnops.create(mp, ROOT, path.name.encode(), 0o644, Cred())
+        vnops.truncate(mp, ino, path.stat().st_size)
+        for npages, offset in ((1, 0), (1, (1 << 30) - PAGE_SIZE)) if path.name == "ends" else ():
+            vnops.write(mp, ino, offset, b"x" * PAGE_SIZE * npages)
+        for place in range(16) if path.name == "many" else ():
+            mp.breathe()
+            vnops.write(mp, ino, place << 16, b"x" * 10)
+        if path.name == "full":
+            vnops.write(mp, ino, 0, b"x" * 40_000)
+    assert mp.status()["data"]["pages"] == found.data_pages
+    pools = {pool["name"]: pool["pages"] for pool in mp.status()["pools"]}
+    assert sum(pools.values()) == found.npages, (pools, found.pages)
+    mp.close()
+
+
+def test_a_run_that_ends_within_a_page_shares_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system of smaller blocks has runs that no page bounds."""
+    runs = [(0, 1024), (2048, 3072), (8192 - 1024, 8192 + 1024)]
+    (tmp_path / "file").write_bytes(b"x" * 10_000)
+
+    def lseek(_fd: int, offset: int, whence: int) -> int:
+        for start, end in runs:
+            if offset < end:
+                return max(start, offset) if whence == os.SEEK_DATA else end
+        raise OSError(errno.ENXIO, "no data")
+
+    monkeypatch.setattr(os, "lseek", lseek)
+    assert _data(str(tmp_path / "file")) == (3, 3)
+
+
+def test_a_tree_may_change_meanwhile(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert _data(str(tmp_path / "fifo")) is None and _data(str(tmp_path / "gone")) is None
+
+
 def run(*argv: str) -> int:
     """The command."""
     return ctl.main(["estimate", *argv])
@@ -154,6 +217,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (("--from", "/", "--files", "1"), "give one of them"), (("--files", "x"), "is not a number"),
     (("--files", "9999999999"), "is not a number up to"), (("--files", "1", "--name-length", "256"), "from 1 to 255"),
     (("--files", "1", "--size", "1.5k"), "is not a whole number"),
+    (("--files", "1", "--median-size", "1k"), "--median-size without --size"),
+    (("--files", "1", "--size", "1k", "--median-size", "2k"), "--median-size 2048: above the mean"),
+    (("--from", "/", "--median-size", "1k"), "--median-size: the tree says that"),
+    (("--from", "/", "--dirs", "7"), "--dirs: the tree says that"),
 ])
 def test_refused(argv: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:

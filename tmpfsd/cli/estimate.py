@@ -21,6 +21,9 @@ example:
 exit status:
   0  told             1  error"""
 MAX_COUNT = 1 << 31
+# What describes a tree in words, and its defaults.
+COUNTED = {"name_length": 13, "dirs": 0, "size": 0, "median_size": 0, "symlinks": 0, "target_length": 20,
+           "hard_links": 0, "xattrs": 0, "xattr_length": 32}
 
 
 def count(text: str) -> int:
@@ -45,16 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--from", dest="tree", metavar="DIR", help="take the shape of this tree instead of the counts below")
     add("--files", type=count, metavar="N", help="regular files (k, m, g: thousands, millions, billions)")
-    add("--name-length", type=count, default=13, metavar="L", help="bytes of each name (13)")
-    add("--dirs", type=count, default=0, metavar="D", help="directories that hold them (0: all in the root)")
-    add("--size", type=nbytes, default=0, metavar="BYTES", help="of a file, the mean (0)")
-    add("--median-size", type=nbytes, default=0, metavar="BYTES", help="half of the files are below (the mean)")
-    add("--symlinks", type=count, default=0, metavar="N", help="symlinks beside the files (0)")
-    add("--target-length", type=count, default=20, metavar="L", help="bytes of a symlink's target (20)")
-    add("--hard-links", type=count, default=0, metavar="N", help="further names of files (0)")
-    add("--xattrs", type=count, default=0, metavar="N", help="extended attributes of each file (0)")
-    add("--xattr-length", type=nbytes, default=32, metavar="BYTES", help="of an attribute's value (32)")
+    add("--name-length", type=count, metavar="L", help="bytes of each name (13)")
+    add("--dirs", type=count, metavar="D", help="directories that hold them (0: all in the root)")
+    add("--size", type=nbytes, metavar="BYTES", help="of a file, the mean (0)")
+    add("--median-size", type=nbytes, metavar="BYTES", help="half of the files are below (the mean)")
+    add("--symlinks", type=count, metavar="N", help="symlinks beside the files (0)")
+    add("--target-length", type=count, metavar="L", help="bytes of a symlink's target (20)")
+    add("--hard-links", type=count, metavar="N", help="further names of files (0)")
+    add("--xattrs", type=count, metavar="N", help="extended attributes of each file (0)")
+    add("--xattr-length", type=nbytes, metavar="BYTES", help="of an attribute's value (32)")
     add("--json", action="store_true", help="as JSON, for scripts")
+    parser.set_defaults(**COUNTED)
 
 
 def shape_of(args: argparse.Namespace) -> Shape:
@@ -62,6 +66,9 @@ def shape_of(args: argparse.Namespace) -> Shape:
     if args.tree is not None:
         if args.files is not None:
             raise ClientError("--from and --files: give one of them")
+        for name, default in COUNTED.items():
+            if getattr(args, name) != default:
+                raise ClientError(f"--from and --{name.replace('_', '-')}: the tree says that")
         if not os.path.isdir(args.tree):
             raise ClientError(f"{args.tree}: not a directory")
         return of_tree(args.tree)
@@ -70,6 +77,10 @@ def shape_of(args: argparse.Namespace) -> Shape:
     for name, most in (("name_length", NAME_MAX), ("target_length", PATH_MAX - 1), ("xattr_length", XATTR_SIZE_MAX)):
         if getattr(args, name) > most or not getattr(args, name):
             raise ClientError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be from 1 to {most}")
+    if args.median_size and not args.size:
+        raise ClientError("--median-size without --size: give the mean, too")
+    if args.median_size > args.size:
+        raise ClientError(f"--median-size {args.median_size}: above the mean, --size {args.size}; files' sizes are not")
     return uniform(args.files, args.name_length, args.dirs, args.size, args.symlinks, args.target_length,
                    args.hard_links, args.xattrs, xattr_length=args.xattr_length, median_size=args.median_size)
 

@@ -8,12 +8,16 @@ A directory's index is the only part with chance in it: keys are hashes, so leav
 where the keys happen to fall.  leaves() plays that, without keys: of a tree of n entries, the next key falls between
 any two of them alike, so into a leaf in proportion to what it holds.
 
+What a file has holes in is asked of the file system that has it (lseek(2), SEEK_DATA): they take no pages here either.
+
 Limits      Trees that are only built: what churn leaves half empty (E5 of tools/experiments) is not foreseen.
-            Files were written once from start to end, their data in few extents.
+            Files were written once from start to end; their data are in few extents, except that a hole ends one.
+            A file system that does not tell its holes (FUSE, mostly) has none.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import stat
@@ -36,9 +40,10 @@ from tmpfsd.tmpfs.xattr import INLINE_VALUE_MAX
 from tmpfsd.uvm.param import PAGE_SIZE
 from tmpfsd.uvm.vmmap import SUBMAP_CHUNK
 
-DIRENT_VALUE = 4
+DIRENT_VALUE, EXTENT_VALUE = 4, 8
 LEAF_CAPS = [capacity(size, DIRENT_VALUE) for size in LEAF_CLASSES]
 LEAF_CAP = LEAF_CAPS[-1]
+EXTENT_CAPS = [capacity(size, EXTENT_VALUE) for size in LEAF_CLASSES]
 EXTENT_ITEM = LEAF_CLASSES[0]       # a file whose data are in one to three runs
 SIZE_STEPS = 1000                   # sizes that stand for a distribution of them
 TREE_PAGE = PAGE_SIZE + 1           # stands for the size of a page of a tree, which is of another pool than a string
@@ -56,13 +61,14 @@ class Shape:
     names: Counter[int] = field(default_factory=Counter)                # length of a node's first name -> nodes
     more_names: Counter[int] = field(default_factory=Counter)           # length of a further link's name -> links
     sizes: Counter[int] = field(default_factory=Counter)                # bytes of a regular file -> files
+    sparse: Counter[tuple[int, int]] = field(default_factory=Counter)   # (pages of data, runs of them) -> such files
     targets: Counter[int] = field(default_factory=Counter)              # length of a target -> symlinks
     xattrs: Counter[tuple[int, int]] = field(default_factory=Counter)   # (bytes of name, of value) -> attributes
 
     @property
     def files(self) -> int:
         """Names of regular files and symlinks, hard links among them."""
-        return self.sizes.total() + self.targets.total() + self.more_names.total()
+        return self.sizes.total() + self.sparse.total() + self.targets.total() + self.more_names.total()
 
     @property
     def nodes(self) -> int:
@@ -141,11 +147,49 @@ def of_tree(top: str) -> Shape:
             if stat.S_ISLNK(found.st_mode):
                 # A symlink to a directory is among os.walk()'s directories, and is not walked into.
                 shape.targets[found.st_size] += 1
+            elif stat.S_ISREG(found.st_mode):
+                _add_file(shape, path, found)
             elif not stat.S_ISDIR(found.st_mode):
-                shape.sizes[found.st_size if stat.S_ISREG(found.st_mode) else 0] += 1
+                shape.sizes[0] += 1
             for attribute in _attributes(path):
                 shape.xattrs[attribute] += 1
     return shape
+
+
+def _add_file(shape: Shape, path: str, found: os.stat_result) -> None:
+    """Count a regular file by its size, or, where it has holes, by its data."""
+    if found.st_size > PACKED_MAX and found.st_blocks * 512 < found.st_size:
+        data = _data(path)
+        if data is not None:
+            shape.sparse[data] += 1
+            return
+    shape.sizes[found.st_size] += 1
+
+
+def _data(path: str) -> tuple[int, int] | None:
+    """(pages, runs) of a file that has holes; None where it has none, or cannot be asked.
+
+    => O(runs).  What is open is what was looked at, or another regular file in its place: no FIFO is waited for.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    pages = runs = start = end = 0
+    try:
+        size = os.fstat(fd).st_size
+        while True:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+            first = max(start // PAGE_SIZE, -(-end // PAGE_SIZE))       # a page that two runs share counts once
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+            pages += max(-(-end // PAGE_SIZE) - first, 0)
+            runs += 1
+            if start == 0 and end >= size:
+                return None
+    except OSError as error:        # ENXIO: no data behind here
+        return (pages, runs) if error.errno == errno.ENXIO else None
+    finally:
+        os.close(fd)
 
 
 def _attributes(path: str) -> Iterator[tuple[int, int]]:
@@ -207,6 +251,7 @@ def estimate(shape: Shape) -> Estimate:
              "nlookup": _pages(shape.nodes, WORDS_PER_PAGE)}
     pages.update((name, _pages(nitems, PAGE_SIZE // min(size, PAGE_SIZE))) for name, size, nitems in used)
     data = sum(-(-size // PAGE_SIZE) * count for size, count in shape.sizes.items() if size > PACKED_MAX)
+    data += sum(npages * count for (npages, _runs), count in shape.sparse.items())
     return Estimate(items, pages, data, shape.files)
 
 
@@ -291,6 +336,11 @@ def _contents(shape: Shape) -> Iterator[tuple[int, int]]:
             yield EXTENT_ITEM, count
         elif size > INLINE_MAX:
             yield size, count
+    for (_npages, runs), count in shape.sparse.items():
+        if 0 < runs <= EXTENT_CAPS[-1]:
+            yield LEAF_CLASSES[bisect_left(EXTENT_CAPS, runs)], count
+        elif runs:
+            yield PAGE_SIZE, count * -(-runs * 4 // (EXTENT_CAPS[-1] * 3))     # leaves of keys in order: 3/4 full
     for length, count in shape.targets.items():
         if length > INLINE_MAX:
             yield length, count
