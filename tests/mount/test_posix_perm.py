@@ -3,13 +3,15 @@
 Each test acts in a child process that has given up all rights (as_user), so the suite itself runs as root.
 """
 
+import ctypes
 import errno
 import os
 import stat
+import struct
 import threading
 
 import pytest
-from mountlib import NOBODY, OTHER, as_user, fails_with, make_one, needs_root, touch
+from mountlib import NOBODY, OTHER, as_fsuser, as_user, fails_with, in_child, libc, make_one, needs_root, touch
 
 pytestmark = needs_root
 GROUP = 4321  # a supplementary group
@@ -329,3 +331,82 @@ class TestSticky:
     @pytest.mark.parametrize("action", ACTIONS)
     def test_root(self, sticky, action):
         self.ACTIONS[action](sticky)
+
+
+def drop_capability(number: int) -> None:
+    """Give one up: capset(2)."""
+    header = struct.pack("=Ii", 0x20080522, 0)
+    data = ctypes.create_string_buffer(24)
+    assert libc.capget(header, data) == 0
+    effective, permitted, inheritable, *high = struct.unpack("=6I", data.raw)
+    masked = [bits & ~(1 << number) for bits in (effective, permitted, inheritable)]
+    assert libc.capset(header, struct.pack("=6I", *masked, *high)) == 0
+
+
+def in_new_namespace(flag: int, function) -> object:
+    """function() in the first process of a namespace of its own."""
+    def body() -> object:
+        assert libc.unshare(flag) == 0
+        return in_child(function)
+
+    return in_child(body)
+
+
+class TestCapabilities:
+    """What root may is what it has the capabilities for; FUSE tells the server of none."""
+
+    CHANGES = {
+        "truncate": lambda path: os.truncate(path, 3),
+        "ftruncate": lambda path: os.ftruncate(os.open(path, os.O_RDWR), 2),
+        "O_TRUNC": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)), "write": overwrite, "append": append}
+
+    @pytest.mark.parametrize("change", CHANGES)
+    @pytest.mark.parametrize("mode", [0o6755, 0o2755, 0o2745, 0o6777, 0o2666])
+    @pytest.mark.parametrize("has", [True, False])
+    def test_set_id_bits_stay_with_cap_fsetid(self, d, change, mode, has):
+        owned(d / "x", mode)
+
+        def act() -> None:
+            if not has:
+                drop_capability(4)
+            self.CHANGES[change](d / "x")
+
+        in_child(act)
+        assert mode_of(d / "x") == (mode if has else mode & 0o777)
+
+    def test_setfsuid_takes_it(self, d):
+        owned(d / "x", 0o6777, OTHER, OTHER)
+        as_fsuser(lambda: os.truncate(d / "x", 3))
+        assert mode_of(d / "x") == 0o777
+
+    def test_trusted_names_are_shown_to_cap_sys_admin(self, d):
+        """Which setfsuid(2) leaves, and capset(2) may take from root."""
+        owned(d / "x", 0o666, OTHER, OTHER)
+        os.setxattr(d / "x", "trusted.x", b"secret")
+
+        def without() -> list[str]:
+            drop_capability(21)
+            return os.listxattr(d / "x")
+
+        assert os.listxattr(d / "x") == ["trusted.x"] and in_child(without) == []
+        assert as_fsuser(lambda: os.listxattr(d / "x")) == ["trusted.x"]
+        assert as_user(lambda: os.listxattr(d / "x")) == []
+
+    @pytest.mark.parametrize("groups, kept", [((GROUP,), True), ((), False)])
+    def test_groups_in_a_namespace_of_process_ids(self, d, groups, kept):
+        """The number of a caller there is another one here."""
+        owned(d / "x", 0o2666, OTHER, GROUP)
+        in_new_namespace(0x20000000, lambda: as_fsuser(lambda: os.truncate(d / "x", 3), groups=groups))
+        assert mode_of(d / "x") == (0o2666 if kept else 0o666)
+
+    def test_root_of_a_user_namespace_is_a_user_here(self, d):
+        """It has every capability there, and none here."""
+        owned(d / "x", 0o6777, OTHER, OTHER)
+        os.setxattr(d / "x", "trusted.x", b"secret")
+
+        def act() -> list[str]:
+            assert libc.unshare(0x10000000) == 0
+            os.truncate(d / "x", 3)
+            return os.listxattr(d / "x")
+
+        assert as_user(act) == [] and mode_of(d / "x") == 0o777

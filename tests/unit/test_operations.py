@@ -18,6 +18,8 @@ pyfuse3 = pytest.importorskip("pyfuse3")
 from tmpfsd.options import Config  # noqa: E402  (needs pyfuse3)
 from tmpfsd.server import operations  # noqa: E402
 from tmpfsd.server.operations import KINDS, Operations  # noqa: E402
+from tmpfsd.tmpfs import caller as caller_module  # noqa: E402
+from tmpfsd.tmpfs.caller import Seen  # noqa: E402
 from tmpfsd.tmpfs.errors import FsError  # noqa: E402
 from tmpfsd.tmpfs.gate import Gate  # noqa: E402
 from tmpfsd.tmpfs.mount import Mount  # noqa: E402
@@ -172,7 +174,7 @@ def test_long_names_are_refused(name: str, args: tuple[Any, ...]) -> None:
 def test_setxattr_knows_the_callers_groups(
         ops: Operations, vnops: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr("tmpfsd.fuse.caller.groups_of", lambda pid: asked.append(pid) or {7})
+    monkeypatch.setattr(caller_module, "look", lambda pid: asked.append(pid) or Seen(frozenset({7}), 0, True))
     seen: list[Any] = []
     vnops.setxattr = lambda *args: seen.append(args[-1])
     assert run(ops.setxattr, 1, b"user.x", b"", CTX) is None
@@ -180,11 +182,6 @@ def test_setxattr_knows_the_callers_groups(
     assert (caller.uid, caller.gid, caller.umask) == (1, 2, 0o22)
     assert caller.in_group(2) and not asked         # the lookup reads /proc, so it is made only when it is needed
     assert caller.in_group(7) and not caller.in_group(8) and asked == [3, 3]
-
-
-def test_a_caller_that_is_gone_has_no_other_groups() -> None:
-    caller = operations.caller_of(SimpleNamespace(uid=1, gid=2, umask=0, pid=0))
-    assert caller.in_group(2) and not caller.in_group(3)
 
 
 def test_setattr_passes_what_is_to_be_set(ops: Operations, vnops: SimpleNamespace) -> None:

@@ -21,9 +21,9 @@ from typing import Any
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 
-from tmpfsd.fuse.caller import Caller
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import reap, vnops, writeback, xattr
+from tmpfsd.tmpfs.caller import Caller
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import NoMemory, VmError
@@ -349,7 +349,7 @@ class Operations(pyfuse3.Operations):
     @handler
     def listxattr(self, ino: int, ctx: Any) -> list[bytes]:
         self.need_xattr()
-        return vnops.listxattr(self.mount, ino, ctx)
+        return vnops.listxattr(self.mount, ino, caller_of(ctx))
 
     @changing
     def removexattr(self, ino: int, name: bytes, ctx: Any) -> None:

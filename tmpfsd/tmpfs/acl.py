@@ -16,6 +16,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from tmpfsd.tmpfs import layout, xattr
+from tmpfsd.tmpfs.caller import CAP_FSETID
 from tmpfsd.tmpfs.errors import FsError
 
 if TYPE_CHECKING:
@@ -87,11 +88,8 @@ def set_acl(mp: Mount, ino: int, name: bytes, value: bytes, cred: Any) -> None:
 
 
 def _may_keep_setgid(cred: Any, gid: int) -> bool:
-    """Whether a caller is privileged or in the file's group (posix_acl_update_mode(); CVE-2016-7097)."""
-    if cred is None or cred.uid == 0 or cred.gid == gid:
-        return True
-    in_group = getattr(cred, "in_group", None)
-    return in_group is not None and in_group(gid)
+    """Whether a caller has CAP_FSETID or is in the file's group (posix_acl_update_mode(); CVE-2016-7097)."""
+    return cred is None or cred.in_group(gid) or cred.capable(CAP_FSETID)
 
 
 def _store(mp: Mount, ino: int, name: bytes, entries: Acl) -> None:

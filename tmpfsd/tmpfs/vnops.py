@@ -4,8 +4,8 @@ Every operation has three parts: look (read all it needs and refuse; a failed pa
 changed), acquire (what may be refused: nodes, names, room in a directory; undone in reverse) and commit, which cannot
 fail.  They are plain functions that run to completion: atomic with respect to each other.
 
-`mp` is the Mount, `cred` has uid, gid, umask and in_group(gid), names are bytes without '/' and NUL.  Operations marked
-(+1) leave the returned node with one more kernel reference.  Permissions are the kernel's matter (server/daemon.py).
+`mp` is the Mount, `cred` a Caller (caller.py), names are bytes without '/' and NUL.  Operations marked (+1) leave the
+returned node with one more kernel reference.  Permissions are the kernel's matter (server/daemon.py).
 Errors: FsError, and VmError from below.
 
 Breathing   The caller breathes before each operation.  rename, read, write, readdir, xattrs and whatever ends
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from tmpfsd.tmpfs import acl, cut, layout, listing, node, regfile, xattr
 from tmpfsd.tmpfs.btree import Path
+from tmpfsd.tmpfs.caller import CAP_FSETID, CAP_SYS_ADMIN
 from tmpfsd.tmpfs.directory import DIR_SIZE
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
@@ -290,7 +291,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
             ctime_ns: int | None = None, by_path: bool = False) -> None:
     """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size, ids).  => Breathes.
 
-    A new owner takes the set-id bits of anything but a directory, a new size those of a caller's who is not root, and
+    A new owner takes the set-id bits of anything but a directory, a new size too unless the caller has CAP_FSETID, and
     a call that changes nothing is how the kernel says that they must go: before a write, or at chown(-1, -1).
     => by_path is truncate(2), which changes no time where there was nothing and is to be nothing (as tmpfs has it).
     """
@@ -308,7 +309,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
     if mode is not None:
         new_mode = old_mode & TYPE_MASK | stat.S_IMODE(mode)
     elif old_mode & (S_ISUID | S_ISGID) and (uid is not None or gid is not None or (
-            atime_ns is mtime_ns is ctime_ns is None if size is None else cred.uid)):
+            atime_ns is mtime_ns is ctime_ns is None if size is None else not cred.capable(CAP_FSETID))):
         new_mode = _without_set_id(old_mode, old_gid, cred)
         if new_mode != old_mode and uid is gid is size is None and not acl.may_write(mp, at, cred):
             acl.strip_at_write(mp, ino, at, new_mode)
@@ -327,12 +328,12 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
 def _without_set_id(mode: int, gid: int, cred: Any) -> int:
     """A mode as it is after a write or chown (setattr_should_drop_suidgid() of Linux fs/attr.c).
 
-    Setgid without the group's x marks mandatory locking, and is left to root and to members of the group.
+    Setgid without the group's x marks mandatory locking, and is left to members of the group and to CAP_FSETID.
     """
     if mode & TYPE_MASK == S_IFDIR:
         return mode
     drop = S_ISUID
-    if mode & S_IXGRP or cred.uid and not cred.in_group(gid):
+    if mode & S_IXGRP or not cred.in_group(gid) and not cred.capable(CAP_FSETID):
         drop |= S_ISGID
     return mode & ~drop
 
@@ -365,18 +366,14 @@ def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
 # --- data ---
 
 def open(mp: Mount, ino: int, flags: int, cred: Any = None) -> None:
-    """Open a file: O_TRUNC is done here, with what it does to set-id bits, as the kernel hands it over whole.
-
-    No state is kept for an open file: the kernel's reference holds the node.
-    """
+    """Open a file, of which no state is kept: O_TRUNC is done here, with what it does to set-id bits."""
     if not flags & os.O_TRUNC or not S_ISREG(tn_mode(mp.arena, mp.mem.node(ino))):
         return
     truncate(mp, ino, 0)
-    if cred is not None and cred.uid:
-        at = mp.mem.node_w(ino)
-        mode, _uid, gid = tn_access(mp.arena, at)
-        if mode & (S_ISUID | S_ISGID):
-            layout.set_tn_mode(mp.arena, at, _without_set_id(mode, gid, cred))
+    at = mp.mem.node_w(ino)
+    mode, _uid, gid = tn_access(mp.arena, at)
+    if cred is not None and mode & (S_ISUID | S_ISGID) and not cred.capable(CAP_FSETID):
+        layout.set_tn_mode(mp.arena, at, _without_set_id(mode, gid, cred))
 
 
 def read(mp: Mount, ino: int, offset: int, size: int) -> bytes | bytearray:
@@ -437,7 +434,7 @@ def removexattr(mp: Mount, ino: int, name: bytes, cred: Any = None) -> None:
 
 def listxattr(mp: Mount, ino: int, cred: Any) -> list[bytes]:
     """The names of a node's attributes that cred may see.  => Breathes."""
-    return xattr.names(mp, ino, cred is None or cred.uid == 0)
+    return xattr.names(mp, ino, lambda: cred is None or cred.capable(CAP_SYS_ADMIN))
 
 
 # --- the file system ---

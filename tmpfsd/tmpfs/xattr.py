@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import errno
 from struct import Struct
-from typing import TYPE_CHECKING, Iterator, NamedTuple
+from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple
 
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
@@ -297,9 +297,8 @@ def demand_supported(mp: Mount, name: bytes) -> None:
 ACL_NAMES = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
-def names(mp: Mount, ino: int, privileged: bool) -> list[bytes]:
+def names(mp: Mount, ino: int, privileged: Callable[[], bool]) -> list[bytes]:
     """The names of a node's attributes, O(n); trusted ones for the privileged only (xattr(7)).  => Breathes."""
     found = [name for _handle, name in walk(mp, ino)]
-    if not privileged:
-        found = [name for name in found if not name.startswith(b"trusted.")]
-    return found
+    shown = [name for name in found if not name.startswith(b"trusted.")]
+    return shown if len(shown) == len(found) or not privileged() else found
