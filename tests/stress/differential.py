@@ -7,7 +7,7 @@ agree on is all that player.py sees, but for the table in allowed.py; every so m
 Two file systems that differ are a failure that names seed and step; the script is then cut down to a few steps that
 still differ, and printed as an argument of play_again().
 
-Picture     script --Pair.run()--> eight players: four users on each side --answers--> unexplained()
+Picture     script --Pair.run()--> twelve players: six users on each side --answers--> unexplained()
 
 Invariants  D1 Both sides are empty when a script begins: what a script finds depends on nothing but its steps.
             D2 Only players touch the mounts, so that a server that hangs hangs none but them.
@@ -131,7 +131,7 @@ class Pair:
             self.outcomes[what[0], kernel["errno"]] += 1
             differences = unexplained(what, kernel, ours)
             if differences:
-                raise Different(step + i, (USERS[user][0], *what), differences)
+                raise Different(step + i, (str(USERS[user]), *what), differences)
 
     def reset(self) -> None:
         """Empty both sides (D1)."""
@@ -215,7 +215,7 @@ def play(seed: int, nsteps: int, pair: Pair) -> None:
         shorter = pair.shrink(steps, found)
         print(f"play_again({shorter}, CONFIGURATION) plays:", file=sys.stderr)
         for user, number in shorter:
-            print("   ", USERS[user][0], operation(number, pair.acl), file=sys.stderr)
+            print("   ", USERS[user], operation(number, pair.acl), file=sys.stderr)
         raise
 
 

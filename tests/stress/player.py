@@ -65,11 +65,14 @@ class Player:
 
     def enter(self, root: str, user: int) -> None:
         """Become the user, shut into root."""
-        uid, gid, groups = USERS[user]
+        uid, gid, groups, for_files = USERS[user]
         os.chroot(root)
         os.chdir("/")
         os.umask(0)
         os.setgroups(groups)
+        if for_files:
+            mountlib.set_fsids(uid, gid)
+            return
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
 

@@ -14,9 +14,24 @@ import os
 import stat
 from random import Random
 from struct import Struct
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
-USERS = ((0, 0, ()), (1000, 1000, (2000,)), (1001, 1001, (2000, 2001)), (1002, 2000, ()))  # uid, gid, other groups
+
+class User(NamedTuple):
+    """Who plays; for_files: root's process, which has taken user and group for files only (setfsuid(2))."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    for_files: bool = False
+
+    def __str__(self) -> str:
+        return f"root as {self.uid}" if self.for_files else str(self.uid)
+
+
+USERS = (User(0, 0), User(1000, 1000, (2000,)), User(1001, 1001, (2000, 2001)), User(1002, 2000),
+         User(1000, 1000, (2001,), True), User(1001, 2000, (), True))
+USER_WEIGHTS = (6, 3, 2, 2, 3, 2)
 IDS = (0, 1000, 1001, 1002, 2000, 2001, 4_000_000_000, -1)
 HANDLES = 4
 
@@ -232,6 +247,6 @@ def script(seed: int, nsteps: int) -> list[Step]:
     r = Random(seed)
     steps: list[Step] = []
     while len(steps) < nsteps:
-        user = r.choices(range(len(USERS)), (6, 3, 2, 2))[0]
+        user = r.choices(range(len(USERS)), USER_WEIGHTS)[0]
         steps += [(user, r.getrandbits(32)) for _ in range(min(r.choice((1, 2, 8, 30)), nsteps - len(steps)))]
     return steps
