@@ -18,10 +18,10 @@ FAILED = ctypes.c_void_p(-1).value
 libc.mmap.restype = ctypes.c_void_p
 
 
-@pytest.fixture
-def full(tmpfsd: Callable[..., Mounted]) -> Mounted:
-    """A mount with room for so many pages."""
-    mounted = tmpfsd("ram=8m,size=8m")
+@pytest.fixture(params=["native", "pyfuse3"])
+def full(tmpfsd: Callable[..., Mounted], request: pytest.FixtureRequest) -> Mounted:
+    """A mount with room for so many pages, by the edge that is told what a write is, and by the one that guesses."""
+    mounted = tmpfsd(f"ram=8m,size=8m,edge={request.param}")
     fd, size = os.open(mounted.mnt / "filler", os.O_CREAT | os.O_WRONLY), 0
     with fails_with(errno.ENOSPC):
         while True:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.fuse import abi, notify, replies
 from tmpfsd.fuse.abi import BODY
-from tmpfsd.tmpfs import layout, readv, vnops
+from tmpfsd.tmpfs import layout, readv, vnops, writeback
 from tmpfsd.tmpfs.errors import FsError
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def write(s: Session, ino: int, request: memoryview) -> bytes:
     mount = s.mount
     if flags & abi.WRITE_KILL_SUIDGID or mount.strips:
         _strip(s, ino, flags)
-    done = vnops.write(mount, ino, offset, request[DATA:])
+    do = writeback.write if flags & abi.WRITE_CACHE else vnops.write
+    done = do(mount, ino, offset, request[DATA:])
     return _pack_write(_WRITE_SIZE, 0, s.unique, done)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
 
-def write(mp: Mount, ino: int, offset: int, data: bytes) -> int:
+def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview) -> int:
     """Write all of it.  => Errors as vnops.write(), FsError EROFS; what was written before stays.  => Breathes."""
     done = 0
     try:
