@@ -1,4 +1,6 @@
-"""tmpfs/listing.py: what is in a directory, entry by entry, with all that the kernel asks of each (READDIRPLUS).
+"""tmpfs/listing.py: what is in a directory, entry by entry.
+
+readdir() gives each entry's attributes and one more kernel reference (READDIRPLUS); list_names() neither (READDIR).
 
 Limits      Who adds entries as fast as they are listed never comes to an end; each call does, when the reply is full.
 """
@@ -8,14 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Callable, Iterator
 
 from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, COOKIE_SHIFT
-from tmpfsd.tmpfs.layout import tn_links, tn_parent, tn_stat
+from tmpfsd.tmpfs.layout import tn_links, tn_mode, tn_parent, tn_stat
 from tmpfsd.tmpfs.node import hold
 from tmpfsd.uvm.errors import SwapIOError
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
-Emit = Callable[[bytes, int, tuple, int], bool]
+Emit = Callable[[bytes, int, tuple, int], bool]          # name, inode number, attributes, cookie
+EmitName = Callable[[bytes, int, int, int], bool]        # name, inode number, mode, cookie
 
 
 def readdir(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
@@ -43,6 +46,25 @@ def readdir(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
         emitted += 1
         if cookie > COOKIE_DOTDOT:
             hold(mp, number)
+
+
+def list_names(mp: Mount, ino: int, cookie: int, emit: EmitName) -> None:
+    """As readdir(), with the mode alone and no reference: O(log n), and O(1) for each.  => Breathes."""
+    emitted = False
+    entries = _entries(mp, ino, cookie)
+    while True:
+        try:
+            entry = next(entries, None)
+        except SwapIOError:
+            if emitted:
+                return
+            raise
+        if entry is None:
+            return
+        name, number, cookie = entry
+        if not emit(name, number, tn_mode(mp.arena, mp.mem.node(number)), cookie):
+            return
+        emitted = True
 
 
 def _entries(mp: Mount, ino: int, cookie: int) -> Iterator[tuple[bytes, int, int]]:
