@@ -405,6 +405,17 @@ def test_bound_elsewhere(private: str) -> None:
         assert mountinfo.find(new) is None and mountinfo.find(bound) is None and of(old).fstype == "tmpfs"
 
 
+def test_below_a_directory_that_is_a_users_alone(top: bytes) -> None:
+    """A daemon without CAP_DAC_OVERRIDE may not follow the path; it left a dead mount at SIGTERM."""
+    above = os.fsdecode(top + b"/private")
+    os.makedirs(f"{above}/m")
+    os.chown(above, NOBODY, NOBODY)
+    os.chmod(above, 0o700)
+    with served(f"{above}/m") as daemon:
+        daemon.terminate()
+        assert daemon.wait(20) == 0 and mountinfo.find(f"{above}/m") is None
+
+
 def test_two_at_once_at_one_place_end_each_its_own(private: str) -> None:
     """The second is mounted over the first; each knows its own number, not what lies on top."""
     path = f"{private}/old"

@@ -198,7 +198,7 @@ class Daemon:
             ready = trio.Event()
             self.operations.on_init = ready.set
             self.open_control(nursery)
-            privileges.drop()
+            privileges.drop(self.mountpoint)
             nursery.start_soon(self.idle_worker)
             nursery.start_soon(self.trees.reaper)
             nursery.start_soon(Pressure(self.mount.status).watch, self.dispatcher)

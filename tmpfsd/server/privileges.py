@@ -2,9 +2,10 @@
 
 Picture     all of root's --drop()--> SYS_ADMIN permitted, none effective --admin()--> SYS_ADMIN effective
 
-    kept        CAP_SYS_ADMIN, for umount(2) at the end; raised for that call only
-    given up    all others, among them CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: what root owns it can still open (the
-                swap file, the directory of the control socket, devices), nothing else.  CAP_SYS_RESOURCE too: the swap
+    kept        CAP_SYS_ADMIN, for umount(2) at the end; raised for that call only.  With it CAP_DAC_READ_SEARCH, where no
+                path leads to the mount without (below another user's directory of mode 0700)
+    given up    all others, among them CAP_DAC_OVERRIDE and else CAP_DAC_READ_SEARCH: what root owns it can still open
+                (the swap file, the directory of the control socket, devices), nothing else.  CAP_SYS_RESOURCE too: the swap
                 file leaves the blocks that a disk reserves for root alone.  The supplementary groups.
                 What `tmpfsctl swapon` gives it later is opened by tmpfsctl, and comes as a descriptor.
     no_new_privs  no program that it starts gets any of them back
@@ -28,7 +29,7 @@ import logging
 import os
 from collections.abc import Iterator
 
-CAP_SYS_ADMIN = 1 << 21
+CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN = 1 << 2, 1 << 21
 PR_SET_NO_NEW_PRIVS = 38
 VERSION_3 = 0x20080522      # _LINUX_CAPABILITY_VERSION_3: 64 bits, in two halves
 
@@ -56,13 +57,27 @@ def set_capabilities(effective: int, permitted: int) -> None:
     _call("capset", _Data(effective & low, permitted & low, 0, effective >> 32, permitted >> 32, 0))
 
 
-def drop() -> None:
+def reachable(path: str) -> bool:
+    """Tell whether this thread may follow a path as far as a mount, which is not asked."""
+    try:
+        os.close(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def drop(mountpoint: str = "/") -> None:
     """Give up what serving a mount does not need; for root only."""
     if os.geteuid() != 0:
         return
     try:
         os.setgroups([])
-        set_capabilities(0, capabilities()[1] & CAP_SYS_ADMIN)
+        permitted = capabilities()[1]
+        set_capabilities(0, permitted)
+        kept = CAP_SYS_ADMIN if reachable(mountpoint) else CAP_SYS_ADMIN | CAP_DAC_READ_SEARCH
+        set_capabilities(0, permitted & kept)
     except OSError as error:
         log.warning("privileges are kept: %s", error)
     _libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
@@ -70,12 +85,12 @@ def drop() -> None:
 
 @contextlib.contextmanager
 def admin() -> Iterator[None]:
-    """Have CAP_SYS_ADMIN within, where this thread may."""
+    """Have CAP_SYS_ADMIN within, and what else is kept, where this thread may."""
     effective, permitted = capabilities()
     if effective & CAP_SYS_ADMIN or not permitted & CAP_SYS_ADMIN:
         yield
         return
-    set_capabilities(effective | CAP_SYS_ADMIN, permitted)
+    set_capabilities(effective | permitted & (CAP_SYS_ADMIN | CAP_DAC_READ_SEARCH), permitted)
     try:
         yield
     finally:
