@@ -25,7 +25,10 @@ KINDS = {"wired": WIRED, "pageable-flag": UNOWNED, "pageable-object": 0}
 
 
 class Backend(Protocol):
-    """The page source of pools.  `owner` numbers the pool (from 1, below uvm.vm.MAX_OWNERS)."""
+    """The page source of pools.  `owner` numbers the pool (from 1, below uvm.vm.MAX_OWNERS).
+
+    All O(log chunks) or less, with what vm.alloc_page() and the map take beside; check() is O(chunks).
+    """
 
     name: str
 
@@ -46,7 +49,7 @@ class Backend(Protocol):
 
 
 class KernelMap:
-    """Single pages of kernel_map, of one kind."""
+    """Single pages of kernel_map, of one kind.  All O(1), and O(top / CHUNK) of vmem.py to find one."""
 
     def __init__(self, vm: Vm, name: str, kind: int) -> None:
         self.vm = vm
@@ -85,7 +88,7 @@ class KernelMap:
 
 
 class Aobj:
-    """Pages of an anonymous object, seen through windows."""
+    """Pages of an anonymous object, seen through windows.  All O(log chunks), check() O(chunks)."""
 
     name = "aobj"
 
@@ -121,7 +124,10 @@ class Aobj:
 
 
 class PageableSubmap:
-    """Pages of a submap, which page out: one submap for all pools, or one for each."""
+    """Pages of a submap, which page out: one submap for all pools, or one for each.
+
+    All O(log chunks); stats() O(pools), check() O(chunks).
+    """
 
     name = "pageable-submap"
 
@@ -178,7 +184,7 @@ class PageableSubmap:
 
 
 def make_backend(name: str, vm: Vm, submap_bytes: int = 0, per_pool: bool = False, windows: int = RESERVE) -> Backend:
-    """The backend of that name; submap_bytes 0 means submaps that size themselves."""
+    """The backend of that name; submap_bytes 0 means submaps that size themselves.  O(submap pages)."""
     if name == PageableSubmap.name:
         return PageableSubmap(vm, submap_bytes, per_pool)
     if name == Aobj.name:

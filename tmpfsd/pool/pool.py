@@ -80,14 +80,14 @@ class Pool:
         vm.owners[owner] = f"pool {name}"
 
     def va(self, i: int) -> int:
-        """Where item i is."""
+        """Where item i is.  O(1)."""
         page, k = divmod(i, self.items_per_page)
         return (self.pages[page] << PAGE_SHIFT) + k * self.item_size
 
     def get(self, group: int = 0) -> int:
         """The index of a free item, the lowest of its group; its bytes may be anything.
 
-        => NoMemory; nothing has changed.
+        O(items of a page / 64), and O(log pages) when a page fills up or is new.  => NoMemory; nothing has changed.
         """
         partial = self._partial[group]
         if partial:
@@ -112,7 +112,10 @@ class Pool:
         return page * self.items_per_page + k + (word & -word).bit_length() - 1
 
     def put(self, i: int) -> None:
-        """Give item i back.  => Cannot fail; faults nothing in."""
+        """Give item i back.  O(1), or O(log pages) when its page was full or empties.
+
+        => Cannot fail; faults nothing in.
+        """
         page, k = divmod(i, self.items_per_page)
         at = page * self._words + (k >> 6)
         bit = 1 << (k & 63)
@@ -129,7 +132,7 @@ class Pool:
             self._partial[self._group[page]].add(page)
 
     def avoid(self, i: int) -> None:
-        """Put item i back, and give nothing out from its page until it is empty: it cannot be read."""
+        """Put item i back, and give nothing out from its page until it is empty: it cannot be read.  O(log pages)."""
         page = i // self.items_per_page
         self.put(i)
         if page < len(self.pages) and self.pages[page] and page not in self._avoided:
@@ -137,14 +140,14 @@ class Pool:
             self._partial[self._group[page]].discard(page)
 
     def is_held(self, i: int) -> bool:
-        """Whether item i is handed out."""
+        """Whether item i is handed out.  O(1)."""
         page, k = divmod(i, self.items_per_page)
         if i < 0 or page >= len(self.pages) or not self.pages[page]:
             return False
         return not self._bitmap[page * self._words + (k >> 6)] >> (k & 63) & 1
 
     def held(self):
-        """The indexes of all items handed out, in order."""
+        """The indexes of all items handed out, in order.  O(pages * items of a page) in all."""
         for page, vpn in enumerate(self.pages):
             if vpn:
                 for i in range(page * self.items_per_page, (page + 1) * self.items_per_page):
@@ -200,13 +203,13 @@ class Pool:
             self.vm.phys.arena[at:at + self.item_size] = POISON * self.item_size
 
     def stats(self) -> dict[str, int | str]:
-        """An element of `pools` of the status."""
+        """An element of `pools` of the status.  O(1)."""
         resident = self.vm.resident(self.owner)
         return {"name": self.name, "item_size": self.item_size, "items": self.nitems, "pages": self.npages,
                 "resident_pages": resident, "swapped_pages": self.npages - resident}
 
     def check(self) -> None:
-        """Raise Inconsistent where P1-P4 do not hold."""
+        """Raise Inconsistent where P1-P4 do not hold.  O(pages)."""
         partial: list[list[int]] = [[] for _ in range(GROUPS)]
         holes, held = [], 0
         for page, vpn in enumerate(self.pages):

@@ -35,7 +35,10 @@ class Table:
         vm.owners[owner] = f"pool {name}"
 
     def enter(self, i: int) -> None:
-        """Make word i exist.  Its bits are what they were when it was last removed, or 0.  => NoMemory."""
+        """Make word i exist.  Its bits are what they were when it was last removed, or 0.  => NoMemory.
+
+        O(1); O(i / WORDS_PER_PAGE) where i is far behind the last, and what the backend takes for a page.
+        """
         page = i // WORDS_PER_PAGE
         while page >= len(self.pages):
             self.pages.append(0)
@@ -46,7 +49,7 @@ class Table:
         self._uses[page] += 1
 
     def remove(self, i: int) -> None:
-        """Word i need not exist any more.  => Cannot fail; faults nothing in."""
+        """Word i need not exist any more.  O(1), amortized.  => Cannot fail; faults nothing in."""
         page = i // WORDS_PER_PAGE
         self._uses[page] -= 1
         if not self._uses[page]:
@@ -58,17 +61,17 @@ class Table:
                 self._uses.pop()
 
     def va(self, i: int) -> int:
-        """Where word i is."""
+        """Where word i is.  O(1)."""
         return (self.pages[i // WORDS_PER_PAGE] << PAGE_SHIFT) + i % WORDS_PER_PAGE * WORD
 
     def stats(self) -> dict[str, int | str]:
-        """An element of `pools` of the status."""
+        """An element of `pools` of the status.  O(pages)."""
         resident = self.vm.resident(self.owner)
         return {"name": self.name, "item_size": WORD, "items": sum(self._uses), "pages": self.npages,
                 "resident_pages": resident, "swapped_pages": self.npages - resident}
 
     def check(self) -> None:
-        """Raise Inconsistent where T1 does not hold."""
+        """Raise Inconsistent where T1 does not hold.  O(pages)."""
         npages = 0
         demand(len(self.pages) == len(self._uses), "T1", f"{self.name}: uses of {len(self._uses)} pages")
         for page, vpn in enumerate(self.pages):

@@ -50,7 +50,7 @@ class Windows:
         self.maps = self.recycles = 0
 
     def map(self, vpn: int, pfn: int) -> None:
-        """Show a resident page."""
+        """Show a resident page.  O(1)."""
         if not self.free:
             raise Inconsistent("W4", f"all {len(self.page)} windows are in use, and another page is touched")
         window = self.free.pop()
@@ -60,7 +60,7 @@ class Windows:
         self.maps += 1
 
     def unmap(self, pfn: int) -> None:
-        """Show it no more, if a window does; it stays resident."""
+        """Show it no more, if a window does; it stays resident.  O(1)."""
         window = self.window_of[pfn]
         if window != NO_WINDOW:
             self.vm.frame_of[self.page[window]] = UNMAPPED - pfn
@@ -69,17 +69,17 @@ class Windows:
             self.free.append(window)
 
     def resize(self) -> None:
-        """Know the frames that there are now; no window shows one that is gone."""
+        """Know the frames that there are now; no window shows one that is gone.  O(frames that are new)."""
         nframes = self.vm.phys.nframes
         del self.window_of[nframes:]
         self.window_of.extend([NO_WINDOW] * (nframes - len(self.window_of)))
 
     def move(self, pfn: int, to: int) -> None:
-        """What was in frame pfn is in frame `to`; a window that shows it shows it there."""
+        """What was in frame pfn is in frame `to`; a window that shows it shows it there.  O(1)."""
         self.window_of[to], self.window_of[pfn] = self.window_of[pfn], NO_WINDOW
 
     def recycle(self) -> None:
-        """Make idle windows free until the reserve is.  => Offsets are stale afterwards."""
+        """Make idle windows free until the reserve is.  O(windows).  => Offsets are stale afterwards."""
         while len(self.free) < self.reserve:
             vpn = self.page[self.hand]
             self.hand = (self.hand + 1) % len(self.page)
@@ -88,7 +88,7 @@ class Windows:
                 self.recycles += 1
 
     def check(self) -> None:
-        """Raise Inconsistent where W1-W3 do not hold."""
+        """Raise Inconsistent where W1-W3 do not hold.  O(windows + frames)."""
         vm = self.vm
         free = set(self.free)
         demand(len(free) == len(self.free), "W3", "a window is free twice")
@@ -116,18 +116,18 @@ class AnonObject:
         self._pages = Submap("the anonymous object", vm.kernel_map)     # their entries in the page table
 
     def alloc(self) -> int:
-        """The number of a page without memory behind it yet."""
+        """The number of a page without memory behind it yet.  O(log chunks)."""
         return self._pages.alloc()
 
     def free(self, vpn: int) -> None:
-        """Give a page number back."""
+        """Give a page number back.  O(log chunks)."""
         self._pages.free(vpn)
 
     def stats(self) -> dict[str, int]:
-        """Bytes of the object, and its windows."""
+        """Bytes of the object, and its windows.  O(1)."""
         windows = self.windows
         return {**self._pages.stats(), "windows": len(windows.page), "maps": windows.maps, "recycles": windows.recycles}
 
     def check(self) -> None:
-        """Check its pages; the machine checks the windows."""
+        """Check its pages; the machine checks the windows.  O(chunks)."""
         self._pages.check()

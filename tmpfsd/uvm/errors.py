@@ -1,4 +1,4 @@
-"""uvm/errors.py: what memory can refuse, each with the errno that a caller of the file system sees."""
+"""uvm/errors.py: what memory can refuse, each with the errno that a caller of the file system sees.  All O(1)."""
 
 import errno
 

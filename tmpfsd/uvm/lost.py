@@ -19,7 +19,7 @@ MOST = 1024
 
 
 def seldom(n: int) -> bool:
-    """Whether the n-th of many alike is worth a line in the log: the first, and each time they have doubled."""
+    """Whether the n-th of many alike is worth a line in the log: the first, and each time they have doubled.  O(1)."""
     return n & (n - 1) == 0
 
 
@@ -33,7 +33,7 @@ class Lost:
         self._told = False
 
     def add(self, vpn: int, owner: str, error: Exception) -> None:
-        """A fault on page vpn failed."""
+        """A fault on page vpn failed.  O(1)."""
         if vpn in self.pages:
             return
         if len(self.pages) < MOST:
@@ -44,7 +44,7 @@ class Lost:
             log.error("lost: more than %d pages; no more of them are logged", MOST)
 
     def remove(self, vpn: int) -> bool:
-        """Page vpn is lost no more, as it is in, or gone; whether it was."""
+        """Page vpn is lost no more, as it is in, or gone; whether it was.  O(1)."""
         if vpn not in self.pages:
             return False
         self.pages.remove(vpn)

@@ -1,4 +1,4 @@
-"""uvm/param.py: the page size and conversions (after NetBSD <uvm/uvm_param.h>)."""
+"""uvm/param.py: the page size and conversions (after NetBSD <uvm/uvm_param.h>).  All O(1)."""
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT

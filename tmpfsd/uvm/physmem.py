@@ -149,7 +149,7 @@ class PhysMem:
         return self.mem[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT]
 
     def close(self) -> None:
-        """Give the arena back to the system, now or when the last that looks at it is gone (a traceback may)."""
+        """Give the arena back to the system, now or when the last that looks at it is gone.  O(1) here."""
         try:
             for view in (self.u64, self.u32, self.mem):
                 view.release()

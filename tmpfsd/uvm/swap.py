@@ -59,7 +59,7 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 def open_swap(path: str, direct: bool = False) -> tuple[int, int]:
-    """Open a directory (an unlinked file in it), a file or a block device: (fd, size limit in bytes or 0).
+    """Open a directory (an unlinked file in it), a file or a block device: (fd, size limit in bytes or 0).  O(1).
 
     => a file that does not exist is made.  OSError names what the system refused; EBUSY for a file or device that
     another mount pages to, EPERM for a file that others can reach, ELOOP for a symbolic link anywhere in the path
@@ -74,7 +74,10 @@ def open_swap(path: str, direct: bool = False) -> tuple[int, int]:
 
 
 def open_place(path: str, flags: int = 0) -> int:
-    """The first half of it, for who has the right to open it; nothing is changed yet, but a missing file is made."""
+    """The first half of it, for who has the right to open it; nothing is changed yet, but a missing file is made.
+
+    O(1).
+    """
     flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY
     if os.path.isdir(path):
         # Never reachable by name, gone with the daemon however it ends.
@@ -88,7 +91,10 @@ def open_place(path: str, flags: int = 0) -> int:
 
 
 def open_straight(path: str, flags: int, mode: int = 0) -> int:
-    """As os.open(), without following any symbolic link: one may be put in the way after the path was looked at."""
+    """As os.open(), without following any symbolic link: one may be put in the way after the path was looked at.
+
+    O(1).
+    """
     how = (ctypes.c_uint64 * 3)(flags, mode, RESOLVE_NO_SYMLINKS)
     fd = int(_syscall(SYS_OPENAT2, AT_FDCWD, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)))
     if fd >= 0:
@@ -100,7 +106,7 @@ def open_straight(path: str, flags: int, mode: int = 0) -> int:
 
 
 def demand_private(fd: int, path: str) -> None:
-    """Refuse a regular file that another user owns, may open, or has a second name for.  => OSError EPERM."""
+    """Refuse a regular file that another user owns, may open, or has a second name for.  O(1).  => OSError EPERM."""
     state = os.fstat(fd)
     alone = state.st_uid in (0, os.geteuid()) and state.st_nlink <= 1 and not state.st_mode & 0o077
     if stat.S_ISREG(state.st_mode) and not alone:
@@ -108,7 +114,10 @@ def demand_private(fd: int, path: str) -> None:
 
 
 def own(fd: int, path: str) -> int:
-    """The second half: lock a file or device; empty a file, which must be ours alone.  A device's size, 0 of a file."""
+    """The second half: lock a file or device; empty a file, which must be ours alone.  A device's size, 0 of a file.
+
+    O(1) here; the system walks what it empties.
+    """
     demand_private(fd, path)
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):

@@ -38,7 +38,10 @@ CLUSTER = 16                # pages copied at once
 
 
 class SwapSet:
-    """The slots of several swap files."""
+    """The slots of several swap files.
+
+    All O(files), of which there are MAX_FILES at most, beside what the file takes that has the slot; see Swap.
+    """
 
     __slots__ = ("files",)
 

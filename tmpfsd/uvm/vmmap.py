@@ -33,7 +33,7 @@ class VmMap:
         self.arena = Vmem(base, npages)
 
     def alloc(self, n: int = 1) -> int:
-        """The first page number of a range of n.  => NoMemory when the map is full."""
+        """The first page number of a range of n.  => NoMemory when the map is full.  See Vmem.alloc()."""
         vpn = self.arena.alloc(n)
         if vpn < 0:
             raise NoMemory(f"{self.name} is full")
@@ -41,7 +41,10 @@ class VmMap:
         return vpn
 
     def alloc_some(self, n: int, after: int = 0) -> tuple[int, int]:
-        """Up to n page numbers in a row, from `after` on if they are free there: (first, count)."""
+        """Up to n page numbers in a row, from `after` on if they are free there: (first, count).
+
+        => NoMemory when the map is full.  See Vmem.alloc_some().
+        """
         if after:
             count = self.arena.alloc_at(after, n)
             if count:
@@ -54,12 +57,12 @@ class VmMap:
         return vpn, count
 
     def free(self, vpn: int, n: int = 1) -> None:
-        """Give a range back."""
+        """Give a range back.  O(n)."""
         self.arena.free(vpn, n)
         self.nused -= n
 
     def check(self) -> None:
-        """Raise Inconsistent where M1 or M3 does not hold."""
+        """Raise Inconsistent where M1 or M3 does not hold.  O(top)."""
         self.arena.check()
         demand(self.arena.base > 0, "M1", f"{self.name} starts at page 0")
         demand(self.nused == self.arena.size - self.arena.nfree, "M3", f"{self.name}: {self.nused} used")
@@ -87,7 +90,7 @@ class Submap:
         self._partial = SortedList()            # chunks with a free page
 
     def alloc(self) -> int:
-        """A page number.  => NoMemory when the submap is full."""
+        """A page number.  O(log chunks).  => NoMemory when the submap is full."""
         if not self._partial:
             self._grow()
         chunk = self._partial[0]
@@ -101,7 +104,7 @@ class Submap:
         return chunk + lowest.bit_length() - 1
 
     def free(self, vpn: int) -> None:
-        """Give a page number back; a chunk that empties goes back to where it came from."""
+        """Give a page number back; a chunk that empties goes back to where it came from.  O(log chunks)."""
         chunk = self._chunks.keys()[self._chunks.bisect_right(vpn) - 1]
         free, bit = self._chunks[chunk], 1 << vpn - chunk
         assert not free & bit and bit <= self._all_of(chunk), "freed twice"
@@ -141,12 +144,12 @@ class Submap:
             self.npages -= SUBMAP_CHUNK
 
     def stats(self) -> dict[str, int]:
-        """Bytes of it: size, used, the most ever used."""
+        """Bytes of it: size, used, the most ever used.  O(1)."""
         return {"size_bytes": ptoa(self.npages), "used_bytes": ptoa(self.nused),
                 "high_water_bytes": ptoa(self.high_water)}
 
     def check(self) -> None:
-        """Raise Inconsistent where M2 or M3 does not hold."""
+        """Raise Inconsistent where M2 or M3 does not hold.  O(chunks)."""
         used = sum((self._all_of(chunk) & ~free).bit_count() for chunk, free in self._chunks.items())
         demand(used == self.nused, "M3", f"{self.name}: {used} used, counted {self.nused}")
         partial = [chunk for chunk, free in self._chunks.items() if free]
