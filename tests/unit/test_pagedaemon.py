@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
-from tmpfsd.uvm.pagedaemon import ACTIVE, HELD, INACTIVE, LIVES, PATIENCE, PageDaemon
+from tmpfsd.uvm.pagedaemon import ACTIVE, HELD, INACTIVE, LIVES, PATIENCE, STEP_PATIENCE, PageDaemon
 from tmpfsd.uvm.vm import WIRED, Vm
 
 
@@ -305,7 +305,7 @@ def test_a_flush_evicts_in_bounded_steps(make_vm, monkeypatch) -> None:
     counted = Counted(PageDaemon.clean)
     monkeypatch.setattr(PageDaemon, "clean", counted)
     for _ in vm.daemon.flush():
-        assert counted.calls <= PATIENCE // 18 + 1
+        assert counted.calls <= STEP_PATIENCE // 18 + 1
         counted.calls = 0
     assert not any(vm.is_resident(vpn) for vpn in range(1, 8000, 2))
 

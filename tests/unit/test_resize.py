@@ -8,7 +8,7 @@ import pytest
 from tmpfsd.uvm import physmem
 from tmpfsd.uvm.aobj import AnonObject
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
-from tmpfsd.uvm.pagedaemon import PATIENCE, PageDaemon
+from tmpfsd.uvm.pagedaemon import STEP_PATIENCE, PageDaemon
 from tmpfsd.uvm.physmem import PhysMem
 from tmpfsd.uvm.resize import MOVE_STEP, SIFT_STEP, resize
 from tmpfsd.uvm.vm import UNOWNED, WINDOWED, WIRED, Vm
@@ -107,7 +107,7 @@ def test_no_step_does_much(make_vm, monkeypatch, filled: int) -> None:
     monkeypatch.setattr(PhysMem, "set_aside", sift)
     for target in (200, 16384):
         for now in resize(vm, target):
-            assert work["_consider"] <= PATIENCE and work["clean"] <= PATIENCE // 18 + 1
+            assert work["_consider"] <= STEP_PATIENCE and work["clean"] <= STEP_PATIENCE // 18 + 1
             assert work["move_page"] <= MOVE_STEP and work["sifted"] <= SIFT_STEP
             work.update(dict.fromkeys(work, 0))
         assert now == target

@@ -14,8 +14,8 @@ Invariants  J1 The child ends with the daemon, at the latest (PR_SET_PDEATHSIG),
             J3 The child is the first to go where memory is short (oom_score_adj), and the last to be run (nice).
 
 Limits      fork() copies page tables: 3 ms for 128 MiB of `ram` in use, 7 for 256, 20 for 1 GiB, and requests wait for
-            that.  What they change afterwards is copied, 4.6 us a page instead of 0, up to `ram` once more.  Huge pages
-            (MADV_HUGEPAGE) made the first fork ten times faster and later ones hardly; the first touch of one took 5 ms.
+            that.  What they change afterwards is copied, 4.6 us a page, up to `ram` once more.  Huge pages
+            (MADV_HUGEPAGE) made the first fork ten times faster and later ones hardly; to touch one first took 5 ms.
             What only the check finds lost is in its answer, not in the status.
 """
 

@@ -54,7 +54,8 @@ OWNERS = 32                 # vm.MAX_OWNERS: the kind of a page is in the bits a
 LIVES = 16                  # rounds that a page of an index is let off: a page of nodes serves a twelfth of its files
 MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
 FLUSH_LOOKS = 2048          # frames looked at in a step of flush()
-PATIENCE = 2048             # looks of one reclaim, or of a step of what evicts in steps: 3 ms
+PATIENCE = 2048             # looks of one reclaim: 3 ms
+STEP_PATIENCE = 512         # and of a step of what evicts in steps, where a slow disk should get less at once: 700 KiB
 WRITE_COST = 16             # what writing costs, in looks, and 2 for each page
 BALANCE_LOOKS = 32          # active pages looked at between two inactive ones
 BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device or empty queues left short
@@ -181,14 +182,14 @@ class PageDaemon:
             if self.write_errors > errors:
                 self.resting_until = now + BACKOFF
 
-    def make_free(self, nframes: int) -> None:
-        """Evict until so many frames are free, or patience is at an end.  O(PATIENCE).
+    def make_free(self, nframes: int, patience: int = PATIENCE) -> None:
+        """Evict until so many frames are free, or patience is at an end.  O(patience).
 
         => Offsets are stale afterwards.
         """
         free, errors = self.vm.phys.free_frames, self.write_errors
         self._retry_held()
-        self.patience = PATIENCE
+        self.patience = patience
         while len(free) < nframes and self.patience > 0 and self.write_errors < errors + MANY_ERRORS:
             self._balance()
             if not self.count[INACTIVE]:
@@ -299,7 +300,7 @@ class PageDaemon:
     def flush(self) -> Generator[int, None, int]:
         """Evict whatever may leave, in steps; yields how many frames were looked at, and returns how many pages stayed.
 
-        => Offsets are stale after each step.  O(frames), in steps of O(FLUSH_LOOKS) and O(PATIENCE).
+        => Offsets are stale after each step.  O(frames), in steps of O(FLUSH_LOOKS) and O(STEP_PATIENCE).
         """
         for start in range(0, len(self.queue), FLUSH_LOOKS):        # first: clusters are made of inactive pages
             for pfn in range(start, min(start + FLUSH_LOOKS, len(self.queue))):
@@ -309,7 +310,7 @@ class PageDaemon:
         stayed, errors = 0, self.write_errors
         pfn = 0
         while pfn < len(self.queue):
-            self.patience = PATIENCE
+            self.patience = STEP_PATIENCE
             while pfn < len(self.queue) and self.patience > 0:
                 if self.queue[pfn] != NOT_QUEUED and (self.write_errors > errors + MANY_ERRORS or not self._evict(pfn)):
                     stayed += 1

@@ -52,12 +52,13 @@ def _reserve(nbytes: int) -> mmap.mmap:
 class PhysMem:
     """The arena and the frames of its first `ram_bytes`."""
 
-    __slots__ = ("nframes", "arena", "mem", "u64", "u32", "owner", "referenced", "dirty", "free_frames",
+    __slots__ = ("nframes", "most", "arena", "mem", "u64", "u32", "owner", "referenced", "dirty", "free_frames",
                  "ceiling", "aside", "naside")
 
     def __init__(self, ram_bytes: int) -> None:
         self.nframes = 0
         self.arena = _reserve(ram_bytes >> PAGE_SHIFT << PAGE_SHIFT)
+        self.most = len(self.arena) >> PAGE_SHIFT       # frames that there can be
         self.mem = memoryview(self.arena)
         self.u64 = self.mem.cast("Q")
         self.u32 = self.mem.cast("I")
@@ -70,11 +71,6 @@ class PhysMem:
         self.aside = bytearray()            # 1 for each frame from the ceiling on that is set aside
         self.naside = 0
         self.grow(ram_bytes >> PAGE_SHIFT)
-
-    @property
-    def most(self) -> int:
-        """How many frames there can be.  O(1)."""
-        return len(self.arena) >> PAGE_SHIFT
 
     @property
     def nused(self) -> int:

@@ -1,8 +1,8 @@
 """uvm/resize.py: more frames, or fewer, while the machine runs.
 
 resize() works in steps, so that requests are not held up: its caller lets operations run between two of them.  No step
-is more than PATIENCE looks of the page daemon, MOVE_STEP pages copied or SIFT_STEP free frames looked at.  Frames go in
-lots of an eighth.  Of each lot, first enough pages get slots for V6 to hold with the fewer frames.  From then on frames
+is more than STEP_PATIENCE looks of the page daemon, MOVE_STEP pages copied or SIFT_STEP free frames looked at.  Frames
+go in lots of an eighth.  Of each lot, first enough pages get slots for V6 to hold with the fewer frames.  From then on frames
 of the lot that are free, or become free, are set aside and taken no more.  Then the highest frames go: pages that would
 leave next are evicted wherever they are, and what is left in the highest is copied to lower ones that became free.
 Wired pages and pages that swap has no room for stay; they are moved like all others.
@@ -17,7 +17,7 @@ Breathing   A step makes offsets stale: it may run where breathe() may, between 
 from collections.abc import Iterator
 
 from tmpfsd.uvm.errors import NoMemory
-from tmpfsd.uvm.pagedaemon import LIVES, PATIENCE
+from tmpfsd.uvm.pagedaemon import LIVES, STEP_PATIENCE
 from tmpfsd.uvm.param import ptoa
 from tmpfsd.uvm.vm import Vm
 
@@ -123,8 +123,8 @@ class _Shrink:
         """Evict n pages, or what patience is there for.  => NoMemory: nothing can leave."""
         daemon, phys = self.vm.daemon, self.vm.phys
         before = phys.nused
-        daemon.make_free(len(phys.free_frames) + n)
-        self.looks += PATIENCE
+        daemon.make_free(len(phys.free_frames) + n, STEP_PATIENCE)
+        self.looks += STEP_PATIENCE
         if phys.nused < before:
             self.looks = 0
         # After so many looks each page must have shown whether it can leave.
