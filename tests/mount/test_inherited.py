@@ -40,7 +40,8 @@ def place(tmp_path: Path) -> Iterator[Path]:
 def start(mnt: Path, options: str = OPTIONS, script: str = "", **keywords: Any) -> "subprocess.CompletedProcess[str]":
     """Mount in the background, from a shell that has said something before."""
     command = f'{script}{"" if "exec" in script else " exec"} "$0" -m tmpfsd "$1" -o "$2"'
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    # Under ulimit -f Python would leave compiled files that end in the middle, for all others to find.
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(["sh", "-c", command, sys.executable, str(mnt), options], capture_output=True, text=True,
                           timeout=60, env=environment, **keywords)
 

@@ -12,6 +12,8 @@ from mountlib import Mounted, ctl, eventually, fails_with, needs_root
 
 from tests import sandbox
 from tmpfsd import mountflags, options
+from tmpfsd.cli import remount
+from tmpfsd.cli.client import ClientError
 from tmpfsd.options import OptionError
 
 pytestmark = [needs_root, pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse")]
@@ -139,6 +141,23 @@ def test_without_mount(tmpfsd: Callable[..., Mounted]) -> None:
     shown = subprocess.run(["findmnt", "-n", "-o", "OPTIONS", mounted.mnt], capture_output=True, text=True).stdout
     assert {"nosuid", "noexec", "nodiratime"} <= set(shown.strip().split(","))
     assert mounted.status()["size_bytes"] == 9 << 20
+
+
+def test_the_kernels_words_need_no_control_socket(tmpfsd: Callable[..., Mounted]) -> None:
+    """A read-only /run, say: the daemon sees by itself what is in force."""
+    mounted = tmpfsd("ram=1m,size=8m")
+    device = os.stat(mounted.mnt).st_dev
+    place = Path("/run/tmpfsd") / f"{os.major(device)}-{os.minor(device)}.sock"
+    aside = place.with_suffix(".aside")
+    place.rename(aside)
+    try:
+        remount.remount(str(mounted.mnt), ["remount", "noexec", "noatime"], keep=True)
+        assert {"noexec", "noatime"} <= set(mountflags_of(mounted.mnt))
+        with pytest.raises(ClientError):
+            remount.remount(str(mounted.mnt), ["remount", "size=9m", "exec"], keep=True)
+        assert "noexec" in mountflags_of(mounted.mnt)
+    finally:
+        aside.rename(place)
 
 
 # --- atime ---

@@ -10,6 +10,7 @@ Picture     words --sort_out--> ours --daemon: all, or refused--> done
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -52,7 +53,7 @@ def remount(path: str, words: Sequence[str], keep: bool) -> None:
     with open("/proc/self/mountinfo", "rb", buffering=0) as file:
         now = mountflags.in_force(device, os.fsencode(mounted.path), file.readall())
     kernels, ours = sort_out(words, now)
-    answer: dict[str, Any] = client.ask(path, "remount", words=ours)
+    answer: dict[str, Any] = client.ask(path, "remount", words=ours) if ours else {}
     try:
         if kernels:
             mountflags.remount(device, mounted.path, mountflags.bits(kernels, mountflags.bits(now) if keep else 0))
@@ -60,4 +61,5 @@ def remount(path: str, words: Sequence[str], keep: bool) -> None:
         if answer:
             client.ask(path, "set", values=[f"{name}={each['was']}" for name, each in answer.items()])
         raise ClientError(f"{path}: {','.join(kernels)}: {error.strerror or error}") from None
-    client.ask(path, "flags")
+    with contextlib.suppress(ClientError):      # it sees by itself, a little later
+        client.ask(path, "flags")

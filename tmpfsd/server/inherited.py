@@ -57,7 +57,8 @@ def set_limits(config: Config) -> None:
     file_bytes = 0
     if config.swap is not None and not is_device(config.swap):
         file_bytes = config.swap_size_bytes
-    needs = ((resource.RLIMIT_FSIZE, "RLIMIT_FSIZE (ulimit -f)", INFINITE, file_bytes, "bytes of the swap file"),
+    needs = ((resource.RLIMIT_FSIZE, "RLIMIT_FSIZE (ulimit -f)", INFINITE, file_bytes,
+              "bytes of the swap file (give a smaller swap_size=)"),
              (resource.RLIMIT_NOFILE, "RLIMIT_NOFILE (ulimit -n)", FILES, LEAST_FILES, "open files"),
              (resource.RLIMIT_AS, "RLIMIT_AS (ulimit -v)", INFINITE, config.ram_bytes + OWN_ADDRESSES,
               "bytes of address space"),
