@@ -70,7 +70,7 @@ class Strings:
         return SIZES[(handle >> INDEX_BITS) - 1]
 
     def size_for(self, nbytes: int) -> int:
-        """How many bytes an item that is taken for nbytes has room for."""
+        """How many bytes an item that is taken for nbytes has room for.  O(1)."""
         return CLASSES[bisect_left(CLASSES, nbytes)]
 
     def is_held(self, handle: int) -> bool:

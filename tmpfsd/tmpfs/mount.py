@@ -24,7 +24,6 @@ from tmpfsd.uvm.vm import SPARE, Vm
 
 CLOCK_REALTIME_COARSE = 5       # <linux/time.h>; the time module has no name for it
 
-
 class Mount:
     """A file system in memory that pages out.  => OSError: the swap file or device cannot be opened."""
 

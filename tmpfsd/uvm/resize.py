@@ -2,10 +2,10 @@
 
 resize() works in steps, so that requests are not held up: its caller lets operations run between two of them.  No step
 is more than STEP_PATIENCE looks of the page daemon, MOVE_STEP pages copied or SIFT_STEP free frames looked at.  Frames
-go in lots of an eighth.  Of each lot, first enough pages get slots for V6 to hold with the fewer frames.  From then on frames
-of the lot that are free, or become free, are set aside and taken no more.  Then the highest frames go: pages that would
-leave next are evicted wherever they are, and what is left in the highest is copied to lower ones that became free.
-Wired pages and pages that swap has no room for stay; they are moved like all others.
+go in lots of an eighth.  Of each lot, first enough pages get slots for V6 to hold with the fewer frames.  From then on
+frames of the lot that are free, or become free, are set aside and taken no more.  Then the highest frames go: pages
+that would leave next are evicted wherever they are, and what is left in the highest is copied to lower ones that became
+free.  Wired pages and pages that swap has no room for stay; they are moved like all others.
 
 Picture     nframes --slots--> V6 holds for fewer --sift--> free frames of the lot are aside
                     --make_free--> enough are free below --move_page--> the highest are aside
@@ -78,11 +78,11 @@ class _Shrink:
         """Set aside the free frames from goal on; what becomes free meanwhile is set aside by itself."""
         free, done = self.vm.phys.free_frames, 0
         while done < len(free):
-            n, spare = SIFT_STEP, self._spare()
-            while (high := sum(map(goal.__le__, free[done:done + n]))) > spare > 0:
-                n = min(n - 1, n * spare // high)
-            if high > spare:
-                self._evict(high - spare)
+            n, surplus = SIFT_STEP, self._surplus()
+            while (high := sum(map(goal.__le__, free[done:done + n]))) > surplus > 0:
+                n = min(n - 1, n * surplus // high)
+            if high > surplus:
+                self._evict(high - surplus)
             else:
                 done += self.vm.phys.set_aside(done, n)
             yield
@@ -94,7 +94,7 @@ class _Shrink:
             low, leaving = self._affordable(goal)
             if low == phys.nframes:
                 highest = phys.owner[max(goal, phys.nframes - MOVE_STEP):]
-                self._evict(len(highest) - highest.count(0) - self._spare())
+                self._evict(len(highest) - highest.count(0) - self._surplus())
                 low, leaving = self._affordable(goal)
             for pfn in leaving:
                 self.vm.move_page(pfn, phys.alloc(phys.owner[pfn]))
@@ -104,18 +104,18 @@ class _Shrink:
 
     def _affordable(self, goal: int) -> tuple[int, list[int]]:
         """To which frame the highest can go now, and those of them that have pages."""
-        phys, spare = self.vm.phys, self._spare()
+        phys, surplus = self.vm.phys, self._surplus()
         low, end = phys.nframes, max(goal, phys.nframes - MOVE_STEP)
         leaving: list[int] = []
         while low > end:
             if phys.owner[low - 1]:
-                if len(leaving) >= spare:
+                if len(leaving) >= surplus:
                     break
                 leaving.append(low - 1)
             low -= 1
         return low, leaving
 
-    def _spare(self) -> int:
+    def _surplus(self) -> int:
         """Frames that are free and that operations need not."""
         return len(self.vm.phys.free_frames) - (self.vm.reserve if self.tight else self.vm.low)
 

@@ -151,9 +151,8 @@ class Vm:
         return pfn << PAGE_SHIFT | va & PAGE_MASK
 
     def breathe(self) -> None:
-        """Let pages leave, so that the reserve is full.  => Every offset is stale afterwards.
+        """Let pages leave, so that the reserve is full.  O(1), or O(PATIENCE).  => Every offset is stale afterwards.
 
-        O(1), and now and then a reclaim: O(PATIENCE + low), see pagedaemon.py.
         => Inconsistent V7: an operation has left pages undefined; they are put right, and nothing has left.
         """
         if self.undefined.pages:
@@ -491,13 +490,11 @@ class Vm:
                 slotless += not self.slot_of[vpn]
                 wired += bool(flags & WIRED)
                 unowned += bool(flags & UNOWNED)
-        nresident = sum(resident)
-        demand(nresident == self.phys.nused, "V2", f"{nresident} resident pages")
+        demand(sum(resident) == self.phys.nused, "V2", f"{sum(resident)} resident pages")
         demand(pages == self.pages_of and resident == self.resident_of, "V4", "pages by owner")
         found = (sum(pages), slotless, wired, unowned)
         counted = (self.npages, self.nslotless, self.nwired, self.nunowned)
         demand(found == counted, "V4", f"pages, slotless, wired, unowned: {found}, counted {counted}")
-        failed = self.daemon.write_errors
         most = min(self.phys.nframes, self.phys.ceiling) - self.reserve
         demand(self.most_slotless == most, "V6", f"{most} pages may be without a slot, noted {self.most_slotless}")
-        demand(slotless <= most or failed, "V6", f"{slotless} pages without a slot")
+        demand(slotless <= most or self.daemon.write_errors, "V6", f"{slotless} pages without a slot")
