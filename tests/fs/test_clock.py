@@ -8,7 +8,7 @@ import pytest
 
 import tmpfsd
 from tests.fs.fslib import ROOT, Driver
-from tmpfsd.tmpfs.mount import CLOCK_REALTIME_COARSE
+from tmpfsd.tmpfs.clock import CLOCK_REALTIME_COARSE, MOMENT, Clock
 
 HOUR = 3600 * 10**9
 DAY = 24 * HOUR
@@ -86,7 +86,26 @@ def test_the_clock_that_jumps_is_asked_for_stamps_only() -> None:
             name = getattr(node, "attr", "") if isinstance(node, ast.Attribute) else ""
             if name in CLOCKS and getattr(node.value, "id", "") in ("time", "datetime"):
                 asked[path.name] = name
-    assert asked == {"mount.py": "clock_gettime_ns", "trees.py": "time"}        # of nodes, and the lines of `trace`
+    assert asked == {"clock.py": "clock_gettime_ns", "trees.py": "time"}        # of nodes, and the lines of `trace`
+
+
+def test_stamps_are_not_behind_what_the_kernel_said(fs: Driver) -> None:
+    """utime(now) may be a moment ahead of the coarse clock; what is written then is not older."""
+    ino = fs.create(ROOT, b"a")
+    ahead = time.clock_gettime_ns(CLOCK_REALTIME_COARSE) + MOMENT // 2
+    fs.setattr(ino, mtime_ns=ahead)
+    assert fs.getattr(ino).mtime_ns == ahead <= fs.getattr(ino).ctime_ns
+    fs.write(ino, 0, b"x")
+    assert fs.getattr(ino).mtime_ns >= ahead
+
+
+def test_a_time_of_the_future_moves_no_clock() -> None:
+    clock = Clock()
+    for ns in (time.time_ns() + HOUR, 0, 5, -HOUR):
+        clock.heard(ns)
+        assert not clock.floor
+    clock.floor = time.time_ns() + HOUR         # the clock was set back
+    assert clock.now() <= time.time_ns()
 
 
 def test_stamps_are_of_the_kernels_coarse_clock(fs: Driver) -> None:

@@ -6,13 +6,12 @@ while nothing else is to be done.
 
 from __future__ import annotations
 
-import time
-from functools import partial
 from typing import Any, Callable
 
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import check, reap, vnops
 from tmpfsd.tmpfs.btree import BTree
+from tmpfsd.tmpfs.clock import Clock
 from tmpfsd.tmpfs.directory import Directories
 from tmpfsd.tmpfs.discard import Gone
 from tmpfsd.tmpfs.gate import Gate
@@ -22,14 +21,13 @@ from tmpfsd.uvm.swap import Swap, open_swap
 from tmpfsd.uvm.swapset import OWN_WIDTH
 from tmpfsd.uvm.vm import SPARE, Vm
 
-CLOCK_REALTIME_COARSE = 5       # <linux/time.h>; the time module has no name for it
 
 class Mount:
     """A file system in memory that pages out.  => OSError: the swap file or device cannot be opened."""
 
-    __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "now", "generation", "lost_nodes",
-                 "gate", "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels", "strips", "nr_inodes",
-                 "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold")
+    __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "clock", "now", "generation",
+                 "lost_nodes", "gate", "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels", "strips",
+                 "nr_inodes", "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -42,8 +40,8 @@ class Mount:
         self.arena = self.vm.phys.arena
         self.breathe = self.vm.breathe
         self.gate = Gate(self.status)
-        # The clock that the kernel stamps with, where it does so itself: with a finer one times would go backwards.
-        self.now = partial(time.clock_gettime_ns, CLOCK_REALTIME_COARSE)
+        self.clock = Clock()
+        self.now = self.clock.now
         self.generation = 0
         self.lost_nodes = 0                 # nodes that could not be freed, as their pages cannot be read back
         # What reap.py frees: the first of the list, the key its directory goes on from, pages of data on the list,

@@ -316,6 +316,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
             return
     if stays_empty and mode is uid is gid is atime_ns is mtime_ns is None and new_mode == old_mode:
         return
+    mp.clock.heard(max(atime_ns or 0, mtime_ns or 0))
     layout.set_tn_mode(arena, at, new_mode)
     layout.set_tn_owner(arena, at, old_uid if uid is None else uid, old_gid if gid is None else gid)
     if atime_ns is not None:
