@@ -43,6 +43,7 @@ class Device:
         return -error, reply[abi.OUT_HEADER.size:]
 
     def close(self) -> None:
+        self.loop.close()
         self.kernel.close()
         self.ours.close()
         self.wire.close()
