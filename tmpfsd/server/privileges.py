@@ -2,11 +2,11 @@
 
 Picture     all of root's --drop()--> SYS_ADMIN permitted, none effective --admin()--> SYS_ADMIN effective
 
-    kept        CAP_SYS_ADMIN, for umount(2) at the end; raised for that call only.  With it CAP_DAC_READ_SEARCH, where no
-                path leads to the mount without (below another user's directory of mode 0700)
+    kept        CAP_SYS_ADMIN, for umount(2) at the end; raised for that call only.  With it CAP_DAC_READ_SEARCH, where
+                no path leads to the mount without (below another user's directory of mode 0700)
     given up    all others, among them CAP_DAC_OVERRIDE and else CAP_DAC_READ_SEARCH: what root owns it can still open
-                (the swap file, the directory of the control socket, devices), nothing else.  CAP_SYS_RESOURCE too: the swap
-                file leaves the blocks that a disk reserves for root alone.  The supplementary groups.
+                (the swap file, the directory of the control socket, devices), nothing else.  CAP_SYS_RESOURCE too: the
+                swap file leaves the blocks that a disk reserves for root alone.  The supplementary groups.
                 What `tmpfsctl swapon` gives it later is opened by tmpfsctl, and comes as a descriptor.
     no_new_privs  no program that it starts gets any of them back
 
