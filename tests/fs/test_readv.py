@@ -27,7 +27,7 @@ def names(fs: Driver, ino: int, cookie: int = 0, most: int = 1 << 30) -> list[tu
         return True
 
     fs.mp.breathe()
-    listing.list_names(fs.mp, ino, cookie, emit)
+    vnops.list_names(fs.mp, ino, cookie, emit)
     return found
 
 
@@ -112,20 +112,20 @@ def test_names_before_one_that_cannot_be_read_go_out(fs: Driver, monkeypatch: py
     for number in range(5):
         fs.create(ROOT, b"%d" % number)
     whole = names(fs, ROOT)
-    entries = vnops._entries
+    entries = listing._entries
 
     def failing_after_three(*args: object):
         for number, entry in enumerate(entries(*args)):
             if number == 3:
-                raise vnops.SwapIOError("injected")
+                raise listing.SwapIOError("injected")
             yield entry
 
-    monkeypatch.setattr(vnops, "_entries", failing_after_three)
+    monkeypatch.setattr(listing, "_entries", failing_after_three)
     assert names(fs, ROOT) == whole[:3]
-    monkeypatch.setattr(vnops, "_entries", lambda *_args: iter(failing_now()))
+    monkeypatch.setattr(listing, "_entries", lambda *_args: iter(failing_now()))
 
     def failing_now():
-        raise vnops.SwapIOError("injected")
+        raise listing.SwapIOError("injected")
         yield
 
     with refused(5):

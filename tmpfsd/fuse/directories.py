@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tmpfsd.fuse import abi, replies
 from tmpfsd.fuse.abi import BODY
 from tmpfsd.fuse.replies import BLOCK_SIZE, FOREVER, SECOND
-from tmpfsd.tmpfs import layout, listing, vnops
+from tmpfsd.tmpfs import layout, vnops
 from tmpfsd.tmpfs.errors import FsError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def readdir(s: Session, ino: int, data: bytes) -> Reply:
         out.append(_dirent(number, key, len(name), mode >> TYPE_SHIFT) + name + bytes(pad))
         return True
 
-    listing.list_names(s.mount, ino, cookie, emit)
+    vnops.list_names(s.mount, ino, cookie, emit)
     body = b"".join(out)
     return [replies.header(s, len(body)), body]
 

@@ -30,7 +30,7 @@ from tmpfsd.tmpfs.layout import (
     set_tn_ctime, set_tn_links, string_spec, tn_access, tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat,
     tn_string, touch
 )
-from tmpfsd.tmpfs.listing import Emit
+from tmpfsd.tmpfs.listing import Emit, EmitName
 from tmpfsd.tmpfs.mem import DIRECTORIES, OTHERS
 from tmpfsd.tmpfs.node import hold
 from tmpfsd.tmpfs.rename import rename
@@ -43,9 +43,10 @@ if TYPE_CHECKING:
 LINK_MAX, PATH_MAX = (1 << 31) - 1, 4096
 TYPE_MASK = 0o170000                # S_IFMT, which Python has as a function only
 DAY, CTIME_MAX = 86_400_000_000_000, (1 << 63) - 1      # ns; only the writeback cache ever hands a ctime in
-__all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "access", "create", "forget", "getattr", "getxattr", "link", "listxattr",
-           "lookup", "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir", "readlink", "removexattr",
-           "rename", "rmdir", "setattr", "setxattr", "statfs", "strip", "symlink", "truncate", "unlink", "write"]
+__all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "access", "create", "forget", "getattr", "getxattr", "link",
+           "list_names", "listxattr", "lookup", "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir",
+           "readlink", "removexattr", "rename", "rmdir", "setattr", "setxattr", "statfs", "strip", "symlink",
+           "truncate", "unlink", "write"]
 
 access, forget, strip = acl.access, node.forget, acl.strip
 
@@ -397,6 +398,13 @@ def readdir(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
     if not mp.nodiratime:
         _accessed(mp, ino, mp.mem.node(ino))
     listing.readdir(mp, ino, cookie, emit)
+
+
+def list_names(mp: Mount, ino: int, cookie: int, emit: EmitName) -> None:
+    """listing.list_names(), which changes atime.  => SwapIOError.  => Breathes."""
+    if not mp.nodiratime:
+        _accessed(mp, ino, mp.mem.node(ino))
+    listing.list_names(mp, ino, cookie, emit)
 
 
 # --- extended attributes ---
