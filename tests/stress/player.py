@@ -305,7 +305,8 @@ class Player:
         try:
             entries = everything(fd, size)
             answer = {"names": sorted((entry.name, entry.kind) for entry in entries), "again": True,
-                      "twice": len({entry.name for entry in entries}) != len(entries)}
+                      "twice": len({entry.name for entry in entries}) != len(entries),
+                      "for 32 bits": all(entry.offset < 1 << 31 for entry in entries)}
             if back < len(entries):
                 os.lseek(fd, entries[back].offset, os.SEEK_SET)
                 answer["again"] = everything(fd, size) == entries[back + 1:]
