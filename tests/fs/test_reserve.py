@@ -27,8 +27,9 @@ class Meter:
             breathe()
 
         fs.mp.breathe = breathing
-        for name in ("fault", "alloc_page", "forget_content"):
+        for name in ("fault", "alloc_page"):
             patch.setattr(Vm, name, self.counting(getattr(Vm, name)))
+        patch.setattr(Vm, "forget_content", self.counting_frames(Vm.forget_content))
 
     def counting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """A function that takes a frame."""
@@ -36,6 +37,17 @@ class Meter:
             self.now += 1
             self.most = max(self.most, self.now)
             return original(*args, **kwargs)
+
+        return call
+
+    def counting_frames(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that takes any number of frames."""
+        def call(vm: Vm, *args: Any) -> Any:
+            free = len(vm.phys.free_frames)
+            result = original(vm, *args)
+            self.now += free - len(vm.phys.free_frames)
+            self.most = max(self.most, self.now)
+            return result
 
         return call
 

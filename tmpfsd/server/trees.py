@@ -153,7 +153,7 @@ class Trees:
                     known = self.reap_slice()
                     if known:
                         await self.in_thread(forget_names, self.kernel, known)
-                    before, served = served, sum(self.operations.requests.values())
+                    before, served = served, self.served()
                     if served == before:
                         await trio.lowlevel.checkpoint()
                     else:                       # somebody else works: what he needs is made room for at once
@@ -161,6 +161,11 @@ class Trees:
             except Exception as error:
                 self.failure = str(error) or repr(error)
                 self.mount.gate.errno_of(error, "discard")
+
+    def served(self) -> int:
+        """How many requests somebody waited for."""
+        requests = self.operations.requests
+        return sum(requests.values()) - requests["forget"]
 
     def reap_slice(self) -> list[Gone]:
         """Free for SLICE; the names that the kernel must forget.  => FsError EROFS once an invariant broke."""
