@@ -135,10 +135,10 @@ def test_what_is_refused_memory_is_tried_again_while_there_is_something_to_reap(
     monkeypatch.setattr("tmpfsd.tmpfs.reap.make_room", lambda _mount: rooms.pop(0))
     vnops.unlink = unlink
     assert run(ops.unlink, 1, b"x", CTX) is None
-    assert tries == 3 and not ops.refused
+    assert tries == 3 and not ops.gate.refused
     vnops.unlink = raising(NoMemory("full"))
     assert run(ops.unlink, 1, b"x", CTX) == errno.ENOSPC
-    assert ops.refused == {"full": 1}
+    assert ops.gate.refused == {"full": 1}
 
 
 def test_entry_has_every_attribute(ops: Operations) -> None:

@@ -171,11 +171,11 @@ class Trees:
         """Free for SLICE; the names that the kernel must forget.  => FsError EROFS once an invariant broke."""
         mount, end = self.mount, clock() + SLICE
         mount.gate.demand_writable()
-        known, mount.untold = mount.untold, []
         while mount.doomed and clock() < end:
             names, some = reap.reap(mount)
             self.names += names
-            known += some
+            mount.untold += some            # an error does not lose them
+        known, mount.untold = mount.untold, []
         if self.operations.check_each:
             mount.check()
         return known
