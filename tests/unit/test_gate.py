@@ -50,7 +50,7 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 def commands(mount: Mount) -> Commands:
     """The commands of that mount, as the control socket has them."""
     operations = Operations(mount, mount.config)
-    return Commands(mount, operations, "/nowhere", None, Trees(mount, operations))
+    return Commands(mount, operations, lambda: ("/nowhere", False), None, Trees(mount, operations))
 
 
 def ask(command: Callable[[Any], Any], **request: Any) -> Any:

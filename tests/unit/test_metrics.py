@@ -20,7 +20,7 @@ from tmpfsd.server.errors import MountError
 pytest.importorskip("prometheus_client")
 STATE: dict[str, Any] = {
     **dict.fromkeys(metrics.GAUGES, 4096), "mountpoint": '/mnt/a "b"',
-    "broken": True, "lost_writes": 6, "lost_inodes": 0,
+    "broken": True, "detached": False, "lost_writes": 6, "lost_inodes": 0,
     "swap": {"size_bytes": 8192, "used_bytes": 0, "bad_slots": 2, "disk_full": True},
     "paging": {"faults": 3, "pageins": 2, "lost_pages": 5},
     "requests": {"lookup": 17, "getattr": 4}, "refused": {"size is used up": 1},
@@ -153,7 +153,7 @@ def test_every_figure_of_a_status_is_exported(tmp_path: Path) -> None:
     """But names, the submap's (its used bytes are its pools' pages), and what is told for each swap file."""
     state = real_status(tmp_path)
     text = metrics.page(state).decode()
-    left_out = {"backend", "mountpoint", "submap", "pid", "swap", "paging", "pools", "data"}
+    left_out = {"backend", "mountpoint", "edge", "submap", "pid", "swap", "paging", "pools", "data"}
     for name in set(state) - left_out:
         assert f"tmpfsd_{name}" in text, name
     for name in set(state["swap"]) - {"path", "files"}:
@@ -172,6 +172,6 @@ def real_status(tmp_path: Path) -> dict[str, Any]:
     mount = Mount(options.Config(ram_bytes=1 << 20, size_bytes=1 << 20, swap=str(tmp_path)))
     try:
         operations = Operations(mount, mount.config)
-        return Commands(mount, operations, "/mnt", None, Trees(mount, operations)).status(None)
+        return Commands(mount, operations, lambda: ("/mnt", False), None, Trees(mount, operations)).status(None)
     finally:
         mount.close()

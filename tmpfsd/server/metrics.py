@@ -34,10 +34,12 @@ SECONDS = 5.0
 GAUGES = {"size_bytes": "limit of data and metadata", "used_bytes": "data and metadata", "inodes": "inodes",
           "inodes_max": "limit of inodes, 0 for none of its own", "ram_bytes": "budget of resident memory",
           "resident_bytes": "resident memory", "wired_bytes": "memory that never pages out",
+          "doomed_bytes": "data that were removed and are not free yet",
           "unowned_bytes": "pageable memory on no queue (backend=pageable-flag)",
           "dirty_bytes": "resident memory that must be written before it can leave"}
 # Of the status: a flag is 0 or 1.
-STATES = {"broken": "whether an invariant broke and changes are refused"}
+STATES = {"broken": "whether an invariant broke and changes are refused",
+          "detached": "whether it is mounted nowhere any more, and in use still"}
 SWAP_GAUGES = {"size_bytes": "limit of swap", "used_bytes": "in use of swap", "bad_slots": "slots of swap given up",
                "disk_full": "whether the disk under the swap file is full"}
 PAGING_GAUGES = {"lost_pages": "pages that cannot be read back now"}       # all else that is counted there only grows
