@@ -34,6 +34,7 @@ SECONDS = 5.0
 GAUGES = {"size_bytes": "limit of data and metadata", "used_bytes": "data and metadata", "inodes": "inodes",
           "inodes_max": "limit of inodes, 0 for none of its own", "ram_bytes": "budget of resident memory",
           "resident_bytes": "resident memory", "wired_bytes": "memory that never pages out",
+          "orphans": "inodes without a name, open still or known to the kernel",
           "doomed_bytes": "data that were removed and are not free yet",
           "unowned_bytes": "pageable memory on no queue (backend=pageable-flag)",
           "dirty_bytes": "resident memory that must be written before it can leave"}
