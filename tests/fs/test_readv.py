@@ -6,7 +6,8 @@ import random
 import pytest
 
 from tests.fs.fslib import ROOT, Driver, failing, refused
-from tmpfsd.tmpfs import listing, readv, regfile, vnops
+from tmpfsd.tmpfs import listing, readv, regfile
+from tmpfsd.uvm.errors import SwapIOError
 from tmpfsd.uvm.param import PAGE_SIZE
 
 
@@ -117,7 +118,7 @@ def test_names_before_one_that_cannot_be_read_go_out(fs: Driver, monkeypatch: py
     def failing_after_three(*args: object):
         for number, entry in enumerate(entries(*args)):
             if number == 3:
-                raise listing.SwapIOError("injected")
+                raise SwapIOError("injected")
             yield entry
 
     monkeypatch.setattr(listing, "_entries", failing_after_three)
@@ -125,7 +126,7 @@ def test_names_before_one_that_cannot_be_read_go_out(fs: Driver, monkeypatch: py
     monkeypatch.setattr(listing, "_entries", lambda *_args: iter(failing_now()))
 
     def failing_now():
-        raise listing.SwapIOError("injected")
+        raise SwapIOError("injected")
         yield
 
     with refused(5):
