@@ -291,6 +291,45 @@ class TestData:
         assert wire.getattr(ino).mode == 0o100755 and not wire.mp.strips
 
 
+class TestSpace:
+    def test_punch(self, wire: Wire) -> None:
+        ino = wire.mknod(ROOT, b"a")
+        wire.write(ino, 0, b"x" * (4 * PAGE_SIZE))
+        assert wire.ask(abi.FALLOCATE, ino, abi.FALLOCATE_IN.pack(PAGE_SIZE, PAGE_SIZE + 5, 3)) == b""
+        assert wire.read(ino, 0, 1 << 20) == b"x" * PAGE_SIZE + bytes(PAGE_SIZE + 5) + b"x" * (2 * PAGE_SIZE - 5)
+        for mode in (0, 1, 2, 8, 0x10, 0x20, 0x40, 1 << 31):
+            with refused(errno.EOPNOTSUPP):
+                wire.ask(abi.FALLOCATE, ino, abi.FALLOCATE_IN.pack(0, 1, mode))
+        for offset, length, code in ((0, 0, errno.EINVAL), ((1 << 64) - 1, 1, errno.EFBIG),
+                                     (1, (1 << 63) - 1, errno.EFBIG)):
+            with refused(code):
+                wire.ask(abi.FALLOCATE, ino, abi.FALLOCATE_IN.pack(offset, length, 3))
+        with refused(errno.EISDIR):
+            wire.ask(abi.FALLOCATE, ROOT, abi.FALLOCATE_IN.pack(0, 1, 3))
+
+    def test_seek(self, wire: Wire) -> None:
+        def seek(offset: int, whence: int) -> int:
+            return abi.LSEEK_OUT.unpack(wire.ask(abi.LSEEK, ino, abi.LSEEK_IN.pack(offset, whence)))[0]
+
+        ino = wire.mknod(ROOT, b"a")
+        wire.write(ino, 2 * PAGE_SIZE, b"x" * PAGE_SIZE)
+        wire.setattr(ino, abi.FATTR_SIZE, size=5 * PAGE_SIZE)
+        assert seek(0, os.SEEK_DATA) == 2 * PAGE_SIZE == seek(2 * PAGE_SIZE, os.SEEK_DATA)
+        assert (seek(0, os.SEEK_HOLE), seek(2 * PAGE_SIZE + 1, os.SEEK_HOLE)) == (0, 3 * PAGE_SIZE)
+        for offset, whence, code in ((3 * PAGE_SIZE, os.SEEK_DATA, errno.ENXIO), (0, os.SEEK_SET, errno.EINVAL),
+                                     (5 * PAGE_SIZE, os.SEEK_HOLE, errno.ENXIO), ((1 << 64) - 1, 3, errno.ENXIO)):
+            with refused(code):
+                seek(offset, whence)
+        with refused(errno.EISDIR):
+            wire.ask(abi.LSEEK, ROOT, abi.LSEEK_IN.pack(0, os.SEEK_DATA))
+
+    def test_no_seek_where_data_may_be_in_the_kernel_only(self) -> None:
+        wire = Wire(writeback=True)
+        with refused(errno.ENOSYS):
+            wire.ask(abi.LSEEK, wire.mknod(ROOT, b"a"), abi.LSEEK_IN.pack(0, os.SEEK_DATA))
+        wire.close()
+
+
 class TestDirectories:
     @pytest.mark.parametrize("plus", [False, True])
     def test_all_names_once(self, wire: Wire, plus: bool) -> None:

@@ -26,7 +26,7 @@ import logging
 import traceback
 from typing import Any, Callable, NamedTuple, Protocol, Sequence
 
-from tmpfsd.fuse import abi, attributes, data, directories, init, names, replies, xattrs
+from tmpfsd.fuse import abi, attributes, data, directories, init, names, replies, space, xattrs
 from tmpfsd.fuse.caller import Caller
 from tmpfsd.fuse.init import Agreement, Refusal
 from tmpfsd.options import Config
@@ -96,6 +96,8 @@ OPERATIONS: dict[int, Operation] = {
     abi.STATFS: Operation("statfs", attributes.statfs),
     abi.READ: Operation("read", data.read, abi.READ_IN.size),
     abi.WRITE: Operation("write", data.write, abi.WRITE_IN.size, changes=True),
+    abi.FALLOCATE: Operation("fallocate", space.fallocate, abi.FALLOCATE_IN.size, changes=True),
+    abi.LSEEK: Operation("lseek", space.lseek, abi.LSEEK_IN.size),
     abi.READDIR: Operation("readdir", directories.readdir, abi.READ_IN.size),
     abi.READDIRPLUS: Operation("readdirplus", directories.readdirplus, abi.READ_IN.size),
     abi.GETXATTR: Operation("getxattr", xattrs.getxattr, abi.GETXATTR_IN.size),
@@ -109,7 +111,7 @@ OPERATIONS: dict[int, Operation] = {
     abi.FSYNC: Operation("fsync", not_served),
     abi.FSYNCDIR: Operation("fsyncdir", not_served),
     **{opcode: Operation(name, not_served) for name, opcode in (
-        ("ioctl", abi.IOCTL), ("fallocate", abi.FALLOCATE), ("lseek", abi.LSEEK), ("tmpfile", abi.TMPFILE),
+        ("ioctl", abi.IOCTL), ("tmpfile", abi.TMPFILE),
         ("copy_file_range", abi.COPY_FILE_RANGE), ("copy_file_range", abi.COPY_FILE_RANGE_64), ("poll", abi.POLL))},
     abi.RELEASE: Operation("release", nothing_to_do),
     abi.RELEASEDIR: Operation("releasedir", nothing_to_do),
