@@ -6,8 +6,7 @@ import random
 import pytest
 
 from tests.fs.fslib import ROOT, Driver, failing, refused
-from tmpfsd.tmpfs import listing, readv, regfile
-from tmpfsd.uvm.errors import SwapIOError
+from tmpfsd.tmpfs import listing, readv, regfile, vnops
 from tmpfsd.uvm.param import PAGE_SIZE
 
 
@@ -118,7 +117,7 @@ def test_names_before_one_that_cannot_be_read_go_out(fs: Driver, monkeypatch: py
     def failing_after_three(*args: object):
         for number, entry in enumerate(entries(*args)):
             if number == 3:
-                raise SwapIOError("injected")
+                raise listing.SwapIOError("injected")
             yield entry
 
     monkeypatch.setattr(listing, "_entries", failing_after_three)
@@ -126,7 +125,7 @@ def test_names_before_one_that_cannot_be_read_go_out(fs: Driver, monkeypatch: py
     monkeypatch.setattr(listing, "_entries", lambda *_args: iter(failing_now()))
 
     def failing_now():
-        raise SwapIOError("injected")
+        raise listing.SwapIOError("injected")
         yield
 
     with refused(5):
