@@ -1,7 +1,6 @@
 """tmpfsctl check on a real mount: a frozen copy is checked while requests are served."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -122,17 +121,12 @@ def test_requests_are_served_while_it_takes_long(asking: Asking) -> None:
 def test_the_client_hears_that_it_is_alive(asking: Asking) -> None:
     asking.asking.kill()
     assert eventually(lambda: not children(asking.daemon.pid))      # the copy ends with its client
-    mounted = client.find(str(asking.mnt))
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(client.socket_of(mounted))
-        sock.sendall(b'{"command": "check"}\n')
-        sock.settimeout(3)
-        words = sock.makefile("rb")
-        times = []
-        for _ in range(4):
-            assert b"progress" in words.readline()
-            times.append(time.monotonic())
-        assert max(b - a for a, b in zip(times, times[1:])) < 2
+    words, times = client.follow(client.find(str(asking.mnt)), "check"), []
+    for _ in range(4):
+        assert "progress" in next(words)
+        times.append(time.monotonic())
+    words.close()
+    assert max(b - a for a, b in zip(times, times[1:])) < 2
 
 
 def test_the_copy_holds_nothing_of_the_mount(asking: Asking) -> None:
