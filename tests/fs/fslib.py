@@ -20,15 +20,14 @@ from typing import Any, Callable, Iterator, NamedTuple
 
 import pytest
 
+from tests import failpoints
 from tmpfsd.options import Config
-from tmpfsd.pool import Pool
 from tmpfsd.tmpfs import btree, discard, layout, reap, vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError, VmError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
-from tmpfsd.uvm.swap import Swap
-from tmpfsd.uvm.vm import RESERVE, Vm
+from tmpfsd.uvm.vm import RESERVE
 
 ROOT = vnops.ROOT_INO
 MODES = ("roomy", "starving", "thrash")
@@ -94,7 +93,8 @@ def tiny_trees() -> Iterator[None]:
     """Mounts made within have B+trees with nodes of at most 8 entries."""
     inner = TINY_CAPS[PAGE_SIZE]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(btree, "capacity", lambda nbytes, value_size: TINY_CAPS[nbytes])
+        for nbytes, cap in TINY_CAPS.items():
+            patch.setitem(btree.CAPACITIES, nbytes, cap)
         patch.setattr(btree, "INNER_CAP", inner)
         yield
 
@@ -407,20 +407,20 @@ def _io_error() -> Exception:
     return SwapIOError("injected")
 
 
-# What fails: where the call is, and how; and whether it fails from the n-th call on or there alone.
-Point = tuple[type, str, Callable[[], Exception], bool]
+# What fails: which call (failpoint.py), and how; and whether it fails from the n-th call on or there alone.
+Point = tuple[str, Callable[[], Exception], bool]
 POINTS: dict[str, Point] = {
-    "page": (Vm, "alloc_page", _no_memory, False),
-    "data": (Vm, "alloc_data_pages", _no_memory, False),
-    "item": (Pool, "get", _no_memory, False),
-    "pagein": (Swap, "read_cluster", _io_error, False),
+    "page": ("Vm.alloc_page", _no_memory, False),
+    "data": ("Vm.alloc_data_pages", _no_memory, False),
+    "item": ("Pool.get", _no_memory, False),
+    "pagein": ("Swap.read_cluster", _io_error, False),
 }
 SWAP_POINTS: dict[str, Point] = {
-    "slot": (Swap, "alloc", lambda: NoSwap("injected"), False),
-    "no more slots": (Swap, "alloc", lambda: NoSwap("injected"), True),
-    "write": (Swap, "write_cluster", lambda: OSError(errno.EIO, "injected"), False),
-    "dead device": (Swap, "write_cluster", lambda: OSError(errno.EIO, "injected"), True),
-    "full disk": (Swap, "write_cluster", lambda: OSError(errno.ENOSPC, "injected"), True),
+    "slot": ("Swap.alloc", lambda: NoSwap("injected"), False),
+    "no more slots": ("Swap.alloc", lambda: NoSwap("injected"), True),
+    "write": ("Swap.write_cluster", lambda: OSError(errno.EIO, "injected"), False),
+    "dead device": ("Swap.write_cluster", lambda: OSError(errno.EIO, "injected"), True),
+    "full disk": ("Swap.write_cluster", lambda: OSError(errno.ENOSPC, "injected"), True),
 }
 TRIED: Counter[str] = Counter()         # failures that were injected, by point; conftest.py prints them
 
@@ -428,18 +428,12 @@ TRIED: Counter[str] = Counter()         # failures that were injected, by point;
 @contextmanager
 def failing(point: str, n: int, lasting: bool = False) -> Iterator[Fuse]:
     """Let the n-th call of a point fail, and with `lasting` all after it."""
-    where, name, error, always = {**POINTS, **SWAP_POINTS}[point]
-    original, fuse = getattr(where, name), Fuse(error, n, lasting or always)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        fuse.burn()
-        return original(*args, **kwargs)
-
-    setattr(where, name, call)
+    where, error, always = {**POINTS, **SWAP_POINTS}[point]
+    fuse = Fuse(error, n, lasting or always)
     Fuse.burning += 1
     try:
-        yield fuse
+        with failpoints.at(where, fuse.burn):
+            yield fuse
     finally:
         Fuse.burning -= 1
-        setattr(where, name, original)
         TRIED[point] += fuse.calls > n

@@ -7,6 +7,7 @@ from typing import Callable
 
 import pytest
 
+from tests import failpoints
 from tests.fs.fslib import ROOT, Driver, refused
 from tmpfsd.tmpfs import directory
 from tmpfsd.tmpfs.directory import BUCKET_SHIFT, COUNTERS, FIRST_KEY, HASH_MASK, REST_MASK, Directories
@@ -70,6 +71,7 @@ def test_entries_come_and_go(fs: Driver, seed: int) -> None:
                 ids=["one-rest", "few-rests", "own-rests"])
 def weak_hash(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Three buckets for all names."""
+    failpoints.interpreted_only()
     monkeypatch.setattr(Directories, "hash",
                         lambda self, name: 1 + sum(name) % 3 << BUCKET_SHIFT | request.param(name))
 

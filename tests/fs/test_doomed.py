@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
+from tests import failpoints
 from tests.fs.fslib import POINTS, ROOT, Driver, Pair, refused
 from tests.fs.test_failures import exact
 from tests.fs.test_undefined import attempts, pattern
@@ -60,6 +61,7 @@ def test_a_tail_is_gone_at_once(fs: Driver, size: int) -> None:
 
 def test_a_large_file_is_not_walked(make_fs: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch) -> None:
     """With the limits as they are: what frees is called by the reaper only."""
+    failpoints.interpreted_only()
     fs = make_fs("roomy", noatime=True)
     pairs = [spread(fs, 2000, b"%d" % i) for i in range(3)]
     calls = 0
@@ -291,6 +293,7 @@ def test_removal(make_fs: Callable[..., Driver], request: pytest.FixtureRequest,
 
 @pytest.mark.usefixtures("few")
 def test_without_memory_a_tail_is_cut_in_place(fs: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    failpoints.interpreted_only()
     pair = spread(fs)
     pair.compare()
 
@@ -309,6 +312,7 @@ def test_without_memory_a_tail_is_cut_in_place(fs: Driver, monkeypatch: pytest.M
 @pytest.mark.usefixtures("few")
 def test_what_cannot_be_read_back_is_lost_alone(make_fs: Callable[..., Driver],
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    failpoints.interpreted_only()
     fs = make_fs("roomy")
     fs.lost = True
     pairs = [spread(fs, 20, b"%d" % i) for i in range(3)]
@@ -331,6 +335,7 @@ def test_what_cannot_be_read_back_is_lost_alone(make_fs: Callable[..., Driver],
 
 @pytest.mark.usefixtures("few")
 def test_a_list_that_cannot_be_read_stays(make_fs: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch) -> None:
+    failpoints.interpreted_only()
     fs = make_fs("roomy")
     pair = spread(fs)
     pair.truncate(3)

@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 import pytest
 
+from tests import failpoints
 from tests.fs.fslib import CRED, POINTS, ROOT, Driver, failing
 from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.acl import ACCESS, DEFAULT, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, encode
@@ -187,14 +188,13 @@ REMOVALS: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("case", REMOVALS)
-def test_removal_needs_no_memory(fs: Driver, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removal_needs_no_memory(fs: Driver, case: str) -> None:
     scene = Scene(fs)
 
-    def no_page(*_args: Any, **_kwargs: Any) -> None:
+    def no_page() -> None:
         raise NoMemory("not now")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(type(fs.mp.vm), "alloc_page", no_page)
+    with failpoints.at("Vm.alloc_page", no_page):
         REMOVALS[case](scene)
     fs.check()
 

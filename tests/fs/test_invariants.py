@@ -5,6 +5,7 @@ from typing import Any, Callable
 
 import pytest
 
+from tests import failpoints
 from tests.fs.fslib import ROOT, Driver, make_mount
 from tmpfsd.tmpfs import check, layout
 from tmpfsd.tmpfs.directory import COOKIE_SHIFT, FIRST_KEY, REST_MASK, Directories
@@ -291,6 +292,7 @@ def test_a_directory_cut_off_from_the_root(tmp_path) -> None:
 
 
 def test_two_entries_with_one_cookie(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failpoints.interpreted_only()
     monkeypatch.setattr(Directories, "hash", lambda self, name: FIRST_KEY | zlib.crc32(name))
     mp = make_mount(str(tmp_path))
     fs = Driver(mp)

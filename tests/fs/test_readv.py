@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from tests import failpoints
 from tests.fs.fslib import ROOT, Driver, failing, refused
 from tmpfsd.tmpfs import listing, readv, regfile, vnops
 from tmpfsd.uvm.param import PAGE_SIZE
@@ -109,6 +110,7 @@ def test_the_same_names_and_no_reference(fs: Driver) -> None:
 
 
 def test_names_before_one_that_cannot_be_read_go_out(fs: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    failpoints.interpreted_only()
     for number in range(5):
         fs.create(ROOT, b"%d" % number)
     whole = names(fs, ROOT)

@@ -4,9 +4,10 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
+from tests import failpoints
 from tests.fs.fslib import ROOT, STARVING_FRAMES, Driver
 from tmpfsd.tmpfs.acl import DEFAULT, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, encode
-from tmpfsd.uvm.vm import RESERVE, Vm
+from tmpfsd.uvm.vm import RESERVE
 
 LONG = [bytes([97 + i]) * 255 for i in range(20)]
 NOBODY = (1 << 32) - 1
@@ -17,7 +18,7 @@ ACL = encode([(USER_OBJ, 7, NOBODY), *[(USER, 6, 1000 + i) for i in range(200)],
 class Meter:
     """Counts page-ins asked for and pages made since the last breath; `most` is the most there were."""
 
-    def __init__(self, fs: Driver, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, fs: Driver) -> None:
         self.now = self.most = 0
         self.worst: dict[str, int] = {}
         breathe = fs.mp.breathe
@@ -27,34 +28,17 @@ class Meter:
             breathe()
 
         fs.mp.breathe = breathing
-        for name in ("fault", "alloc_page"):
-            patch.setattr(Vm, name, self.counting(getattr(Vm, name)))
-        patch.setattr(Vm, "forget_content", self.counting_frames(Vm.forget_content))
 
-    def counting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that takes a frame."""
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.now += 1
-            self.most = max(self.most, self.now)
-            return original(*args, **kwargs)
-
-        return call
-
-    def counting_frames(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that takes any number of frames."""
-        def call(vm: Vm, *args: Any) -> Any:
-            free = len(vm.phys.free_frames)
-            result = original(vm, *args)
-            self.now += free - len(vm.phys.free_frames)
-            self.most = max(self.most, self.now)
-            return result
-
-        return call
+    def count(self) -> None:
+        """A frame is taken."""
+        self.now += 1
+        self.most = max(self.most, self.now)
 
     def run(self, what: str, operation: Callable[..., Any], *args: Any) -> Any:
         """Run an operation and note what it took."""
         self.most = 0
-        result = operation(*args)
+        with failpoints.at(("Vm.fault", "Vm.alloc_page", "Vm.forget_content"), self.count):
+            result = operation(*args)
         self.worst[what] = max(self.worst.get(what, 0), self.most)
         assert self.most <= RESERVE, f"{what} took {self.most} frames in one breath"
         return result
@@ -74,8 +58,8 @@ def deep(make_fs: Callable[..., Driver]) -> Iterator[Driver]:
     fs.mp.vm.thrash = False
 
 
-def test_names(deep: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    fs, meter = deep, Meter(deep, monkeypatch)
+def test_names(deep: Driver) -> None:
+    fs, meter = deep, Meter(deep)
     other = fs.lookup(ROOT, b"other")
     fs.setxattr(other, DEFAULT, ACL)
     for i, name in enumerate(LONG):
@@ -96,8 +80,8 @@ def test_names(deep: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(meter.worst.values()) >= 8, meter.worst
 
 
-def test_attributes(deep: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    fs, meter = deep, Meter(deep, monkeypatch)
+def test_attributes(deep: Driver) -> None:
+    fs, meter = deep, Meter(deep)
     ino = fs.lookup(ROOT, b"7" + b"n" * 100)
     for i in range(10):
         name = b"user.%d" % i + b"x" * 200
@@ -111,8 +95,8 @@ def test_attributes(deep: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 17 <= max(meter.worst.values())
 
 
-def test_data(deep: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    fs, meter = deep, Meter(deep, monkeypatch)
+def test_data(deep: Driver) -> None:
+    fs, meter = deep, Meter(deep)
     ino = fs.create(ROOT, b"data")
     for i in range(120):
         meter.run("write", fs.write, ino, (i * 37 % 120) * 2 << 12, b"x" * 5000)

@@ -6,10 +6,11 @@ what is not is whole.
 
 import errno
 import itertools
-from typing import Any, Callable
+from typing import Callable
 
 import pytest
 
+from tests import failpoints
 from tests.fs.fslib import SWAP_POINTS, Driver, failing
 from tests.fs.test_failures import CASES, REMOVALS, Case, Scene, differences, exact
 from tmpfsd.uvm.errors import NoMemory, NoSwap, VmError
@@ -78,20 +79,17 @@ def test_what_needs_a_page_is_refused(make_fs: Callable[..., Driver], point: str
 
 @pytest.mark.parametrize("case", REMOVALS)
 def test_removal_needs_neither_pages_nor_items_nor_slots(
-        fs: Driver, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        fs: Driver, case: str) -> None:
     """On every backend, roomy and tight."""
     scene = Scene(fs)
     tighten(fs)
 
-    def refuse(error: type[VmError]) -> Callable[..., None]:
-        def call(*_args: Any, **_kwargs: Any) -> None:
+    def refuse(error: type[VmError]) -> Callable[[], None]:
+        def call() -> None:
             raise error("not now")
 
         return call
 
-    with monkeypatch.context() as patch:
-        patch.setattr(type(fs.mp.vm), "alloc_page", refuse(NoMemory))
-        patch.setattr(type(fs.mp.mem.nodes), "get", refuse(NoMemory))
-        patch.setattr(type(fs.mp.vm.swap), "alloc", refuse(NoSwap))
+    with failpoints.at(("Vm.alloc_page", "Pool.get"), refuse(NoMemory)), failpoints.at("Swap.alloc", refuse(NoSwap)):
         REMOVALS[case](scene)
     fs.check()

@@ -10,6 +10,7 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
+from tests import failpoints
 from tests.fs.fslib import POINTS, ROOT, Driver, failing
 from tmpfsd.uvm.errors import SwapIOError, VmError
 
@@ -111,6 +112,7 @@ def test_write(make_fs: Callable[..., Driver], offset: int, length: int, point: 
 @pytest.mark.parametrize("bad", range(4))
 def test_a_page_that_cannot_be_read_harms_no_other(make_fs: Callable[..., Driver], bad: int, lasting: bool) -> None:
     """A write over four pages, of the first and the last a part: each page's slot is bad in turn, or all from it on."""
+    failpoints.interpreted_only()
     fs = make_fs("roomy", noatime=True)
     ino = fs.create(ROOT, b"file")
     old, new = pattern(4), b"\xf1" * (3 * PAGE)
@@ -156,6 +158,7 @@ def test_setxattr(make_fs: Callable[..., Driver], point: str) -> None:
 def test_what_no_one_expects(make_fs: Callable[..., Driver], error: type[BaseException],
                              monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that is none of the file system's ends a write where its pages are undefined."""
+    failpoints.interpreted_only()
     fs = make_fs("roomy", noatime=True)
     file = File(fs)
     for offset, length in ((0, 4 * PAGE), (6 * PAGE, 2 * PAGE), (20 * PAGE, 3 * PAGE), (5 * PAGE, 5 * PAGE)):

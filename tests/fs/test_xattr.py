@@ -7,6 +7,7 @@ from typing import Callable
 
 import pytest
 
+from tests import failpoints
 from tests.fs.fslib import CRED, ROOT, USER, Driver, refused
 from tmpfsd.pool.strings import CLASSES, TREE
 from tmpfsd.tmpfs import layout, vnops, xattr
@@ -121,6 +122,7 @@ def test_the_way_to_one_of_many_is_short(make_fs: Callable[..., Driver]) -> None
 
 
 def test_names_whose_hashes_are_alike(monkeypatch: pytest.MonkeyPatch, fs: Driver) -> None:
+    failpoints.interpreted_only()
     monkeypatch.setattr(Directories, "bits", lambda self, name: name[-1] & 1)
     ino = fs.create(ROOT, b"a")
     names = [b"user.%d" % i for i in range(90)]

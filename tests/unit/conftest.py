@@ -125,7 +125,8 @@ def make_tree(make_vm, monkeypatch):
 
     def make(value_size: int = 4, nframes: int = 400, reserve: int = 64, check: bool = True, tall=False) -> Tree:
         if tall:
-            monkeypatch.setattr(btree, "capacity", lambda nbytes, _value_size: SMALL[nbytes])
+            for nbytes, cap in SMALL.items():
+                monkeypatch.setitem(btree.CAPACITIES, nbytes, cap)
             monkeypatch.setattr(btree, "INNER_CAP", 7)
         tree = Tree(make_vm(nframes, reserve=reserve, nslots=20_000, check=check), value_size)
         if check:

@@ -6,10 +6,9 @@ from bisect import bisect_left, bisect_right
 import pytest
 from btreelib import Tree
 
+from tests import failpoints
 from tmpfsd.tmpfs import btree, layout
-from tmpfsd.tmpfs.mem import Mem
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
-from tmpfsd.uvm.vm import Vm
 
 
 def play(tree: Tree, rng: random.Random, steps: int, keys: int, most: int) -> None:
@@ -127,7 +126,7 @@ def test_leaves_share_before_they_split(make_tree, value_size: int) -> None:
     assert sum(counts) / len(counts) > 0.8 * btree.capacity(4096, value_size)
 
 
-def test_a_neighbour_that_cannot_be_read_is_not_shared_with(make_tree, monkeypatch) -> None:
+def test_a_neighbour_that_cannot_be_read_is_not_shared_with(make_tree) -> None:
     tree = make_tree()
     cap = btree.capacity(4096, 4)
     for key in range(0, 3 * cap, 3):                        # appended: a full leaf, and one with a single entry
@@ -136,16 +135,11 @@ def test_a_neighbour_that_cannot_be_read_is_not_shared_with(make_tree, monkeypat
     tree.vm.breathe()
     sparse = [handle for handle, level, entries in tree.tree.walk(tree.at()) if len(entries) == 1]
     assert len(sparse) == 1
-    read = tree.mem.string
-
-    def string(handle: int) -> int:
-        if handle == sparse[0]:
-            raise SwapIOError("not to be read")
-        return read(handle)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Mem, "string", lambda _mem, handle: string(handle))
-        tree.insert(1, 1)
+    tree.vm.daemon.evict_all()
+    tree.vm.swap.bad_read.add(tree.vm.slot_of[tree.mem.strings.va(sparse[0]) >> 12])
+    tree.insert(1, 1)
+    assert tree.vm.read_errors
+    tree.vm.swap.bad_read.clear()
     tree.vm.breathe()
     assert sum(1 for _handle, level, _entries in tree.tree.walk(tree.at()) if not level) == 3
 
@@ -226,23 +220,19 @@ def test_height_2_with_nodes_of_a_page(make_vm, value_size: int) -> None:
 class Refusing:
     """A call that raises NoMemory at the n-th time, once."""
 
-    def __init__(self, real, n: int) -> None:
-        self.real, self.left, self.refused = real, n, False
+    def __init__(self, n: int) -> None:
+        self.left, self.refused = n, False
 
-    def __get__(self, instance, _owner=None):
-        return lambda *args, **how: self(instance, *args, **how)
-
-    def __call__(self, *args, **how):
+    def __call__(self) -> None:
         self.left -= 1
         if self.left == 0:
             self.refused = True
             raise NoMemory("refused by the test")
-        return self.real(*args, **how)
 
 
-@pytest.mark.parametrize("where", ((Mem, "new_tree_node"), (Vm, "alloc_page")), ids=("item", "page"))
+@pytest.mark.parametrize("where", (("Strings.get", "Strings.get_tree_page"), ("Vm.alloc_page",)), ids=("item", "page"))
 @pytest.mark.parametrize("tall", (False, True), ids=("", "tall"))
-def test_every_allocation_refused(make_tree, monkeypatch, where, tall: bool) -> None:
+def test_every_allocation_refused(make_tree, where: tuple[str, ...], tall: bool) -> None:
     tree, rng, refusals = make_tree(tall=tall), random.Random(8), 0
     for step in range(350):
         key = step if step < 100 else rng.randrange(1 << 40)
@@ -250,10 +240,9 @@ def test_every_allocation_refused(make_tree, monkeypatch, where, tall: bool) -> 
             continue
         n = 1
         while True:
-            refusing = Refusing(getattr(*where), n)
+            refusing = Refusing(n)
             before = tree.mem.strings.pools[-1].nitems, layout.tn_tree(tree.vm.phys.arena, tree.at())
-            with monkeypatch.context() as patch:
-                patch.setattr(*where, refusing)
+            with failpoints.at(where, refusing):
                 try:
                     tree.insert(key, step)
                 except NoMemory:
@@ -271,16 +260,15 @@ def test_every_allocation_refused(make_tree, monkeypatch, where, tall: bool) -> 
 
 
 @pytest.mark.parametrize("tall", (False, True), ids=("", "tall"))
-def test_remove_needs_no_memory(make_tree, monkeypatch, tall: bool) -> None:
+def test_remove_needs_no_memory(make_tree, tall: bool) -> None:
     tree, rng = make_tree(tall=tall), random.Random(9)
     keys = rng.sample(range(1 << 40), 300)
     for key in keys:
         tree.insert(key, 1)
 
-    def refuse(*_args) -> int:
+    def refuse() -> None:
         raise NoMemory("refused by the test")
-    with monkeypatch.context() as patch:
-        patch.setattr(Mem, "new_tree_node", refuse)
+    with failpoints.at(("Strings.get", "Strings.get_tree_page"), refuse):
         for i, key in enumerate(keys):
             tree.remove(key)
             if i % 25 == 0:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests import failpoints
 from tests.mount.mountlib import end, needs_root, set_fsids, spawn
 from tmpfsd.tmpfs import caller
 from tmpfsd.tmpfs.caller import CAP_FSETID, CAP_SYS_ADMIN, NOBODY, Caller, Seen, look
@@ -70,6 +71,7 @@ def test_one_that_has_ended() -> None:
 
 def test_another_proc_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process-ID namespace that has the /proc of its parent: the number is a stranger's there."""
+    failpoints.interpreted_only()
     caller.is_our_proc.cache_clear()
     assert caller.is_our_proc()
     for shown in (b"4711\t%d" % os.getpid(), b"4711"):

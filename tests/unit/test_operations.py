@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import trio
 
+from tests import failpoints
+
 pyfuse3 = pytest.importorskip("pyfuse3")
 
 from tmpfsd.options import Config  # noqa: E402  (needs pyfuse3)
@@ -173,6 +175,7 @@ def test_long_names_are_refused(name: str, args: tuple[Any, ...]) -> None:
 
 def test_setxattr_knows_the_callers_groups(
         ops: Operations, vnops: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    failpoints.interpreted_only()
     asked: list[int] = []
     monkeypatch.setattr(caller_module, "look", lambda pid: asked.append(pid) or Seen(frozenset({7}), 0, True))
     seen: list[Any] = []

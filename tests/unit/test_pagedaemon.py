@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from tests import failpoints
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
 from tmpfsd.uvm.pagedaemon import ACTIVE, HELD, INACTIVE, LIVES, PATIENCE, STEP_PATIENCE, PageDaemon
 from tmpfsd.uvm.vm import WIRED, Vm
@@ -241,6 +242,7 @@ class Counted:
 
 def work_of_a_breath(vm: Vm, monkeypatch) -> int:
     """How many times a frame was looked at, moved between queues or evicted."""
+    failpoints.interpreted_only()
     with monkeypatch.context() as patch:
         counted = [Counted(getattr(PageDaemon, name)) for name in ("_consider", "requeue", "clean", "drop")]
         for each in counted:
@@ -299,6 +301,7 @@ def test_what_can_leave_is_found_among_all_that_cannot(make_vm, monkeypatch, num
 
 
 def test_a_flush_evicts_in_bounded_steps(make_vm, monkeypatch) -> None:
+    failpoints.interpreted_only()
     vm = make_vm(8192, reserve=64, nslots=1 << 14)
     for vpn in range(1, 8000, 2):                       # no two are neighbours: each is written alone
         vm.alloc_page(vpn, 1)

@@ -1,10 +1,13 @@
 """Pools of equal-size items."""
 
+import ast
 import doctest
 import random
+from pathlib import Path
 
 import pytest
 
+import tmpfsd
 import tmpfsd.pool as pool_package
 from tmpfsd.pool import PageableSubmap, Pool, make_backend
 from tmpfsd.pool import pool as pool_module
@@ -224,7 +227,10 @@ def test_wired_pools(make_vm) -> None:
 
 
 def test_the_example() -> None:
-    result = doctest.testmod(pool_module)
+    tree = ast.parse(Path(tmpfsd.__file__).with_name("pool").joinpath("pool.py").read_text())
+    text = next(ast.get_docstring(node) for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Pool")
+    example = doctest.DocTestParser().get_doctest(text or "", dict(vars(pool_module)), "Pool", None, None)
+    result = doctest.DocTestRunner().run(example)
     assert result.attempted >= 9 and not result.failed
 
 

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from tests import failpoints
 from tmpfsd.uvm import swapset
 from tmpfsd.uvm.aobj import AnonObject
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, NoSwap, SwapIOError
@@ -340,6 +341,7 @@ def test_a_smaller_file_is_full_and_a_larger_one_takes_more(make_vm, fill) -> No
 
 @pytest.mark.parametrize("gap", (1, 1000))
 def test_no_step_looks_at_many_or_moves_many(make_vm, add, monkeypatch, gap: int) -> None:
+    failpoints.interpreted_only()
     vm = make_vm(256, nslots=4096)
     one = vm.swap
     for i in range(300):                        # no two are neighbours

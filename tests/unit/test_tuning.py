@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests import failpoints
 from tests.fs.fslib import CRED, ROOT
 from tmpfsd.options import Config
 from tmpfsd.server import inherited
@@ -311,14 +312,13 @@ def test_flush_on_full_swap_says_what_stays(make) -> None:
     demand_content(tuning.mount, files)
 
 
-def test_flush_of_a_dead_disk_ends(make, monkeypatch) -> None:
+def test_flush_of_a_dead_disk_ends(make) -> None:
     tuning = make()
     store(tuning.mount, 300)
 
-    def refused(*_args: Any) -> None:
+    def refused() -> None:
         raise OSError(errno.EIO, "dead")
-    with monkeypatch.context() as patch:
-        patch.setattr(type(tuning.mount.vm.swap), "write_cluster", refused)
+    with failpoints.at("Swap.write_cluster", refused):
         answer = do(tuning.flush({}))
     assert answer["evicted_bytes"] == 0 and answer["stayed_bytes"] == answer["resident_bytes"]
     assert tuning.mount.vm.daemon.write_errors < 100

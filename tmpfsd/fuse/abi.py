@@ -17,6 +17,7 @@ Limits      CUSE, DAX mappings, file locks, io_uring and pass-through have no pl
 from __future__ import annotations
 
 from struct import Struct
+from typing import Callable
 
 MAJOR, MINOR, OLDEST_MINOR = 7, 45, 31
 ROOT_ID = 1
@@ -31,7 +32,8 @@ class Structure:
     __slots__ = ("name", "size", "fields", "format", "offset", "pack", "unpack")
 
     def __init__(self, name: str, size: int, *fields: Field) -> None:
-        self.name, self.size, self.fields = name, size, fields
+        self.name, self.fields = name, fields
+        self.size: int = size
         self.format = "".join(code for _field, code in fields)
         self.offset: dict[str, int] = {}
         at = 0
@@ -40,7 +42,8 @@ class Structure:
             at += Struct("=" + code).size
         record = Struct("=" + self.format)
         assert at == record.size == size, f"{name}: fields have {at} bytes, declared {size}"
-        self.pack, self.unpack = record.pack, record.unpack_from
+        self.pack: Callable[..., bytes] = record.pack
+        self.unpack: Callable[..., tuple] = record.unpack_from
 
     def within(self, name: str) -> tuple[Field, ...]:
         """The fields, as those of a structure that has this one as its field `name`."""
@@ -55,7 +58,7 @@ class Structure:
 
 IN_HEADER = Structure("fuse_in_header", 40, ("len", "I"), ("opcode", "I"), ("unique", "Q"), ("nodeid", "Q"),
                       ("uid", "I"), ("gid", "I"), ("pid", "I"), ("total_extlen", "2x"), ("padding", "2x"))
-OUT_HEADER = Structure("fuse_out_header", 16, ("len", "I"), ("error", "i"), ("unique", "Q"))
+OUT_HEADER: Structure = Structure("fuse_out_header", 16, ("len", "I"), ("error", "i"), ("unique", "Q"))
 BODY = IN_HEADER.size               # where the structure of a request begins
 
 # --- the handshake ---
@@ -73,11 +76,11 @@ INIT_OUT = Structure("fuse_init_out", 64, ("major", "I"), ("minor", "I"), ("max_
 ATTR = Structure("fuse_attr", 88, ("ino", "Q"), ("size", "Q"), ("blocks", "Q"), ("atime", "q"), ("mtime", "q"),
                  ("ctime", "q"), ("atimensec", "I"), ("mtimensec", "I"), ("ctimensec", "I"), ("mode", "I"),
                  ("nlink", "I"), ("uid", "I"), ("gid", "I"), ("rdev", "I"), ("blksize", "I"), ("flags", "4x"))
-ENTRY_OUT = Structure("fuse_entry_out", 128, ("nodeid", "Q"), ("generation", "Q"), ("entry_valid", "Q"),
-                      ("attr_valid", "Q"), ("entry_valid_nsec", "4x"), ("attr_valid_nsec", "4x"),
-                      *ATTR.within("attr"))
-ATTR_OUT = Structure("fuse_attr_out", 104, ("attr_valid", "Q"), ("attr_valid_nsec", "4x"), ("dummy", "4x"),
-                     *ATTR.within("attr"))
+ENTRY_OUT: Structure = Structure("fuse_entry_out", 128, ("nodeid", "Q"), ("generation", "Q"), ("entry_valid", "Q"),
+                                 ("attr_valid", "Q"), ("entry_valid_nsec", "4x"), ("attr_valid_nsec", "4x"),
+                                 *ATTR.within("attr"))
+ATTR_OUT: Structure = Structure("fuse_attr_out", 104, ("attr_valid", "Q"), ("attr_valid_nsec", "4x"), ("dummy", "4x"),
+                                *ATTR.within("attr"))
 GETATTR_IN = Structure("fuse_getattr_in", 16, ("getattr_flags", "I"), ("dummy", "4x"), ("fh", "Q"))
 SETATTR_IN = Structure("fuse_setattr_in", 88, ("valid", "I"), ("padding", "4x"), ("fh", "8x"), ("size", "Q"),
                        ("lock_owner", "8x"), ("atime", "q"), ("mtime", "q"), ("ctime", "q"), ("atimensec", "I"),

@@ -173,13 +173,13 @@ class Session:
             body = request if opcode == abi.WRITE else bytes(request)
             try:
                 reply = operation.handler(self, ino, body)
-            except NoMemory as error:
-                reply = reap.retry(self.mount, error, operation.handler, self, ino, body)
+            except NoMemory as shortage:
+                reply = reap.retry(self.mount, shortage, operation.handler, self, ino, body)
             return self._checked(reply) if self._check_each else reply
         except (FsError, VmError) as error:
             code = self.policy.errno_of(error, operation.name)
-        except AssertionError as error:
-            code = self._broken(error, operation.name)
+        except AssertionError as bug:
+            code = self._broken(bug, operation.name)
         except Exception:
             log.exception("%s: unexpected", operation.name)
             code = errno.EIO
@@ -259,8 +259,8 @@ class Session:
                 vnops.forget(self.mount, ino, nlookup)
         except VmError as error:
             self.policy.errno_of(error, _FORGET)
-        except AssertionError as error:
-            self._broken(error, _FORGET)
+        except AssertionError as bug:
+            self._broken(bug, _FORGET)
         except Exception:
             log.exception("forget of inode %d", ino)
 

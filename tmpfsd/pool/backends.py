@@ -185,9 +185,9 @@ class PageableSubmap:
 
 def make_backend(name: str, vm: Vm, submap_bytes: int = 0, per_pool: bool = False, windows: int = RESERVE) -> Backend:
     """The backend of that name; submap_bytes 0 means submaps that size themselves.  O(submap pages)."""
-    if name == PageableSubmap.name:
+    if name == "pageable-submap":
         return PageableSubmap(vm, submap_bytes, per_pool)
-    if name == Aobj.name:
+    if name == "aobj":
         return Aobj(vm, windows)
     if name not in KINDS:
         raise ValueError(f"no backend {name!r}")

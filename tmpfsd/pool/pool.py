@@ -26,6 +26,7 @@ from array import array
 from sortedcontainers import SortedList
 
 from tmpfsd.pool.backends import Backend
+from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vm import OWNER_MASK, Vm
@@ -81,14 +82,16 @@ class Pool:
 
     def va(self, i: int) -> int:
         """Where item i is.  O(1)."""
-        page, k = divmod(i, self.items_per_page)
-        return (self.pages[page] << PAGE_SHIFT) + k * self.item_size
+        per_page = self.items_per_page
+        return (self.pages[i // per_page] << PAGE_SHIFT) + i % per_page * self.item_size
 
     def get(self, group: int = 0) -> int:
         """The index of a free item, the lowest of its group; its bytes may be anything.
 
         O(items of a page / 64), and O(log pages) when a page fills up or is new.  => NoMemory; nothing has changed.
         """
+        if failpoint.hook:
+            failpoint.hook("Pool.get")
         partial = self._partial[group]
         if partial:
             page = partial[0]
@@ -116,7 +119,7 @@ class Pool:
 
         => Cannot fail; faults nothing in.
         """
-        page, k = divmod(i, self.items_per_page)
+        page, k = i // self.items_per_page, i % self.items_per_page
         at = page * self._words + (k >> 6)
         bit = 1 << (k & 63)
         if page >= len(self.pages) or self._bitmap[at] & bit:
@@ -141,7 +144,7 @@ class Pool:
 
     def is_held(self, i: int) -> bool:
         """Whether item i is handed out.  O(1)."""
-        page, k = divmod(i, self.items_per_page)
+        page, k = i // self.items_per_page, i % self.items_per_page
         if i < 0 or page >= len(self.pages) or not self.pages[page]:
             return False
         return not self._bitmap[page * self._words + (k >> 6)] >> (k & 63) & 1

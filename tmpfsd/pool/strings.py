@@ -14,20 +14,23 @@ Limits      2^27 items of a class.
 """
 
 from bisect import bisect_left
+from typing import Final
 
 from tmpfsd.pool.backends import Backend
 from tmpfsd.pool.pool import Pool
+from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vm import Vm
 
 CLASSES = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1360, 2048, PAGE_SIZE)
-INDEX_BITS = 27
-INDEX_MASK = (1 << INDEX_BITS) - 1
+INDEX_BITS: Final = 27
+INDEX_MASK: Final = (1 << INDEX_BITS) - 1
 MAX_SIZE = CLASSES[-1]
 POOLS = (*(f"string-{size}" for size in CLASSES), "tree")
 SIZES = (*CLASSES, PAGE_SIZE)           # of the items of each pool
-TREE = len(CLASSES)                     # the pool of the trees' pages
-TREE_HANDLES = (TREE + 1) << INDEX_BITS         # handles from here on are those of trees' pages
+TREE: Final = 13                        # the pool of the trees' pages
+assert TREE == len(CLASSES)
+TREE_HANDLES: Final = (TREE + 1) << INDEX_BITS  # handles from here on are those of trees' pages
 
 
 class Strings:
@@ -44,11 +47,15 @@ class Strings:
 
     def get(self, nbytes: int) -> int:
         """The handle of an item of at least nbytes; its bytes may be anything.  O(log n), see Pool.  => NoMemory."""
+        if failpoint.hook:
+            failpoint.hook("Strings.get")
         i = bisect_left(CLASSES, nbytes)
         return (i + 1) << INDEX_BITS | self.pools[i].get()
 
     def get_tree_page(self) -> int:
         """The handle of a page for a node of a tree.  O(log n), see Pool.  => NoMemory."""
+        if failpoint.hook:
+            failpoint.hook("Strings.get_tree_page")
         return TREE_HANDLES | self.pools[TREE].get()
 
     def put(self, handle: int) -> None:
@@ -62,8 +69,8 @@ class Strings:
     def va(self, handle: int) -> int:
         """Where an item is.  O(1)."""
         pages, per_page, size = self._places[(handle >> INDEX_BITS) - 1]
-        page, k = divmod(handle & INDEX_MASK, per_page)
-        return (pages[page] << PAGE_SHIFT) + k * size
+        i = handle & INDEX_MASK
+        return (pages[i // per_page] << PAGE_SHIFT) + i % per_page * size
 
     def size(self, handle: int) -> int:
         """How many bytes an item has room for.  O(1)."""

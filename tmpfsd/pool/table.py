@@ -8,14 +8,15 @@ Invariants
 """
 
 from array import array
+from typing import Final
 
 from tmpfsd.pool.backends import Backend
 from tmpfsd.uvm.errors import demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vm import Vm
 
-WORD = 4
-WORDS_PER_PAGE = PAGE_SIZE // WORD
+WORD: Final = 4
+WORDS_PER_PAGE: Final = PAGE_SIZE // WORD
 
 
 class Table:

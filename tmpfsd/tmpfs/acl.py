@@ -46,7 +46,7 @@ def parse(value: bytes) -> Acl:
 
 def encode(entries: Acl) -> bytes:
     """The kernel's encoding."""
-    return _HEAD.pack(VERSION) + b"".join(_ENTRY.pack(*entry) for entry in entries)
+    return _HEAD.pack(VERSION) + b"".join([_ENTRY.pack(*entry) for entry in entries])
 
 
 def mode_of(entries: Acl, mode: int) -> int:

@@ -20,6 +20,7 @@ Breathing   Nothing here breathes: all offsets taken in a call belong to one bre
 """
 
 from bisect import bisect_left, bisect_right
+from typing import Final
 
 from tmpfsd.pool.strings import TREE_HANDLES
 from tmpfsd.tmpfs.btnode import Nodes
@@ -29,8 +30,8 @@ from tmpfsd.uvm.errors import NoMemory, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SIZE
 
 LEAF_CLASSES = (64, 128, 256, 512, 1024, 2048, PAGE_SIZE)
-SHARE_SHIFT = 4                     # neighbours with more than this part of their places free are shared with
-CHILD = 4                           # bytes of an inner node's value, a handle
+SHARE_SHIFT: Final = 4              # neighbours with more than this part of their places free are shared with
+CHILD: Final = 4                    # bytes of an inner node's value, a handle
 
 
 # The nodes from root to leaf: the handle, the offset, and which child was taken (in the leaf: where the key is or
@@ -38,9 +39,12 @@ CHILD = 4                           # bytes of an inner node's value, a handle
 Path = list[tuple[int, int, int]]
 
 
+CAPACITIES: dict[int, int] = {}
+
+
 def capacity(nbytes: int, value_size: int) -> int:
-    """Entries that a node of nbytes has room for."""
-    return (nbytes - BT_HEAD) // (BT_KEY + value_size)
+    """Entries that a node of nbytes has room for; a test may say that they are fewer."""
+    return CAPACITIES.get(nbytes) or (nbytes - BT_HEAD) // (BT_KEY + value_size)
 
 
 def has_room(count: int, cap: int) -> bool:

@@ -24,6 +24,7 @@ Limits      COUNTERS names in a bucket; the next one is refused (ENOSPC).  Among
 """
 
 import os
+from typing import Final
 
 from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.btree import BTree, Path
@@ -31,17 +32,18 @@ from tmpfsd.tmpfs.layout import EXTERNAL, NAME_INLINE_MAX, TD_NAME, tn_name
 from tmpfsd.tmpfs.mem import Mem
 from tmpfsd.uvm.errors import NoMemory
 
-COOKIE_SHIFT = 32               # bits of a key behind its cookie
-COUNTER_BITS = 5
-COUNTERS = 1 << COUNTER_BITS
-BUCKET_SHIFT = COOKIE_SHIFT + COUNTER_BITS
-REST_MASK = (1 << COOKIE_SHIFT) - 1
-HASH_MASK = (1 << 63) - 1 ^ (COUNTERS - 1) << COOKIE_SHIFT
-BUCKET_MASK = (1 << BUCKET_SHIFT) - 1
-FIRST_KEY = 1 << BUCKET_SHIFT   # bucket 0 is not used: its cookies are those of the dots
-DIR_SIZE = 40                   # st_size of an empty directory and of each entry: the kernel's BOGO_DIRENT_SIZE
-DIRENT_SIZE = 20
-COOKIE_DOT, COOKIE_DOTDOT = 1, 2
+COOKIE_SHIFT: Final = 32        # bits of a key behind its cookie
+COUNTER_BITS: Final = 5
+COUNTERS: Final = 1 << COUNTER_BITS
+BUCKET_SHIFT: Final = COOKIE_SHIFT + COUNTER_BITS
+REST_MASK: Final = (1 << COOKIE_SHIFT) - 1
+HASH_MASK: Final = (1 << 63) - 1 ^ (COUNTERS - 1) << COOKIE_SHIFT
+BUCKET_MASK: Final = (1 << BUCKET_SHIFT) - 1
+FIRST_KEY: Final = 1 << BUCKET_SHIFT   # bucket 0 is not used: its cookies are those of the dots
+DIR_SIZE: Final = 40            # st_size of an empty directory and of each entry: the kernel's BOGO_DIRENT_SIZE
+DIRENT_SIZE: Final = 20
+COOKIE_DOT: Final = 1
+COOKIE_DOTDOT: Final = 2
 
 
 # An entry that was found: its key, its value, the node it names, and the way there until the tree changes.  A plain

@@ -6,7 +6,7 @@ written in place: `mem` is the arena, `at` the offset of a record in it.
 """
 
 from struct import Struct
-from typing import Any, Callable
+from typing import Any, Callable, Final
 
 from tmpfsd.uvm.param import PAGE_SIZE
 
@@ -30,38 +30,40 @@ class Record:
             at += Struct("<" + code).size
         assert at == size, f"{name}: fields have {at} bytes, declared {size}"
 
-    def field(self, field: str) -> tuple[Callable[[Any, int], Any], Callable[[Any, int, Any], None]]:
-        """Accessors of one field: get(mem, at) and set(mem, at, value)."""
-        record, offset = Struct("<" + self.code[field]), self.offset[field]
-        unpack, pack = record.unpack_from, record.pack_into
-
-        def get(mem: Any, at: int) -> Any:
-            return unpack(mem, at + offset)[0]
-
-        def put(mem: Any, at: int, value: Any) -> None:
-            pack(mem, at + offset, value)
-
-        return get, put
-
-    def group(self, *fields: str) -> tuple[Callable[[Any, int], tuple], Callable[..., None]]:
-        """Accessors of several fields at once, in the order of the record: get(mem, at) and set(mem, at, *values)."""
-        code, at = "<", self.offset[fields[0]]
+    def _struct(self, base: int, fields: tuple[str, ...]) -> Struct:
+        """Fields in the order of the record, at their offsets from `base` bytes before it."""
+        code, at = "<", -base
         for field in fields:
             gap = self.offset[field] - at
             assert gap >= 0, f"{self.name}: {field} is out of order"
             code += f"{gap}x" * (gap > 0) + self.code[field]
             at = self.offset[field] + Struct("<" + self.code[field]).size
-        record, offset = Struct(code), self.offset[fields[0]]
-        unpack, pack = record.unpack_from, record.pack_into
+        return Struct(code)
 
-        def get(mem: Any, at: int) -> tuple:
-            return unpack(mem, at + offset)
+    def get(self, *fields: str, base: int = 0) -> Callable[[Any, int], tuple]:
+        """Reads fields, in the order of the record: get(mem, at) -> values; the record is at at + base."""
+        return self._struct(base, fields).unpack_from
 
-        def put(mem: Any, at: int, *values: Any) -> None:
-            assert "x" not in code, "pad bytes would be written as zeroes"
-            pack(mem, at + offset, *values)
+    def get1(self, field: str, base: int = 0) -> Callable[[Any, int], Any]:
+        """Reads one field: get1(mem, at) -> its value."""
+        unpack = self._struct(base, (field,)).unpack_from
+        return lambda mem, at: unpack(mem, at)[0]
 
-        return get, put
+    def field(self, field: str) -> tuple[Callable[[Any, int], Any], Callable[..., None]]:
+        """Accessors of one field: get(mem, at) and put(mem, at, value)."""
+        return self.get1(field), self.put(field)
+
+    def put(self, *fields: str, base: int = 0) -> Callable[..., None]:
+        """Writes fields that stand in a row: put(mem, at, *values)."""
+        start = base + self.offset[fields[0]]
+        record = self._struct(-self.offset[fields[0]], fields)
+        assert "x" not in record.format, "pad bytes would be written as zeroes"
+        pack = record.pack_into
+        if not start:
+            return pack
+        if len(fields) == 1:
+            return lambda mem, at, value: pack(mem, at + start, value)
+        return lambda mem, at, *values: pack(mem, at + start, *values)
 
 
 # --- tmpfs_node: an inode; its number is its index in the node pool plus one ---
@@ -90,44 +92,59 @@ class Record:
 #               KIND_TREE     tn_root, tn_height: extents of a file, or entries of a directory
 #    128   32 tn_name     the name of one of the node's links, so that a look-up needs no other page
 
-TMPFS_NODE = Record("tmpfs_node", 160, (
+# Numbers that a hot path computes with are Final: mypyc puts them into the code, others are looked up by name.
+NODE_SIZE: Final = 160
+TMPFS_NODE = Record("tmpfs_node", NODE_SIZE, (
     ("tn_mode", "H"), ("tn_kind", "B"), ("tn_namelen", "B"), ("tn_links", "I"), ("tn_uid", "I"), ("tn_gid", "I"),
     ("tn_size", "Q"), ("tn_gen", "Q"), ("tn_atime", "Q"), ("tn_mtime", "Q"), ("tn_ctime", "q"), ("tn_btime", "q"),
     ("tn_atimehi", "h"), ("tn_mtimehi", "h"), ("tn_xattr", "I"), ("tn_rdev", "I"), ("tn_pages", "I"),
     ("tn_spec", "48s"), ("tn_name", "32s")))
 
-ROOT_INO = 1
-NAME_MAX = 255
-KIND_NONE, KIND_INLINE, KIND_STRING, KIND_TREE = range(4)
-INLINE_MAX = 48
-NAME_INLINE_MAX = 32
+ROOT_INO: Final = 1
+NAME_MAX: Final = 255
+KIND_NONE: Final = 0
+KIND_INLINE: Final = 1
+KIND_STRING: Final = 2
+KIND_TREE: Final = 3
+INLINE_MAX: Final = 48
+NAME_INLINE_MAX: Final = 32
 
-tn_mode, set_tn_mode = TMPFS_NODE.field("tn_mode")
-tn_kind, set_tn_kind = TMPFS_NODE.field("tn_kind")
-tn_links, set_tn_links = TMPFS_NODE.field("tn_links")
-tn_size, set_tn_size = TMPFS_NODE.field("tn_size")
-tn_ctime, set_tn_ctime = TMPFS_NODE.field("tn_ctime")
-tn_xattr, set_tn_xattr = TMPFS_NODE.field("tn_xattr")
-tn_pages, set_tn_pages = TMPFS_NODE.field("tn_pages")
-tn_owner, set_tn_owner = TMPFS_NODE.group("tn_uid", "tn_gid")
-tn_access = TMPFS_NODE.group("tn_mode", "tn_uid", "tn_gid")[0]
-tn_gen = TMPFS_NODE.field("tn_gen")[0]
-tn_life = TMPFS_NODE.group("tn_mode", "tn_kind", "tn_namelen", "tn_links")[0]
-tn_holdings = TMPFS_NODE.group("tn_mode", "tn_kind", "tn_xattr")[0]
-_tn_atime, _set_tn_atime = TMPFS_NODE.group("tn_atime", "tn_atimehi")
-_tn_mtime, _set_tn_mtime = TMPFS_NODE.group("tn_mtime", "tn_mtimehi")
-_set_tn_mctime = TMPFS_NODE.group("tn_mtime", "tn_ctime")[1]
-_tn_mtimehi, _set_tn_mtimehi = TMPFS_NODE.field("tn_mtimehi")
-_tn_stat = TMPFS_NODE.group("tn_mode", "tn_kind", "tn_links", "tn_uid", "tn_gid", "tn_size", "tn_gen", "tn_atime",
-                            "tn_mtime", "tn_ctime", "tn_atimehi", "tn_mtimehi", "tn_rdev", "tn_pages")[0]
-_init_node = TMPFS_NODE.group(*TMPFS_NODE.code)[1]
+tn_mode: Final = TMPFS_NODE.get1("tn_mode")
+set_tn_mode: Final = TMPFS_NODE.put("tn_mode")
+tn_kind: Final = TMPFS_NODE.get1("tn_kind")
+set_tn_kind: Final = TMPFS_NODE.put("tn_kind")
+tn_links: Final = TMPFS_NODE.get1("tn_links")
+set_tn_links: Final = TMPFS_NODE.put("tn_links")
+tn_size: Final = TMPFS_NODE.get1("tn_size")
+set_tn_size: Final = TMPFS_NODE.put("tn_size")
+tn_ctime: Final = TMPFS_NODE.get1("tn_ctime")
+set_tn_ctime: Final = TMPFS_NODE.put("tn_ctime")
+tn_xattr: Final = TMPFS_NODE.get1("tn_xattr")
+set_tn_xattr: Final = TMPFS_NODE.put("tn_xattr")
+tn_pages: Final = TMPFS_NODE.get1("tn_pages")
+set_tn_pages: Final = TMPFS_NODE.put("tn_pages")
+tn_owner: Final = TMPFS_NODE.get("tn_uid", "tn_gid")
+set_tn_owner: Final = TMPFS_NODE.put("tn_uid", "tn_gid")
+tn_access: Final = TMPFS_NODE.get("tn_mode", "tn_uid", "tn_gid")
+tn_gen: Final = TMPFS_NODE.get1("tn_gen")
+tn_life: Final = TMPFS_NODE.get("tn_mode", "tn_kind", "tn_namelen", "tn_links")
+tn_holdings: Final = TMPFS_NODE.get("tn_mode", "tn_kind", "tn_xattr")
+_tn_atime: Final = TMPFS_NODE.get("tn_atime", "tn_atimehi")
+_tn_mtime: Final = TMPFS_NODE.get("tn_mtime", "tn_mtimehi")
+_set_tn_mctime: Final = TMPFS_NODE.put("tn_mtime", "tn_ctime")
+_tn_mtimehi: Final = TMPFS_NODE.get1("tn_mtimehi")
+_set_tn_mtimehi: Final = TMPFS_NODE.put("tn_mtimehi")
+_tn_stat: Final = TMPFS_NODE.get("tn_mode", "tn_kind", "tn_links", "tn_uid", "tn_gid", "tn_size", "tn_gen", "tn_atime",
+                                 "tn_mtime", "tn_ctime", "tn_atimehi", "tn_mtimehi", "tn_rdev", "tn_pages")
+_init_node: Final = TMPFS_NODE.put(*TMPFS_NODE.code)
 
-SPEC = TMPFS_NODE.offset["tn_spec"]
-NAME = TMPFS_NODE.offset["tn_name"]
-NAMELEN = TMPFS_NODE.offset["tn_namelen"]
-_LOW = (1 << 64) - 1
+SPEC: Final = 80
+NAME: Final = 128
+NAMELEN: Final = 3
+assert (SPEC, NAME, NAMELEN) == tuple(TMPFS_NODE.offset[field] for field in ("tn_spec", "tn_name", "tn_namelen"))
+_LOW: Final = (1 << 64) - 1
 _HIGHEST = (1 << 79) - 1
-_PER_PAGE = PAGE_SIZE // 512
+_PER_PAGE: Final = PAGE_SIZE // 512
 
 
 def init_node(mem, at: int, mode: int, kind: int, links: int, uid: int, gid: int, size: int, gen: int, now: int,
@@ -174,7 +191,7 @@ def set_tn_mtime(mem, at: int, ns: int) -> None:
     _set_tn_time(mem, at, "tn_mtime", ns)
 
 
-_TIMES = {name: (TMPFS_NODE.field(name)[1], TMPFS_NODE.field(name + "hi")[1]) for name in ("tn_atime", "tn_mtime")}
+_TIMES = {name: (TMPFS_NODE.put(name), TMPFS_NODE.put(name + "hi")) for name in ("tn_atime", "tn_mtime")}
 
 
 def _set_tn_time(mem, at: int, name: str, ns: int) -> None:
@@ -206,24 +223,13 @@ def string_spec(handle: int) -> bytes:
     return Struct("<" + "".join(TN_STRING.code.values())).pack(handle, b"")
 
 
-def _in_spec(record: Record, name: str):
-    get, put = record.field(name)
-    return (lambda mem, at: get(mem, at + SPEC)), (lambda mem, at, value: put(mem, at + SPEC, value))
-
-
-tn_string, set_tn_string = _in_spec(TN_STRING, "tn_string")
-tn_parent, set_tn_parent = _in_spec(TN_TREE, "tn_parent")
-_tree_root, _set_tree_root = TN_TREE.group("tn_root", "tn_height")
-
-
-def tn_tree(mem, at: int) -> tuple[int, int]:
-    """(handle of the root node of the B+tree or 0, levels above the leaves)."""
-    return _tree_root(mem, at + SPEC)
-
-
-def set_tn_tree(mem, at: int, root: int, height: int) -> None:
-    """See tn_tree()."""
-    _set_tree_root(mem, at + SPEC, root, height)
+tn_string: Final = TN_STRING.get1("tn_string", base=SPEC)
+set_tn_string: Final = TN_STRING.put("tn_string", base=SPEC)
+tn_parent: Final = TN_TREE.get1("tn_parent", base=SPEC)
+set_tn_parent: Final = TN_TREE.put("tn_parent", base=SPEC)
+# (handle of the root node of the B+tree or 0, levels above the leaves)
+tn_tree: Final = TN_TREE.get("tn_root", "tn_height", base=SPEC)
+set_tn_tree: Final = TN_TREE.put("tn_root", "tn_height", base=SPEC)
 
 
 def clear_spec(mem, at: int) -> None:
@@ -245,9 +251,10 @@ def set_tn_name(mem, at: int, name: bytes) -> None:
 
 # --- tmpfs_dirent: an entry whose name is not in its node (a long name, or a further link) ---
 
-TMPFS_DIRENT = Record("tmpfs_dirent", 8, (("td_ino", "I"), ("td_namelen", "B"), ("", "3s")))
-TD_NAME = TMPFS_DIRENT.size
-td_head, set_td_head = TMPFS_DIRENT.group("td_ino", "td_namelen")
+TD_NAME: Final = 8
+TMPFS_DIRENT = Record("tmpfs_dirent", TD_NAME, (("td_ino", "I"), ("td_namelen", "B"), ("", "3s")))
+td_head: Final = TMPFS_DIRENT.get("td_ino", "td_namelen")
+set_td_head: Final = TMPFS_DIRENT.put("td_ino", "td_namelen")
 
 
 def td_name(mem, at: int, namelen: int) -> bytes:
@@ -263,7 +270,7 @@ def init_dirent(mem, at: int, ino: int, name: bytes) -> None:
 
 # --- the directory's value of a name: the inode number, or the handle of a dirent with EXTERNAL set ---
 
-EXTERNAL = 1 << 31
+EXTERNAL: Final = 1 << 31
 
 # --- tmpfs_xattr: an extended attribute; its name follows, then its value or the handles of the value's chunks ---
 #
@@ -278,10 +285,13 @@ EXTERNAL = 1 << 31
 TMPFS_XATTR = Record("tmpfs_xattr", 14, (("tx_left", "I"), ("tx_right", "I"), ("tx_vlen", "H"), ("tx_listed", "H"),
                                          ("tx_nlen", "B"), ("tx_nchunks", "B")))
 TX_NAME = TMPFS_XATTR.size
-_tx_head, _set_tx_head = TMPFS_XATTR.group("tx_vlen", "tx_listed", "tx_nlen", "tx_nchunks")
-tx_below, set_tx_below = TMPFS_XATTR.group("tx_left", "tx_right")
-tx_listed, set_tx_listed = TMPFS_XATTR.field("tx_listed")
-_tx_nlen = TMPFS_XATTR.field("tx_nlen")[0]
+_tx_head: Final = TMPFS_XATTR.get("tx_vlen", "tx_listed", "tx_nlen", "tx_nchunks")
+_set_tx_head: Final = TMPFS_XATTR.put("tx_vlen", "tx_listed", "tx_nlen", "tx_nchunks")
+tx_below: Final = TMPFS_XATTR.get("tx_left", "tx_right")
+set_tx_below: Final = TMPFS_XATTR.put("tx_left", "tx_right")
+tx_listed: Final = TMPFS_XATTR.get1("tx_listed")
+set_tx_listed: Final = TMPFS_XATTR.put("tx_listed")
+_tx_nlen: Final = TMPFS_XATTR.get1("tx_nlen")
 
 
 def tx_head(mem, at: int) -> tuple[int, int, int]:
@@ -309,14 +319,15 @@ def tx_name(mem, at: int) -> bytes:
 #      4    1 bt_level    0 in a leaf
 #      5    3             0
 
-BTREE_NODE = Record("btree_node", 8, (("bt_count", "H"), ("bt_cap", "H"), ("bt_level", "B"), ("", "3s")))
-bt_head, set_bt_head = BTREE_NODE.group("bt_count", "bt_cap", "bt_level")
-BT_HEAD = BTREE_NODE.size
-BT_KEY = 8
+BT_HEAD: Final = 8
+BT_KEY: Final = 8
+BTREE_NODE = Record("btree_node", BT_HEAD, (("bt_count", "H"), ("bt_cap", "H"), ("bt_level", "B"), ("", "3s")))
+bt_head: Final = BTREE_NODE.get("bt_count", "bt_cap", "bt_level")
+set_bt_head: Final = BTREE_NODE.put("bt_count", "bt_cap", "bt_level")
 
 # --- the value of an extent: which pages hold it ---
 
-EXTENT_COUNT_BITS = 24
+EXTENT_COUNT_BITS: Final = 24
 
 
 def pack_extent(vpn: int, count: int) -> int:
@@ -331,7 +342,7 @@ def unpack_extent(value: int) -> tuple[int, int]:
 
 # --- nlookup: the kernel's references, one word for each node; ORPHAN is set when the last link is gone ---
 
-ORPHAN = 1 << 31
-NLOOKUP_MAX = ORPHAN - 1    # sticks there: such a node stays until unmount
+ORPHAN: Final = 1 << 31
+NLOOKUP_MAX: Final = ORPHAN - 1    # sticks there: such a node stays until unmount
 
 assert PAGE_SIZE // TMPFS_NODE.size == 25

@@ -8,21 +8,23 @@ Breathing   Nothing here breathes.  node() and the like return offsets: good unt
 """
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
+from tmpfsd.native import i64
 from tmpfsd.pool import Backend, Pool, Strings, Table, make_backend
 from tmpfsd.pool.strings import INDEX_MASK, TREE
-from tmpfsd.tmpfs.layout import ORPHAN, TMPFS_NODE
+from tmpfsd.tmpfs.layout import NODE_SIZE, ORPHAN
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE, Vm
 
-NODE_SIZE = TMPFS_NODE.size
-NODES_PER_PAGE = PAGE_SIZE // NODE_SIZE
+NODES_PER_PAGE: Final = PAGE_SIZE // NODE_SIZE
 OWNER_DATA, OWNER_NODE, OWNER_NLOOKUP, OWNER_STRINGS = 1, 2, 3, 4
-MAX_NODES = (1 << 31) - 1           # an inode number and dirent flag share 32 bits
-OTHERS, DIRECTORIES = 0, 1          # groups of nodes
-READ_TRIES = 8                      # pages with a free item that are tried when they cannot be read
-DATA_RUN = 256                      # most pages of data allocated at a time
+MAX_NODES: Final = (1 << 31) - 1           # an inode number and dirent flag share 32 bits
+OTHERS: Final = 0                   # groups of nodes
+DIRECTORIES: Final = 1
+READ_TRIES: Final = 8               # pages with a free item that are tried when they cannot be read
+DATA_RUN: Final = 256               # most pages of data allocated at a time
 
 
 class Mem:
@@ -55,28 +57,28 @@ class Mem:
 
     def node(self, ino: int) -> int:
         """The offset of a node, to read.  => SwapIOError."""
-        page, k = divmod(ino - 1, NODES_PER_PAGE)
-        vpn = self._node_pages[page]
-        pfn = self._frame_of[vpn]
+        i: i64 = ino - 1
+        vpn: i64 = self._node_pages[i // NODES_PER_PAGE]
+        pfn: i64 = self._frame_of[vpn]
         if pfn < 0:
             pfn = self.vm.fault(vpn)
         self._referenced[pfn] = 1
-        return (pfn << PAGE_SHIFT) + k * NODE_SIZE
+        return (pfn << PAGE_SHIFT) + i % NODES_PER_PAGE * NODE_SIZE
 
     def node_w(self, ino: int) -> int:
         """The offset of a node, to change.  => SwapIOError."""
-        page, k = divmod(ino - 1, NODES_PER_PAGE)
-        vpn = self._node_pages[page]
-        pfn = self._frame_of[vpn]
+        i: i64 = ino - 1
+        vpn: i64 = self._node_pages[i // NODES_PER_PAGE]
+        pfn: i64 = self._frame_of[vpn]
         if pfn < 0:
             pfn = self.vm.fault(vpn)
         self._referenced[pfn] = self._dirty[pfn] = 1
-        return (pfn << PAGE_SHIFT) + k * NODE_SIZE
+        return (pfn << PAGE_SHIFT) + i % NODES_PER_PAGE * NODE_SIZE
 
     def page(self, handle: int) -> int:
         """The offset of a tree's page, to read.  => SwapIOError."""
-        vpn = self._page_pages[handle & INDEX_MASK]
-        pfn = self._frame_of[vpn]
+        vpn: i64 = self._page_pages[handle & INDEX_MASK]
+        pfn: i64 = self._frame_of[vpn]
         if pfn < 0:
             pfn = self.vm.fault(vpn)
         self._referenced[pfn] = 1
@@ -84,11 +86,11 @@ class Mem:
 
     def string(self, handle: int) -> int:
         """The offset of a string item, to read.  => SwapIOError."""
-        return self.read(self.string_va(handle))
+        return self.vm.read(self.strings.va(handle))
 
     def string_w(self, handle: int) -> int:
         """The offset of a string item, to change.  => SwapIOError."""
-        return self.write(self.string_va(handle))
+        return self.vm.write(self.strings.va(handle))
 
     # --- nodes ---
 
@@ -141,7 +143,7 @@ class Mem:
     def _enter_node(self, i: int, nlookup: int) -> int:
         self.nlookup.enter(i)
         try:
-            self.u32[self.write(self.nlookup.va(i)) >> 2] = nlookup
+            self.u32[self.vm.write(self.nlookup.va(i)) >> 2] = nlookup
             self.node_w(i + 1)
         except BaseException:
             self.nlookup.remove(i)
@@ -155,7 +157,7 @@ class Mem:
 
     def nlookup_word(self, ino: int) -> int:
         """Where the lookup count of a node is, as an index into u32.  => SwapIOError."""
-        return self.write(self.nlookup.va(ino - 1)) >> 2
+        return self.vm.write(self.nlookup.va(ino - 1)) >> 2
 
     # --- strings that are born filled ---
 
@@ -173,7 +175,7 @@ class Mem:
         for _ in range(READ_TRIES):
             handle = get(*nbytes)
             try:
-                self.write(self.string_va(handle))
+                self.vm.write(self.strings.va(handle))
                 return handle
             except SwapIOError as error:
                 self.strings.avoid(handle)
@@ -206,11 +208,11 @@ class Mem:
 
     def data(self, vpn: int) -> int:
         """The offset of a data page, to read.  => SwapIOError."""
-        return self.read(vpn << PAGE_SHIFT)
+        return self.vm.read(vpn << PAGE_SHIFT)
 
     def data_w(self, vpn: int) -> int:
         """The offset of a data page, to change.  => SwapIOError."""
-        return self.write(vpn << PAGE_SHIFT)
+        return self.vm.write(vpn << PAGE_SHIFT)
 
     def data_runs(self, vpn: int, npages: int) -> Iterator[tuple[int, int]]:
         """Pages in a row, as (offset, bytes) of what stands in a row in the arena too, to read.  => SwapIOError."""

@@ -18,7 +18,7 @@ import errno
 import os
 import stat
 from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tmpfsd.tmpfs import acl, cut, layout, listing, node, regfile, xattr
 from tmpfsd.tmpfs.btree import Path
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
 LINK_MAX, PATH_MAX = (1 << 31) - 1, 4096
-TYPE_MASK = 0o170000                # S_IFMT, which Python has as a function only
+TYPE_MASK: Final = 0o170000         # S_IFMT, which Python has as a function only
 DAY, CTIME_MAX = 86_400_000_000_000, (1 << 63) - 1      # ns; only the writeback cache ever hands a ctime in
 __all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "access", "create", "forget", "getattr", "getxattr", "link",
            "list_names", "listxattr", "lookup", "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir",

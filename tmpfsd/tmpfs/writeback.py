@@ -30,8 +30,8 @@ def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview) -> int:
         while done < len(data):
             try:
                 done += vnops.write(mp, ino, offset + done, data[done:])
-            except NoMemory as error:
-                done += reap.retry(mp, error, vnops.write, mp, ino, offset + done, data[done:])
+            except NoMemory as shortage:
+                done += reap.retry(mp, shortage, vnops.write, mp, ino, offset + done, data[done:])
     except (FsError, VmError) as error:
         mp.gate.lost_write(ino, offset + done, len(data) - done, error)
         raise

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import errno
 from struct import Struct
-from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple
+from typing import TYPE_CHECKING, Callable, Final, Iterator, NamedTuple
 
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
@@ -41,7 +41,8 @@ from tmpfsd.uvm.param import PAGE_SIZE
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
-XATTR_CREATE, XATTR_REPLACE = 1, 2
+XATTR_CREATE: Final = 1
+XATTR_REPLACE: Final = 2
 XATTR_SIZE_MAX = 65536                  # <linux/limits.h>
 XATTR_NAME_MAX = 255
 LISTED_MAX = 65535
@@ -105,8 +106,8 @@ def value_of(mp: Mount, handle: int) -> bytes:
     start = at + TX_NAME + nlen
     if not nchunks:
         return arena[start:start + vlen]
-    chunks = (mem.string(_HANDLE.unpack_from(arena, start + 4 * i)[0]) for i in range(nchunks))
-    return b"".join(arena[chunk:chunk + PAGE_SIZE] for chunk in chunks)[:vlen]
+    chunks = [mem.string(_HANDLE.unpack_from(arena, start + 4 * i)[0]) for i in range(nchunks)]
+    return b"".join([arena[chunk:chunk + PAGE_SIZE] for chunk in chunks])[:vlen]
 
 
 def set_value(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
@@ -271,7 +272,7 @@ def items(mp: Mount, handle: int) -> list[int]:
     at = mp.mem.string(handle)
     _vlen, nlen, nchunks = tx_head(mp.arena, at)
     start = at + TX_NAME + nlen
-    return [handle, *(_HANDLE.unpack_from(mp.arena, start + _HANDLE.size * i)[0] for i in range(nchunks))]
+    return [handle, *[_HANDLE.unpack_from(mp.arena, start + _HANDLE.size * i)[0] for i in range(nchunks)]]
 
 
 def _free(mp: Mount, handle: int) -> None:
@@ -294,7 +295,7 @@ def demand_supported(mp: Mount, name: bytes) -> None:
         raise FsError(errno.EINVAL)
 
 
-ACL_NAMES = (b"system.posix_acl_access", b"system.posix_acl_default")
+ACL_NAMES: tuple[bytes, bytes] = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
 def names(mp: Mount, ino: int, privileged: Callable[[], bool]) -> list[bytes]:

@@ -22,7 +22,7 @@ Breathing   recycle() makes offsets stale: only breathe() calls it.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tmpfsd.uvm.errors import Inconsistent, demand
 from tmpfsd.uvm.vmmap import Submap
@@ -30,7 +30,7 @@ from tmpfsd.uvm.vmmap import Submap
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
-UNMAPPED = -(1 << 30) - 2       # frame_of: UNMAPPED - pfn is a page in a frame that no window shows
+UNMAPPED: Final = -(1 << 30) - 2       # frame_of: UNMAPPED - pfn is a page in a frame that no window shows
 NO_WINDOW = -1
 
 

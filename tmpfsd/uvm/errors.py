@@ -1,36 +1,37 @@
 """uvm/errors.py: what memory can refuse, each with the errno that a caller of the file system sees.  All O(1)."""
 
 import errno
+from typing import ClassVar
 
 
 class VmError(Exception):
     """Memory refused; `errno` is what the system call should return."""
 
-    errno = errno.EIO
+    errno: ClassVar[int] = errno.EIO
 
 
 class NoMemory(VmError):
     """No page or item can be had within the limits; nothing has changed."""
 
-    errno = errno.ENOSPC
+    errno: ClassVar[int] = errno.ENOSPC
 
 
 class NoSwap(VmError):
     """No free swap slot; nothing has changed."""
 
-    errno = errno.ENOSPC
+    errno: ClassVar[int] = errno.ENOSPC
 
 
 class SwapIOError(VmError):
     """A page could not be read back: the device failed or the checksum is wrong."""
 
-    errno = errno.EIO
+    errno: ClassVar[int] = errno.EIO
 
 
 class Inconsistent(VmError):
     """An invariant does not hold: its number, what was seen, and the state around it."""
 
-    errno = errno.EIO
+    errno: ClassVar[int] = errno.EIO
 
     def __init__(self, invariant: str, seen: str, dump: str = "") -> None:
         super().__init__(f"{invariant}: {seen}")

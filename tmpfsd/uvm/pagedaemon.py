@@ -35,8 +35,9 @@ import logging
 import time
 from array import array
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Generator, Iterable
+from typing import TYPE_CHECKING, Final, Generator, Iterable
 
+from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.errors import NoSwap, demand
 from tmpfsd.uvm.lost import seldom
 
@@ -45,13 +46,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NOT_QUEUED, ACTIVE, INACTIVE, HELD = range(4)
-NHEADS = 3
-CLUSTER = 16                # pages written together: 64 KiB
-WRITE_TRIES = 3             # slots tried for one page before it stays
+NOT_QUEUED: Final = 0
+ACTIVE: Final = 1
+INACTIVE: Final = 2
+HELD: Final = 3
+NHEADS: Final = 3
+CLUSTER: Final = 16         # pages written together: 64 KiB
+WRITE_TRIES: Final = 3      # slots tried for one page before it stays
 FAR = 64                    # slots from a bad one to the next that is tried, and its square
-OWNERS = 32                 # vm.MAX_OWNERS: the kind of a page is in the bits above its owner
-LIVES = 16                  # rounds that a page of an index is let off: a page of nodes serves a twelfth of its files
+OWNERS: Final = 32          # vm.MAX_OWNERS: the kind of a page is in the bits above its owner
+LIVES: Final = 16           # rounds that a page of an index is let off: a page of nodes serves a twelfth of its files
 MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
 FLUSH_LOOKS = 2048          # frames looked at in a step of flush()
 PATIENCE = 2048             # looks of one reclaim: 3 ms
@@ -231,6 +235,8 @@ class PageDaemon:
 
     def _consider(self, pfn: int) -> None:
         """Evict the frame at the inactive head, or put it where it belongs."""
+        if failpoint.hook:
+            failpoint.hook("PageDaemon._consider")
         vm = self.vm
         if vm.phys.referenced[pfn]:
             vm.phys.referenced[pfn] = 0

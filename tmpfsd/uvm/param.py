@@ -1,8 +1,10 @@
 """uvm/param.py: the page size and conversions (after NetBSD <uvm/uvm_param.h>).  All O(1)."""
 
-PAGE_SHIFT = 12
-PAGE_SIZE = 1 << PAGE_SHIFT
-PAGE_MASK = PAGE_SIZE - 1
+from typing import Final
+
+PAGE_SHIFT: Final = 12
+PAGE_SIZE: Final = 1 << PAGE_SHIFT
+PAGE_MASK: Final = PAGE_SIZE - 1
 
 
 def round_page(nbytes: int) -> int:

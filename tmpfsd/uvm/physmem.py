@@ -28,11 +28,12 @@ import mmap
 import os
 from array import array
 from itertools import compress
+from typing import Final
 
 from tmpfsd.uvm.errors import demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
-NO_PAGE = 0                 # no page has the number 0: kernel_map starts at 1
+NO_PAGE: Final = 0          # no page has the number 0: kernel_map starts at 1
 MAP_NORESERVE = 0x4000      # <linux/mman.h>; the mmap module of Python 3.11 has no name for it
 
 

@@ -36,6 +36,8 @@ from array import array
 from typing import Any, Callable, Sequence
 from zlib import crc32
 
+from tmpfsd.native import mypyc_attr
+from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
 from tmpfsd.uvm.lost import seldom
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
@@ -132,6 +134,7 @@ def own(fd: int, path: str) -> int:
     return 0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)         # tests have devices that fail
 class Swap:
     """Slots of one swap file.
 
@@ -197,6 +200,8 @@ class Swap:
 
         O(log n) times Vmem.alloc(): 2 us, seldom 100.
         """
+        if failpoint.hook:
+            failpoint.hook("Swap.alloc")
         if not self.space:
             raise NoSwap("the disk under the swap file is full")
         n = min(n, self.nfree)
@@ -222,6 +227,8 @@ class Swap:
 
     def free(self, slot: int, n: int = 1) -> None:
         """Give slots back; their disk blocks go at the next trim().  O(n)."""
+        if failpoint.hook:
+            failpoint.hook("Swap.free")
         if self.hold is not None:
             self._arena.park(slot, n)
             self.nparked += n
@@ -255,6 +262,8 @@ class Swap:
 
     def write_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> None:
         """Write pages to the slots from slot on.  O(pages).  => OSError, and any of them may hold anything."""
+        if failpoint.hook:
+            failpoint.hook("Swap.write_cluster")
         sums, place = self.sums, self._place(slot)
         for i, page in enumerate(pages):
             sums[place + i] = crc32(page, vpns[i])
@@ -267,6 +276,8 @@ class Swap:
 
         O(pages).  => SwapIOError when the first is not.
         """
+        if failpoint.hook:
+            failpoint.hook("Swap.read_cluster")
         try:
             self._transfer(os.preadv, slot, pages)
         except OSError as error:

@@ -262,9 +262,9 @@ def _copy(vm: Vm, swap: Swap, vpn: int) -> int:
         vm.swap.free(to + got, count - got)
     try:
         vm.swap.write_cluster(to, _scratch[:got], range(vpn, vpn + got))
-    except OSError as error:
+    except OSError as refusal:
         vm.swap.free(to, got)
-        vm.daemon.failed(error, to)
+        vm.daemon.failed(refusal, to)
         return 0                    # the page daemon knows more ways
     for i in range(got):
         vm.slot_of[vpn + i] = to + i

@@ -31,8 +31,10 @@ Breathing   breathe() is the only place where offsets go stale.
 import logging
 import os
 from array import array
-from typing import Callable, Iterable
+from typing import Callable, Final, Iterable
 
+from tmpfsd.native import i64
+from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.aobj import UNMAPPED, Windows
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError, demand
 from tmpfsd.uvm.lost import Lost, seldom
@@ -46,19 +48,19 @@ from tmpfsd.uvm.vmmap import VmMap
 
 log = logging.getLogger(__name__)
 
-RESERVE = 64                # frames an operation may take between two breaths: faults and new pages together
-SLACK = 32                  # frames above the reserve at which reclaim begins: two clusters
+RESERVE: Final = 64         # frames an operation may take between two breaths: faults and new pages together
+SLACK: Final = 32           # frames above the reserve at which reclaim begins: two clusters
 TELL = 1024                 # pages after which check() says how far it is
 GROW = 16384                # pages by which the page table grows: 150 KiB
 SPARE = 16                  # pages that renames may still have where memory and swap are full
-READAHEAD = 8               # pages read at once where they were written together and are read in order
-NO_FRAME = -1               # frame_of: the page has no owner; -2 and below: it is out, and since when
-WIRED = 0x80                # flags: the kind of a page; the rest is the owner.  Wired: never leaves
-UNOWNED = 0x40              # allocated PAGEABLE, but owned by no object: on no queue, so it never leaves either
-WINDOWED = 0x20             # of an anonymous object: seen through windows (aobj.py)
-OWNER_MASK = 0x1F
-MAX_OWNERS = OWNER_MASK + 1
-UNLIMITED = 1 << 62
+READAHEAD: Final = 8        # pages read at once where they were written together and are read in order
+NO_FRAME: Final = -1        # frame_of: the page has no owner; -2 and below: it is out, and since when
+WIRED: Final = 0x80         # flags: the kind of a page; the rest is the owner.  Wired: never leaves
+UNOWNED: Final = 0x40       # allocated PAGEABLE, but owned by no object: on no queue, so it never leaves either
+WINDOWED: Final = 0x20      # of an anonymous object: seen through windows (aobj.py)
+OWNER_MASK: Final = 0x1F
+MAX_OWNERS: Final = OWNER_MASK + 1
+UNLIMITED: Final = 1 << 62
 POISON = b"\xdf" * PAGE_SIZE        # TMPFSD_CHECK: what frames hold that are nobody's
 
 
@@ -136,7 +138,7 @@ class Vm:
 
     def read(self, va: int) -> int:
         """The arena offset of va, to read there.  O(1).  => Faults.  => SwapIOError."""
-        pfn = self.frame_of[va >> PAGE_SHIFT]
+        pfn: i64 = self.frame_of[va >> PAGE_SHIFT]
         if pfn < 0:
             pfn = self.fault(va >> PAGE_SHIFT)
         self._referenced[pfn] = 1
@@ -144,7 +146,7 @@ class Vm:
 
     def write(self, va: int) -> int:
         """The arena offset of va, to change what is there.  O(1).  => Faults.  => SwapIOError."""
-        pfn = self.frame_of[va >> PAGE_SHIFT]
+        pfn: i64 = self.frame_of[va >> PAGE_SHIFT]
         if pfn < 0:
             pfn = self.fault(va >> PAGE_SHIFT)
         self._referenced[pfn] = self._dirty[pfn] = 1
@@ -174,6 +176,8 @@ class Vm:
         O(1), O(CLUSTER) at the bound of V6, and O(GROW) when the page table is too short.
         => NoMemory within the limits of size, of ram and of swap.  Never evicts.
         """
+        if failpoint.hook:
+            failpoint.hook("Vm.alloc_page")
         if self.npages >= self.limit and not self.overdrawn:
             raise NoMemory("size is used up")
         if self.nslotless >= self.most_slotless - self.spare:
@@ -209,6 +213,8 @@ class Vm:
         or zeroes every byte before the next breath, and says undefined.written().  => NoMemory when there is not even
         one.  O(n).
         """
+        if failpoint.hook:
+            failpoint.hook("Vm.alloc_data_pages")
         room = min(n, self.limit - self.npages, self.most_slotless - self.spare - self.nslotless, len(self._free))
         if room < 1:
             self.alloc_page(vpn, owner)         # makes room, or says what is full
@@ -246,6 +252,8 @@ class Vm:
                 continue
             if mark == NO_FRAME or not self._free or self.flags[page] & WINDOWED:
                 return page - vpn
+            if failpoint.hook:
+                failpoint.hook("Vm.forget_content")
             pfn = self.phys.alloc(page)
             self._dirty[pfn] = self._referenced[pfn] = 1
             if self.check_level:
@@ -369,6 +377,8 @@ class Vm:
 
     def fault(self, vpn: int) -> int:
         """Bring page vpn in; its frame.  O(READAHEAD).  => SwapIOError: it cannot be read; nothing has changed."""
+        if failpoint.hook:
+            failpoint.hook("Vm.fault")
         mark = self.frame_of[vpn] if vpn < len(self.flags) else NO_FRAME
         if mark <= UNMAPPED and self.windows is not None:
             self.windows.map(vpn, UNMAPPED - mark)
@@ -483,7 +493,8 @@ class Vm:
     def _check_counts(self) -> None:
         pages, resident = [0] * MAX_OWNERS, [0] * 256
         slotless = wired = unowned = 0
-        for vpn, flags in enumerate(self.flags):
+        for vpn in range(len(self.flags)):          # mypyc knows no enumerate() of a bytearray
+            flags = self.flags[vpn]
             if flags:
                 pages[flags & OWNER_MASK] += 1
                 resident[flags] += self.is_resident(vpn)

@@ -31,13 +31,17 @@ Limits      A run of more than RUN_MAX is looked for in all chunks that may have
 import re
 from array import array
 from collections.abc import Iterator
+from typing import Final
 
 from tmpfsd.uvm.errors import demand
 
-FREE, HELD, BAD, PARKED = range(4)
+FREE: Final = 0
+HELD: Final = 1
+BAD: Final = 2
+PARKED: Final = 3
 CHUNK_SHIFT = 12
 CHUNK = 1 << CHUNK_SHIFT
-RUN_MAX = 255                   # what a byte says of a longer run
+RUN_MAX: Final = 255            # what a byte says of a longer run
 LOOKS = 16                      # chunks searched in vain for a run before less will do
 _FREE_RUN = re.compile(b"\0+")
 _ANY = re.compile(b"[^\0]", re.DOTALL)
