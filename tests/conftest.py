@@ -12,13 +12,26 @@ import tempfile
 import hypothesis  # noqa: F401
 import pytest
 
+from tmpfsd import compiled
+
 faulthandler.enable()
 
 # Each of the daemons and commands that the tests start would compile the package anew.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-    compiled = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="tmpfsd-compiled-")
-    os.chmod(compiled, 0o755)       # also for those of other users
-    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    pycache = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="tmpfsd-pycache-")
+    os.chmod(pycache, 0o755)       # also for those of other users
+    atexit.register(shutil.rmtree, pycache, ignore_errors=True)
+
+
+if not compiled.active():
+    if os.environ.get("TMPFSD_PURE") == "0":
+        pytest.exit("TMPFSD_PURE=0, but nothing is compiled from these sources: make compile", 1)
+    os.environ["TMPFSD_PURE"] = "1"     # what the tests start runs as they do, and has nothing to say of it
+
+
+def pytest_report_header() -> str:
+    """Which of the two is tested."""
+    return f"tmpfsd: {compiled.kind()}"
 
 
 def pytest_collection_finish() -> None:

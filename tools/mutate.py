@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import os
 import random
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FLOORS = ("uvm", "pool", "tmpfs")
+PURE = {**os.environ, "TMPFSD_PURE": "1"}     # a change that was not compiled would be said on stderr
 SECONDS = 300                   # a test run that takes longer has hung on the change: caught
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv,
@@ -101,7 +103,7 @@ def caught(copy: Path, path: Path) -> bool:
     for tests in filter(None, (units, fs)):
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=60", *tests]
         try:
-            if subprocess.run(command, cwd=copy, capture_output=True, timeout=SECONDS).returncode:
+            if subprocess.run(command, cwd=copy, capture_output=True, timeout=SECONDS, env=PURE).returncode:
                 return True
         except subprocess.TimeoutExpired:
             print(f"took too long: {path}")

@@ -80,4 +80,8 @@ if [ ! -x "$venv/bin/python" ] || ! usable "$venv/bin/python"; then
 fi
 extras=""
 [ "$what" = test ] && extras="[test,fuzz,tools,lint]"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".$extras"
+pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check install "$@"; }
+# What pyproject.toml wants for a build, here to stay: `make compile` needs it again after each change.
+pip "setuptools >= 64" wheel
+pip "mypy >= 2" || echo "No mypy: what is installed will run interpreted." >&2
+TMPFSD_PURE=1 pip --no-build-isolation -e ".$extras"

@@ -25,6 +25,14 @@ def test_core_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert set(core.GOALS) < set(json.loads(capsys.readouterr().out))
 
 
+def test_core_in_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["core", "--files", "300", "--rounds", "1"])
+    core.main()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert "interpreted" in head and ("compiled  " in head or "Nothing is compiled" in lines.pop())
+    assert {line[:30].strip() for line in lines} > set(core.GOALS)
+
+
 def test_steps_double() -> None:
     assert doubling.steps(50_000) == [10_000, 20_000, 40_000, 50_000]
     assert doubling.steps(10_000) == doubling.steps(10_000)[:1] and doubling.steps(3) == [3]

@@ -26,7 +26,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from tmpfsd import __version__, options
+from tmpfsd import __version__, compiled, options
 from tmpfsd.cli import remount, streams
 from tmpfsd.cli.preflight import CliError, check_capacity, check_fuse, check_mountpoint, check_swap, clear_dead
 from tmpfsd.mounts import alive, mountinfo
@@ -71,7 +71,7 @@ def make_parser() -> Parser:
     parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPT[,OPT...]",
                         help="mount options, for example ram=64m,size=4g,swap=/var/tmp")
     parser.add_argument("--debug", action="store_true", help="log more, and show tracebacks")
-    parser.add_argument("--version", action="version", version=f"tmpfsd {__version__}")
+    parser.add_argument("--version", action="version", version=f"tmpfsd {__version__} ({compiled.kind()})")
     parser.set_defaults(helper=False)
     return parser
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
+from tmpfsd import compiled
 from tmpfsd.server import checker
 from tmpfsd.server.control import Command, Progress
 from tmpfsd.server.errors import ControlError
@@ -119,7 +120,8 @@ class Commands:
         mountpoint, detached = self.where()
         return {"mountpoint": mountpoint, "detached": detached, **self.mount.status(), "requests": requests,
                 "refused": self.mount.gate.refused, "lost_writes": self.mount.gate.lost_writes,
-                "broken": self.mount.gate.broken, "pid": os.getpid(), "edge": self.edge}
+                "broken": self.mount.gate.broken, "pid": os.getpid(), "edge": self.edge,
+                "compiled": compiled.active()}
 
     async def check(self, _request: Any) -> AsyncGenerator[dict[str, Any], None]:
         """Check the whole file system, as it is now, while requests are served."""
