@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests import failpoints
 from tests.fs.wirelib import ALL_FLAGS, Refused, Wire
 from tmpfsd.fuse import abi, init, notify
 from tmpfsd.fuse.session import NAMES, NO_ANSWER, OPERATIONS
@@ -554,6 +555,8 @@ class TestBadInput:
 
 class TestErrors:
     def test_a_broken_invariant(self, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+        failpoints.interpreted_only()
+
         def broken(*_args: Any) -> None:
             raise AssertionError("no")
 
@@ -572,6 +575,8 @@ class TestErrors:
 
     def test_what_nobody_foresaw(self, wire: Wire, monkeypatch: pytest.MonkeyPatch,
                                  caplog: pytest.LogCaptureFixture) -> None:
+        failpoints.interpreted_only()
+
         def bug(*_args: Any) -> None:
             raise RuntimeError("bug")
 

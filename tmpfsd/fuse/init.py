@@ -14,7 +14,7 @@ Picture     the kernel's INIT --answer()--> Agreement and the reply
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tmpfsd.fuse import abi
 from tmpfsd.fuse.abi import BODY, INIT_FLAGS, INIT_IN, INIT_IN_HEAD, INIT_OUT
@@ -66,7 +66,7 @@ REQUIRED = ("FUSE_NO_OPEN_SUPPORT", "FUSE_NO_OPENDIR_SUPPORT", "FUSE_MAX_PAGES",
 class Refusal(Exception):
     """A kernel that this edge cannot serve; the text says so in one line."""
 
-    errno = errno.EPROTO
+    errno: ClassVar = errno.EPROTO
 
 
 class Agreement(NamedTuple):

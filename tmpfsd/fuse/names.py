@@ -24,6 +24,8 @@ AFTER_MKNOD, AFTER_MKDIR = BODY + abi.MKNOD_IN.size, BODY + abi.MKDIR_IN.size
 
 def name_at(data: bytes, at: int) -> bytes:
     """The name that a request ends with.  => FsError EINVAL."""
+    if len(data) <= at:             # compiled, a slice that ends before it begins is a SystemError
+        raise FsError(errno.EINVAL)
     name = data[at:-1]
     if not name or data[-1] or b"\0" in name or b"/" in name:
         raise FsError(errno.EINVAL)
@@ -32,6 +34,8 @@ def name_at(data: bytes, at: int) -> bytes:
 
 def two_at(data: bytes, at: int) -> tuple[bytes, bytes]:
     """What a request ends with: a name, and another name or a target.  => FsError EINVAL."""
+    if len(data) <= at:
+        raise FsError(errno.EINVAL)
     one, nul, other = data[at:-1].partition(b"\0")
     if not nul or data[-1] or not one or b"/" in one or b"\0" in other:
         raise FsError(errno.EINVAL)

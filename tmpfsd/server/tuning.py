@@ -163,8 +163,9 @@ class Tuning:
         vm = self.mount.vm
         was, wanted = vm.phys.nframes, atop(nbytes)
         try:
-            for nframes in resize(vm, wanted):
-                yield Progress(abs(was - nframes), abs(was - wanted))
+            with contextlib.closing(resize(vm, wanted)) as steps:
+                for nframes in steps:
+                    yield Progress(abs(was - nframes), abs(was - wanted))
         except REFUSALS as error:
             raise ControlError(f"ram={nbytes >> 20}m: {error}") from None
         for warning in options.beyond(nbytes, memory_limit()):
@@ -219,8 +220,9 @@ class Tuning:
         with self.alone(f"swapoff {path}"):
             held = found[-1].nheld
             try:
-                for left in swapoff(self.mount.vm, found[-1]):
-                    yield Progress(max(held - left, 0), held)
+                with contextlib.closing(swapoff(self.mount.vm, found[-1])) as steps:
+                    for left in steps:
+                        yield Progress(max(held - left, 0), held)
             except REFUSALS as error:
                 raise ControlError(f"{path}: {error}") from None
         log.info("swapoff %s: %d bytes moved", path, ptoa(held))

@@ -14,7 +14,7 @@ Picture     nframes --slots--> V6 holds for fewer --sift--> free frames of the l
 Breathing   A step makes offsets stale: it may run where breathe() may, between operations.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.pagedaemon import LIVES, STEP_PATIENCE
@@ -28,7 +28,7 @@ MOVE_STEP = 256             # frames that go in a step
 SIFT_STEP = 16384           # free frames looked at in a step
 
 
-def resize(vm: Vm, nframes: int) -> Iterator[int]:
+def resize(vm: Vm, nframes: int) -> Generator[int, None, None]:
     """Have nframes frames, step by step; yields how many there are after each.  O(frames), in steps of 2 ms.
 
     => NoMemory: no fewer can be had than there are now, which may be less than there were.
@@ -40,8 +40,7 @@ def resize(vm: Vm, nframes: int) -> Iterator[int]:
         vm.phys.grow(min(nframes, vm.phys.nframes + GROW_STEP))
         vm.measure()
         yield vm.phys.nframes
-    for _ in _Shrink(vm).to(nframes):
-        yield vm.phys.nframes
+    yield from _Shrink(vm).to(nframes)          # what is closed here is closed there, compiled too
 
 
 class _Shrink:
@@ -54,8 +53,8 @@ class _Shrink:
         self.looks = 0              # since a page left
         self.tight = False          # nothing more can leave: all but the reserve may be used
 
-    def to(self, nframes: int) -> Iterator[None]:
-        """Have nframes; closed half way, what was set aside is given back."""
+    def to(self, nframes: int) -> Generator[int, None, None]:
+        """Have nframes; yields how many there are.  Closed half way, what was set aside is given back."""
         vm, phys = self.vm, self.vm.phys
         while nframes < phys.nframes:
             goal = max(nframes, phys.nframes - min(max(MIN_LOT, phys.nframes >> LOT_SHIFT), MAX_LOT))
@@ -63,7 +62,7 @@ class _Shrink:
                 self._evict(vm.nslotless + vm.reserve - goal)
                 goal = max(goal, vm.nslotless + vm.reserve)
                 if goal >= phys.nframes:
-                    yield
+                    yield phys.nframes
                     continue
             phys.set_ceiling(goal)
             vm.measure()
@@ -74,7 +73,7 @@ class _Shrink:
                 phys.lift_ceiling()
                 vm.measure()
 
-    def _sift(self, goal: int) -> Iterator[None]:
+    def _sift(self, goal: int) -> Iterator[int]:
         """Set aside the free frames from goal on; what becomes free meanwhile is set aside by itself."""
         free, done = self.vm.phys.free_frames, 0
         while done < len(free):
@@ -85,9 +84,9 @@ class _Shrink:
                 self._evict(high - surplus)
             else:
                 done += self.vm.phys.set_aside(done, n)
-            yield
+            yield self.vm.phys.nframes
 
-    def _lower(self, goal: int) -> Iterator[None]:
+    def _lower(self, goal: int) -> Iterator[int]:
         """Take the highest frames, none of which is in the free list."""
         phys = self.vm.phys
         while phys.nframes > goal:
@@ -100,7 +99,7 @@ class _Shrink:
                 self.vm.move_page(pfn, phys.alloc(phys.owner[pfn]))
             phys.shrink(low)
             self.vm.measure()
-            yield
+            yield phys.nframes
 
     def _affordable(self, goal: int) -> tuple[int, list[int]]:
         """To which frame the highest can go now, and those of them that have pages."""

@@ -20,7 +20,7 @@ Breathing   A step of swapoff() makes offsets stale: it may run where breathe() 
 from __future__ import annotations
 
 import mmap
-from typing import TYPE_CHECKING, Iterator, Sequence
+from typing import TYPE_CHECKING, Generator, Sequence
 
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
@@ -166,7 +166,7 @@ def swapon(vm: Vm, swap: Swap) -> None:
     vm.swap = SwapSet([*files, swap]) if files else swap
 
 
-def swapoff(vm: Vm, swap: Swap) -> Iterator[int]:
+def swapoff(vm: Vm, swap: Swap) -> Generator[int, None, None]:
     """Drain a file step by step, then let it go; yields how many of its slots are held.
 
     O(pages), in steps of STEP_LOOKS looks or STEP_PAGES moves.
