@@ -186,7 +186,7 @@ def _count(mp: Mount, ino: int, start: int, end: int) -> int:
         mp.breathe()
         keys, values = mp.extents.leaf_from(mp.mem.node(ino), start)
         n = bisect_left(keys, end)
-        total += sum(map(mask.__and__, values[:n]))
+        total += sum([mask & value for value in values[:n]])
         if n < len(keys) or not n:
             return total
         start = keys[n - 1] + 1

@@ -94,10 +94,12 @@ class PhysMem:
         O(n).
         """
         part = self.free_frames[start:start + n]
-        low = array("I", filter(self.ceiling.__gt__, part))
+        ceiling = self.ceiling
+        low = array("I", [pfn for pfn in part if pfn < ceiling])
         self.free_frames[start:start + n] = low
-        for pfn in filter(self.ceiling.__le__, part):
-            self.aside[pfn - self.ceiling] = 1
+        for pfn in part:
+            if pfn >= ceiling:
+                self.aside[pfn - ceiling] = 1
         self.naside += len(part) - len(low)
         return len(low)
 

@@ -78,7 +78,7 @@ class _Shrink:
         free, done = self.vm.phys.free_frames, 0
         while done < len(free):
             n, surplus = SIFT_STEP, self._surplus()
-            while (high := sum(map(goal.__le__, free[done:done + n]))) > surplus > 0:
+            while (high := sum([goal <= pfn for pfn in free[done:done + n]])) > surplus > 0:
                 n = min(n - 1, n * surplus // high)
             if high > surplus:
                 self._evict(high - surplus)
