@@ -318,7 +318,7 @@ class Driver:
             raise AssertionError("idle() never ends")
         swap = self.mp.vm.swap
         if swap is not None:
-            blocks = os.fstat(swap.fd).st_blocks * BLOCK >> PAGE_SHIFT
+            blocks = os.fstat(swap.store.fd).st_blocks * BLOCK >> PAGE_SHIFT
             assert blocks <= swap.nheld + 8, f"{blocks} pages on disk, {swap.nheld} held"
 
     def finish(self) -> None:

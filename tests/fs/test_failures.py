@@ -205,7 +205,7 @@ def heal(fs: Driver, va: int) -> Callable[[], None]:
     vm.breathe()
     vm.daemon.evict_all()
     assert vm.swap is not None
-    fd, place = vm.swap.fd, vm.slot_of[va >> 12] << 12
+    fd, place = vm.swap.store.fd, vm.slot_of[va >> 12] << 12
     saved = os.pread(fd, 4096, place)
     os.pwrite(fd, b"\x55" * 4096, place)
     return lambda: (os.pwrite(fd, saved, place), None)[1]

@@ -11,15 +11,31 @@ import pytest
 from btreelib import SMALL, Tree
 
 from tmpfsd.tmpfs import btree, layout
-from tmpfsd.uvm.swap import Swap, open_swap
+from tmpfsd.uvm.seal import Seal
+from tmpfsd.uvm.store import FileStore, open_store
+from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.vm import Vm
+
+
+class FaultyStore(FileStore):
+    """A file that does what the test of its FaultySwap tells it to."""
+
+    def __init__(self, swap: "FaultySwap", fd: int) -> None:
+        super().__init__(fd, "faulty")
+        self.swap = swap
+
+    def _transfer(self, call, place, pages) -> None:
+        tried = self.swap.writes if call is os.pwritev else self.swap.reads
+        slot = place + self.swap.base - 1
+        tried.append(range(slot, slot + len(pages)))
+        super()._transfer(partial(self.swap.call, call), place, pages)
 
 
 class FaultySwap(Swap):
     """Swap whose device refuses what a test tells it to."""
 
-    def __init__(self, fd: int, nslots: int, base: int = 1) -> None:
-        super().__init__(fd, nslots, "faulty", base)
+    def __init__(self, fd: int, nslots: int, base: int = 1, seal: Seal | None = None) -> None:
+        super().__init__(FaultyStore(self, fd), nslots, base, seal=seal)
         self.dead = False                       # refuses all writes
         self.room = -1                          # bytes that it takes before it is full; -1: any
         self.bad_write: set[int] = set()        # slots
@@ -28,12 +44,7 @@ class FaultySwap(Swap):
         self.writes: list[range] = []           # the slots of each write that was tried
         self.reads: list[range] = []
 
-    def _transfer(self, call, slot, pages) -> None:
-        tried = self.writes if call is os.pwritev else self.reads
-        tried.append(range(slot, slot + len(pages)))
-        super()._transfer(partial(self._call, call), slot, pages)
-
-    def _call(self, call, fd, pages, offset) -> int:
+    def call(self, call, fd, pages, offset) -> int:
         slots = set(range(offset >> 12, (offset >> 12) + len(pages)))
         if call is os.pwritev:
             if self.dead or slots & self.bad_write:
@@ -50,8 +61,8 @@ class FaultySwap(Swap):
 
     def flip(self, slot: int) -> None:
         """Change one bit of a slot behind its back."""
-        byte = os.pread(self.fd, 1, (slot << 12) + 99)[0]
-        os.pwrite(self.fd, bytes([byte ^ 4]), (slot << 12) + 99)
+        byte = os.pread(self.store.fd, 1, (slot << 12) + 99)[0]
+        os.pwrite(self.store.fd, bytes([byte ^ 4]), (slot << 12) + 99)
 
 
 @pytest.fixture
@@ -60,7 +71,7 @@ def make_swap(tmp_path: Path) -> Iterator[Callable[..., FaultySwap]]:
     made: list[FaultySwap] = []
 
     def make(nslots: int = 1024, base: int = 1) -> FaultySwap:
-        made.append(FaultySwap(open_swap(str(tmp_path))[0], nslots, base))
+        made.append(FaultySwap(open_store(str(tmp_path)).fd, nslots, base))
         return made[-1]
 
     yield make

@@ -13,7 +13,7 @@ from tmpfsd.uvm.vm import Vm
 
 def out(vm: Vm, vpns: list[int]) -> dict[int, bytes]:
     """What the slots of pages that are out hold."""
-    return {vm.slot_of[vpn]: os.pread(vm.swap.fd, 4096, vm.slot_of[vpn] << 12) for vpn in vpns if vm.slot_of[vpn]}
+    return {vm.slot_of[vpn]: os.pread(vm.swap.store.fd, 4096, vm.slot_of[vpn] << 12) for vpn in vpns if vm.slot_of[vpn]}
 
 
 def told() -> list[int]:
@@ -51,7 +51,7 @@ def test_what_was_out_stays_in_its_slots(make_vm, fill) -> None:
 
 
 def out_now(vm: Vm, slots: dict[int, bytes]) -> dict[int, bytes]:
-    return {slot: os.pread(vm.swap.fd, 4096, slot << 12) for slot in slots}
+    return {slot: os.pread(vm.swap.store.fd, 4096, slot << 12) for slot in slots}
 
 
 def test_requests_come_first_where_slots_run_short(make_vm, fill, number_in) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tmpfsd.uvm import store as store_module
 from tmpfsd.uvm import swap as swap_module
 from tmpfsd.uvm.errors import Inconsistent, NoSwap, SwapIOError
-from tmpfsd.uvm.swap import Swap, open_swap
+from tmpfsd.uvm.store import FileStore, open_store
+from tmpfsd.uvm.swap import Swap
 
 PAGE = 4096
 
@@ -28,13 +30,14 @@ def pages():
 
 
 def blocks(swap: Swap) -> int:
-    return os.fstat(swap.fd).st_blocks
+    return os.fstat(swap.store.fd).st_blocks
 
 
 # --- files ---
 
 def test_a_directory_gets_an_unlinked_file(tmp_path: Path) -> None:
-    fd, size = open_swap(str(tmp_path))
+    store = open_store(str(tmp_path))
+    fd, size = store.fd, store.most
     state = os.fstat(fd)
     assert (stat.S_IMODE(state.st_mode), state.st_nlink, size) == (0o600, 0, 0)
     assert not list(tmp_path.iterdir())
@@ -44,7 +47,8 @@ def test_a_directory_gets_an_unlinked_file(tmp_path: Path) -> None:
 def test_a_file_is_emptied_and_made_where_it_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "swap"
     for _ in range(2):
-        fd, size = open_swap(str(path))
+        store = open_store(str(path))
+        fd, size = store.fd, store.most
         assert (os.fstat(fd).st_size, size) == (0, 0)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         os.write(fd, b"old")
@@ -57,7 +61,7 @@ def test_a_file_that_others_may_open_is_refused(tmp_path: Path, mode: int) -> No
     path.write_bytes(b"kept")
     path.chmod(mode)
     with pytest.raises(PermissionError, match="alone, mode 0600"):
-        open_swap(str(path))
+        open_store(str(path))
     assert path.read_bytes() == b"kept"
 
 
@@ -66,7 +70,7 @@ def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
     path.touch(mode=0o600)
     os.link(path, tmp_path / "other")
     with pytest.raises(PermissionError):
-        open_swap(str(path))
+        open_store(str(path))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -75,13 +79,13 @@ def test_a_file_of_another_is_refused(tmp_path: Path) -> None:
     path.touch(mode=0o600)
     os.chown(path, 65534, 65534)
     with pytest.raises(PermissionError):
-        open_swap(str(path))
+        open_store(str(path))
 
 
 def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "swap").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError) as caught:
-        open_swap(str(tmp_path / "swap"))
+        open_store(str(tmp_path / "swap"))
     assert caught.value.errno == errno.ELOOP and not (tmp_path / "elsewhere").exists()
 
 
@@ -93,7 +97,7 @@ def test_a_symbolic_link_that_was_put_in_the_way_is_not_followed(tmp_path: Path)
     (tmp_path / "way").symlink_to("real")
     for path in ("way/file", "way", "way/new"):
         with pytest.raises(OSError) as caught:
-            open_swap(str(tmp_path / path))
+            open_store(str(tmp_path / path))
         assert caught.value.errno == errno.ELOOP
     assert (tmp_path / "real" / "file").read_bytes() == b"kept" and not (tmp_path / "real" / "new").exists()
 
@@ -104,12 +108,12 @@ def test_without_openat2(tmp_path: Path, monkeypatch, error: int) -> None:
     def refuse(*_args: object) -> int:
         ctypes.set_errno(error)
         return -1
-    monkeypatch.setattr(swap_module, "_syscall", refuse)
-    os.close(open_swap(str(tmp_path))[0])
-    os.close(open_swap(str(tmp_path / "new"))[0])
+    monkeypatch.setattr(store_module, "_syscall", refuse)
+    open_store(str(tmp_path)).close()
+    open_store(str(tmp_path / "new")).close()
     (tmp_path / "link").symlink_to("new")
     with pytest.raises(OSError) as caught:
-        open_swap(str(tmp_path / "link"))
+        open_store(str(tmp_path / "link"))
     assert caught.value.errno == errno.ELOOP
 
 
@@ -117,13 +121,13 @@ def test_only_files_and_devices(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo", 0o600)
     for path in (str(tmp_path / "fifo"), "/dev/null"):
         with pytest.raises(OSError, match="must be a directory, a file or a block device"):
-            open_swap(path)
+            open_store(path)
 
 
 def test_a_file_is_made_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o777)
     try:
-        os.close(open_swap(str(tmp_path / "new"))[0])
+        open_store(str(tmp_path / "new")).close()
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
@@ -131,7 +135,7 @@ def test_a_file_is_made_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -
 
 def test_a_named_file_is_emptied_at_the_end(tmp_path: Path, pages) -> None:
     path = tmp_path / "swap"
-    swap = Swap(open_swap(str(path))[0], 8)
+    swap = Swap(open_store(str(path)), 8)
     slot, _count = swap.alloc(4)
     swap.write_cluster(slot, pages[:4], range(4))
     assert path.stat().st_size
@@ -141,7 +145,7 @@ def test_a_named_file_is_emptied_at_the_end(tmp_path: Path, pages) -> None:
 
 def test_a_file_whose_server_is_gone_can_be_closed(tmp_path: Path, monkeypatch) -> None:
     """fstat() of a file on a dead FUSE mount fails."""
-    swap = Swap(open_swap(str(tmp_path))[0], 8)
+    swap = Swap(open_store(str(tmp_path)), 8)
 
     def dead(_fd: int) -> None:
         raise OSError(errno.ENOTCONN, "not connected")
@@ -149,16 +153,16 @@ def test_a_file_whose_server_is_gone_can_be_closed(tmp_path: Path, monkeypatch) 
         patch.setattr(os, "fstat", dead)
         swap.close()
     with pytest.raises(OSError):
-        os.fstat(swap.fd)
+        os.fstat(swap.store.fd)
 
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(OSError):
-        open_swap(str(tmp_path / "missing" / "swap"))
+        open_store(str(tmp_path / "missing" / "swap"))
 
 
 def test_swap_in_a_named_file(tmp_path: Path, pages) -> None:
-    swap = Swap(open_swap(str(tmp_path / "swap"))[0], 8)
+    swap = Swap(open_store(str(tmp_path / "swap")), 8)
     slot, count = swap.alloc(4)
     swap.write_cluster(slot, pages[:4], range(4))
     assert swap.read_cluster(slot, pages[8:12], range(4)) == 4
@@ -168,10 +172,10 @@ def test_swap_in_a_named_file(tmp_path: Path, pages) -> None:
 
 def test_direct(tmp_path: Path, pages) -> None:
     try:
-        fd, _size = open_swap(str(tmp_path), direct=True)
+        store = open_store(str(tmp_path), direct=True)
     except OSError as error:
         pytest.skip(f"no O_DIRECT in {tmp_path}: {error.strerror}")
-    swap = Swap(fd, 8)
+    swap = Swap(store, 8)
     slot, _count = swap.alloc(4)
     swap.write_cluster(slot, pages[:4], range(4))
     assert swap.read_cluster(slot, pages[8:12], range(4)) == 4
@@ -233,8 +237,8 @@ def test_a_transfer_that_moves_nothing_has_failed(make_swap, pages, monkeypatch,
     swap.write_cluster(slot, pages[:2], range(2))
     monkeypatch.setattr(os, call, lambda _fd, _pages, _offset: 0)
     # The subclass of conftest.py must take the fake for what it stands for.
-    plain = Swap(os.dup(swap.fd), 8)
-    plain.sums = swap.sums
+    plain = Swap(FileStore(os.dup(swap.store.fd)), 8)
+    plain.seal = swap.seal
     with pytest.raises((OSError, SwapIOError)):
         plain.write_cluster(slot, pages[:2], range(2))
         plain.read_cluster(slot, pages[8:10], range(2))
@@ -341,7 +345,7 @@ def test_a_passing_error_does_not_end_hole_punching(make_swap, pages, monkeypatc
         ctypes.set_errno(errno.ENOSPC)          # a file system may need a block to split an extent
         return -1
     with monkeypatch.context() as patch:
-        patch.setattr(swap_module, "_fallocate", refused)
+        patch.setattr(store_module, "_fallocate", refused)
         swap.trim()
     swap.untrimmed = 64
     trim_all(swap)
@@ -351,7 +355,7 @@ def test_a_passing_error_does_not_end_hole_punching(make_swap, pages, monkeypatc
 def test_an_interrupted_punch_is_tried_again(make_swap, pages, monkeypatch) -> None:
     swap = written(make_swap, pages, 64)
     swap.free(1, 64)
-    punch, interruptions = swap_module._fallocate, [1, 1]
+    punch, interruptions = store_module._fallocate, [1, 1]
 
     def interrupted(*args) -> int:
         if interruptions:
@@ -359,7 +363,7 @@ def test_an_interrupted_punch_is_tried_again(make_swap, pages, monkeypatch) -> N
             ctypes.set_errno(errno.EINTR)
             return -1
         return punch(*args)
-    monkeypatch.setattr(swap_module, "_fallocate", interrupted)
+    monkeypatch.setattr(store_module, "_fallocate", interrupted)
     trim_all(swap)
     assert not interruptions and blocks(swap) <= 16
 
@@ -371,7 +375,7 @@ def test_a_file_system_without_holes_is_asked_once(make_swap, pages, monkeypatch
         calls.append(args)
         ctypes.set_errno(errno.EOPNOTSUPP)
         return -1
-    monkeypatch.setattr(swap_module, "_fallocate", unsupported)
+    monkeypatch.setattr(store_module, "_fallocate", unsupported)
     swap = written(make_swap, pages, 16)
     swap.free(1, 8)
     swap.trim()

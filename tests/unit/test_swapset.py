@@ -9,6 +9,7 @@ from tests import failpoints
 from tmpfsd.uvm import swapset
 from tmpfsd.uvm.aobj import AnonObject
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, NoSwap, SwapIOError
+from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import SwapSet, free_base, swapoff, swapon
 from tmpfsd.uvm.vm import WINDOWED, Vm
 
@@ -77,12 +78,12 @@ def test_a_file_that_does_not_begin_at_1_uses_its_own_first_pages(make_swap) -> 
     pages = [memoryview(bytes([i]) * 4096) for i in range(4)]
     slot, count = swap.alloc(4)
     swap.write_cluster(slot, pages, range(4))
-    assert (slot, count, os.fstat(swap.fd).st_size) == (1000, 4, 5 << 12)
+    assert (slot, count, os.fstat(swap.store.fd).st_size) == (1000, 4, 5 << 12)
     assert all(swap.verify(slot + i, i) for i in range(4))
     swap.free(1001, 3)
     while swap.trim():
         pass
-    assert len(swap.sums) == 2 and swap.verify(1000, 0)
+    assert swap.seal.nplaces == 2 and swap.verify(1000, 0)
 
 
 # --- taking in ---
@@ -93,6 +94,44 @@ def test_files_are_filled_in_turn(make_vm, fill, add) -> None:
     fill(vm, 90)
     assert (one.nheld, two.nheld) == (20, 30) or one.nfree == 0 < two.nheld
     assert vm.swap.nheld == one.nheld + two.nheld and vm.swap.nslots == 50
+
+
+def test_the_highest_priority_is_filled_first(make_vm, fill, make_swap) -> None:
+    vm = make_vm(64, nslots=30)
+    first = vm.swap
+    added = [Swap(make_swap(20).store, 20, free_base(vm.swap.files, 20), priority=5)]
+    swapon(vm, added[0])
+    for priority in (9, -1):
+        added.append(Swap(make_swap(20).store, 20, free_base(vm.swap.files, 20), priority=priority))
+        swapon(vm, added[-1])
+    assert [file.priority for file in vm.swap.files] == [9, 5, -1, -2]
+    assert vm.swap.files == [added[1], added[0], first, added[2]]
+    for expected in ((16, 0, 0, 0), (20, 12, 0, 0), (20, 20, 8, 0)):
+        slot = sum(expected) - 16
+        while slot < sum(expected):
+            slot += vm.swap.alloc(sum(expected) - slot)[1]
+        assert tuple(file.nheld for file in vm.swap.files) == expected
+    for file in vm.swap.files:
+        while file.nheld:
+            file.free(file.base + file.nheld - 1)
+
+
+def test_files_of_equal_priority_take_clusters_in_turn(make_swap) -> None:
+    files = [Swap(make_swap(20).store, 20, base, priority=3) for base in (1, 100, 200)]
+    swap = SwapSet(files)
+    assert [swap.alloc(4) for _ in range(4)] == [(1, 4), (100, 4), (200, 4), (5, 4)]
+    assert {file.nheld for file in swap.files} == {4, 8}
+    swap.check({*range(1, 9), *range(100, 104), *range(200, 204)})
+    while swap.nfree:
+        swap.alloc(4)
+    assert swap.nheld == 60
+
+
+def test_t2_priorities_in_disorder(make_swap) -> None:
+    swap = SwapSet([make_swap(100), make_swap(50, 102)])
+    swap.files[1].priority = 7
+    with pytest.raises(Inconsistent, match="T2"):
+        swap.check(set())
 
 
 def test_a_machine_without_swap_gets_some(make_vm, fill, add) -> None:

@@ -237,6 +237,8 @@ def test_a_mount_without_swap_gets_some_and_loses_it(make, tmp_path: Path) -> No
     ({"path": "/tmp", "size_bytes": 4096}, "two pages"), ({"path": "/tmp"}, "two pages"),
     ({"path": "/missing/file", "size_bytes": MB}, "/missing/file: No such file"),
     ({"path": "/tmp", "size_bytes": 1 << 45}, "no slot numbers left"),
+    ({"path": "/tmp", "size_bytes": MB, "priority": 32768}, "from 0 to 32767"),
+    ({"path": "/tmp", "size_bytes": MB, "priority": "5"}, "from 0 to 32767"),
 ])
 def test_swapon_refuses(make, request_: dict[str, Any], why: str) -> None:
     tuning = make()

@@ -8,7 +8,8 @@ import pytest
 
 from tests import failpoints
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
-from tmpfsd.uvm.swap import Swap, open_swap
+from tmpfsd.uvm.store import open_store
+from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.vm import READAHEAD, WIRED, Vm
 
 PAGE = 4096
@@ -166,10 +167,10 @@ def test_wired_pages_stay(make_vm) -> None:
 @pytest.mark.parametrize("direct", (False, True), ids=("buffered", "direct"))
 def test_kinds_of_swap(tmp_path: Path, fill, number_in, name: str, direct: bool) -> None:
     try:
-        fd, _size = open_swap(str(tmp_path / name), direct)
+        store = open_store(str(tmp_path / name), direct)
     except OSError as error:
         pytest.skip(f"no O_DIRECT in {tmp_path}: {error.strerror}")
-    vm = Vm(64 << 12, Swap(fd, 1000), reserve=16)
+    vm = Vm(64 << 12, Swap(store, 1000), reserve=16)
     vpns = fill(vm, 300)
     for vpn in vpns:
         vm.breathe()
@@ -181,7 +182,7 @@ def test_kinds_of_swap(tmp_path: Path, fill, number_in, name: str, direct: bool)
 def test_what_is_freed_gives_its_disk_blocks_back(make_vm, fill) -> None:
     vm = make_vm()
     vpns = fill(vm, 600)
-    blocks = os.fstat(vm.swap.fd).st_blocks
+    blocks = os.fstat(vm.swap.store.fd).st_blocks
     if not blocks:
         pytest.skip("this file system does not count blocks at once")
     assert blocks >= 8 * 500
@@ -191,7 +192,7 @@ def test_what_is_freed_gives_its_disk_blocks_back(make_vm, fill) -> None:
             vm.idle()
     while vm.idle():
         pass
-    assert os.fstat(vm.swap.fd).st_blocks <= 16
+    assert os.fstat(vm.swap.store.fd).st_blocks <= 16
 
 
 def test_the_environment_sets_the_debug_levels(monkeypatch) -> None:

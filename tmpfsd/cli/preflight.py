@@ -16,7 +16,7 @@ import tempfile
 from tmpfsd.mounts import alive, mountinfo
 from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import MEMORY_FILESYSTEMS, Config
-from tmpfsd.uvm.swap import demand_private
+from tmpfsd.uvm.store import demand_private
 
 DEVICE = "/dev/fuse"
 ANSWER_SECONDS = 3.0

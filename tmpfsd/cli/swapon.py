@@ -14,7 +14,8 @@ from tmpfsd.machine import memory_limit
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable
 from tmpfsd.options import Config, follow, parse_space
-from tmpfsd.uvm.swap import open_place
+from tmpfsd.uvm.store import open_place
+from tmpfsd.uvm.swap import MOST_PRIORITY, UNSAID
 
 EPILOG = """\
 example:
@@ -22,7 +23,8 @@ example:
 
 PATH is a directory (for an unlinked file of mode 0600), a file that is yours alone, mode 0600 (it is made
 where there is none), or a block device; what is in it is lost.  Without --size it is as large as the mount's
-size, or as the device.  Files are filled in the order in which they were given.
+size, or as the device.  Files are filled in order of priority (-p); those without one come last, in the order
+in which they were given.
 
 exit status:
   0  in use           1  refused, and nothing was changed"""
@@ -33,6 +35,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
     command.add_argument("path", metavar="PATH", help="a directory, a file or a block device")
     command.add_argument("--size", metavar="SIZE", help="with k, m, g, t or %% of memory")
+    command.add_argument("-p", "--priority", metavar="N", type=int, default=UNSAID,
+                         help=f"0 to {MOST_PRIORITY}: what is higher is filled first, what is equal in turn")
     command.add_argument("--json", action="store_true", help="print the swap file as JSON")
 
 
@@ -52,6 +56,8 @@ def size_of(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> None:
     """See that the file can be used, open it, then have the mount use it."""
     size = size_of(args)
+    if not UNSAID <= args.priority <= MOST_PRIORITY:
+        raise ClientError(f"-p {args.priority}: must be a number from 0 to {MOST_PRIORITY}")
     try:
         path = follow(args.path)
     except ValueError as error:
@@ -68,7 +74,8 @@ def run(args: argparse.Namespace) -> None:
     except OSError as error:
         raise ClientError(f"{path}: {error.strerror or error}") from None
     try:
-        answer = ask(args.mountpoint, "swapon", path=path, size_bytes=config.swap_size_bytes, descriptor=descriptor)
+        answer = ask(args.mountpoint, "swapon", path=path, size_bytes=config.swap_size_bytes, priority=args.priority,
+                     descriptor=descriptor)
     finally:
         os.close(descriptor)
     for warning in config.warnings:

@@ -4,9 +4,10 @@ Usable without a file system, for records of any fixed size: a million records o
 
 >>> from struct import Struct
 >>> from tmpfsd.pool import Pool, make_backend
->>> from tmpfsd.uvm.swap import Swap, open_swap
+>>> from tmpfsd.uvm.store import open_store
+>>> from tmpfsd.uvm.swap import Swap
 >>> from tmpfsd.uvm.vm import Vm
->>> vm = Vm(8 << 20, Swap(open_swap("/var/tmp")[0], nslots=1 << 16))
+>>> vm = Vm(8 << 20, Swap(open_store("/var/tmp"), nslots=1 << 16))
 >>> pool = Pool(vm, make_backend("pageable-submap", vm), name="record", owner=1, item_size=64)
 >>> record = Struct("<QQ48s")
 >>> for i in range(1_000_000):

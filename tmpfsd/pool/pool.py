@@ -41,8 +41,9 @@ class Pool:
     A pool of 64-byte records that page out, without a file system around it:
 
     >>> import struct
-    >>> from tmpfsd.uvm.swap import Swap, open_swap
-    >>> vm = Vm(1 << 20, Swap(open_swap("/var/tmp")[0], 1 << 16))
+    >>> from tmpfsd.uvm.store import open_store
+    >>> from tmpfsd.uvm.swap import Swap
+    >>> vm = Vm(1 << 20, Swap(open_store("/var/tmp"), 1 << 16))
     >>> from tmpfsd.pool import make_backend
     >>> pool = Pool(vm, make_backend("pageable-submap", vm), "record", 1, 64)
     >>> i = pool.get()

@@ -142,7 +142,7 @@ def _settle(mount: Mount, writer: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     swap = mount.vm.swap
-    keep = {writer, *(file.fd for file in (swap.files if swap is not None else []))}
+    keep = {writer, *(fd for file in (swap.files if swap is not None else []) for fd in file.store.descriptors())}
     below = 0
     for fd in sorted(keep):
         os.closerange(below, fd)

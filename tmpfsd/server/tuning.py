@@ -32,7 +32,8 @@ from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
 from tmpfsd.uvm.pagedaemon import ACTIVE
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.resize import resize
-from tmpfsd.uvm.swap import Swap, open_swap, own
+from tmpfsd.uvm.store import FileStore, Store, open_store, own
+from tmpfsd.uvm.swap import MOST_PRIORITY, UNSAID, Swap
 from tmpfsd.uvm.swapset import free_base, swapoff, swapon
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class Tuning:
         swap, nslots = self._need_own_swap(), max(atop(nbytes) - 1, 0)
         if nslots > swap.width:
             raise ControlError(f"swap_size={nbytes}: {swap.path} has room for {ptoa(swap.width + 1)} bytes only")
-        demand_length(swap.fd, f"swap_size={nbytes}", nbytes)
+        demand_length(swap.store, f"swap_size={nbytes}", nbytes)
         swap.resize(nslots)
         return iter(())
 
@@ -184,8 +185,11 @@ class Tuning:
             raise ControlError("path: must be an absolute path")
         if not isinstance(nbytes, int) or nbytes < 2 * options.PAGE_SIZE:
             raise ControlError(f"{path}: size: must be at least two pages")
+        priority = request.get("priority", UNSAID)
+        if not isinstance(priority, int) or not UNSAID <= priority <= MOST_PRIORITY:
+            raise ControlError(f"{path}: priority: must be a number from 0 to {MOST_PRIORITY}")
         with self.alone("swapon"):
-            swap = self._open(path, nbytes, request.get("descriptors") or [])
+            swap = self._open(path, nbytes, priority, request.get("descriptors") or [])
             try:
                 swapon(self.mount.vm, swap)
             except NoSwap:
@@ -194,19 +198,19 @@ class Tuning:
         log.info("swapon %s: %d bytes", path, ptoa(swap.nslots))
         return swap.stats()
 
-    def _open(self, path: str, nbytes: int, descriptors: list[int]) -> Swap:
+    def _open(self, path: str, nbytes: int, priority: int, descriptors: list[int]) -> Swap:
         swap, direct = self.mount.vm.swap, self.mount.config.swap_io == "direct"
         try:
-            fd, limit = take_swap(descriptors, path, direct) if descriptors else open_swap(path, direct)
+            store = take_swap(descriptors, path, direct) if descriptors else open_store(path, direct)
         except OSError as error:
             why = "its file system has no O_DIRECT (swap_io=direct)" if direct and error.errno == errno.EINVAL else ""
             raise ControlError(f"{path}: {why or error.strerror or error}") from None
-        nslots = atop(min(nbytes, limit) if limit else nbytes) - 1
+        nslots = min(atop(nbytes) - 1, store.most or atop(nbytes) - 1)
         try:
-            demand_length(fd, path, ptoa(nslots + 1))
-            return Swap(fd, nslots, path, free_base(swap.files if swap is not None else [], nslots))
+            demand_length(store, path, ptoa(nslots + 1))
+            return Swap(store, nslots, free_base(swap.files if swap is not None else [], nslots), priority=priority)
         except (NoSwap, ControlError):
-            os.close(fd)
+            store.close()
             raise
 
     def swapoff(self, request: Mapping[str, Any]) -> Steps:
@@ -251,8 +255,8 @@ class Tuning:
                 "pageable_bytes": ptoa(sum(vm.daemon.count[ACTIVE:])), "wired_bytes": ptoa(vm.nwired + vm.nunowned)}
 
 
-def take_swap(descriptors: list[int], path: str, direct: bool) -> tuple[int, int]:
-    """As open_swap(), of a file that was handed over; it is taken from the list when it is fit.  => OSError."""
+def take_swap(descriptors: list[int], path: str, direct: bool) -> FileStore:
+    """As open_store(), of a file that was handed over; it is taken from the list when it is fit.  => OSError."""
     fd = descriptors[0]
     flags, mode = fcntl.fcntl(fd, fcntl.F_GETFL), os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
@@ -261,13 +265,13 @@ def take_swap(descriptors: list[int], path: str, direct: bool) -> tuple[int, int
         raise OSError(errno.EBADF, "must be open for reading and writing", path)
     fcntl.fcntl(fd, fcntl.F_SETFL, flags | (os.O_DIRECT if direct else 0))
     limit = own(fd, path)
-    return descriptors.pop(), limit
+    return FileStore(descriptors.pop(), path, limit)
 
 
-def demand_length(fd: int, what: str, nbytes: int) -> None:
+def demand_length(store: Store, what: str, nbytes: int) -> None:
     """See that this process may have a file of that length (setrlimit(2)).  => ControlError."""
     most = inherited.largest_file()
-    if stat.S_ISREG(os.fstat(fd).st_mode) and inherited.below(most, nbytes):
+    if store.kind in ("file", "unlinked") and inherited.below(most, nbytes):
         raise ControlError(f"{what}: the daemon may write {most} bytes of a file only: RLIMIT_FSIZE (ulimit -f)")
 
 

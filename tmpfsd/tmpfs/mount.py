@@ -17,9 +17,12 @@ from tmpfsd.tmpfs.discard import Gone
 from tmpfsd.tmpfs.gate import Gate
 from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
 from tmpfsd.uvm.param import atop, ptoa
-from tmpfsd.uvm.swap import Swap, open_swap
+from tmpfsd.uvm.store import open_store
+from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import OWN_WIDTH
 from tmpfsd.uvm.vm import SPARE, Vm
+
+STORE_KEYS = ("kind", "path", "priority", "size_bytes", "used_bytes", "state", "encrypted")
 
 
 class Mount:
@@ -103,6 +106,8 @@ class Mount:
                      "bad_slots": swap.nbad if swap else 0,
                      "disk_full": swap is not None and all(file.full for file in swap.files),
                      "files": [file.stats() for file in swap.files] if swap else []},
+            "stores": [{key: value for key, value in file.stats().items() if key in STORE_KEYS}
+                       for file in swap.files] if swap else [],
             "paging": {"faults": vm.faults, "pageins": vm.pageins, "pageouts": daemon.pageouts,
                        "scans": daemon.scans, "reclaims": daemon.reclaims, "stalls": daemon.stalls,
                        "read_errors": vm.read_errors, "write_errors": daemon.write_errors,
@@ -116,7 +121,7 @@ class Mount:
 def _swap_of(config: Config) -> Swap | None:
     if config.swap is None:
         return None
-    fd, size = open_swap(config.swap, config.swap_io == "direct")
-    nbytes = min(config.swap_size_bytes, size) if size else config.swap_size_bytes
+    store = open_store(config.swap, config.swap_io == "direct")
+    nslots = max(atop(config.swap_size_bytes) - 1, 0)
     # A file may grow (`tmpfsctl set swap_size=`), a device may not.
-    return Swap(fd, max(atop(nbytes) - 1, 0), config.swap, width=atop(size) - 1 if size else OWN_WIDTH)
+    return Swap(store, min(nslots, store.most or nslots), width=store.most or OWN_WIDTH)

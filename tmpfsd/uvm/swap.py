@@ -1,154 +1,67 @@
-"""uvm/swap.py: a swap file and its slots.
+"""uvm/swap.py: the slots of a store.
 
-A slot holds one page.  Slots are taken in runs, so that pages that leave together
-are written in one call and can come back in one.  The page daemon decides what is
-written; this file knows slots, bytes and checksums, and nothing of pages but their
-number, which seeds the checksum: a slot that answers with another page's bytes is
-found out as surely as one with a flipped bit.
+A slot holds one page.  Slots are taken in runs, so that pages that leave together are written in one call and can come
+back in one.  The page daemon decides what is written; the store (store.py) has the bytes; the seal (seal.py) knows
+whether they are still those that were written, and perhaps encrypts them.  This file knows which slots are free.
 
-Slot numbers of all the swap files of a machine are one space (swapset.py): those of this file begin at `base`.
+Slot numbers of all the stores of a machine are one space (swapset.py): those of this one begin at `base`.
 
-Picture     FREE --alloc--> HELD --free--> FREE (its disk blocks stay until trim)
+Picture     FREE --alloc--> HELD --free--> FREE (the store keeps it until trim)
                             HELD --retire--> BAD (a write failed, or a page was lost; never again)
                             HELD --free while there is a hold--> PARKED --unpark--> FREE
+
+            page daemon --write_cluster--> seal.seal() --> store.write()
+            fault --------read_cluster--> store.read() --> seal.unseal()
 
 Invariants
     S1  Slot 0 is never handed out (0 means "none" in the page table).
     S2  The map says what each slot is: nheld are held by one page each, nbad are bad, nparked are given back and kept
         for a hold (frozen.py), the rest are free.
-    S3  sums has the checksum of what was written to a held slot.
-
-Limits      A file system without hole punching keeps its blocks.
+    S3  A held slot that was written answers with its page, or the seal refuses it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import errno
-import fcntl
 import logging
 import mmap
-import os
-import stat
 import time
-from array import array
 from typing import Any, Callable, Sequence
-from zlib import crc32
 
 from tmpfsd.native import mypyc_attr
 from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
 from tmpfsd.uvm.lost import seldom
-from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
+from tmpfsd.uvm.param import PAGE_SIZE, ptoa
+from tmpfsd.uvm.seal import Crc, Seal
+from tmpfsd.uvm.store import Store
 from tmpfsd.uvm.vmem import BAD, HELD, PARKED, Vmem
 
 log = logging.getLogger(__name__)
 
-FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2        # <linux/falloc.h>; the os module has no names for them
 FULL_SECONDS = 0.5                      # between two looks at a disk that was full
-PUNCH_TRIES = 100
-GROW = 16384                            # checksums by which there come to be more: 64 KiB
 UNPARK = 4096                           # slots unparked at once
 HOLE = 4096                             # slots of a hole that is punched in one call
-SYS_OPENAT2 = 437                       # <asm-generic/unistd.h>, the same on all machines but Alpha
-RESOLVE_NO_SYMLINKS = 4                 # <linux/openat2.h>
-AT_FDCWD = -100
-_syscall = ctypes.CDLL(None, use_errno=True).syscall
-_syscall.restype = ctypes.c_long
-_fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
-_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-
-
-def open_swap(path: str, direct: bool = False) -> tuple[int, int]:
-    """Open a directory (an unlinked file in it), a file or a block device: (fd, size limit in bytes or 0).  O(1).
-
-    => a file that does not exist is made.  OSError names what the system refused; EBUSY for a file or device that
-    another mount pages to, EPERM for a file that others can reach, ELOOP for a symbolic link anywhere in the path
-    (options.py follows those that the user names).
-    """
-    fd = open_place(path, os.O_DIRECT if direct else 0)
-    try:
-        return fd, own(fd, path)
-    except OSError:
-        os.close(fd)
-        raise
-
-
-def open_place(path: str, flags: int = 0) -> int:
-    """The first half of it, for who has the right to open it; nothing is changed yet, but a missing file is made.
-
-    O(1).
-    """
-    flags |= os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY
-    if os.path.isdir(path):
-        # Never reachable by name, gone with the daemon however it ends.
-        return open_straight(path, flags | os.O_TMPFILE | os.O_EXCL, 0o600)
-    try:
-        return open_straight(path, flags | os.O_EXCL)       # a block device is claimed: mkfs on it fails from now on
-    except FileNotFoundError:
-        fd = open_straight(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-        os.fchmod(fd, 0o600)                                # whatever the umask
-        return fd
-
-
-def open_straight(path: str, flags: int, mode: int = 0) -> int:
-    """As os.open(), without following any symbolic link: one may be put in the way after the path was looked at.
-
-    O(1).
-    """
-    how = (ctypes.c_uint64 * 3)(flags, mode, RESOLVE_NO_SYMLINKS)
-    fd = int(_syscall(SYS_OPENAT2, AT_FDCWD, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)))
-    if fd >= 0:
-        return fd
-    error = ctypes.get_errno()
-    if error in (errno.ENOSYS, errno.EPERM):                # a kernel before 5.6, a container's filter of system calls
-        return os.open(path, flags | os.O_NOFOLLOW, mode)
-    raise OSError(error, os.strerror(error), path)
-
-
-def demand_private(fd: int, path: str) -> None:
-    """Refuse a regular file that another user owns, may open, or has a second name for.  O(1).  => OSError EPERM."""
-    state = os.fstat(fd)
-    alone = state.st_uid in (0, os.geteuid()) and state.st_nlink <= 1 and not state.st_mode & 0o077
-    if stat.S_ISREG(state.st_mode) and not alone:
-        raise OSError(errno.EPERM, "must belong to you alone, mode 0600: it will hold everybody's data", path)
-
-
-def own(fd: int, path: str) -> int:
-    """The second half: lock a file or device; empty a file, which must be ours alone.  A device's size, 0 of a file.
-
-    O(1) here; the system walks what it empties.
-    """
-    demand_private(fd, path)
-    mode = os.fstat(fd).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-        raise OSError(errno.EINVAL, "must be a directory, a file or a block device", path)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(errno.EBUSY, "another mount pages to it", path) from None
-    if stat.S_ISBLK(mode):
-        return os.lseek(fd, 0, os.SEEK_END)
-    os.ftruncate(fd, 0)
-    return 0
+UNSAID = -1                             # priority: below all that was said, in order of age
+MOST_PRIORITY = 32767                   # as swapon(8) has it
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)         # tests have devices that fail
 class Swap:
-    """Slots of one swap file.
+    """Slots of one store.
 
     `space` is false for a while after a write found the disk full, or until a slot is freed: meanwhile
     only slots that have their disk blocks are written.  While it drains no slot is given out.
     `full` is for people: the last write that needed room on the disk found none.
     """
 
-    __slots__ = ("fd", "path", "nslots", "base", "width", "draining", "full", "nheld", "nbad", "nparked",
-                 "untrimmed", "sums", "hold", "read_only", "_arena", "_trim_at", "_can_punch", "_full_until")
+    __slots__ = ("store", "seal", "priority", "nslots", "base", "width", "draining", "full", "nheld", "nbad", "nparked",
+                 "untrimmed", "hold", "read_only", "_arena", "_trim_at", "_full_until")
 
-    def __init__(self, fd: int, nslots: int, path: str = "", base: int = 1, width: int = 0) -> None:
-        self.fd = fd
-        self.path = path
+    def __init__(self, store: Store, nslots: int, base: int = 1, width: int = 0, seal: Seal | None = None,
+                 priority: int = UNSAID) -> None:
+        self.store = store
+        self.seal: Seal = seal if seal is not None else Crc()
+        self.priority = priority
         self.nslots = nslots                    # may change, up to `width`
         self.base = base
         self.width = max(width, nslots)
@@ -158,10 +71,13 @@ class Swap:
         self.read_only = False                  # of a frozen copy
         self._full_until = 0.0
         self.untrimmed = 0                      # slots freed since the last trim began
-        self.sums = array("I", [0])             # by place in the file; place 0 is not used
         self._arena = Vmem(base, nslots)        # S1
         self._trim_at = 0
-        self._can_punch = True
+
+    @property
+    def path(self) -> str:
+        """Where the store is.  O(1)."""
+        return self.store.path
 
     @property
     def files(self) -> list[Swap]:
@@ -216,19 +132,20 @@ class Swap:
         if not count:
             raise NoSwap("the swap file is full")
         self.nheld += count
-        missing = self._place(slot) + count - len(self.sums)
+        missing = self._place(slot) + count - self.seal.nplaces
         if missing > 0:
-            self.sums.frombytes(bytes(4 * (missing + min(len(self.sums) >> 3, GROW))))
+            self.seal.grow(missing)
         return slot, count
 
     def _place(self, slot: int) -> int:
-        """Where a slot stands in the file, in pages; the first page is not used."""
+        """The place of a slot in the store; there is no place 0."""
         return slot - self.base + 1
 
     def free(self, slot: int, n: int = 1) -> None:
-        """Give slots back; their disk blocks go at the next trim().  O(n)."""
+        """Give slots back; the store learns of it at the next trim().  O(n)."""
         if failpoint.hook:
             failpoint.hook("Swap.free")
+        self.seal.forget(self._place(slot), n)
         if self.hold is not None:
             self._arena.park(slot, n)
             self.nparked += n
@@ -264,10 +181,8 @@ class Swap:
         """Write pages to the slots from slot on.  O(pages).  => OSError, and any of them may hold anything."""
         if failpoint.hook:
             failpoint.hook("Swap.write_cluster")
-        sums, place = self.sums, self._place(slot)
-        for i, page in enumerate(pages):
-            sums[place + i] = crc32(page, vpns[i])
-        self._transfer(os.pwritev, slot, pages)
+        place = self._place(slot)
+        self.store.write(place, self.seal.seal(place, pages, vpns))
         if self.full and self.space:
             self.full = False
 
@@ -278,30 +193,17 @@ class Swap:
         """
         if failpoint.hook:
             failpoint.hook("Swap.read_cluster")
+        place, room = self._place(slot), self.seal.room(pages)
         try:
-            self._transfer(os.preadv, slot, pages)
+            self.store.read(place, room)
         except OSError as error:
             if len(pages) > 1:
                 return self.read_cluster(slot, pages[:1], vpns)
             raise SwapIOError(f"slot {slot}, page {vpns[0]}: {error.strerror}") from error
-        sums, place = self.sums, self._place(slot)
-        for i, page in enumerate(pages):
-            if crc32(page, vpns[i]) != sums[place + i]:
-                if i:
-                    return i
-                raise SwapIOError(f"slot {slot}, page {vpns[0]}: wrong checksum")
-        return len(pages)
-
-    def _transfer(self, call, slot: int, pages: Sequence[memoryview]) -> None:
-        offset = self._place(slot) << PAGE_SHIFT
-        done = call(self.fd, pages, offset)
-        while done < len(pages) * PAGE_SIZE:
-            # A short transfer goes on at the page it broke off in; one that moves nothing has failed.
-            i = done >> PAGE_SHIFT
-            more = call(self.fd, pages[i:], offset + (i << PAGE_SHIFT))
-            if more <= done - (i << PAGE_SHIFT):
-                raise OSError(errno.EIO, "short transfer")
-            done = (i << PAGE_SHIFT) + more
+        got = self.seal.unseal(place, room, pages, vpns)
+        if not got:
+            raise SwapIOError(f"slot {slot}, page {vpns[0]}: wrong checksum")
+        return got
 
     def trim(self, budget: int = 32) -> bool:
         """Punch holes where slots are free, at most `budget` runs; whether there is more to do.  O(budget) holes.
@@ -312,55 +214,43 @@ class Swap:
             return False
         if self.nparked and self._unpark():
             return True
-        if not self._can_punch or not (self.untrimmed or self._trim_at):
+        if not self.store.can_discard or not (self.untrimmed or self._trim_at):
             return False
         if not self._trim_at:
             self.untrimmed = 0          # what is freed from here on, perhaps behind us, is the next pass's
         for slot, n in self._arena.runs(self._trim_at):
             if not budget:
                 return True
-            self._punch(slot, n)
+            self.store.discard(self._place(slot), n)
             self._trim_at = slot + n
             budget -= 1
-        while (n := min(len(self.sums) - self._place(self._arena.top), HOLE)) > 0:     # behind the last in use
+        while (n := min(self.seal.nplaces - self._place(self._arena.top), HOLE)) > 0:     # behind the last in use
             if not budget:
                 self._trim_at = self._arena.top
                 return True
-            start = len(self.sums) - n
-            if not self._punch(start + self.base - 1, n):
+            start = self.seal.nplaces - n
+            if not self.store.discard(start, n):
                 break
-            del self.sums[start:]
+            self.seal.cut(start)
             budget -= 1
         self._trim_at = 0
         return self.untrimmed > 0
 
-    def _punch(self, slot: int, n: int) -> bool:
-        if not self._can_punch:
-            return False
-        mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-        for _ in range(PUNCH_TRIES):
-            done = _fallocate(self.fd, mode, self._place(slot) << PAGE_SHIFT, n << PAGE_SHIFT) == 0
-            error = 0 if done else ctypes.get_errno()
-            if error != errno.EINTR:        # the server's timer ticks while there is traffic
-                break
-        if error:
-            self._can_punch = error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
-            log.info("swap %s: a hole was not punched: %s", self.path, os.strerror(error))
-        return not error
-
     def stats(self) -> dict[str, Any]:
-        """What the status tells of a swap file.  O(1)."""
-        return {"path": self.path, "size_bytes": ptoa(self.nslots), "used_bytes": ptoa(self.nheld),
-                "bad_slots": self.nbad, "disk_full": self.full, "draining": self.draining}
+        """What the status tells of a store.  O(1)."""
+        return {"kind": self.store.kind, "path": self.path, "priority": self.priority,
+                "size_bytes": ptoa(self.nslots), "used_bytes": ptoa(self.nheld), "state": self.state(),
+                "encrypted": self.seal.encrypts, "bad_slots": self.nbad, "disk_full": self.full,
+                "draining": self.draining}
+
+    def state(self) -> str:
+        """`ok`, or what is the matter, in a word or two.  O(1)."""
+        return "draining" if self.draining else "disk full" if self.full else self.store.state()
 
     def close(self) -> None:
-        """Close the file; an unlinked one is gone, one with a name is emptied, a device keeps what it has.  O(1)."""
+        """Let the store go.  O(1)."""
         self.end_hold()
-        with contextlib.suppress(OSError):              # the device under it may be dead
-            if stat.S_ISREG(os.fstat(self.fd).st_mode):
-                os.ftruncate(self.fd, 0)
-        with contextlib.suppress(OSError):
-            os.close(self.fd)
+        self.store.close()
 
     def check(self, held: set[int] | None = None) -> None:
         """Raise Inconsistent where S1-S3 do not hold; held is the set of slots that pages name.  O(slots)."""
@@ -387,5 +277,5 @@ class Swap:
         return True
 
 
-# Page aligned, as O_DIRECT demands; private, as a check of a frozen copy (freeze.py) has its own.
+# Page aligned, as O_DIRECT demands; private, as a check of a frozen copy (frozen.py) has its own.
 _scratch = mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -1,8 +1,9 @@
 """uvm/swapset.py: several swap files, and how one is taken in and let go while the machine runs (after uvm_swap.c).
 
 The slots of all files are one space of numbers, each file a range of it.  A machine with one file has a Swap; with
-more it has a SwapSet, which answers as a Swap does and hands each slot to the file that owns it.  Files are filled in
-the order in which they were taken in.
+more it has a SwapSet, which answers as a Swap does and hands each slot to the file that owns it.  The file of the
+highest priority is filled first, as swapon(8) has it: one that was given none comes behind all that were, and behind
+those that were there before; files of equal priority take clusters in turn.
 
 swapoff() drains a file in steps: what is out is copied to other files, without a frame and without being taken for
 used; what is resident is written elsewhere, or loses its slot and stays in memory where no other file has room.  The
@@ -13,6 +14,7 @@ Picture     swapon --> IN USE --swapoff: draining--> empty, closed
 
 Invariants
     T1  No two files own one slot number, and between two ranges one number is nobody's: no run crosses.
+    T2  Files stand in order of priority.
 
 Breathing   A step of swapoff() makes offsets stale: it may run where breathe() may, between operations.
 """
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Generator, Sequence
 
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
-from tmpfsd.uvm.swap import Swap
+from tmpfsd.uvm.swap import UNSAID, Swap
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
@@ -46,7 +48,7 @@ class SwapSet:
     __slots__ = ("files",)
 
     def __init__(self, files: list[Swap]) -> None:
-        self.files = files
+        self.files = sorted(files, key=lambda file: -file.priority)
 
     @property
     def path(self) -> str:
@@ -104,8 +106,17 @@ class SwapSet:
         files = sorted(self.files, key=lambda file: file.owns(at)) if at else self.files
         for file in files:
             if file.nfree and file.space:
-                return file.alloc(n, at if file.owns(at) else 0)
+                got = file.alloc(n, at if file.owns(at) else 0)
+                self._had_its_turn(file)
+                return got
         raise NoSwap("all swap files are full")
+
+    def _had_its_turn(self, file: Swap) -> None:
+        """The next of equal priority is the next that is asked."""
+        i, peers = self.files.index(file), [one.priority for one in self.files].count(file.priority)
+        if peers > 1:
+            last = [one.priority for one in self.files].index(file.priority) + peers - 1
+            self.files.insert(last, self.files.pop(i))
 
     def free(self, slot: int, n: int = 1) -> None:
         """See Swap."""
@@ -140,6 +151,8 @@ class SwapSet:
         """Raise Inconsistent where an invariant of the set or of a file does not hold."""
         ranges = sorted((file.base, file.base + file.width) for file in self.files)
         demand(all(one[1] < two[0] for one, two in zip(ranges, ranges[1:])), "T1", f"ranges {ranges}")
+        priorities = [file.priority for file in self.files]
+        demand(priorities == sorted(priorities, reverse=True), "T2", f"priorities {priorities}")
         for slot in held:
             demand(any(file.owns(slot) for file in self.files), "T1", f"slot {slot} is of no file")
         for file in self.files:
@@ -163,6 +176,8 @@ def swapon(vm: Vm, swap: Swap) -> None:
     files = vm.swap.files if vm.swap is not None else []
     if len(files) >= MAX_FILES:
         raise NoSwap(f"at most {MAX_FILES} swap files")
+    if swap.priority < 0:
+        swap.priority = min([UNSAID + 1, *(file.priority for file in files)]) - 1
     vm.swap = SwapSet([*files, swap]) if files else swap
 
 

@@ -29,7 +29,8 @@ from typing import Any
 from tmpfsd.cli import client
 from tmpfsd.options import parse
 from tmpfsd.uvm.param import PAGE_SIZE
-from tmpfsd.uvm.swap import Swap, open_swap
+from tmpfsd.uvm.store import open_store
+from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.vm import Vm
 from tools import mounts
 from tools.experiments.child import environment
@@ -170,7 +171,7 @@ class Works:
 
 def breaths(ram: int) -> dict[str, float]:
     """The breaths of a machine that pages out to 64 GiB of swap, three quarters full and in pieces: their CPU time."""
-    swap = Swap(open_swap("/var/tmp")[0], SWAP // PAGE_SIZE)
+    swap = Swap(open_store("/var/tmp"), SWAP // PAGE_SIZE)
     held = []
     while (first_n := swap.alloc(256))[1] and swap.nfree > 256:
         held.append(first_n[0])

@@ -168,12 +168,12 @@ def cached_swap(mp: Mount) -> int:
     """Bytes of the swap file that the host's page cache holds, which it may reclaim at any time."""
     if mp.vm.swap is None:
         return 0
-    length = os.fstat(mp.vm.swap.fd).st_size // PAGE_SIZE * PAGE_SIZE
+    length = os.fstat(mp.vm.swap.store.fd).st_size // PAGE_SIZE * PAGE_SIZE
     if not length:
         return 0
     libc = ctypes.CDLL(None, use_errno=True)
     npages = length // PAGE_SIZE
-    with mmap.mmap(mp.vm.swap.fd, length) as view:
+    with mmap.mmap(mp.vm.swap.store.fd, length) as view:
         first = ctypes.c_char.from_buffer(view)
         flags = (ctypes.c_ubyte * npages)()
         failed = libc.mincore(ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(length), flags)
