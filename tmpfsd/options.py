@@ -7,7 +7,8 @@ swap by default (parse() takes each of them as an argument too) and the symbolic
 be used is cli/preflight.py's business.
 
 Limits      Sizes are whole numbers with k, m, g, t, p, e or %: no fractions, as in the kernel's tmpfs.
-            A comma inside a value is written \\, and a backslash \\\\ (as libfuse does).
+            A comma inside a value is written \\, and a backslash \\\\ (as libfuse does); a colon in a path of swap= is
+            written \\:.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ MAX_SIZE = (1 << 64) - PAGE_SIZE        # as the kernel's tmpfs; what can be had
 MAX_INODES = (1 << 31) - 1
 MAX_SPIN = 100_000
 MAX_WINDOWS = 65_536
+MAX_PLACES = 16             # uvm.swapset.MAX_FILES
 MIN_WINDOWS = 64            # uvm.vm.RESERVE: what an operation may touch between two breaths
 MAX_ID = (1 << 32) - 2      # -1 means "leave it" to chown(2)
 DEFAULT_RAM = 128 << 20
@@ -112,8 +114,10 @@ class Config:
     gid: int = field(default_factory=os.getgid)
     ram_bytes: int = field(default_factory=lambda: default_ram(memory_limit()))
     swap: str | None = field(default_factory=default_swap)
+    swap_more: tuple[str, ...] = ()         # places that are filled when the first is full, one after the other
     swap_size_bytes: int = AS_SIZE
     swap_io: str = "buffered"
+    swap_crypt: bool = True
     backend: str = "pageable-submap"
     submap: str | int = "auto"
     submap_sharing: str = "shared"
@@ -137,6 +141,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.swap_size_bytes == AS_SIZE:
             object.__setattr__(self, "swap_size_bytes", min(self.size_bytes, MAX_SPACE))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """All places of swap, in the order in which they are filled."""
+        return () if self.swap is None else (self.swap, *self.swap_more)
 
 
 class Option(NamedTuple):
@@ -260,9 +269,25 @@ def parse_windows(text: str, physical: int) -> int:
     return windows
 
 
-def parse_swap(text: str, _physical: int) -> str | None:
-    """Read swap=; whether the path can be used is seen later."""
-    return None if text == "none" else follow(text)
+def parse_swap(text: str, _physical: int) -> tuple[str, ...]:
+    """Read swap=: the places, () for none; whether they can be used is seen later."""
+    if text == "none":
+        return ()
+    words = [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", text)]
+    if not all(words):
+        raise ValueError("an empty path (a colon in a path is written \\:)")
+    places = tuple(map(follow, words))
+    if len(places) > MAX_PLACES:
+        raise ValueError(f"at most {MAX_PLACES} places")
+    twice = [place for i, place in enumerate(places) if place in places[:i] and not os.path.isdir(place)]
+    if twice:
+        raise ValueError(f"{twice[0]} is given twice")
+    return places
+
+
+def parse_switch(text: str, _physical: int) -> bool:
+    """Read on or off."""
+    return one_of("on", "off")(text, 0) == "on"
 
 
 def parse_fsname(text: str, _physical: int) -> str:
@@ -291,9 +316,10 @@ VALUED: dict[str, Option] = {
     "uid": Option("uid", number(0, MAX_ID), "a user id"),
     "gid": Option("gid", number(0, MAX_ID), "a group id"),
     "ram": Option("ram_bytes", parse_ram, SIZES + ", at least 1m"),
-    "swap": Option("swap", parse_swap, "a directory, a file, a block device, or none"),
+    "swap": Option("swap", parse_swap, "a directory, a file, a block device, several with : between them, or none"),
     "swap_size": Option("swap_size_bytes", parse_space, SIZES),
     "swap_io": Option("swap_io", one_of("buffered", "direct"), "buffered or direct"),
+    "swap_crypt": Option("swap_crypt", parse_switch, "on or off"),
     "backend": Option("backend", one_of(*BACKENDS), " or ".join(BACKENDS)),
     "submap": Option("submap", parse_submap, "auto or a size"),
     "submap_sharing": Option("submap_sharing", one_of("shared", "per-pool"), "shared or per-pool"),
@@ -351,7 +377,7 @@ def split(options: str | Iterable[str]) -> list[str]:
     """Split option strings at commas that no backslash escapes."""
     texts = [options] if isinstance(options, str) else list(options)
     words = [word for text in texts for word in re.findall(r"(?:[^,\\]|\\.|\\$)+", text, re.DOTALL)]
-    return [re.sub(r"\\(.)", r"\1", word, flags=re.DOTALL) for word in words]
+    return [re.sub(r"\\([^:])", r"\1", word, flags=re.DOTALL) for word in words]
 
 
 def quote(text: str) -> str:
@@ -382,7 +408,10 @@ def parse(options: str | Iterable[str] = "", *, physical: int | None = None,
     values.setdefault("size_bytes", round_up(physical // 2))
     values.setdefault("ram_bytes", default_ram(physical))
     demand_memory(values["ram_bytes"], whole)
-    if "swap" not in values:
+    if "swap" in given:
+        values["swap"], *more = values["swap"] or (None,)
+        values["swap_more"] = tuple(more)
+    else:
         values["swap"] = swap()
     values["generic"] = tuple(dict.fromkeys(name for name in given if name in GENERIC))
     values["given"] = frozenset(given)
@@ -411,6 +440,8 @@ def read_value(values: dict[str, Any], given: list[str], word: str, physical: in
     option = VALUED[name]
     if not text:
         raise OptionError(f"{word}: needs a value: {option.allowed}")
+    if name != "swap":
+        text = text.replace("\\:", ":")         # escaped as libfuse does; only swap= has a meaning for it
     if name in given:
         raise OptionError(f"{word}: {name} is given twice")
     try:
@@ -459,7 +490,7 @@ def agree(values: dict[str, Any]) -> Config:
     if config.swap_size_bytes == 0 and config.swap is not None:
         if backend not in NEVER_OUT:
             raise OptionError(f"swap_size=0: backend={backend} pages out; give a size, or swap=none")
-        values["swap"] = None
+        values["swap"], values["swap_more"] = None, ()
     return Config(**values, warnings=agree_on_swap(Config(**values)))
 
 
@@ -467,8 +498,9 @@ def agree_on_swap(config: Config) -> tuple[str, ...]:
     """Refuse swap options without swap; return what to warn of."""
     if config.swap is not None:
         return ()
-    for name, value in (("swap_size", config.swap_size_bytes), ("swap_io", config.swap_io)):
-        if name in config.given and value != 0:
+    crypt = "on" if config.swap_crypt else ""
+    for name, value in (("swap_size", config.swap_size_bytes), ("swap_io", config.swap_io), ("swap_crypt", crypt)):
+        if name in config.given and value:
             raise OptionError(f"{name}={value}: there is no swap (swap=none)")
     why = "swap=none"
     if "swap" not in config.given:

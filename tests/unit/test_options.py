@@ -100,7 +100,9 @@ def test_swap_is_made_absolute(tmp_path: "os.PathLike[str]", monkeypatch: pytest
     ("uid=-1", "number from 0"), ("uid=4294967295", "number from 0"), ("gid=x", "number from 0"),
     ("gid=4294967296", "number from 0"), ("swap_size=-5", "negative"), ("swap_size=x", "not a whole"),
     ("swap_size=0", "swap=none"), ("swap_io=mmap", "buffered or direct"), ("swap_io", "needs a value"),
-    ("swap=", "needs a value"), ("backend=magic", "must be wired or pageable-flag"),
+    ("swap=", "needs a value"), ("swap=/a:", "an empty path"), ("swap=/a::/b", "an empty path"),
+    ("swap=/a:/b:/a", "/a is given twice"), ("swap=" + ":".join(map("/{}".format, range(17))), "at most 16 places"),
+    ("swap_crypt=yes", "must be on or off"), ("backend=magic", "must be wired or pageable-flag"),
     ("windows=1", "two records at once"), ("windows=63", "at least 64"),
     ("submap=0", "too small"), ("submap=big", "not a whole"), ("submap_sharing=none", "shared or per-pool"),
     ("windows=0", "number from 1"), ("windows=x", "number from 1"), ("windows=64", "backend=aobj"),
@@ -135,6 +137,7 @@ def test_refused_by_name(text: str, why: str) -> None:
     ("backend=pageable-object,submap_sharing=shared", "submap_sharing=shared", "is for backend=pageable-submap"),
     ("swap=none,swap_size=1g", "swap_size=1073741824", "swap=none"),
     ("swap=none,swap_io=direct", "swap_io=direct", "swap=none"),
+    ("swap=none,swap_crypt=on", "swap_crypt=on", "swap=none"),
     ("swap=/x,swap_size=0", "swap_size=0", "pages out"),
 ])
 def test_contradictions(text: str, named: str, why: str) -> None:
@@ -244,3 +247,23 @@ def test_links_are_followed_as_the_kernel_does(tmp_path: Path, monkeypatch: pyte
 def test_default_swap_is_not_in_memory() -> None:
     path = options.default_swap()
     assert path is None or os.path.isdir(path)
+
+
+# --- several places of swap ---
+
+@pytest.mark.parametrize("text, places", [
+    ("swap=none", ()), ("swap=/a", ("/a",)), ("swap=/a:/b:/c", ("/a", "/b", "/c")),
+    ("swap=/tmp:/tmp", ("/tmp", "/tmp")),
+    (r"swap=/a\:b", ("/a:b",)), (r"swap=/a\:b:/c\,d", ("/a:b", "/c,d")), ("", ("/swap",)),
+])
+def test_places_of_swap(text: str, places: tuple[str, ...]) -> None:
+    assert read(text).places == places
+
+
+def test_swap_is_encrypted_unless_it_is_said(tmp_path: Path) -> None:
+    assert read("").swap_crypt and read("swap_crypt=on").swap_crypt and not read("swap_crypt=off").swap_crypt
+    assert not read("swap=none,swap_crypt=off").swap_crypt
+
+
+def test_a_colon_in_other_values_is_one() -> None:
+    assert read(r"fsname=a\:b").fsname == "a:b"

@@ -133,7 +133,7 @@ def test_interrupted_it_is_as_before(make) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ram_down_and_up_on_every_backend(make, backend: str) -> None:
     tuning = make(backend=backend)
-    files = store(tuning.mount, 500)
+    files = store(tuning.mount, 200)
     for words in ("ram=2m", "ram=1m", "ram=3m", "ram=1m"):
         do(tuning.set({"values": [words]}))
         tuning.mount.check()
@@ -245,6 +245,34 @@ def test_swapon_refuses(make, request_: dict[str, Any], why: str) -> None:
     with pytest.raises(ControlError, match=why):
         tuning.swapon(request_)
     assert len(tuning.mount.status()["swap"]["files"]) == 1 and not tuning.busy
+
+
+def test_several_places_are_filled_in_turn(make, tmp_path: Path) -> None:
+    """swap=a:b; where one cannot be opened, none is left open."""
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    one, *more = (str(tmp_path / name) for name in "abc")
+    tuning = make(ram_bytes=MB, swap=one, swap_more=tuple(more), swap_size_bytes=MB)
+    files = store(tuning.mount, 200)
+    stores = tuning.mount.status()["stores"]
+    assert [each["path"] for each in stores] == [one, *more]
+    assert [each["priority"] for each in stores] == [-1, -2, -3]
+    assert stores[0]["used_bytes"] >= stores[1]["used_bytes"] > 0 and all(each["encrypted"] for each in stores)
+    do(tuning.swapoff({"path": one}))
+    demand_content(tuning.mount, files)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError):
+        make(swap=one, swap_more=(more[0], str(tmp_path / "missing" / "file")))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_swapon_encrypts_as_the_mount_does(make, tmp_path: Path) -> None:
+    for crypt in (False, True):
+        tuning = make(swap_crypt=crypt)
+        tuning.swapon({"path": str(tmp_path), "size_bytes": MB, "priority": 7})
+        stores = tuning.mount.status()["stores"]
+        assert [each["encrypted"] for each in stores] == [crypt, crypt]
+        assert [each["priority"] for each in stores] == [7, -1]
 
 
 def test_a_file_of_others_or_in_use_is_refused(make, tmp_path: Path) -> None:

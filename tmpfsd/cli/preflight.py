@@ -86,9 +86,13 @@ def check_mountpoint(path: str) -> str:
 
 def check_swap(config: Config, mountpoint: str) -> Config:
     """See that swap can be used; return the Config with what was learned of its size."""
-    path = config.swap
-    if path is None:
-        return config
+    for path in config.places:
+        config = check_place(config, path, mountpoint)
+    return config
+
+
+def check_place(config: Config, path: str, mountpoint: str) -> Config:
+    """See that a place of swap can be used."""
     if path == mountpoint or path.startswith(mountpoint.rstrip("/") + "/"):
         raise CliError(f"swap={path}: inside the mount point {mountpoint}")
     kind = mountinfo.type_above(path)
@@ -144,7 +148,7 @@ def check_room(descriptor: int, path: str, config: Config) -> Config:
 
 def check_capacity(config: Config) -> Config:
     """Warn of a size that can never be used."""
-    most = config.ram_bytes + config.swap_size_bytes
+    most = config.ram_bytes + config.swap_size_bytes * len(config.places)
     if config.swap is None or config.size_bytes <= most:
         return config
     return warn(config, f"size={config.size_bytes}: ram and swap together hold {most} bytes: what is beyond them "
@@ -170,7 +174,7 @@ def check_device(path: str, config: Config) -> Config:
         size = os.lseek(descriptor, 0, os.SEEK_END)
     finally:
         os.close(descriptor)
-    if config.swap_size_bytes <= size:
+    if config.swap_size_bytes <= size or config.swap_more:
         return config
     if "swap_size" in config.given:
         raise CliError(f"swap_size={config.swap_size_bytes}: the device {path} has only {size} bytes")

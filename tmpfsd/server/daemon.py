@@ -236,7 +236,7 @@ class Daemon:
         process.set_caching(self.place.major, self.place.minor)     # the answer to INIT has set it to the default
         process.still_garbage()
         log.info("mounted: backend=%s ram=%d MiB size=%d MiB swap=%s", self.config.backend,
-                 self.config.ram_bytes >> 20, self.config.size_bytes >> 20, self.config.swap)
+                 self.config.ram_bytes >> 20, self.config.size_bytes >> 20, ":".join(self.config.places) or None)
         self.report()
 
     async def watch_signals(self, task_status: trio.TaskStatus[None]) -> None:

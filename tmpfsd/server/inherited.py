@@ -55,7 +55,7 @@ def let_go(keep: Container[int]) -> None:
 def set_limits(config: Config) -> None:
     """Raise the limits of this process that the mount could run into.  => MountError names one that cannot be."""
     file_bytes = 0
-    if config.swap is not None and not is_device(config.swap):
+    if not all(map(is_device, config.places)):
         file_bytes = config.swap_size_bytes
     needs = ((resource.RLIMIT_FSIZE, "RLIMIT_FSIZE (ulimit -f)", INFINITE, file_bytes,
               "bytes of the swap file (give a smaller swap_size=)"),

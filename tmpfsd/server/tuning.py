@@ -32,6 +32,7 @@ from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
 from tmpfsd.uvm.pagedaemon import ACTIVE
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.resize import resize
+from tmpfsd.uvm.seal import make_seal
 from tmpfsd.uvm.store import FileStore, Store, open_store, own
 from tmpfsd.uvm.swap import MOST_PRIORITY, UNSAID, Swap
 from tmpfsd.uvm.swapset import free_base, swapoff, swapon
@@ -70,7 +71,8 @@ class Tuning:
     def __init__(self, mount: Mount, dispatcher: Loop | None) -> None:
         self.mount = mount
         self.dispatcher = dispatcher
-        self.own_swap = mount.vm.swap           # the file that swap_size is about
+        swap = mount.vm.swap
+        self.own_swap = swap.files[0] if swap is not None else None     # the file that swap_size is about
         self.busy = ""
 
     def table(self) -> dict[str, Command]:
@@ -208,7 +210,8 @@ class Tuning:
         nslots = min(atop(nbytes) - 1, store.most or atop(nbytes) - 1)
         try:
             demand_length(store, path, ptoa(nslots + 1))
-            return Swap(store, nslots, free_base(swap.files if swap is not None else [], nslots), priority=priority)
+            base = free_base(swap.files if swap is not None else [], nslots)
+            return Swap(store, nslots, base, nslots, make_seal(self.mount.config.swap_crypt), priority)
         except (NoSwap, ControlError):
             store.close()
             raise

@@ -16,10 +16,12 @@ from tmpfsd.tmpfs.directory import Directories
 from tmpfsd.tmpfs.discard import Gone
 from tmpfsd.tmpfs.gate import Gate
 from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
+from tmpfsd.uvm.errors import NoSwap
 from tmpfsd.uvm.param import atop, ptoa
+from tmpfsd.uvm.seal import make_seal
 from tmpfsd.uvm.store import open_store
 from tmpfsd.uvm.swap import Swap
-from tmpfsd.uvm.swapset import OWN_WIDTH
+from tmpfsd.uvm.swapset import OWN_WIDTH, SwapSet, free_base
 from tmpfsd.uvm.vm import SPARE, Vm
 
 STORE_KEYS = ("kind", "path", "priority", "size_bytes", "used_bytes", "state", "encrypted")
@@ -118,10 +120,18 @@ class Mount:
         }
 
 
-def _swap_of(config: Config) -> Swap | None:
-    if config.swap is None:
-        return None
-    store = open_store(config.swap, config.swap_io == "direct")
-    nslots = max(atop(config.swap_size_bytes) - 1, 0)
-    # A file may grow (`tmpfsctl set swap_size=`), a device may not.
-    return Swap(store, min(nslots, store.most or nslots), width=store.most or OWN_WIDTH)
+def _swap_of(config: Config) -> Swap | SwapSet | None:
+    files: list[Swap] = []
+    try:
+        for i, path in enumerate(config.places):
+            store = open_store(path, config.swap_io == "direct")
+            nslots = max(atop(config.swap_size_bytes) - 1, 0)
+            nslots = min(nslots, store.most or nslots)
+            # The first, when a file, may grow (`tmpfsctl set swap_size=`); a device may not.
+            width = store.most or (nslots if i else OWN_WIDTH)
+            files.append(Swap(store, nslots, free_base(files, width), width, make_seal(config.swap_crypt), -1 - i))
+    except (OSError, NoSwap):
+        for file in files:
+            file.close()
+        raise
+    return SwapSet(files) if len(files) > 1 else files[0] if files else None
