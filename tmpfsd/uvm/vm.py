@@ -2,8 +2,9 @@
 
 A va is a byte address in one dense space; its page number indexes flat arrays: frame_of
 (the frame, or when the page last left), slot_of (its place in the swap file), flags (who owns it,
-and its kind).  Nine bytes a page and one in the map it is from (vmem.py), and for its slot one more and what its seal needs (seal.py):
-15 bytes a page in all, 39 where swap is encrypted; pools keep their bitmaps beside.
+and its kind).  Nine bytes a page and one in the map it is from (vmem.py), and for its slot one more and
+what its seal needs (seal.py): 15 bytes a page in all, 39 where swap is encrypted; pools keep their bitmaps
+beside.
 
 read() and write() return an offset into the arena.  It stays valid until the next breathe(), and
 between two breaths nothing is evicted: a fault takes a frame from the reserve.
