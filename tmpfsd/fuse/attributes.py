@@ -23,13 +23,12 @@ from tmpfsd.fuse.abi import (
 from tmpfsd.fuse.replies import BLOCK_SIZE, FOREVER, SECOND
 from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.layout import TMPFS_NODE
+from tmpfsd.tmpfs.layout import tn_btime
 
 if TYPE_CHECKING:
     from tmpfsd.fuse.session import Session
 
 _STATFS, _STATX = abi.STATFS_OUT.reply(), abi.STATX_OUT.reply()
-_tn_btime = TMPFS_NODE.field("tn_btime")[0]
 STATX_BASIC_STATS, STATX_BTIME = 0x7FF, 0x800       # <linux/stat.h>
 MINOR_LOW, MINOR_HIGH, MAJOR_MASK = 0xFF, 0xFFF00, 0xFFF        # new_encode_dev(): mmmM MMmm
 
@@ -68,7 +67,7 @@ def statx(s: Session, ino: int, _data: bytes) -> bytes:
     """STATX: fuse_statx_in.  All that there is, whatever was asked for: it costs nothing."""
     mount = s.mount
     (mode, links, uid, gid, rdev, size, blocks, atime, mtime, ctime, _generation) = vnops.getattr(mount, ino)
-    btime = _tn_btime(mount.arena, mount.mem.node(ino))
+    btime = tn_btime(mount.arena, mount.mem.node(ino))
     times = [part for ns in (atime, btime, ctime, mtime) for part in divmod(ns, SECOND)]
     return _STATX.pack(_STATX.size, 0, s.unique, FOREVER, STATX_BASIC_STATS | STATX_BTIME, BLOCK_SIZE, 0, links, uid,
                        gid, mode, ino, size, blocks, 0, *times, rdev >> 8 & MAJOR_MASK,

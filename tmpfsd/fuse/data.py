@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.fuse import abi, notify, replies
 from tmpfsd.fuse.abi import BODY
-from tmpfsd.tmpfs import layout, readv, vnops, writeback
+from tmpfsd.tmpfs import copyrange, layout, readv, vnops, writeback
 from tmpfsd.tmpfs.errors import FsError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DATA = BODY + abi.WRITE_IN.size         # where the bytes of a WRITE begin
 MOST = 1 << 20                          # bytes of one READ: what was agreed on as max_write
-_WRITE, _OPEN = abi.WRITE_OUT.reply(), abi.OPEN_OUT.reply()
+_WRITE, _OPEN, _COPIED = abi.WRITE_OUT.reply(), abi.OPEN_OUT.reply(), abi.COPY_FILE_RANGE_OUT.reply()
 _read_in, _write_in, _pack_write, _WRITE_SIZE = abi.READ_IN.unpack, abi.WRITE_IN.unpack, _WRITE.pack, _WRITE.size
 
 
@@ -66,6 +66,36 @@ def write(s: Session, ino: int, request: memoryview) -> bytes:
     do = writeback.write if flags & abi.WRITE_CACHE else vnops.write
     done = do(mount, ino, offset, request[DATA:])
     return _pack_write(_WRITE_SIZE, 0, s.unique, done)
+
+
+def copy_file_range(s: Session, ino: int, data: bytes) -> bytes:
+    """COPY_FILE_RANGE: fuse_copy_file_range_in.  May be less than was asked for: whoever asks goes on."""
+    done = _copy(s, ino, data)
+    return _pack_write(_WRITE_SIZE, 0, s.unique, done)
+
+
+def copy_file_range_64(s: Session, ino: int, data: bytes) -> bytes:
+    """COPY_FILE_RANGE_64: likewise."""
+    done = _copy(s, ino, data)
+    return _COPIED.pack(_COPIED.size, 0, s.unique, done)
+
+
+def _copy(s: Session, ino: int, data: bytes) -> int:
+    start, target, to, length, flags = abi.COPY_FILE_RANGE_IN.unpack(data, BODY)
+    if flags:
+        raise FsError(errno.EINVAL)
+    s.demand_known(target)
+    if s.mount.strips:
+        strip_noted(s, target)
+    demand_regular(s, ino)
+    demand_regular(s, target)
+    return copyrange.copy(s.mount, ino, start, target, to, length)
+
+
+def strip_noted(s: Session, ino: int) -> None:
+    """Take the set-id bits that were left to the next change of a file's bytes (acl.strip_at_write())."""
+    if ino in s.mount.strips and vnops.strip(s.mount, ino):
+        s.notices.append(notify.inval_inode(ino))
 
 
 def _strip(s: Session, ino: int, flags: int) -> None:

@@ -7,6 +7,7 @@ kernel sends no others, and nothing below would refuse them.
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from tmpfsd.fuse import abi, replies
 from tmpfsd.fuse.abi import BODY
 from tmpfsd.tmpfs import acl, vnops, xattr
 from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.tmpfile import make as make_nameless
 
 if TYPE_CHECKING:
     from tmpfsd.fuse.session import Session
@@ -82,6 +84,14 @@ def link(s: Session, ino: int, data: bytes) -> bytes:
     name = name_at(data, BODY + abi.LINK_IN.size)
     s.demand_known(old)
     return replies.entry(s, vnops.link(s.mount, old, ino, name))
+
+
+def tmpfile(s: Session, ino: int, data: bytes) -> bytes:
+    """TMPFILE: fuse_create_in, and a name that says nothing.  Whether O_EXCL forbids a name is said in its flags."""
+    flags, mode, umask, _open_flags = abi.CREATE_IN.unpack(data, BODY)
+    made = make_nameless(s.mount, ino, masked(s, ino, mode, umask), s.caller, not flags & os.O_EXCL)
+    entry = replies.entry(s, made)[replies.HEADER_SIZE:]
+    return replies.header(s, len(entry) + abi.OPEN_OUT.size) + entry + abi.OPEN_OUT.pack(0, 0)
 
 
 def unlink(s: Session, ino: int, data: bytes) -> bytes:

@@ -84,7 +84,7 @@ class Record:
 #     64    2 tn_atimehi  the bits above 64 of tn_atime, signed
 #     66    2 tn_mtimehi  likewise of tn_mtime
 #     68    4 tn_xattr    handle of the topmost extended attribute, 0 for none
-#     72    4 tn_rdev     device number (character and block devices)
+#     72    4 tn_rdev     device number (character and block devices); of all else tn_flags: what chattr(1) has set
 #     76    4 tn_pages    data pages of a regular file, in 4 KiB
 #     80   48 tn_spec     by tn_kind:
 #               KIND_INLINE   the bytes of a small file or symlink, zeroes behind them
@@ -99,6 +99,14 @@ TMPFS_NODE = Record("tmpfs_node", NODE_SIZE, (
     ("tn_size", "Q"), ("tn_gen", "Q"), ("tn_atime", "Q"), ("tn_mtime", "Q"), ("tn_ctime", "q"), ("tn_btime", "q"),
     ("tn_atimehi", "h"), ("tn_mtimehi", "h"), ("tn_xattr", "I"), ("tn_rdev", "I"), ("tn_pages", "I"),
     ("tn_spec", "48s"), ("tn_name", "32s")))
+
+# tn_flags: those of <linux/fs.h> that tmpfs has, and one of ours: a file of O_TMPFILE that may be linked.
+FL_IMMUTABLE: Final = 0x10
+FL_APPEND: Final = 0x20
+FL_NODUMP: Final = 0x40
+FL_NOATIME: Final = 0x80
+LINKABLE: Final = 1 << 31
+_DEVICES: Final = (0o020000, 0o060000)
 
 ROOT_INO: Final = 1
 NAME_MAX: Final = 255
@@ -123,6 +131,9 @@ tn_xattr: Final = TMPFS_NODE.get1("tn_xattr")
 set_tn_xattr: Final = TMPFS_NODE.put("tn_xattr")
 tn_pages: Final = TMPFS_NODE.get1("tn_pages")
 set_tn_pages: Final = TMPFS_NODE.put("tn_pages")
+tn_flags: Final = TMPFS_NODE.get1("tn_rdev")            # valid where the node is no device
+set_tn_flags: Final = TMPFS_NODE.put("tn_rdev")
+tn_btime: Final = TMPFS_NODE.get1("tn_btime")
 tn_owner: Final = TMPFS_NODE.get("tn_uid", "tn_gid")
 set_tn_owner: Final = TMPFS_NODE.put("tn_uid", "tn_gid")
 tn_access: Final = TMPFS_NODE.get("tn_mode", "tn_uid", "tn_gid")
@@ -164,6 +175,8 @@ def tn_stat(mem, at: int) -> tuple:
         mtime += mtimehi << 64
     # What is packed takes no page of its own, but st_blocks must not be 0: tar and cp would take it for a hole.
     blocks = pages * _PER_PAGE if kind == KIND_TREE or mode & 0o170000 != 0o100000 else (size + 511) >> 9
+    if rdev and mode & 0o170000 not in _DEVICES:
+        rdev = 0
     return mode, links, uid, gid, rdev, size, blocks, atime, mtime, ctime, gen
 
 

@@ -109,9 +109,13 @@ class Mem:
         Directories have pages of their own: each look-up goes through one, and with 1,000 files to a directory it
         would be the one hot node of its page, 4 bytes of `ram` a file.
         """
+        self.demand_inodes()
+        return self._take_node(nlookup, group)
+
+    def demand_inodes(self) -> None:
+        """=> NoMemory: there are nr_inodes inodes.  O(1)."""
         if self.ninodes() >= self.max_nodes:
             raise NoMemory("nr_inodes is used up")
-        return self._take_node(nlookup, group)
 
     def get_orphan(self) -> int:
         """get_node() for a node that no name will ever lead to: marked and counted so, with one reference.

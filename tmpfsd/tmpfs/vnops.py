@@ -20,7 +20,7 @@ import stat
 from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
 from typing import TYPE_CHECKING, Any, Final
 
-from tmpfsd.tmpfs import acl, cut, layout, listing, node, regfile, xattr
+from tmpfsd.tmpfs import acl, cut, layout, listing, node, regfile, tmpfile, xattr
 from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.caller import CAP_FSETID, CAP_SYS_ADMIN
 from tmpfsd.tmpfs.directory import DIR_SIZE
@@ -230,10 +230,10 @@ def link(mp: Mount, ino: int, dino: int, name: bytes) -> int:
     links = tn_links(arena, at)
     if stat.S_ISDIR(tn_mode(arena, at)):
         raise FsError(errno.EPERM)
-    if not links:
-        raise FsError(errno.ENOENT)
     if links >= LINK_MAX:
         raise FsError(errno.EMLINK)
+    if not links:
+        tmpfile.demand_linkable(mp, at)
     hold(mp, ino, 0)
     value = dirs.new_value(ino, name, slot_free=not layout.tn_name(arena, at))
     try:
@@ -243,6 +243,8 @@ def link(mp: Mount, ino: int, dino: int, name: bytes) -> int:
         raise
     dirs.bind(value, name)
     now = mp.now()
+    if not links:
+        tmpfile.adopt(mp, at, ino)
     set_tn_links(arena, at, links + 1)
     set_tn_ctime(arena, at, now)
     touch(arena, dat, now)

@@ -1,0 +1,64 @@
+"""tmpfs/tmpfile.py: files that are born without a name (O_TMPFILE), and may be given one.
+
+Such a file is an orphan from its birth (node.py): the kernel's reference keeps it, its last FORGET ends it.  LINKABLE
+among its flags tells it from one that lost its name, which nothing brings back.
+
+Picture     make() --> orphan, LINKABLE --vnops.link(): adopt()--> an ordinary file
+                       orphan (O_EXCL)  --last forget--> destroyed
+Breathing   make() breathes where ACLs are inherited; adopt() does not.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import TYPE_CHECKING, Any
+
+from tmpfsd.tmpfs import acl, layout, xattr
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.layout import KIND_INLINE, LINKABLE, NLOOKUP_MAX
+from tmpfsd.uvm.errors import VmError
+
+if TYPE_CHECKING:
+    from tmpfsd.tmpfs.mount import Mount
+
+
+def make(mp: Mount, dino: int, mode: int, cred: Any, linkable: bool) -> int:
+    """A regular file without a name (+1).  => FsError ENOTDIR; NoMemory."""
+    mode, attributes = stat.S_IFREG | stat.S_IMODE(mode), 0
+    if mp.acl:
+        mode, attributes = acl.inherit(mp, dino, mode, cred.umask)
+    try:
+        gid = _group(mp, dino, cred)
+        mp.mem.demand_inodes()
+        ino = mp.mem.get_orphan()
+    except (FsError, VmError):
+        xattr.free_tree(mp, attributes)
+        raise
+    mp.generation += 1
+    layout.init_node(mp.arena, mp.mem.node_w(ino), mode, KIND_INLINE, 0, cred.uid, gid, 0, mp.generation, mp.now(),
+                     attributes, LINKABLE if linkable else 0)
+    return ino
+
+
+def _group(mp: Mount, dino: int, cred: Any) -> int:
+    """The group of what is made in a directory, be it one that was removed, as on tmpfs.  => FsError ENOTDIR."""
+    dat = mp.mem.node(dino)
+    dmode, _uid, gid = layout.tn_access(mp.arena, dat)
+    if not stat.S_ISDIR(dmode):
+        raise FsError(errno.ENOTDIR)
+    return gid if dmode & stat.S_ISGID else cred.gid
+
+
+def demand_linkable(mp: Mount, at: int) -> None:
+    """See that a node without a link may have one.  => FsError ENOENT; NoMemory: nr_inodes are used up."""
+    if not stat.S_ISREG(layout.tn_mode(mp.arena, at)) or not layout.tn_flags(mp.arena, at) & LINKABLE:
+        raise FsError(errno.ENOENT)
+    mp.mem.demand_inodes()
+
+
+def adopt(mp: Mount, at: int, ino: int) -> None:
+    """It gets its first name: it is no orphan any more.  => Cannot fail: its lookup word was touched."""
+    layout.set_tn_flags(mp.arena, at, layout.tn_flags(mp.arena, at) & ~LINKABLE)
+    mp.mem.u32[mp.mem.nlookup_word(ino)] &= NLOOKUP_MAX
+    mp.mem.norphans -= 1
