@@ -1,14 +1,17 @@
-"""tests/mount/test_native_space.py: holes through edge=native, as on the kernel's tmpfs."""
+"""tests/mount/test_native_space.py: room and holes through edge=native, as on the kernel's tmpfs."""
 
 import ctypes
 import errno
+import mmap
 import os
+import resource
+import signal
 import subprocess
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
-from mountlib import PAGE, Mounted, fails_with, libc, touch
+from mountlib import PAGE, Mounted, as_user, fails_with, in_child, libc, needs_root, touch
 
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE = 1, 2, 8, 16
 
@@ -49,6 +52,92 @@ def test_refused(fd: int) -> None:
             fallocate(fd, mode, 0, PAGE)
     with fails_with(errno.EINVAL):
         fallocate(fd, KEEP_SIZE | PUNCH_HOLE, 0, 0)
+
+
+def test_reserve(d: Path, fd: int) -> None:
+    os.utime(fd, (5, 5))
+    free = os.statvfs(d).f_bfree
+    fallocate(fd, 0, 4 * PAGE, 12 * PAGE)
+    st = os.fstat(fd)
+    assert (st.st_size, st.st_blocks) == (16 * PAGE, 16 * PAGE // 512) and st.st_mtime > 5
+    assert free - os.statvfs(d).f_bfree in range(8, 12)
+    fallocate(fd, KEEP_SIZE, 20 * PAGE + 1, PAGE)
+    st = os.fstat(fd)
+    assert (st.st_size, st.st_blocks) == (16 * PAGE, 18 * PAGE // 512)
+    assert os.pread(fd, 1 << 20, 0) == b"x" * (8 * PAGE) + bytes(8 * PAGE)
+    os.truncate(fd, 17 * PAGE)
+    assert os.fstat(fd).st_blocks == 18 * PAGE // 512
+    os.truncate(fd, 17 * PAGE)
+    assert os.fstat(fd).st_blocks == 16 * PAGE // 512
+    fallocate(fd, KEEP_SIZE, 17 * PAGE, 10 * PAGE)
+    fallocate(fd, KEEP_SIZE | PUNCH_HOLE, 15 * PAGE, 100 * PAGE)
+    assert (os.fstat(fd).st_size, os.fstat(fd).st_blocks) == (17 * PAGE, 15 * PAGE // 512)
+
+
+def test_what_does_not_fit_is_undone(fd: int) -> None:
+    before = os.fstat(fd)
+    with fails_with(errno.ENOSPC):
+        fallocate(fd, 0, 0, 65 << 20)
+    with fails_with(errno.ENOSPC):
+        fallocate(fd, 0, 0, 1 << 62)
+    after = os.fstat(fd)
+    assert (after.st_size, after.st_blocks, after.st_mtime_ns) == (before.st_size, before.st_blocks,
+                                                                   before.st_mtime_ns)
+
+
+def test_what_is_reserved_is_never_refused(d: Path, fd: int) -> None:
+    fallocate(fd, 0, 0, 8 << 20)
+    with fails_with(errno.ENOSPC), open(d / "rest", "wb", buffering=0) as rest:
+        while True:
+            assert rest.write(b"r" * (1 << 20))
+    for offset in range(0, 8 << 20, 1 << 16):
+        assert os.pwrite(fd, b"kept" * (1 << 14), offset) == 1 << 16
+    os.unlink(d / "rest")
+    assert os.pread(fd, 8 << 20, 0) == b"kept" * (2 << 20)
+
+
+def test_a_mapping_of_what_is_reserved(fd: int) -> None:
+    fallocate(fd, 0, 8 * PAGE, 8 * PAGE)
+    with mmap.mmap(fd, 16 * PAGE) as view:
+        view[12 * PAGE:12 * PAGE + 5] = b"hello"
+        view.flush()
+    assert os.pread(fd, 5, 12 * PAGE) == b"hello" and os.fstat(fd).st_blocks == 16 * PAGE // 512
+
+
+def test_what_is_reserved_is_a_hole_to_seek(fd: int) -> None:
+    fallocate(fd, 0, 8 * PAGE, 8 * PAGE)
+    assert os.lseek(fd, 0, os.SEEK_HOLE) == 8 * PAGE
+    with fails_with(errno.ENXIO):
+        os.lseek(fd, 8 * PAGE, os.SEEK_DATA)
+    os.pwrite(fd, b"x", 10 * PAGE)
+    assert os.lseek(fd, 8 * PAGE, os.SEEK_DATA) == 10 * PAGE and os.lseek(fd, 10 * PAGE, os.SEEK_HOLE) == 11 * PAGE
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0, KEEP_SIZE, KEEP_SIZE | PUNCH_HOLE])
+def test_set_id_bits_go(d: Path, fd: int, mode: int) -> None:
+    os.chmod(d, 0o777)
+    os.fchmod(fd, 0o6777)
+    fallocate(fd, mode, 0, 2 * PAGE)
+    assert os.fstat(fd).st_mode == 0o106777, "root's call takes none"
+
+    def change() -> None:
+        fallocate(os.open(d / "file", os.O_RDWR), mode, 0, PAGE)
+
+    as_user(change)
+    assert os.fstat(fd).st_mode == 0o100777
+
+
+@needs_root
+def test_rlimit(fd: int) -> None:
+    def change() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10 * PAGE, 10 * PAGE))
+        with fails_with(errno.EFBIG):
+            fallocate(fd, 0, 0, 11 * PAGE)
+
+    in_child(change)
+    assert os.fstat(fd).st_blocks == 8 * PAGE // 512
 
 
 def test_posix_fallocate_makes_room_whichever_way(fd: int) -> None:

@@ -298,15 +298,26 @@ class TestSpace:
         wire.write(ino, 0, b"x" * (4 * PAGE_SIZE))
         assert wire.ask(abi.FALLOCATE, ino, abi.FALLOCATE_IN.pack(PAGE_SIZE, PAGE_SIZE + 5, 3)) == b""
         assert wire.read(ino, 0, 1 << 20) == b"x" * PAGE_SIZE + bytes(PAGE_SIZE + 5) + b"x" * (2 * PAGE_SIZE - 5)
-        for mode in (0, 1, 2, 8, 0x10, 0x20, 0x40, 1 << 31):
+        for mode in (2, 8, 0x10, 0x11, 0x20, 0x40, 1 << 31):
             with refused(errno.EOPNOTSUPP):
                 wire.ask(abi.FALLOCATE, ino, abi.FALLOCATE_IN.pack(0, 1, mode))
         for offset, length, code in ((0, 0, errno.EINVAL), ((1 << 64) - 1, 1, errno.EFBIG),
                                      (1, (1 << 63) - 1, errno.EFBIG)):
             with refused(code):
                 wire.ask(abi.FALLOCATE, ino, abi.FALLOCATE_IN.pack(offset, length, 3))
-        with refused(errno.EISDIR):
-            wire.ask(abi.FALLOCATE, ROOT, abi.FALLOCATE_IN.pack(0, 1, 3))
+        for mode in (0, 1, 3):
+            with refused(errno.EISDIR):
+                wire.ask(abi.FALLOCATE, ROOT, abi.FALLOCATE_IN.pack(0, 1, mode))
+
+    def test_reserve(self, wire: Wire) -> None:
+        ino = wire.mknod(ROOT, b"a")
+        wire.ask(abi.FALLOCATE, ino, abi.FALLOCATE_IN.pack(10, 5 * PAGE_SIZE, 1))
+        assert (wire.getattr(ino).size, wire.getattr(ino).blocks) == (0, 48)
+        wire.ask(abi.FALLOCATE, ino, abi.FALLOCATE_IN.pack(10, 5 * PAGE_SIZE, 0))
+        assert (wire.getattr(ino).size, wire.getattr(ino).blocks) == (5 * PAGE_SIZE + 10, 48)
+        with refused(errno.ENOSPC):
+            wire.ask(abi.FALLOCATE, ino, abi.FALLOCATE_IN.pack(0, 1 << 50, 0))
+        assert wire.read(ino, 0, 1 << 20) == bytes(5 * PAGE_SIZE + 10)
 
     def test_seek(self, wire: Wire) -> None:
         def seek(offset: int, whence: int) -> int:

@@ -9,7 +9,7 @@ opens or knows an event loop: Session.handle(request) returns the reply.
     names.py          look-up, making, linking, renaming, removing, forgetting
     attributes.py     nodes and the file system
     data.py           the bytes of files, from frames and into frames
-    space.py          holes: punching and finding them
+    space.py          room and holes: reserving, punching, finding
     directories.py    listings
     xattrs.py         extended attributes
     replies.py        replies that several handlers make

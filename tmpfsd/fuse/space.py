@@ -1,6 +1,10 @@
-"""fuse/space.py: the handlers of requests about holes: punching them, and finding them.
+"""fuse/space.py: the handlers of requests about room and holes: reserving, punching, finding.
 
-Limits      fallocate(2) punches holes; to reserve pages (mode 0) is EOPNOTSUPP, so posix_fallocate(3) writes zeroes.
+fallocate(2) does what tmpfs does: reserve, with and without KEEP_SIZE, and punch.  ZERO_RANGE and all else are
+EOPNOTSUPP on tmpfs too.
+
+Limits      What is reserved behind the end of a file (KEEP_SIZE) does not heed RLIMIT_FSIZE, as it does on tmpfs: FUSE
+            does not look, and does not say.
             SEEK_DATA does not see what is dirty in the kernel only: pages of a live mapping that lie in a hole.  With
             `writeback` all that is written may be there, so LSEEK is ENOSYS then, and a file is all data.
 """
@@ -12,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.fuse import abi, replies
 from tmpfsd.fuse.abi import BODY
-from tmpfsd.fuse.data import demand_regular
-from tmpfsd.tmpfs import holes, regfile, vnops
+from tmpfsd.fuse.data import demand_regular, strip_noted
+from tmpfsd.tmpfs import cut, holes, regfile
 from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fallocate import reserve
 
 if TYPE_CHECKING:
     from tmpfsd.fuse.session import Session
@@ -26,11 +31,17 @@ _LSEEK = abi.LSEEK_OUT.reply()
 def fallocate(s: Session, ino: int, data: bytes) -> bytes:
     """FALLOCATE: fuse_fallocate_in."""
     offset, length, mode = abi.FALLOCATE_IN.unpack(data, BODY)
-    if mode != KEEP_SIZE | PUNCH_HOLE:
+    if mode not in (0, KEEP_SIZE, KEEP_SIZE | PUNCH_HOLE):
         raise FsError(errno.EOPNOTSUPP)
     if not length or offset + length > regfile.MAX_SIZE:
         raise FsError(errno.EFBIG if length else errno.EINVAL)
-    vnops.punch(s.mount, ino, offset, length)
+    demand_regular(s, ino)
+    if s.mount.strips:
+        strip_noted(s, ino)
+    if mode & PUNCH_HOLE:
+        cut.punch(s.mount, ino, offset, length)
+    else:
+        reserve(s.mount, ino, offset, length, bool(mode & KEEP_SIZE))
     return replies.done(s)
 
 

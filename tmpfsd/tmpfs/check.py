@@ -25,12 +25,15 @@ from tmpfsd.tmpfs.layout import (
 from tmpfsd.tmpfs.mem import OWNER_DATA
 from tmpfsd.uvm.errors import demand
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.physmem import ZERO_PAGE
+from tmpfsd.uvm.unwritten import UNWRITTEN, is_unwritten
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
 
 Tell = Callable[[int, int], None]
+DATA_OWNERS = (OWNER_DATA, UNWRITTEN)
 TELL = 256                  # nodes after which it says how far it is
 
 
@@ -158,19 +161,34 @@ def _check_extents(mp: Mount, ino: int, size: int, seen: _Seen) -> None:
             npages, end = npages + count, first + count
             for page in range(vpn, vpn + count):
                 demand(page not in seen.pages, "R3", f"page {page} is in two extents, last of inode {ino}")
-                demand(page < len(mp.vm.flags) and mp.vm.flags[page] == OWNER_DATA, "R3", f"page {page} is not data")
+                demand(page < len(mp.vm.flags) and mp.vm.flags[page] in DATA_OWNERS, "R3", f"page {page} is not data")
                 seen.pages.add(page)
     mp.breathe()
     demand(npages == layout.tn_pages(mp.arena, mp.mem.node(ino)), "R2", f"inode {ino}: {npages} pages")
-    demand(end <= size + PAGE_MASK >> PAGE_SHIFT, "R2", f"inode {ino}: pages to {end}, size {size}")
+    if end > size + PAGE_MASK >> PAGE_SHIFT:
+        _check_beyond(mp, ino, size)
     _check_tail(mp, ino, size)
+
+
+def _check_beyond(mp: Mount, ino: int, size: int) -> None:
+    """What was reserved behind the end has no bytes but zeroes."""
+    behind = size + PAGE_MASK >> PAGE_SHIFT
+    for _handle, level, entries in mp.extents.walk(mp.mem.node(ino)):
+        for first, value in () if level else list(entries):
+            vpn, count = unpack_extent(value)
+            for i in range(max(behind - first, 0), count):
+                if not is_unwritten(mp.vm, vpn + i):
+                    mp.breathe()
+                    at = mp.mem.data(vpn + i)
+                    demand(mp.arena[at:at + PAGE_SIZE] == ZERO_PAGE, "R2",
+                           f"inode {ino}: page {first + i} behind its end, size {size}")
 
 
 def _check_tail(mp: Mount, ino: int, size: int) -> None:
     last = mp.extents.last_to(mp.mem.node(ino), size >> PAGE_SHIFT)
     if size & PAGE_MASK and last is not None:
         vpn, count = unpack_extent(last[1])
-        if last[0] + count > size >> PAGE_SHIFT:
+        if last[0] + count > size >> PAGE_SHIFT and not is_unwritten(mp.vm, vpn + (size >> PAGE_SHIFT) - last[0]):
             at = mp.mem.data(vpn + (size >> PAGE_SHIFT) - last[0])
             tail = mp.arena[at + (size & PAGE_MASK):at + PAGE_SIZE]
             demand(not any(tail), "R1", f"inode {ino}: bytes behind the end are not zero")
@@ -253,5 +271,5 @@ def _check_leaks(mp: Mount, seen: _Seen) -> None:
         return
     for handle in mp.mem.strings.handles():
         demand(handle in seen.strings, "P4", f"string {handle:#x} is handed out and used by nobody")
-    demand(len(seen.pages) == mp.vm.pages_of[OWNER_DATA], "R3",
-           f"{mp.vm.pages_of[OWNER_DATA]} data pages, {len(seen.pages)} in extents")
+    npages = sum(mp.vm.pages_of[owner] for owner in DATA_OWNERS)
+    demand(len(seen.pages) == npages, "R3", f"{npages} data pages, {len(seen.pages)} in extents")

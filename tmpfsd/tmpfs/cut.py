@@ -34,6 +34,7 @@ from tmpfsd.tmpfs.layout import (
 from tmpfsd.tmpfs.regfile import MAX_SIZE, PACKED_MAX, extent_at, free_packed, make_packed, packed_w, unpack
 from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.unwritten import is_unwritten
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
@@ -59,7 +60,7 @@ def truncate(mp: Mount, ino: int, size: int) -> None:
     if tn_kind(mp.arena, at) != KIND_TREE:
         _truncate_packed(mp, at, size)
         return
-    if size < tn_size(mp.arena, at):
+    if size <= tn_size(mp.arena, at):           # of the same size it gives back what is reserved behind it
         _shrink(mp, ino, size)
         at = mp.mem.node_w(ino)
     set_tn_size(mp.arena, at, size)
@@ -123,7 +124,7 @@ def _cut_short(mp: Mount, at: int, size: int) -> bool:
 def _tail(mp: Mount, at: int, size: int) -> int:
     """Where the bytes behind `size` begin in its page, which is in then; 0 where there are none.  => SwapIOError."""
     vpn = extent_at(mp, at, size >> PAGE_SHIFT)[0] if size & PAGE_MASK else 0
-    return mp.mem.data_w(vpn) + (size & PAGE_MASK) if vpn else 0
+    return mp.mem.data_w(vpn) + (size & PAGE_MASK) if vpn and not is_unwritten(mp.vm, vpn) else 0
 
 
 def _free(mp: Mount, at: int, vpn: int, npages: int) -> None:
@@ -242,21 +243,21 @@ def free_some(mp: Mount, at: int) -> int:
 def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
     """Make [offset, offset + length) a hole; the size stays.  O(extents of the range).  => Breathes.
 
+    What is reserved behind the end goes as well.  The page that the range ends in stays, as on tmpfs.
+
     => NoMemory, SwapIOError: a part of the range, whole pages of it, may be zero by then.
     """
     arena = mp.arena
     at = mp.mem.node_w(ino)
     size = tn_size(arena, at)
-    end = min(offset + length, size)
+    end = offset + length
     touch(arena, at, mp.now())
-    if offset >= end:
-        return
     if tn_kind(arena, at) != KIND_TREE:
-        start = packed_w(mp, at)
-        arena[start + offset:start + end] = bytes(end - offset)
+        end = min(end, size)
+        if offset < end:
+            start = packed_w(mp, at)
+            arena[start + offset:start + end] = bytes(end - offset)
         return
-    if end == size:
-        end = end + PAGE_MASK & ~PAGE_MASK      # what lies behind the end is zero: the whole page may go
     first, last = offset + PAGE_MASK >> PAGE_SHIFT, end >> PAGE_SHIFT
     parts = [(offset, min(end, first << PAGE_SHIFT)), (max(offset, last << PAGE_SHIFT), end)]
     if last < first:
@@ -265,6 +266,14 @@ def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
     for place, nbytes in places:
         if place >= 0:
             arena[place:place + nbytes] = bytes(nbytes)
+    take_off(mp, ino, first, last)
+
+
+def take_off(mp: Mount, ino: int, first: int, last: int) -> None:
+    """Free the pages of [first, last).  O(extents of the range).  => NoMemory, SwapIOError: not all of them.
+
+    => Breathes.
+    """
     while _punch_extent(mp, ino, first, last):
         mp.breathe()
 
@@ -272,7 +281,7 @@ def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
 def _byte(mp: Mount, at: int, offset: int) -> int:
     """Where a byte of a file is, to change; -1 in a hole.  => SwapIOError."""
     vpn = extent_at(mp, at, offset >> PAGE_SHIFT)[0]
-    return mp.mem.data_w(vpn) + (offset & PAGE_MASK) if vpn else -1
+    return mp.mem.data_w(vpn) + (offset & PAGE_MASK) if vpn and not is_unwritten(mp.vm, vpn) else -1
 
 
 def _punch_extent(mp: Mount, ino: int, first: int, last: int) -> bool:

@@ -1,6 +1,7 @@
 """tmpfs/holes.py: where a file has data and where it has none (lseek(2) with SEEK_DATA and SEEK_HOLE).
 
-Extents are data, what is between them and behind the last is a hole, in whole pages; the end of the file is a hole.
+Extents are data but for pages that were reserved and never written; those, what is between extents and what is behind
+the last are holes, in whole pages, as on tmpfs; the end of the file is a hole.
 A packed file is data from its first byte to its end.
 
 Breathing   Breathes before each leaf of the tree.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Iterator
 
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import KIND_TREE, tn_kind, tn_size, unpack_extent
+from tmpfsd.uvm import unwritten
 from tmpfsd.uvm.param import PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -54,18 +56,29 @@ def _within(offset: int, size: int) -> int:
 
 
 def _extents(mp: Mount, ino: int, page: int) -> Iterator[tuple[int, int]]:
-    """(first page, page behind the last) of the extents that reach to `page` or lie behind it.  => Breathes."""
+    """(first page, page behind the last) of data that reaches to `page` or lies behind it.  => Breathes."""
+    for first, vpn, count in _all_extents(mp, ino, page):
+        done = max(page - first, 0)
+        while done < count:
+            promised, n = unwritten.run(mp.vm, vpn + done, count - done)
+            if not promised:
+                yield first + done, first + done + n
+            done += n
+
+
+def _all_extents(mp: Mount, ino: int, page: int) -> Iterator[tuple[int, int, int]]:
+    """(first page in the file, first page, how many) of the extents that reach to `page` or lie behind it."""
     mp.breathe()
     before = mp.extents.last_to(mp.mem.node(ino), page)
     if before is not None:
-        last = before[0] + unpack_extent(before[1])[1]
-        if last > page:
-            yield before[0], last
+        vpn, count = unpack_extent(before[1])
+        if before[0] + count > page:
+            yield before[0], vpn, count
     while True:
         mp.breathe()
         batch = mp.extents.batch_from(mp.mem.node(ino), page + 1)
         if not batch:
             return
         for first, value in batch:
-            yield first, first + unpack_extent(value)[1]
+            yield first, *unpack_extent(value)
         page = batch[-1][0]

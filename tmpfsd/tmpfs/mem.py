@@ -14,6 +14,7 @@ from tmpfsd.native import i64
 from tmpfsd.pool import Backend, Pool, Strings, Table, make_backend
 from tmpfsd.pool.strings import INDEX_MASK, TREE
 from tmpfsd.tmpfs.layout import NODE_SIZE, ORPHAN
+from tmpfsd.uvm import unwritten
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE, Vm
@@ -42,7 +43,8 @@ class Mem:
         self.strings = Strings(vm, self.backend, OWNER_STRINGS)
         for index in (self.nlookup, self.strings.pools[TREE]):      # a page of them serves many nodes
             vm.daemon.keep_index(index.owner)
-        vm.owners[OWNER_DATA] = "file data"
+        vm.owners[OWNER_DATA], vm.owners[unwritten.UNWRITTEN] = "file data", "reserved file data"
+        assert OWNER_DATA == unwritten.DATA
         self.max_nodes = nr_inodes or MAX_NODES
         self.norphans = 0                   # nodes without a link that the kernel still knows
         self.arena, self.u32, self.u64 = vm.phys.arena, vm.phys.u32, vm.phys.u64
@@ -214,15 +216,45 @@ class Mem:
         """The offset of a data page, to read.  => SwapIOError."""
         return self.vm.read(vpn << PAGE_SHIFT)
 
+    def promise_data(self, npages: int, after: int = 0) -> tuple[int, int]:
+        """As alloc_data(), of unwritten pages: reserved, without content (unwritten.py).  => NoMemory."""
+        vm = self.vm
+        first, count = vm.kernel_map.alloc_some(npages, after)
+        try:
+            unwritten.promise(vm, first, count)
+        except NoMemory:
+            vm.kernel_map.free(first, count)
+            raise
+        return first, count
+
     def data_w(self, vpn: int) -> int:
         """The offset of a data page, to change.  => SwapIOError."""
         return self.vm.write(vpn << PAGE_SHIFT)
 
     def data_runs(self, vpn: int, npages: int) -> Iterator[tuple[int, int]]:
-        """Pages in a row, as (offset, bytes) of what stands in a row in the arena too, to read.  => SwapIOError."""
+        """Pages in a row, as (offset, bytes) of what stands in a row in the arena too, to read.  => SwapIOError.
+
+        => An offset below 0 is unwritten pages: zeroes.
+        """
+        if self.vm.pages_of[unwritten.UNWRITTEN]:
+            yield from self._mixed_runs(vpn, npages)
+            return
         for first, n in self._runs(vpn, npages):
             self._referenced[first:first + n] = b"\1" * n
             yield first << PAGE_SHIFT, n << PAGE_SHIFT
+
+    def _mixed_runs(self, vpn: int, npages: int) -> Iterator[tuple[int, int]]:
+        """data_runs() where some may be unwritten."""
+        done = 0
+        while done < npages:
+            promised, count = unwritten.run(self.vm, vpn + done, npages - done)
+            if promised:
+                yield -1, count << PAGE_SHIFT
+            else:
+                for first, n in self._runs(vpn + done, count):
+                    self._referenced[first:first + n] = b"\1" * n
+                    yield first << PAGE_SHIFT, n << PAGE_SHIFT
+            done += count
 
     def data_runs_w(self, vpn: int, npages: int) -> Iterator[tuple[int, int]]:
         """data_runs(), to change."""

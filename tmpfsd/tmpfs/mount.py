@@ -22,6 +22,7 @@ from tmpfsd.uvm.seal import make_seal
 from tmpfsd.uvm.store import open_store
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import OWN_WIDTH, SwapSet, free_base
+from tmpfsd.uvm.unwritten import UNWRITTEN
 from tmpfsd.uvm.vm import SPARE, Vm
 
 STORE_KEYS = ("kind", "path", "priority", "size_bytes", "used_bytes", "state", "encrypted")
@@ -115,7 +116,8 @@ class Mount:
                        "read_errors": vm.read_errors, "write_errors": daemon.write_errors,
                        "frame_errors": vm.frame_errors, "lost_pages": len(vm.lost.pages)},
             "pools": [pool.stats() for pool in mem.pools() if pool.npages],
-            "data": {"pages": vm.pages_of[OWNER_DATA], "resident_pages": data_resident,
+            "data": {"pages": vm.pages_of[OWNER_DATA] + vm.pages_of[UNWRITTEN],
+                     "reserved_pages": vm.pages_of[UNWRITTEN], "resident_pages": data_resident,
                      "swapped_pages": vm.pages_of[OWNER_DATA] - data_resident},
         }
 

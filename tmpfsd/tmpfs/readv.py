@@ -49,14 +49,26 @@ def _views(mp: Mount, at: int, offset: int, length: int) -> list[View]:
         vpn, count, _before = regfile.extent_at(mp, at, page)
         count = min(count, last - page + 1)
         if not vpn:
-            for _ in range(count):
-                out.append(ZEROES[start:start + end - offset])
-                offset += PAGE_SIZE - start
-                start = 0
+            _zeroes(out, start, min((count << PAGE_SHIFT) - start, end - offset))
+            offset += (count << PAGE_SHIFT) - start
             continue
         for data, nbytes in mp.mem.data_runs(vpn, count):
             n = min(nbytes - start, end - offset)
+            if data < 0:
+                _zeroes(out, start, n)
+                offset += n
+                start = 0
+                continue
             out.append(frames[data + start:data + start + n])
             offset += n
             start = 0
     return out
+
+
+def _zeroes(out: list[View], start: int, nbytes: int) -> None:
+    """Views of n bytes of zeroes, from `start` within a page on."""
+    while nbytes > 0:
+        n = min(PAGE_SIZE - start, nbytes)
+        out.append(ZEROES[start:start + n])
+        nbytes -= n
+        start = 0

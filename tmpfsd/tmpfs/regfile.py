@@ -8,7 +8,8 @@ Picture     KIND_INLINE --grows--> KIND_STRING --grows--> KIND_TREE --truncate t
 
 Invariants
     R1  Packed bytes beyond tn_size are zero, and so are those of the last page.
-    R2  tn_pages counts the pages of all extents; extents do not overlap and lie within round_page(tn_size).
+    R2  tn_pages counts the pages of all extents; extents do not overlap, and what lies beyond round_page(tn_size) was
+        reserved there (fallocate.py) and is zero.
     R3  A data page belongs to one extent of one file.
     R4  However an operation ends, each byte is what it was or what was written, never what was last in its frame:
         of a write that fails the bytes before some place are the new ones.
@@ -87,6 +88,11 @@ def _read_chunk(mp: Mount, at: int, offset: int, length: int) -> bytes | bytearr
             continue
         for data, nbytes in mp.mem.data_runs(vpn, count):
             n = min(nbytes - start, end - offset)
+            if data < 0:
+                parts.append(bytes(n))
+                offset += n
+                start = 0
+                continue
             if n == length:
                 return arena[data + start:data + start + n]
             parts.append(source[data + start:data + start + n])

@@ -31,6 +31,7 @@ from tmpfsd.tmpfs.mem import NODE_SIZE
 from tmpfsd.uvm.aobj import UNMAPPED
 from tmpfsd.uvm.errors import SwapIOError
 from tmpfsd.uvm.param import PAGE_SHIFT
+from tmpfsd.uvm.unwritten import is_unwritten
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
@@ -443,7 +444,8 @@ class Prefetch:
                 return
             page, vpn, npages = self._run_at(at, page)
             for i in range(npages):
-                mp.mem.data(vpn + i)
+                if not is_unwritten(mp.vm, vpn + i):
+                    mp.mem.data(vpn + i)
             page, touched = page + npages, touched + npages
             if not npages:
                 return

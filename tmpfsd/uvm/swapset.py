@@ -24,6 +24,7 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING, Generator, Sequence
 
+from tmpfsd.uvm import unwritten
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
 from tmpfsd.uvm.swap import UNSAID, Swap
@@ -244,6 +245,9 @@ def _step(vm: Vm, swap: Swap, vpn: int) -> tuple[int, int]:
 
 def _move(vm: Vm, swap: Swap, vpn: int) -> int:
     """Move a page off the file, and those behind it that are out together with it; how many."""
+    if unwritten.is_unwritten(vm, vpn):
+        unwritten.settle(vm, swap, vpn)
+        return 1
     if not vm.is_resident(vpn):
         n = _copy(vm, swap, vpn)
         if n:
@@ -260,7 +264,8 @@ def _copy(vm: Vm, swap: Swap, vpn: int) -> int:
     """Copy pages that are out to another file; how many, 0 where no file takes them.  => SwapIOError."""
     slot, n = vm.slot_of[vpn], 1
     end = min(vpn + CLUSTER, len(vm.slot_of))
-    while vpn + n < end and vm.slot_of[vpn + n] == slot + n and not vm.is_resident(vpn + n):
+    while (vpn + n < end and vm.slot_of[vpn + n] == slot + n and not vm.is_resident(vpn + n)
+           and not unwritten.is_unwritten(vm, vpn + n)):
         n += 1
     assert vm.swap is not None
     try:

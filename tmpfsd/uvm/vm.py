@@ -16,9 +16,9 @@ Picture     --alloc_page--> RESIDENT, dirty, no slot --clean--> RESIDENT, clean,
                                                                      OUT, slot        (free_page from any)
 
 Invariants
-    V1  A page that has an owner is resident or out; one that has none is neither and has no slot.
+    V1  A page that has an owner is resident, out or unwritten; one that has none is neither and has no slot.
     V2  A resident page and its frame name each other.
-    V3  A page without a slot is resident and dirty.
+    V3  A page without a slot is resident and dirty, or unwritten (unwritten.py, V9).
     V4  npages, nslotless, nwired, nunowned, pages_of and resident_of count what the arrays say.
     V5  A slot belongs to one page.
     V6  At most most_slotless = nframes - reserve pages have no slot (frames that are to go are not counted), unless the
@@ -39,12 +39,14 @@ from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.aobj import UNMAPPED, Windows
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError, demand
 from tmpfsd.uvm.lost import Lost, seldom
+from tmpfsd.uvm.overdraft import Overdraft
 from tmpfsd.uvm.pagedaemon import ACTIVE, CLUSTER, INACTIVE, PageDaemon
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE, PhysMem
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import SwapSet
 from tmpfsd.uvm.undefined import Undefined
+from tmpfsd.uvm.unwritten import UNWRITTEN, bring_in
 from tmpfsd.uvm.vmmap import VmMap
 
 log = logging.getLogger(__name__)
@@ -63,24 +65,6 @@ OWNER_MASK: Final = 0x1F
 MAX_OWNERS: Final = OWNER_MASK + 1
 UNLIMITED: Final = 1 << 62
 POISON = b"\xdf" * PAGE_SIZE        # TMPFSD_CHECK: what frames hold that are nobody's
-
-
-class Overdraft:
-    """Within it pages may be allocated beyond `limit`, and from what is kept back of ram and of a fixed submap.
-
-    For what must not fail where memory is short, and gives back about as much as it takes.
-    """
-
-    __slots__ = ("vm",)
-
-    def __init__(self, vm: "Vm") -> None:
-        self.vm = vm
-
-    def __enter__(self) -> None:
-        self.vm.overdrawn = True
-
-    def __exit__(self, *_error: object) -> None:
-        self.vm.overdrawn = False
 
 
 class Vm:
@@ -251,6 +235,9 @@ class Vm:
             mark = frame_of[page]
             if mark >= 0:
                 continue
+            if mark == NO_FRAME and self._free and self.flags[page] == UNWRITTEN:
+                bring_in(self, page, whole=True)
+                continue
             if mark == NO_FRAME or not self._free or self.flags[page] & WINDOWED:
                 return page - vpn
             if failpoint.hook:
@@ -385,6 +372,8 @@ class Vm:
             self.windows.map(vpn, UNMAPPED - mark)
             return UNMAPPED - mark
         self.faults += 1
+        if mark == NO_FRAME and vpn < len(self.flags) and self.flags[vpn] == UNWRITTEN:
+            return bring_in(self, vpn)
         if mark == NO_FRAME or self.swap is None:
             raise Inconsistent("V1", f"fault on page {vpn}, which does not exist")
         run = self._readahead(vpn)
@@ -482,6 +471,9 @@ class Vm:
         pfn, slot, flags = self.pfn_of(vpn), self.slot_of[vpn], self.flags[vpn]
         if not flags:
             demand(pfn == NO_FRAME and not slot, "V1", f"page {vpn} has no owner, frame {pfn}, slot {slot}")
+            return
+        if flags == UNWRITTEN:
+            demand(pfn == NO_FRAME, "V9", f"page {vpn} is unwritten, and in frame {pfn}")
             return
         demand(pfn != NO_FRAME, "V1", f"page {vpn} is neither resident nor out")
         if pfn >= 0:

@@ -1,0 +1,121 @@
+"""uvm/unwritten.py: pages that are promised: they count, and have room to live in, but neither a frame nor content.
+
+What fallocate(2) reserves.  A page that is written for the first time takes a frame from the reserve, as a page-in
+does, and that cannot fail: so where it will stay is settled when it is promised.  It gets a slot of a swap file, or,
+where there is none, counts for V6 as a page that must stay in memory.  Its owner is UNWRITTEN until then, so that one
+byte of `flags` tells it from all others: runs of them are found at the speed of memory.
+
+Picture     --promise--> UNWRITTEN, a slot ---bring_in--> RESIDENT, dirty, slot        (zeroes)
+                         UNWRITTEN, no slot --bring_in--> RESIDENT, dirty, no slot
+                         --free_pages--> nothing
+Invariants
+    V9  An unwritten page has no frame.  Its slot, if it has one, is nobody else's, and what is in there is nobody's.
+
+Breathing   Nothing here breathes.
+Limits      A promise without a slot is not given one when a slot becomes free: as long as it stands, ram cannot be made
+            smaller than all such pages and the reserve.
+            A disk under the swap file that is full is a device that fails: it is not asked for room when one promises.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.physmem import ZERO_PAGE
+
+if TYPE_CHECKING:
+    from tmpfsd.uvm.swap import Swap
+    from tmpfsd.uvm.vm import Vm
+
+UNWRITTEN = 0x1F            # flags: the owner of such pages
+DATA = 1                    # and of what they become
+_LIKE = bytes((UNWRITTEN,))
+_UNLIKE = bytes((DATA,))
+
+
+def demand_room(vm: Vm, n: int) -> None:
+    """See that n pages can be promised.  O(swap files).  => NoMemory."""
+    if n > vm.limit - vm.npages:
+        raise NoMemory("size is used up")
+    slots = vm.swap.nfree if vm.swap is not None and vm.swap.space else 0
+    if n > slots + max(vm.most_slotless - vm.spare - vm.nslotless, 0):
+        raise NoMemory("ram is full and no swap space is left")
+
+
+def promise(vm: Vm, vpn: int, n: int) -> None:
+    """Promise n pages in a row, whose numbers are the caller's.  O(n), 0.05 us each.  => NoMemory; nothing changed."""
+    demand_room(vm, n)
+    if vpn + n > len(vm.flags):
+        vm._grow(vpn + n - 1)
+    got = 0
+    while got < n and vm.swap is not None:
+        try:
+            slot, count = vm.swap.alloc(n - got)
+        except NoSwap:
+            break
+        vm.slot_of[vpn + got:vpn + got + count] = array("I", range(slot, slot + count))
+        got += count
+    if n - got > max(vm.most_slotless - vm.spare - vm.nslotless, 0):
+        vm.free_slots(vm.slot_of[vpn:vpn + got])
+        vm.slot_of[vpn:vpn + got] = array("I", bytes(4 * got))
+        raise NoMemory("ram is full and no swap space is left")
+    vm.flags[vpn:vpn + n] = _LIKE * n
+    vm.npages += n
+    vm.nslotless += n - got
+    vm.pages_of[UNWRITTEN] += n
+
+
+def bring_in(vm: Vm, vpn: int, whole: bool = False) -> int:
+    """Give an unwritten page a frame, as it is to be written: the frame.  O(1).  => SwapIOError: no frame.
+
+    Of zeroes, or if the whole of it will be written, of what was in there, as vm.forget_content() has it.
+    """
+    if not vm._free:
+        raise SwapIOError(f"no frame for page {vpn}: the swap device does not take pages")
+    pfn = vm.phys.alloc(vpn)
+    if whole:
+        vm.undefined.pages.add(vpn)
+    else:
+        at = pfn << PAGE_SHIFT
+        vm.phys.arena[at:at + PAGE_SIZE] = ZERO_PAGE
+    vm.phys.dirty[pfn] = vm.phys.referenced[pfn] = 1        # V3, and its slot has nothing of it
+    vm.frame_of[vpn] = pfn
+    vm.flags[vpn] = DATA
+    vm.pages_of[UNWRITTEN] -= 1
+    vm.pages_of[DATA] += 1
+    vm.resident_of[DATA] += 1
+    vm.daemon.fresh[pfn] = 1
+    vm.daemon.enter(pfn)
+    vm.daemon.slotted[pfn] = vm.slot_of[vpn] != 0
+    return pfn
+
+
+def is_unwritten(vm: Vm, vpn: int) -> bool:
+    """Whether a page is promised and was never written.  O(1)."""
+    return vm.flags[vpn] == UNWRITTEN
+
+
+def run(vm: Vm, vpn: int, n: int) -> tuple[bool, int]:
+    """(whether the first of n pages of data is unwritten, how many in a row are as it is).  O(n), at 20 per ns."""
+    if not vm.pages_of[UNWRITTEN]:
+        return False, n
+    found = vm.flags[vpn] == UNWRITTEN
+    end = vm.flags.find(_UNLIKE if found else _LIKE, vpn, vpn + n)
+    return found, n if end < 0 else end - vpn
+
+
+def settle(vm: Vm, swap: Swap, vpn: int) -> None:
+    """Give an unwritten page a slot of another file than `swap`, which is let go, or none.  O(1).  => NoSwap."""
+    assert vm.swap is not None
+    try:
+        slot = vm.swap.alloc(1)[0]
+    except NoSwap:
+        if vm.nslotless >= vm.most_slotless:
+            raise NoSwap("what it holds fits nowhere else: other swap files and ram are full") from None
+        slot = 0
+        vm.nslotless += 1
+    swap.free(vm.slot_of[vpn])
+    vm.slot_of[vpn] = slot
