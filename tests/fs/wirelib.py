@@ -167,9 +167,9 @@ class Wire:
         """READ."""
         return self.ask(abi.READ, ino, abi.READ_IN.pack(offset, size))
 
-    def write(self, ino: int, offset: int, data: bytes, flags: int = 0) -> int:
+    def write(self, ino: int, offset: int, data: bytes, flags: int = 0, opened: int = 0) -> int:
         """WRITE: how much was written."""
-        body = abi.WRITE_IN.pack(offset, len(data), flags) + data
+        body = abi.WRITE_IN.pack(offset, len(data), flags, opened) + data
         return abi.WRITE_OUT.unpack(self.ask(abi.WRITE, ino, body))[0]
 
     def listing(self, ino: int, plus: bool = False, cookie: int = 0, size: int = 4096) -> list[Dirent]:

@@ -45,7 +45,8 @@ def body(source: Source, opcode: int) -> bytes:
         head = b"".join(word.to_bytes(8, "little") for word in words)[:least]
         if opcode == abi.WRITE:
             data = source.bytes()
-            return abi.WRITE_IN.pack(source.number(), len(data), source.byte() & 7) + data
+            opened = source.number() & 0xFFFFFFFF
+            return abi.WRITE_IN.pack(source.number(), len(data), source.byte() & 7, opened) + data
         if opcode in (abi.MKNOD, abi.MKDIR):
             head = (0o100000 | source.number() & 0o7777).to_bytes(4, "little") + head[4:]
         if opcode in (abi.LINK, abi.RENAME, abi.RENAME2):

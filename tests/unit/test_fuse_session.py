@@ -12,7 +12,7 @@ import pytest
 
 from tests import failpoints
 from tests.fs.wirelib import ALL_FLAGS, Refused, Wire
-from tmpfsd.fuse import abi, init, notify
+from tmpfsd.fuse import abi, init, ioctls, notify
 from tmpfsd.fuse.session import NAMES, NO_ANSWER, OPERATIONS
 from tmpfsd.uvm.param import PAGE_SIZE
 
@@ -263,7 +263,7 @@ class TestData:
         ino = wire.mknod(ROOT, b"a")
         for size in (2, 4, 1 << 31):
             with refused(errno.EINVAL):
-                wire.ask(abi.WRITE, ino, abi.WRITE_IN.pack(0, size, 0) + b"abc")
+                wire.ask(abi.WRITE, ino, abi.WRITE_IN.pack(0, size, 0, 0) + b"abc")
         with refused(errno.EFBIG):
             wire.write(ino, (1 << 63) - 1, b"ab")
 
@@ -340,6 +340,45 @@ class TestSpace:
         with refused(errno.ENOSYS):
             wire.ask(abi.LSEEK, wire.mknod(ROOT, b"a"), abi.LSEEK_IN.pack(0, os.SEEK_DATA))
         wire.close()
+
+
+class TestFlags:
+    def ioctl(self, wire: Wire, ino: int, command: int, data: bytes = b"", room: int = 0) -> bytes:
+        reply = wire.ask(abi.IOCTL, ino, abi.IOCTL_IN.pack(0, command, 0, len(data), room) + data)
+        assert reply[:abi.IOCTL_OUT.size] == bytes(abi.IOCTL_OUT.size)
+        return reply[abi.IOCTL_OUT.size:]
+
+    def test_flags(self, wire: Wire) -> None:
+        ino = wire.mknod(ROOT, b"a")
+        assert self.ioctl(wire, ino, ioctls.FS_IOC_SETFLAGS, b"\x60\0\0\0") == b""
+        assert self.ioctl(wire, ino, ioctls.FS_IOC_GETFLAGS, room=4) == b"\x60\0\0\0"
+        assert self.ioctl(wire, ino, ioctls.FS_IOC_GETFLAGS, room=8) == b"\x60" + bytes(7)
+        assert self.ioctl(wire, ino, ioctls.FS_IOC_FSGETXATTR, room=28) == b"\x90" + bytes(27)
+        statx = dict(zip((name for name, code in abi.STATX_OUT.fields if "x" not in code),
+                         abi.STATX_OUT.unpack(wire.ask(abi.STATX_OP, ino, bytes(24)))))
+        assert (statx["stat.attributes"], statx["stat.attributes_mask"]) == (0x60, 0x70)
+        assert wire.getattr(ino).rdev == 0
+        wire.write(ino, 0, b"abc", opened=os.O_APPEND)
+        for offset, opened in ((0, os.O_APPEND), (3, 0)):
+            with refused(errno.EPERM):
+                wire.write(ino, offset, b"abc", opened=opened)
+        assert wire.read(ino, 0, 100) == b"abc"
+
+    def test_refused(self, wire: Wire) -> None:
+        ino, fifo = wire.mknod(ROOT, b"a"), wire.mknod(ROOT, b"f", 0o010644)
+        for node, command, data, code in ((ino, 0x5401, b"", errno.ENOTTY),
+                                          (fifo, ioctls.FS_IOC_GETFLAGS, b"", errno.ENOTTY),
+                                          (ino, ioctls.FS_IOC_SETFLAGS, b"\1\0", errno.EINVAL),
+                                          (ino, ioctls.FS_IOC_SETFLAGS, b"\1\0\0\0", errno.EOPNOTSUPP),
+                                          (ino, ioctls.FS_IOC_SETFLAGS, b"\0\0\0\x80", errno.EOPNOTSUPP),
+                                          (ino, ioctls.FS_IOC_FSSETXATTR, b"\x10" + bytes(20), errno.EINVAL),
+                                          (ino, ioctls.FS_IOC_FSSETXATTR, bytes(4) + b"\1" + bytes(23),
+                                           errno.EOPNOTSUPP)):
+            with refused(code):
+                self.ioctl(wire, node, command, data)
+        wire.uid, wire.pid = 1000, 0
+        with refused(errno.EPERM):
+            self.ioctl(wire, ino, ioctls.FS_IOC_SETFLAGS, b"\x40\0\0\0")
 
 
 class TestDirectories:

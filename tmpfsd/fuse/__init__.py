@@ -11,6 +11,7 @@ opens or knows an event loop: Session.handle(request) returns the reply.
     data.py           the bytes of files, from frames and into frames
     space.py          room and holes: reserving, punching, finding
     directories.py    listings
+    ioctls.py         the flags of files
     xattrs.py         extended attributes
     replies.py        replies that several handlers make
     notify.py         what the kernel is told unasked

@@ -121,7 +121,7 @@ OPEN_OUT = Structure("fuse_open_out", 16, ("fh", "Q"), ("open_flags", "I"), ("ba
 READ_IN = Structure("fuse_read_in", 40, ("fh", "8x"), ("offset", "Q"), ("size", "I"), ("read_flags", "4x"),
                     ("lock_owner", "8x"), ("flags", "4x"), ("padding", "4x"))
 WRITE_IN = Structure("fuse_write_in", 40, ("fh", "8x"), ("offset", "Q"), ("size", "I"), ("write_flags", "I"),
-                     ("lock_owner", "8x"), ("flags", "4x"), ("padding", "4x"))
+                     ("lock_owner", "8x"), ("flags", "I"), ("padding", "4x"))
 WRITE_OUT = Structure("fuse_write_out", 8, ("size", "I"), ("padding", "4x"))
 FALLOCATE_IN = Structure("fuse_fallocate_in", 32, ("fh", "8x"), ("offset", "Q"), ("length", "Q"), ("mode", "I"),
                          ("padding", "4x"))

@@ -21,15 +21,16 @@ from tmpfsd.fuse.abi import (
     FATTR_UID
 )
 from tmpfsd.fuse.replies import BLOCK_SIZE, FOREVER, SECOND
-from tmpfsd.tmpfs import vnops
+from tmpfsd.tmpfs import fileattr, vnops
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.layout import tn_btime
+from tmpfsd.tmpfs.layout import FL_APPEND, FL_IMMUTABLE, FL_NODUMP, tn_btime
 
 if TYPE_CHECKING:
     from tmpfsd.fuse.session import Session
 
 _STATFS, _STATX = abi.STATFS_OUT.reply(), abi.STATX_OUT.reply()
 STATX_BASIC_STATS, STATX_BTIME = 0x7FF, 0x800       # <linux/stat.h>
+STATX_FLAGS = FL_IMMUTABLE | FL_APPEND | FL_NODUMP  # STATX_ATTR_*: the same bits
 MINOR_LOW, MINOR_HIGH, MAJOR_MASK = 0xFF, 0xFFF00, 0xFFF        # new_encode_dev(): mmmM MMmm
 
 
@@ -52,7 +53,9 @@ def setattr_(s: Session, ino: int, data: bytes) -> bytes:
         size=size if valid & FATTR_SIZE else None,
         atime_ns=_time(valid & FATTR_ATIME, valid & FATTR_ATIME_NOW, atime, atimensec, now),
         mtime_ns=_time(valid & FATTR_MTIME, valid & FATTR_MTIME_NOW, mtime, mtimensec, now),
-        ctime_ns=_time(valid & FATTR_CTIME, 0, ctime, ctimensec, now))
+        ctime_ns=_time(valid & FATTR_CTIME, 0, ctime, ctimensec, now),
+        touched=not (valid & FATTR_ATIME and not valid & FATTR_ATIME_NOW
+                     or valid & FATTR_MTIME and not valid & FATTR_MTIME_NOW))
     return replies.attributes(s, ino)
 
 
@@ -68,9 +71,10 @@ def statx(s: Session, ino: int, _data: bytes) -> bytes:
     mount = s.mount
     (mode, links, uid, gid, rdev, size, blocks, atime, mtime, ctime, _generation) = vnops.getattr(mount, ino)
     btime = tn_btime(mount.arena, mount.mem.node(ino))
+    attributes = fileattr.get(mount, ino) & STATX_FLAGS if mount.flagged else 0
     times = [part for ns in (atime, btime, ctime, mtime) for part in divmod(ns, SECOND)]
-    return _STATX.pack(_STATX.size, 0, s.unique, FOREVER, STATX_BASIC_STATS | STATX_BTIME, BLOCK_SIZE, 0, links, uid,
-                       gid, mode, ino, size, blocks, 0, *times, rdev >> 8 & MAJOR_MASK,
+    return _STATX.pack(_STATX.size, 0, s.unique, FOREVER, STATX_BASIC_STATS | STATX_BTIME, BLOCK_SIZE, attributes,
+                       links, uid, gid, mode, ino, size, blocks, STATX_FLAGS, *times, rdev >> 8 & MAJOR_MASK,
                        rdev & MINOR_LOW | rdev >> 12 & MINOR_HIGH)
 
 

@@ -14,6 +14,7 @@ Limits      strictatime that is set after the first OPEN was ENOSYS counts only 
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def read(s: Session, ino: int, data: bytes) -> Reply:
 
 def write(s: Session, ino: int, request: memoryview) -> bytes:
     """WRITE: fuse_write_in, the bytes."""
-    offset, size, flags = _write_in(request, BODY)
+    offset, size, flags, opened = _write_in(request, BODY)
     if size != len(request) - DATA:
         raise FsError(errno.EINVAL)
     demand_regular(s, ino)
@@ -64,7 +65,7 @@ def write(s: Session, ino: int, request: memoryview) -> bytes:
     if flags & abi.WRITE_KILL_SUIDGID or mount.strips:
         _strip(s, ino, flags)
     do = writeback.write if flags & abi.WRITE_CACHE else vnops.write
-    done = do(mount, ino, offset, request[DATA:])
+    done = do(mount, ino, offset, request[DATA:], opened & os.O_APPEND != 0)
     return _pack_write(_WRITE_SIZE, 0, s.unique, done)
 
 

@@ -26,7 +26,7 @@ import logging
 import traceback
 from typing import Any, Callable, NamedTuple, Protocol, Sequence
 
-from tmpfsd.fuse import abi, attributes, data, directories, init, names, replies, space, xattrs
+from tmpfsd.fuse import abi, attributes, data, directories, init, ioctls, names, replies, space, xattrs
 from tmpfsd.fuse.caller import Caller
 from tmpfsd.fuse.init import Agreement, Refusal
 from tmpfsd.options import Config
@@ -114,7 +114,7 @@ OPERATIONS: dict[int, Operation] = {
     abi.FLUSH: Operation("flush", not_served),
     abi.FSYNC: Operation("fsync", not_served),
     abi.FSYNCDIR: Operation("fsyncdir", not_served),
-    abi.IOCTL: Operation("ioctl", not_served),
+    abi.IOCTL: Operation("ioctl", ioctls.ioctl, abi.IOCTL_IN.size),
     abi.POLL: Operation("poll", not_served),
     abi.RELEASE: Operation("release", nothing_to_do),
     abi.RELEASEDIR: Operation("releasedir", nothing_to_do),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tmpfsd.fuse import abi, replies
 from tmpfsd.fuse.abi import BODY
 from tmpfsd.fuse.data import demand_regular, strip_noted
-from tmpfsd.tmpfs import cut, holes, regfile
+from tmpfsd.tmpfs import cut, fileattr, holes, regfile
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.fallocate import reserve
 
@@ -39,6 +39,8 @@ def fallocate(s: Session, ino: int, data: bytes) -> bytes:
     if s.mount.strips:
         strip_noted(s, ino)
     if mode & PUNCH_HOLE:
+        if s.mount.flagged:
+            fileattr.demand_loose(s.mount, ino)
         cut.punch(s.mount, ino, offset, length)
     else:
         reserve(s.mount, ino, offset, length, bool(mode & KEEP_SIZE))

@@ -16,7 +16,7 @@ import os
 from functools import lru_cache
 from typing import NamedTuple
 
-CAP_FSETID, CAP_SYS_ADMIN = 4, 21       # <linux/capability.h>
+CAP_FOWNER, CAP_FSETID, CAP_LINUX_IMMUTABLE, CAP_SYS_ADMIN = 3, 4, 9, 21       # <linux/capability.h>
 
 
 class Seen(NamedTuple):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from tmpfsd.tmpfs import regfile, vnops
+from tmpfsd.tmpfs import fileattr, regfile, vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import tn_size, touch
 from tmpfsd.uvm.errors import VmError
@@ -29,6 +29,8 @@ def copy(mp: Mount, source: int, start: int, target: int, to: int, length: int) 
     => FsError EINVAL (ranges of one file that overlap), EFBIG; NoMemory, SwapIOError when not even one byte.
     => Both are regular files.  => O(MOST).  => Breathes.
     """
+    if mp.flagged:
+        fileattr.demand_writable(mp, target, to, appends=False)
     length = min(length, tn_size(mp.arena, mp.mem.node(source)) - start, MOST)
     if source == target and start < to + length and to < start + length:
         raise FsError(errno.EINVAL)

@@ -19,7 +19,7 @@ import errno
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from tmpfsd.tmpfs import doomed, layout, node
+from tmpfsd.tmpfs import doomed, fileattr, layout, node
 from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.directory import DIRENT_SIZE
 from tmpfsd.tmpfs.errors import FsError
@@ -56,7 +56,7 @@ class Gone(NamedTuple):
 def detach(mp: Mount, dino: int, name: bytes) -> int:
     """Take the name of a directory away, with all that is below it; the inode number.  Never needs memory.
 
-    => FsError ENOENT, ENOTDIR; SwapIOError; nothing has changed.  => The reaper does the rest.
+    => FsError ENOENT, ENOTDIR, EPERM; SwapIOError; nothing has changed.  => The reaper does the rest.
     """
     mem, arena, dirs = mp.mem, mp.arena, mp.dirs
     dat = mem.node_w(dino)
@@ -67,6 +67,8 @@ def detach(mp: Mount, dino: int, name: bytes) -> int:
     at = mem.node_w(ino)
     if layout.tn_mode(arena, at) & S_IFMT != S_IFDIR:
         raise FsError(errno.ENOTDIR)
+    if mp.flagged:
+        fileattr.demand_removable(mp, dat, at)
     entry = _Entry(value, ino, at, mem.nlookup_word(ino))
     now = mp.now()
     dirs.remove(dat, key, path)

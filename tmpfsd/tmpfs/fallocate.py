@@ -18,6 +18,7 @@ import errno
 import logging
 from typing import TYPE_CHECKING
 
+from tmpfsd.tmpfs import fileattr
 from tmpfsd.tmpfs.cut import take_off
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
@@ -40,8 +41,10 @@ Run = tuple[int, int]       # page index in the file, how many
 def reserve(mp: Mount, ino: int, offset: int, length: int, keep_size: bool) -> None:
     """Have pages for [offset, offset + length) of a regular file; it is made as long, unless its size is to be kept.
 
-    => NoMemory, SwapIOError, FsError EFBIG: nothing has changed.  => O(pages that are missing).  => Breathes.
+    => NoMemory, SwapIOError, FsError EFBIG, EPERM: nothing has changed.  => O(pages that are missing).  => Breathes.
     """
+    if mp.flagged:
+        fileattr.demand_writable(mp, ino, tn_size(mp.arena, mp.mem.node(ino)), appends=True)
     end = offset + length
     if end > MAX_SIZE:
         raise FsError(errno.EFBIG)

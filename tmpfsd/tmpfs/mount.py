@@ -32,8 +32,8 @@ class Mount:
     """A file system in memory that pages out.  => OSError: the swap file or device cannot be opened."""
 
     __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "clock", "now", "generation",
-                 "lost_nodes", "gate", "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels", "strips",
-                 "nr_inodes", "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold")
+                 "lost_nodes", "flagged", "gate", "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels",
+                 "strips", "nr_inodes", "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -57,6 +57,7 @@ class Mount:
         self.untold: list[Gone] = []
         self.acl, self.xattr = config.acl, config.xattr
         self.set_atime(config.noatime or config.readonly, config.nodiratime, config.strictatime)
+        self.flagged = False                # whether a node was ever given flags (fileattr.py)
         self.labels = False                 # whether a security label was ever set: before, they are not supported
         # By node, its generation and next mode: those between a SETATTR and its WRITE, at most acl.STRIPS_MAX.
         self.strips: dict[int, tuple[int, int]] = {}

@@ -17,7 +17,7 @@ import errno
 import stat
 from typing import TYPE_CHECKING, Any
 
-from tmpfsd.tmpfs import layout, node
+from tmpfsd.tmpfs import fileattr, layout, node
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
     NAME_INLINE_MAX, NAME_MAX, ROOT_INO, set_tn_ctime, set_tn_links, set_tn_parent, tn_links, tn_mode, tn_name,
@@ -80,6 +80,8 @@ def rename(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, flags: i
         raise FsError(errno.ENOENT)
     if source.ino == target.ino:
         return
+    if mp.flagged:
+        _refuse_fixed(mp, source, target)
     if flags & RENAME_EXCHANGE:
         if not target.ino:
             raise FsError(errno.ENOENT)
@@ -116,6 +118,15 @@ def _is_below(mp: Mount, dino: int, ancestor: int) -> bool:
         dino = tn_parent(mp.arena, at)
         mp.breathe()
     return True
+
+
+def _refuse_fixed(mp: Mount, source: Place, target: Place) -> None:
+    """=> FsError EPERM where chattr(1) forbids it."""
+    fileattr.demand_removable(mp, source.dat, source.at)
+    if target.ino:
+        fileattr.demand_removable(mp, target.dat, target.at)
+    else:
+        fileattr.demand_addable(mp, target.dat)
 
 
 def _refuse_target(mp: Mount, source: Place, target: Place) -> None:

@@ -20,7 +20,7 @@ import stat
 from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
 from typing import TYPE_CHECKING, Any, Final
 
-from tmpfsd.tmpfs import acl, cut, layout, listing, node, regfile, tmpfile, xattr
+from tmpfsd.tmpfs import acl, cut, fileattr, layout, listing, node, regfile, tmpfile, xattr
 from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.caller import CAP_FSETID, CAP_SYS_ADMIN
 from tmpfsd.tmpfs.directory import DIR_SIZE
@@ -113,6 +113,8 @@ def _accessed(mp: Mount, ino: int, at: int) -> None:
     """Update atime, by default as relatime does: when it is not later than mtime or ctime, or a day old (mount(8))."""
     if mp.noatime or mp.gate.broken:
         return
+    if mp.flagged and fileattr.flags_at(mp, at) & layout.FL_NOATIME:
+        return
     now, atime = mp.now(), layout.tn_atime(mp.arena, at)
     if not mp.strictatime and now - atime < DAY and atime > max(layout.tn_mtime(mp.arena, at),
                                                                 layout.tn_ctime(mp.arena, at)):
@@ -159,6 +161,8 @@ def _vacancy(mp: Mount, dino: int, name: bytes) -> tuple[int, tuple[int, Path]]:
     vacancy = mp.dirs.vacancy(dat, name)
     if vacancy is None:
         raise FsError(errno.EEXIST)
+    if mp.flagged:
+        fileattr.demand_addable(mp, dat)
     return dat, vacancy
 
 
@@ -205,8 +209,8 @@ def _make_with(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: in
         arena[start:start + size] = target
     now = mp.now()
     mp.generation += 1
-    init_node(arena, mem.node_w(ino), mode, kind, links, cred.uid, gid, size, mp.generation, now, attributes, rdev,
-              spec, b"" if value & EXTERNAL else name)
+    init_node(arena, mem.node_w(ino), mode, kind, links, cred.uid, gid, size, mp.generation, now, attributes,
+              rdev or fileattr.inherited(mp, dat, mode), spec, b"" if value & EXTERNAL else name)
     touch(arena, dat, now)
     return ino
 
@@ -232,6 +236,8 @@ def link(mp: Mount, ino: int, dino: int, name: bytes) -> int:
         raise FsError(errno.EPERM)
     if links >= LINK_MAX:
         raise FsError(errno.EMLINK)
+    if mp.flagged:
+        fileattr.demand_loose(mp, ino)
     if not links:
         tmpfile.demand_linkable(mp, at)
     hold(mp, ino, 0)
@@ -272,6 +278,8 @@ def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
         raise FsError(errno.ENOENT)
     key, value, ino, path = found
     at = mem.node_w(ino)
+    if mp.flagged:
+        fileattr.demand_removable(mp, dat, at)
     if (tn_mode(arena, at) & TYPE_MASK == S_IFDIR) != is_dir:
         raise FsError(errno.ENOTDIR if is_dir else errno.EISDIR)
     if is_dir and not dirs.is_empty(at):
@@ -291,15 +299,20 @@ def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
 
 def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | None = None, gid: int | None = None,
             size: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
-            ctime_ns: int | None = None, by_path: bool = False) -> None:
+            ctime_ns: int | None = None, by_path: bool = False, touched: bool = False) -> None:
     """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size, ids).  => Breathes.
 
     A new owner takes the set-id bits of anything but a directory, a new size too unless the caller has CAP_FSETID, and
     a call that changes nothing is how the kernel says that they must go: before a write, or at chown(-1, -1).
+    => touched: the times are those of now, which need less rights than others (fileattr.py).
     => by_path is truncate(2), which changes no time where there was nothing and is to be nothing (as tmpfs has it).
     """
     if (uid or 0) >> 32 or (gid or 0) >> 32:
         raise FsError(errno.EINVAL)
+    if mp.flagged:
+        times = atime_ns is not None or mtime_ns is not None
+        others = any(value is not None for value in (mode, uid, gid, size))
+        fileattr.demand_settable(mp, ino, others or times and not touched, times)
     if mode is not None and mp.acl:
         acl.chmod(mp, ino, mode)
     stays_empty = by_path and size == 0 and _is_empty(mp, ino)
@@ -386,8 +399,13 @@ def read(mp: Mount, ino: int, offset: int, size: int) -> bytes | bytearray:
     return regfile.read(mp, ino, offset, size)
 
 
-def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview) -> int:
-    """Bytes written, fewer than all when memory ran out on the way.  => FsError EFBIG.  => Breathes."""
+def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview, appends: bool = False) -> int:
+    """Bytes written, fewer than all when memory ran out on the way.  => FsError EFBIG, EPERM.  => Breathes.
+
+    => appends: through a descriptor that may append only, as files that are append-only need it (fileattr.py).
+    """
+    if mp.flagged:
+        fileattr.demand_writable(mp, ino, offset, appends)
     done = regfile.write(mp, ino, offset, data)
     touch(mp.arena, mp.mem.node_w(ino), mp.now())
     return done
@@ -427,6 +445,8 @@ def setxattr(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0, cre
     xattr.demand_supported(mp, name)
     if len(value) > xattr.XATTR_SIZE_MAX:
         raise FsError(errno.E2BIG)
+    if mp.flagged:
+        fileattr.demand_loose(mp, ino)
     if name in xattr.ACL_NAMES:
         acl.set_acl(mp, ino, name, value, cred)
     else:
@@ -437,6 +457,8 @@ def setxattr(mp: Mount, ino: int, name: bytes, value: bytes, flags: int = 0, cre
 def removexattr(mp: Mount, ino: int, name: bytes, cred: Any = None) -> None:
     """Remove an attribute.  => FsError ENODATA (an ACL need not be there), EOPNOTSUPP.  => Breathes."""
     xattr.demand_supported(mp, name)
+    if mp.flagged:
+        fileattr.demand_loose(mp, ino)
     if name in xattr.ACL_NAMES:
         acl.set_acl(mp, ino, name, acl.encode([]), cred)
     else:

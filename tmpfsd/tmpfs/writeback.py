@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
 
-def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview) -> int:
+def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview, appends: bool = False) -> int:
     """Write all of it.  => Errors as vnops.write(), FsError EROFS; what was written before stays.  => Breathes."""
     done = 0
     try:
         mp.gate.demand_writable()
         while done < len(data):
             try:
-                done += vnops.write(mp, ino, offset + done, data[done:])
+                done += vnops.write(mp, ino, offset + done, data[done:], appends)
             except NoMemory as shortage:
-                done += reap.retry(mp, shortage, vnops.write, mp, ino, offset + done, data[done:])
+                done += reap.retry(mp, shortage, vnops.write, mp, ino, offset + done, data[done:], appends)
     except (FsError, VmError) as error:
         mp.gate.lost_write(ino, offset + done, len(data) - done, error)
         raise
