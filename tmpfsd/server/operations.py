@@ -216,7 +216,7 @@ class Operations(pyfuse3.Operations):
     @changing
     def setattr(self, ino: int, attr: EntryAttributes, fields: Any, fh: int | None,
                 ctx: Any) -> EntryAttributes:
-        wanted: dict[str, int] = {}
+        wanted: dict[str, Any] = {}
         if fields.update_mode:
             wanted["mode"] = stat.S_IMODE(attr.st_mode)
         if fields.update_uid:
