@@ -72,9 +72,20 @@ def test_every_flag_is_said_of_its_command(name: str) -> None:
     assert [flag for flag in flags if not has_word(found[0], flag)] == []
 
 
-def test_readme_has_every_mount_option() -> None:
-    text = (REPOSITORY / "README.md").read_text()
-    assert [name for name in VALUED if f"{name}=`" not in text] == []
+def test_the_page_of_options_has_each() -> None:
+    text = (REPOSITORY / "tmpfsd/options.md").read_text()
+    assert [name for name in VALUED if f"`{name}=`" not in text] == []
+
+
+def test_options_of_readme_are_options() -> None:
+    """Those of its table, with their defaults."""
+    rows = re.findall(r"^\| `(\w+)(=\w*)?` \| ([^|]*) \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    page = (REPOSITORY / "tmpfsd/options.md").read_text()
+    assert len(rows) == 10
+    for name, value, default in rows:
+        assert name in (VALUED if value else {**FLAGS, **dict.fromkeys(GENERIC)})
+        kept = re.search(rf"^\|.*`{name}=?`.*? \| ([^|]*) \| ", page, re.MULTILINE)
+        assert kept and (default in kept[1] or default == "none"), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,7 @@
-"""Every command in README.md is run, top to bottom, in a copy of the repository and a mount namespace of its own."""
+"""Every command in README.md is run, top to bottom, in a copy of the repository and a mount namespace of its own.
+
+The pages beside the code have no commands of their own that a shell would take; what they link to must be there.
+"""
 
 import os
 import re
@@ -12,20 +15,22 @@ from tests import sandbox
 from tests.sandbox import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
+PAGES = sorted(path for folder in ("tmpfsd", "tools") for path in (REPOSITORY / folder).rglob("*.md"))
+WRITTEN = [path for path in PAGES if path.parent.name not in ("bench", "experiments")]      # the others by programs
+MOST_LINES = 190
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "build", "mnt", ".*cache", ".hypothesis",
                                   "__pycache__", "*.png")
 # What would take too long or reach out of the sandbox, and what is run instead.
 INSTEAD = {
-    "make bench NULLFS=nullfs.c EXAMPLE=tmpfs.py BENCH_OPTS=\"--peer 'memfs_ll=memfs_ll -f {mnt}'\"": "make -n bench",
-    "make test": "make test T=tests/unit/test_layout.py",
     "make test T=tests/unit": "make test T=tests/unit/test_layers.py",
     "make lint": "make -n lint",
     "make bench": "make -n bench",
     "make experiments": "make -n experiments",
-    "make stress N=100000": "make -n stress N=100000",     # minutes; its parts are tests of their own
-    "pip install .": "test -f setup.cfg",               # test_man.py builds and installs the wheel
-    "man tmpfsd": "man -l tools/man/tmpfsd.8",
-    "sudo tmpfsctl install": "tmpfsctl install",
+    # test_man.py builds and installs the wheel
+    "python3 -m venv /opt/tmpfsd": "true",
+    "/opt/tmpfsd/bin/pip install .": "test -f setup.cfg",
+    "ln -sf /opt/tmpfsd/bin/tmpfsd /opt/tmpfsd/bin/tmpfsctl /usr/local/sbin/": "true",
+    "man -M /opt/tmpfsd/share/man tmpfsd": "man -l tools/man/tmpfsd.8",
 }
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
@@ -75,14 +80,55 @@ def test_a_command_that_fails_is_seen(copy: Path) -> None:
     assert status == 1 and "frobnicate" in output and "+ true" not in output
 
 
+def kinds(text: str) -> tuple[set[str], set[str]]:
+    """What blocks begin with, and end with."""
+    found = re.findall(r"^```(\w*)$", text, re.MULTILINE)
+    return set(found[::2]), set(found[1::2])
+
+
 def test_no_command_hides_from_the_test() -> None:
     """Blocks are of shell commands or say what else they are, and none is indented; what is replaced is there."""
-    kinds = re.findall(r"^```(\w*)$", README, re.MULTILINE)
-    assert set(kinds[::2]) == {"sh", "text", "fstab"} and set(kinds[1::2]) == {""}
+    assert kinds(README) == ({"sh", "text", "fstab"}, {""})
     assert not re.search(r"^    \S", re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
     assert set(INSTEAD) <= set(commands(README)) and len(commands(README)) > 20
 
 
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_commands_that_are_run_stand_in_readme(page: Path) -> None:
+    begin, end = kinds(page.read_text())
+    assert begin <= {"text"} and end <= {""}
+
+
+@pytest.mark.parametrize("page", [REPOSITORY / "README.md", *PAGES], ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_what_is_linked_to_is_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_what_a_page_names_is_there(page: Path) -> None:
+    """Modules by their path from the package, from the page, or alone."""
+    names = set(re.findall(r"`((?:\w+/)*\w+\.py)`", page.read_text()))
+    roots = (page.parent, REPOSITORY / "tmpfsd", REPOSITORY)
+    assert [name for name in names if not any((root / name).exists() for root in roots)
+            and not list((REPOSITORY / "tmpfsd").rglob(name))] == []
+
+
+def test_every_page_can_be_found_from_readme() -> None:
+    todo, seen = [REPOSITORY / "README.md"], set()
+    while todo:
+        page = todo.pop().resolve()
+        if page not in seen:
+            seen.add(page)
+            todo += [page.parent / link for link in re.findall(r"\]\(([^)#:]+\.md)\)", page.read_text())]
+    assert [page for page in PAGES if page not in seen] == []
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= MOST_LINES
+
+
 def test_every_subcommand_is_named() -> None:
     from tmpfsd.cli import ctl
-    assert [name for name in ctl.SUBCOMMANDS if f"| `{name}" not in README] == []
+    text = (REPOSITORY / "tmpfsd/cli/README.md").read_text()
+    assert [name for name in ctl.SUBCOMMANDS if f"| `{name}" not in text] == []
