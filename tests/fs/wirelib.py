@@ -96,7 +96,7 @@ class Wire:
         self.mp = mp or make_mount(swap, **options)
         config = Config(**{"swap": None, "uid": 0, "gid": 0, **options})
         self.session = Session(self.mp, config, self.rules)
-        self.unique = 0
+        self.unique = self.steps = 0        # steps: of what was answered later
         self.uid = self.gid = self.pid = 0
         if flags:
             self.init(flags)
@@ -114,6 +114,9 @@ class Wire:
     def ask(self, opcode: int, ino: int, body: bytes = b"") -> bytes:
         """What a request is answered with, behind the header.  => Refused."""
         reply = self.raw(self.request(opcode, ino, body))
+        while reply is None and self.session.later:
+            self.steps += 1
+            reply = joined(self.session.go_on())
         assert reply is not None, f"opcode {opcode}: no reply"
         length, error, unique = abi.OUT_HEADER.unpack(reply)
         assert length == len(reply) and unique == self.unique, f"opcode {opcode}: {reply!r}"

@@ -150,10 +150,11 @@ def test_refused_by_name(text: str) -> None:
 
 
 def test_every_figure_of_a_status_is_exported(tmp_path: Path) -> None:
-    """But names, the submap's (its used bytes are its pools' pages), and what is told for each store."""
+    """But names, the submap's (its used bytes are its pools' pages), and what is told of each store."""
     state = real_status(tmp_path)
     text = metrics.page(state).decode()
-    left_out = {"backend", "mountpoint", "edge", "compiled", "stores", "submap", "pid", "swap", "paging", "pools", "data"}
+    left_out = {"backend", "mountpoint", "edge", "compiled", "stores", "submap", "pid", "swap", "paging", "pools",
+                "data"}
     for name in set(state) - left_out:
         assert f"tmpfsd_{name}" in text, name
     for name in set(state["swap"]) - {"path", "files"}:

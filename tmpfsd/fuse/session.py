@@ -24,11 +24,13 @@ from __future__ import annotations
 import errno
 import logging
 import traceback
+from collections import deque
 from typing import Any, Callable, NamedTuple, Protocol, Sequence
 
 from tmpfsd.fuse import abi, attributes, data, directories, init, ioctls, names, replies, space, xattrs
 from tmpfsd.fuse.caller import Caller
 from tmpfsd.fuse.init import Agreement, Refusal
+from tmpfsd.fuse.later import Later
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import reap, vnops
 from tmpfsd.tmpfs.errors import FsError
@@ -134,8 +136,8 @@ _FORGET = NO_ANSWER[abi.FORGET].name
 class Session:
     """The connection of one mount.  What handlers need of a request is in `unique` and `caller`."""
 
-    __slots__ = ("mount", "config", "policy", "agreed", "unique", "caller", "notices", "on_init", "refusal", "_known",
-                 "_requests", "_check_each", "_table", "_silent")
+    __slots__ = ("mount", "config", "policy", "agreed", "unique", "caller", "notices", "later",
+                 "on_init", "refusal", "_known", "_requests", "_check_each", "_table", "_silent")
 
     def __init__(self, mount: Mount, config: Config, policy: Policy) -> None:
         self.mount, self.config, self.policy = mount, config, policy
@@ -143,6 +145,7 @@ class Session:
         self.unique = 0
         self.caller = Caller()
         self.notices: list[bytes] = []      # to be written after the reply
+        self.later: deque[Later] = deque()  # what is answered when it is done, first come, first served
         self.on_init: Callable[[], None] = lambda: None
         self.refusal = ""                   # why this kernel is not served
         self._requests = policy.requests
@@ -187,6 +190,28 @@ class Session:
             log.exception("%s: unexpected", operation.name)
             code = errno.EIO
         return replies.refused(unique, code)
+
+    def go_on(self) -> Reply:
+        """Take a step of the first request that is answered later: its answer, or None while it is not done.  O(1).
+
+        => There is one.
+        """
+        later = self.later[0]
+        try:
+            self.policy.demand_writable()
+            self.mount.breathe()
+            if self._known(later.ino - 1) and later.step():
+                return None
+            code = 0
+        except (FsError, VmError) as error:
+            code = self.policy.errno_of(error, later.name)
+        except AssertionError as error:
+            code = self._broken(error, later.name)
+        except Exception:
+            log.exception("%s: unexpected", later.name)
+            code = errno.EIO
+        self.later.popleft()
+        return replies.refused(later.unique, code)
 
     def demand_known(self, ino: int) -> None:
         """=> FsError ESTALE for an inode that is not there (S3)."""

@@ -12,11 +12,13 @@ Limits      What is reserved behind the end of a file (KEEP_SIZE) does not heed 
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tmpfsd.fuse import abi, replies
 from tmpfsd.fuse.abi import BODY
 from tmpfsd.fuse.data import demand_regular, strip_noted
+from tmpfsd.fuse.later import Later
 from tmpfsd.tmpfs import cut, fileattr, holes, regfile
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.fallocate import reserve
@@ -25,11 +27,12 @@ if TYPE_CHECKING:
     from tmpfsd.fuse.session import Session
 
 KEEP_SIZE, PUNCH_HOLE = 1, 2                # <linux/falloc.h>
+FEW_STEPS = 4                               # of cut.take_off_some(): a millisecond
 _LSEEK = abi.LSEEK_OUT.reply()
 
 
-def fallocate(s: Session, ino: int, data: bytes) -> bytes:
-    """FALLOCATE: fuse_fallocate_in."""
+def fallocate(s: Session, ino: int, data: bytes) -> bytes | None:
+    """FALLOCATE: fuse_fallocate_in.  A long range is punched later."""
     offset, length, mode = abi.FALLOCATE_IN.unpack(data, BODY)
     if mode not in (0, KEEP_SIZE, KEEP_SIZE | PUNCH_HOLE):
         raise FsError(errno.EOPNOTSUPP)
@@ -41,10 +44,21 @@ def fallocate(s: Session, ino: int, data: bytes) -> bytes:
     if mode & PUNCH_HOLE:
         if s.mount.flagged:
             fileattr.demand_loose(s.mount, ino)
-        cut.punch(s.mount, ino, offset, length)
-    else:
-        reserve(s.mount, ino, offset, length, bool(mode & KEEP_SIZE))
+        return _punch(s, ino, offset, length)
+    reserve(s.mount, ino, offset, length, bool(mode & KEEP_SIZE))
     return replies.done(s)
+
+
+def _punch(s: Session, ino: int, offset: int, length: int) -> bytes | None:
+    """Punch what takes few steps at once, and the rest of it later."""
+    mount = s.mount
+    first, last = cut.punch_ends(mount, ino, offset, length)
+    for _ in range(FEW_STEPS):
+        if not cut.take_off_some(mount, ino, first, last):
+            return replies.done(s)
+        mount.breathe()
+    s.later.append(Later(s.unique, ino, "fallocate", partial(cut.take_off_some, mount, ino, first, last)))
+    return None
 
 
 def lseek(s: Session, ino: int, data: bytes) -> bytes:

@@ -8,6 +8,7 @@ Picture     SPIN (epoll(0)) -nothing for a while-> BLOCK (epoll of 1 ms) -quiet 
             when none came for long.  In SLEEP the spin is 0: an idle mount costs no CPU.  With one core there is no
             spin: it would hold the client up.
             A turn ends after TURN, or when nothing came for a millisecond: then trio runs once.
+            What is answered later (fuse/later.py) gets a slice when nothing waits, and each GAP when something does.
 Ending      ENODEV from the device: it was unmounted, or aborted; or stop() was called.
 Limits      A request whose caller was killed is gone between poll and read: the read says EAGAIN, and nothing is lost.
 """
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 TURN = 4 * MILLISECOND
 BLOCK = 0.001                                           # seconds
+SLICE = MILLISECOND                                     # of what is answered later (fuse/later.py)
+GAP = 8 * MILLISECOND                                   # between two slices while there are requests
 ENDED = (errno.ENODEV, errno.ECONNABORTED)
 AGAIN = (errno.EAGAIN, errno.ENOENT, errno.EINTR)       # ENOENT: the request was taken back while it was being read
 UNIQUE = slice(8, 16)                                   # of a reply's header
@@ -49,6 +52,7 @@ class NativeLoop:
         self.spin = 0 if self.adaptive else int(spin) * MICROSECOND
         self.closed = False
         self._clock = clock
+        self._sliced = 0                        # when work for a later answer was done last
         self._alone = one_core()
         self._buffer = memoryview(bytearray(BUFFER))
         self._epoll = select.epoll()            # 2 to 7 us of CPU a request less than poll(2), on one core
@@ -96,11 +100,24 @@ class NativeLoop:
         clock = self._clock
         start = last = clock()
         while not self.closed and last - start < TURN:
-            if not self._wait(last):
+            if self.session.later and (clock() - self._sliced > GAP or not self._poll(0)):
+                last = self._go_on()
+            elif not self._wait(last):
                 return last
-            if self._serve_one():
+            elif self._serve_one():
                 last = clock()
         return last
+
+    def _go_on(self) -> int:
+        """Work for a slice on what is answered later; when that ended."""
+        session, clock = self.session, self._clock
+        end = clock() + SLICE
+        while session.later and clock() < end:
+            reply = session.go_on()
+            if reply is not None:
+                self._send(reply)
+        self._sliced = clock()
+        return self._sliced
 
     def _wait(self, since: int) -> bool:
         """Whether a request can be read: spin, then block for a millisecond."""

@@ -243,9 +243,15 @@ def free_some(mp: Mount, at: int) -> int:
 def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
     """Make [offset, offset + length) a hole; the size stays.  O(extents of the range).  => Breathes.
 
-    What is reserved behind the end goes as well.  The page that the range ends in stays, as on tmpfs.
-
     => NoMemory, SwapIOError: a part of the range, whole pages of it, may be zero by then.
+    """
+    take_off(mp, ino, *punch_ends(mp, ino, offset, length))
+
+
+def punch_ends(mp: Mount, ino: int, offset: int, length: int) -> tuple[int, int]:
+    """The first part of punch(): the pages [first, last) that are whole are still to be freed.  O(log n).
+
+    What is reserved behind the end goes as well.  The page that the range ends in stays, as on tmpfs.
     """
     arena = mp.arena
     at = mp.mem.node_w(ino)
@@ -257,7 +263,7 @@ def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
         if offset < end:
             start = packed_w(mp, at)
             arena[start + offset:start + end] = bytes(end - offset)
-        return
+        return 0, 0
     first, last = offset + PAGE_MASK >> PAGE_SHIFT, end >> PAGE_SHIFT
     parts = [(offset, min(end, first << PAGE_SHIFT)), (max(offset, last << PAGE_SHIFT), end)]
     if last < first:
@@ -266,7 +272,7 @@ def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
     for place, nbytes in places:
         if place >= 0:
             arena[place:place + nbytes] = bytes(nbytes)
-    take_off(mp, ino, first, last)
+    return first, last
 
 
 def take_off(mp: Mount, ino: int, first: int, last: int) -> None:
@@ -274,7 +280,7 @@ def take_off(mp: Mount, ino: int, first: int, last: int) -> None:
 
     => Breathes.
     """
-    while _punch_extent(mp, ino, first, last):
+    while take_off_some(mp, ino, first, last):
         mp.breathe()
 
 
@@ -284,8 +290,8 @@ def _byte(mp: Mount, at: int, offset: int) -> int:
     return mp.mem.data_w(vpn) + (offset & PAGE_MASK) if vpn and not is_unwritten(mp.vm, vpn) else -1
 
 
-def _punch_extent(mp: Mount, ino: int, first: int, last: int) -> bool:
-    """Free up to STEP_PAGES of the last pages of [first, last); whether there were any."""
+def take_off_some(mp: Mount, ino: int, first: int, last: int) -> bool:
+    """Free up to STEP_PAGES of the last pages of [first, last); whether there were any.  O(STEP_PAGES + log n)."""
     at = mp.mem.node_w(ino)
     found = mp.extents.last_to(at, last - 1) if last > first else None
     if found is None:

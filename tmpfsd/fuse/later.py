@@ -1,0 +1,25 @@
+"""fuse/later.py: a request that takes long, and is answered when its work is done.
+
+Its handler does what must be done at once, puts a Later into Session.later and returns None.  The loop takes steps of
+it between other requests, so that nobody waits but the caller; Session.go_on() says what the answer is.  A read that
+comes meanwhile sees the work half done; changes of the same file wait in the kernel, which holds the inode's lock.
+
+Picture     handler --Later--> session.later --go_on(), a step at a time--> the answer
+Limits      They are taken in turn, the first to its end.  An unmount drops what is left: nobody waits for it then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Later:
+    """The rest of a request on an inode: step() does some of it, and says whether there is more.
+
+    => A step takes less than a millisecond.  It may raise what a vnop raises.  The caller breathes before each.
+    """
+
+    __slots__ = ("unique", "ino", "name", "step")
+
+    def __init__(self, unique: int, ino: int, name: str, step: Callable[[], bool]) -> None:
+        self.unique, self.ino, self.name, self.step = unique, ino, name, step
