@@ -33,6 +33,7 @@ from tmpfsd.mounts import mountinfo
 REPOSITORY = Path(__file__).resolve().parents[2]
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602      # <linux/fs.h>
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 PAGE = 4096
 NOBODY, OTHER = 65534, 12345  # two users with no rights; neither needs to be in the password file

@@ -1,6 +1,6 @@
 """stress/differential.py: the same random system calls on the kernel's tmpfs and on tmpfsd, every answer compared.
 
-    python -m tests.stress.differential SEED STEPS [--seeds N] [-o CONFIGURATION]
+    python -m tests.stress.differential SEED STEPS [--seeds N] [-o CONFIGURATION] [--edge EDGE]
 
 plays STEPS operations for each seed from SEED on; without -o each seed has another of CONFIGURATIONS.  What both must
 agree on is all that player.py sees, but for the table in allowed.py; every so many steps the whole tree is compared.
@@ -31,7 +31,9 @@ from typing import Any, NamedTuple
 from tests.mount import mountlib
 from tests.stress import player
 from tests.stress.allowed import unexplained
-from tests.stress.scripts import ACL_OPERATIONS, OPERATIONS, USERS, Operation, Step, operation, script
+from tests.stress.scripts import (
+    ACL_OPERATIONS, NATIVE_OPERATIONS, OPERATIONS, USERS, Operation, Step, operation, script
+)
 
 ROOT = 0                        # the user who looks at the whole
 EVERY = 1000                    # steps between two looks at the whole
@@ -50,6 +52,15 @@ class Configuration(NamedTuple):
     def acl(self) -> bool:
         """Whether ACLs are played."""
         return "acl" in self.options.split(",")
+
+    def through(self, edge: str) -> Configuration:
+        """The same, served by an edge."""
+        return self._replace(options=f"{self.options},edge={edge}") if edge else self
+
+    @property
+    def native(self) -> bool:
+        """Whether what edge=native passes on beside is played."""
+        return mountlib.EDGE == "native" and "edge=" not in self.options or "edge=native" in self.options.split(",")
 
 
 CHECKED, THRASHING = {"TMPFSD_CHECK": "1"}, {"TMPFSD_CHECK": "1", "TMPFSD_THRASH": "1"}
@@ -100,8 +111,8 @@ class Side:
 class Pair:
     """Both sides."""
 
-    def __init__(self, kernel: str, ours: str, acl: bool) -> None:
-        self.acl = acl
+    def __init__(self, kernel: str, ours: str, acl: bool, native: bool = False) -> None:
+        self.acl, self.native = acl, native
         self.sides: list[Side] = []
         self.pageins = 0                # of ours, at the end
         self.outcomes: Counter[tuple[str, Any]] = Counter()      # (kind, errno): how often
@@ -144,7 +155,7 @@ class Pair:
         self.reset()
         done = 0
         for user, group in itertools.groupby(steps, lambda step: step[0]):
-            operations = [operation(seed, self.acl) for _user, seed in group]
+            operations = [operation(seed, self.acl, self.native) for _user, seed in group]
             self.compare(done, user, operations)
             if (done + len(operations)) // EVERY > done // EVERY:
                 self.compare(done + len(operations) - 1, ROOT, [("dump",)])
@@ -181,7 +192,7 @@ def mounts(configuration: Configuration) -> Iterator[Pair]:
     try:
         ours = mountlib.mount_tmpfsd(f"{SIZE},{options}", **environment)
         try:
-            pair = Pair(str(kernel.mnt), str(ours.mnt), configuration.acl)
+            pair = Pair(str(kernel.mnt), str(ours.mnt), configuration.acl, configuration.native)
             try:
                 yield pair
                 ours.check()
@@ -199,9 +210,9 @@ def mounts(configuration: Configuration) -> Iterator[Pair]:
         kernel.close()
 
 
-def play_again(steps: Sequence[Step], configuration: str = "starving") -> None:
+def play_again(steps: Sequence[Step], configuration: str = "starving", edge: str = "") -> None:
     """Play a script that was cut down."""
-    with mounts(CONFIGURATIONS[configuration]) as pair:
+    with mounts(CONFIGURATIONS[configuration].through(edge)) as pair:
         pair.run(steps)
 
 
@@ -215,7 +226,7 @@ def play(seed: int, nsteps: int, pair: Pair) -> None:
         shorter = pair.shrink(steps, found)
         print(f"play_again({shorter}, CONFIGURATION) plays:", file=sys.stderr)
         for user, number in shorter:
-            print("   ", USERS[user], operation(number, pair.acl), file=sys.stderr)
+            print("   ", USERS[user], operation(number, pair.acl, pair.native), file=sys.stderr)
         raise
 
 
@@ -228,19 +239,20 @@ def main() -> None:
     parser.add_argument("-o", dest="configuration", metavar="CONFIGURATION",
                         choices=[*CONFIGURATIONS, *DEEP_CONFIGURATIONS],
                         help="default: another one for each seed")
+    parser.add_argument("--edge", default="", choices=["native", "pyfuse3"], help="default: that of the mount")
     arguments = parser.parse_args()
     began, total = time.monotonic(), 0
     outcomes: Counter[tuple[str, Any]] = Counter()
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         name = arguments.configuration or [*CONFIGURATIONS][seed % len(CONFIGURATIONS)]
-        with mounts((CONFIGURATIONS | DEEP_CONFIGURATIONS)[name]) as pair:
+        with mounts((CONFIGURATIONS | DEEP_CONFIGURATIONS)[name].through(arguments.edge)) as pair:
             play(seed, arguments.steps, pair)
             total += arguments.steps
             outcomes += pair.outcomes
         rate = total / (time.monotonic() - began)
         print(f"seed {seed}, {name}: {total} operations so far, {rate:.0f}/s, {pair.pageins} page-ins, all alike",
               flush=True)
-    for kind in ACL_OPERATIONS | OPERATIONS:
+    for kind in ACL_OPERATIONS | OPERATIONS | NATIVE_OPERATIONS:
         found = [f"{number or 'done'} {n}" for (what, number), n in outcomes.most_common() if what == kind]
         print(f"{kind:12}", ", ".join(found))
 

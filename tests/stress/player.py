@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import stat
@@ -21,10 +22,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from struct import Struct
 from typing import Any
 
 from tests.mount import mountlib
-from tests.stress.scripts import EXCHANGE, HANDLES, NAMES, NOW, OMIT, USERS, Operation, Place
+from tests.stress.scripts import APPEND, EXCHANGE, HANDLES, NAMES, NOW, OMIT, USERS, Operation, Place
 
 FILL = os.O_CREAT | os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 HOUR = 3600 * 10**9
@@ -32,6 +34,7 @@ WHOLE = 300_000                 # bytes of a file that are compared at each end 
 TICK = 0.012                    # seconds after which the kernel's coarse clock has moved, three times over
 PATIENT = 30                    # one operation in so many waits for that first, so that times tell what it changed
 libc = mountlib.libc
+FLAGS = Struct("=Q")               # what ioctl(2) takes and gives for them
 Answer = dict[str, Any]
 Look = dict[str, os.stat_result]
 
@@ -297,6 +300,80 @@ class Player:
     def do_fsync(self, i: int, data: bool) -> None:
         (os.fdatasync if data else os.fsync)(self.handle(i))
 
+    # --- what edge=native passes on ---
+
+    def do_fallocate(self, i: int, mode: int, offset: int, length: int) -> Answer:
+        checked(libc.fallocate64(self.handle(i), mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
+        return self.do_fstat(i)
+
+    def do_seek(self, i: int, offset: int, whence: int) -> Answer:
+        """Where the next data or hole is: only that what is called a hole reads as zeroes (allowed.py tells why)."""
+        fd = self.handle(i)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return {}
+        if offset >= status.st_size or offset < 0:
+            return {"result": os.lseek(fd, offset, whence)}
+        try:
+            found = os.lseek(fd, offset, whence)
+        except OSError as error:
+            if error.errno != errno.ENXIO or whence != os.SEEK_DATA:
+                raise
+            found = status.st_size
+        bounds = offset <= found <= status.st_size
+        if whence == os.SEEK_DATA:
+            return {"bounds": bounds, "zeroes": not any(self.some_of(i, offset, found))}
+        end = min(os.lseek(fd, found, os.SEEK_HOLE), status.st_size) if found < status.st_size else found
+        return {"bounds": bounds, "zeroes": end == found}
+
+    def some_of(self, i: int, start: int, end: int) -> bytes:
+        """The bytes of a range, of a long one those at its ends; nothing where it may not be read."""
+        try:
+            return (os.pread(self.handle(i), min(end - start, WHOLE), start)
+                    + os.pread(self.handle(i), min(end - start, 4096), max(start, end - 4096)))
+        except OSError:
+            return b""
+
+    def do_tmpfile(self, i: int, place: Place, nameless: bool, mode: int) -> Answer:
+        flags = os.O_TMPFILE | os.O_RDWR | nameless * os.O_EXCL
+        self.take(i, os.open(place[1], flags, mode, dir_fd=self.directory(place)))
+        return fields(os.fstat(self.handles[i]))
+
+    do_linktmp = do_linkfd
+    do_copymore = do_copy
+
+    def do_getflags(self, place: Place) -> Any:
+        with self.opened(place) as fd:
+            return FLAGS.unpack(fcntl.ioctl(fd, mountlib.FS_IOC_GETFLAGS, bytes(8)))[0] & 0xFFFFFFFF
+
+    def do_setflags(self, place: Place, flags: int) -> Any:
+        with self.opened(place) as fd:
+            fcntl.ioctl(fd, mountlib.FS_IOC_SETFLAGS, FLAGS.pack(flags & ~APPEND))
+        return self.do_getflags(place)
+
+    def do_fixed(self, place: Place, flags: int, attempt: list[Any]) -> Answer:
+        answer: Answer = {}
+        with self.opened(place) as fd:
+            before = fcntl.ioctl(fd, mountlib.FS_IOC_GETFLAGS, bytes(8))
+            fcntl.ioctl(fd, mountlib.FS_IOC_SETFLAGS, FLAGS.pack(flags))
+            try:
+                answer["attempt"] = "done"
+                self.call(attempt[0], attempt[1:], answer)
+            except OSError as error:
+                answer["attempt"] = errno.errorcode[error.errno or 0]
+            finally:
+                fcntl.ioctl(fd, mountlib.FS_IOC_SETFLAGS, before)
+        return answer
+
+    @contextmanager
+    def opened(self, place: Place) -> Iterator[int]:
+        """Something to ask for its flags."""
+        fd = os.open(place[1], os.O_RDONLY | os.O_NONBLOCK, dir_fd=self.directory(place))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
     # --- directories ---
 
     def do_list(self, place: Place, size: int, back: int) -> Answer:
@@ -357,6 +434,8 @@ class Player:
         with self.there(place) as path:
             os.setxattr(path, name, pattern(size, size), flags, follow_symlinks=follow)
 
+    do_setboth = do_setxattr
+
     def do_fsetxattr(self, i: int, name: bytes, size: int, flags: int) -> None:
         os.setxattr(self.handle(i), name, pattern(size, size), flags)
 
@@ -416,7 +495,7 @@ class Player:
 
 
 # Operations around which nobody looks: they change no place that has a name.
-QUIET = frozenset(("stat", "access", "readlink", "list", "getxattr", "listxattr", "getacl"))
+QUIET = frozenset(("getflags", "stat", "access", "readlink", "list", "getxattr", "listxattr", "getacl"))
 assert EXCHANGE == mountlib.RENAME_EXCHANGE and (NOW, OMIT) == (mountlib.UTIME_NOW, mountlib.UTIME_OMIT)
 
 

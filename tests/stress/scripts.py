@@ -56,6 +56,7 @@ TIMES = (NOW, NOW, OMIT, 0, 1, YEAR_1988, YEAR_1988 + 10**9, YEAR_2200, -1, -(10
 DEVICES = (0, os.makedev(1, 3), os.makedev(240, 7), os.makedev(4000, 1_000_000))
 TYPES = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFDIR, stat.S_IFLNK, 0)
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
+IMMUTABLE, APPEND, NODUMP, NOATIME = 0x10, 0x20, 0x40, 0x80         # FS_*_FL
 _ACL_HEAD, _ACL_ENTRY = Struct("<I"), Struct("<HHI")                # <linux/posix_acl_xattr.h>
 
 Place = tuple[int, bytes]           # a directory's handle or -1, and a path from there
@@ -173,6 +174,22 @@ def _write(r: Random) -> Operation:
     return handle(r), offset(r), size(r), r.randrange(256)
 
 
+def _length(r: Random) -> int:
+    """How much room."""
+    return r.choice((0, 3 << 30, 1 << 62)) if r.random() < 0.05 else r.choice((1, 100, 4096, 9000, 70_000, 600_000))
+
+
+def _fixed(r: Random) -> Operation:
+    """What is tried with something that is immutable or append-only meanwhile."""
+    at = place(r)
+    attempt: Operation = r.choice((
+        ("unlink", at), ("rmdir", at), ("rename", at, new(r), 0), ("rename", new(r), at, 0),
+        ("link", at, new(r), False), ("chmod", at, 0o777), ("chown", at, 1000, 1000, True), ("utimens", at, NOW, NOW, True),
+        ("utimens", at, 1, 1, True), ("truncate", at, size(r)), ("mkdir", (at[0], at[1] + b"/new"), 0o777),
+        ("setxattr", at, True, ATTRIBUTES[0], 20, 0), ("removexattr", at, True, ATTRIBUTES[0])))
+    return at, r.choice((IMMUTABLE, APPEND)), [*attempt]        # no tuple: that would be a place
+
+
 # kind: (weight, its arguments)
 OPERATIONS: dict[str, tuple[int, Callable[[Random], Operation]]] = {
     "open": (20, _open),
@@ -230,14 +247,27 @@ ACL_OPERATIONS: dict[str, tuple[int, Callable[[Random], Operation]]] = {
     "getacl": (4, lambda r: (place(r), r.choice(ACLS))),
     "removeacl": (2, lambda r: (place(r), r.choice(ACLS))),
 }
-_CHOICES = [(table, list(table), [weight for weight, _make in table.values()])
-            for table in (OPERATIONS, ACL_OPERATIONS)]
+# What edge=native passes on beside.
+NATIVE_OPERATIONS: dict[str, tuple[int, Callable[[Random], Operation]]] = {
+    "fallocate": (12, lambda r: (handle(r), r.choice((0, 0, 1, 1, 3, 3, 3, 2, 8, 16)), offset(r), _length(r))),
+    "seek": (5, lambda r: (handle(r), offset(r), r.choice((os.SEEK_DATA, os.SEEK_HOLE)))),
+    "tmpfile": (6, lambda r: (handle(r), (-1, r.choice((b".", b"a", b"b", b"a/b"))), r.random() < 0.2, mode(r))),
+    "linktmp": (4, lambda r: (handle(r), new(r))),
+    "copymore": (6, lambda r: (handle(r), handle(r), size(r), offset(r), offset(r))),
+    "setflags": (3, lambda r: (place(r), r.choice((0, NODUMP, NOATIME, NODUMP | NOATIME, 1, APPEND)))),
+    "getflags": (2, lambda r: (place(r),)),
+    "fixed": (8, _fixed),
+    "setboth": (3, lambda r: (place(r), True, attribute(r), r.choice(VALUE_SIZES), r.choice((0, 1, 2, 3, 3)))),
+}
+TABLES = {(acls, native): (ACL_OPERATIONS if acls else OPERATIONS) | (NATIVE_OPERATIONS if native else {})
+          for acls in (False, True) for native in (False, True)}
+_CHOICES = {key: (table, list(table), [weight for weight, _make in table.values()]) for key, table in TABLES.items()}
 
 
-def operation(seed: int, acls: bool = False) -> Operation:
+def operation(seed: int, acls: bool = False, native: bool = False) -> Operation:
     """The operation that belongs to a number."""
     r = Random(seed)
-    table, kinds, weights = _CHOICES[acls]
+    table, kinds, weights = _CHOICES[acls, native]
     kind = r.choices(kinds, weights)[0]
     return (kind, *table[kind][1](r))
 

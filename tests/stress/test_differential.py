@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.mount import mountlib
 from tests.stress.allowed import ALLOWED, unexplained
 from tests.stress.differential import CONFIGURATIONS, Different, Pair, mounts, play
-from tests.stress.scripts import ACL_OPERATIONS, OPERATIONS, USERS, Step, script
+from tests.stress.scripts import TABLES, USERS, Step, script
 
 pytestmark = mountlib.needs_root
 SEED = int(os.environ.get("TMPFSD_SEED", "1"))
@@ -29,11 +29,12 @@ def pair() -> Iterator[Pair]:
         yield made
 
 
+@pytest.mark.parametrize("edge", ["pyfuse3", "native"])
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_long_scripts(configuration: str) -> None:
-    with mounts(CONFIGURATIONS[configuration]) as pair:
+def test_long_scripts(configuration: str, edge: str) -> None:
+    with mounts(CONFIGURATIONS[configuration].through(edge)) as pair:
         play(SEED, STEPS, pair)
-        table = ACL_OPERATIONS if pair.acl else OPERATIONS
+        table = TABLES[pair.acl, edge == "native"]
         assert {kind for kind, number in pair.outcomes if not number} >= set(table), "an operation never succeeded"
     assert pair.pageins, "nothing was ever paged: too much memory for so little"
 

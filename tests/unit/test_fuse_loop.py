@@ -191,14 +191,14 @@ def test_a_reply_that_is_not_taken(device: Device, monkeypatch: pytest.MonkeyPat
         assert device.answer() == (errno.EIO, b"")
 
 
-def test_notices_follow_the_reply(device: Device, caplog: pytest.LogCaptureFixture) -> None:
+def test_notices_come_before_the_reply(device: Device, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     device.wire.session.notices.append(notify.inval_inode(5))
 
     async def task() -> None:
         device.ask(abi.GETATTR, ROOT, bytes(16))
-        assert (await trio.to_thread.run_sync(device.answer))[0] == 0
         notice = await trio.to_thread.run_sync(device.kernel.recv, 1000)
+        assert (await trio.to_thread.run_sync(device.answer))[0] == 0
         assert notice == notify.inval_inode(5) and not device.wire.session.notices
 
     run(device.loop, task)

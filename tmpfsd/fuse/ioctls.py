@@ -10,7 +10,7 @@ import errno
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from tmpfsd.fuse import abi, replies
+from tmpfsd.fuse import abi, notify, replies
 from tmpfsd.fuse.abi import BODY
 from tmpfsd.tmpfs import fileattr, layout
 from tmpfsd.tmpfs.errors import FsError
@@ -42,6 +42,7 @@ def ioctl(s: Session, ino: int, data: bytes) -> bytes:
         answer = FSXATTR.pack(sum(xflag for xflag, flag in XFLAGS if flags & flag), 0, 0, 0, 0)
     else:
         fileattr.put(s.mount, ino, _flags_of(command, data), s.caller)
+        s.notices.append(notify.inval_inode(ino))       # its ctime: an IOCTL makes nothing stale
         answer = b""
     answer = answer.ljust(out_size, b"\0") if len(answer) <= out_size <= 8 else answer[:out_size]
     return replies.header(s, abi.IOCTL_OUT.size + len(answer)) + abi.IOCTL_OUT.pack(0, 0, 0, 0) + answer

@@ -144,7 +144,7 @@ class Session:
         self.agreed = Agreement(0, 0)
         self.unique = 0
         self.caller = Caller()
-        self.notices: list[bytes] = []      # to be written after the reply
+        self.notices: list[bytes] = []      # of attributes alone, to be written before the reply
         self.later: deque[Later] = deque()  # what is answered when it is done, first come, first served
         self.on_init: Callable[[], None] = lambda: None
         self.refusal = ""                   # why this kernel is not served

@@ -146,10 +146,10 @@ class NativeLoop:
             return False
         session = self.session
         reply = session.handle(self._buffer[:nbytes])
+        if session.notices:
+            self._tell()            # first: whoever has the answer must not find what is stale
         if reply is not None:
             self._send(reply)
-        if session.notices:
-            self._tell()
         return True
 
     def _send(self, reply: Reply) -> None:
