@@ -56,6 +56,7 @@ SLACK: Final = 32           # frames above the reserve at which reclaim begins: 
 TELL = 1024                 # pages after which check() says how far it is
 GROW = 16384                # pages by which the page table grows: 150 KiB
 SPARE = 16                  # pages that renames may still have where memory and swap are full
+MOST_GIVEN: Final = 128     # pages that get slots for one that needs none: a millisecond
 READAHEAD: Final = 8        # pages read at once where they were written together and are read in order
 NO_FRAME: Final = -1        # frame_of: the page has no owner; -2 and below: it is out, and since when
 WIRED: Final = 0x80         # flags: the kind of a page; the rest is the owner.  Wired: never leaves
@@ -355,8 +356,8 @@ class Vm:
         """Write pages out until another page without a slot is allowed (V6)."""
         most = self.most_slotless - (0 if self.overdrawn else self.spare)
         assert not self.undefined.old, "V8: a page whose content is in its slot only may get another"
-        if self.swap is not None:
-            self.daemon.give_slots(CLUSTER)
+        if self.swap is not None:       # as many as are too many: while frames go, that is more than a cluster
+            self.daemon.give_slots(min(self.nslotless - most + CLUSTER, MOST_GIVEN))
         if self.nslotless >= most:
             raise NoMemory("ram is full of pages that cannot leave" if self.nwired + self.nunowned >= most // 2
                            else "ram is full and no swap space is left")
