@@ -37,6 +37,23 @@ def spread(fs: Driver, npages: int = 40, name: bytes = b"file") -> Pair:
     return pair
 
 
+@pytest.mark.usefixtures("few")
+def test_a_file_handle_does_not_bring_back_what_is_doomed(fs: Driver) -> None:
+    """A handle from before (NFS, open_by_handle_at) has the right generation until the node is free."""
+    pair = spread(fs)
+    top = fs.mkdir(ROOT, b"d")
+    fs.create(top, b"f", 0o600)
+    fs.unlink(ROOT, b"file")
+    fs.forget(pair.ino)
+    assert fs.mp.doomed == pair.ino
+    discard.detach(fs.mp, ROOT, b"d")
+    for ino in (pair.ino, top):
+        for name in (b".", b".."):
+            with refused(errno.ESTALE if name == b"." else errno.ENOTDIR if ino == pair.ino else errno.ENOENT):
+                fs.lookup(ino, name)
+    fs.reap_all(check=True)
+
+
 SIZES = (0, 1, PAGE - 1, PAGE, PAGE + 1, 7 * PAGE, 7 * PAGE + 5, 20 * PAGE, 22 * PAGE + 7, 28 * PAGE, 30 * PAGE + 100,
          36 * PAGE + 1, 38 * PAGE + 4000)
 

@@ -85,6 +85,10 @@ def _dot(mp: Mount, dino: int, name: bytes) -> int:
         raise FsError(errno.ESTALE)
     at = mp.mem.node(dino)
     if name == b".":
+        # Asked for a node that the kernel does not know (any more): one without a link may be doomed, and whoever got
+        # hold of it again would change what is being freed.
+        if not tn_links(mp.arena, at):
+            raise FsError(errno.ESTALE)
         return dino
     if tn_mode(mp.arena, at) & TYPE_MASK != S_IFDIR:
         raise FsError(errno.ENOTDIR)
