@@ -12,7 +12,7 @@ from tmpfsd.uvm.errors import Inconsistent, NoMemory
 from tmpfsd.uvm.pagedaemon import STEP_PATIENCE, PageDaemon
 from tmpfsd.uvm.physmem import PhysMem
 from tmpfsd.uvm.resize import MOVE_STEP, SIFT_STEP, resize
-from tmpfsd.uvm.vm import UNOWNED, WINDOWED, WIRED, Vm
+from tmpfsd.uvm.vm import SPARE, UNOWNED, WINDOWED, WIRED, Vm
 
 KINDS = {"pageable": 0, "wired": WIRED, "unowned": UNOWNED, "windowed": WINDOWED}
 
@@ -259,6 +259,19 @@ def test_operations_go_on_between_the_steps(make_vm, fill) -> None:
         for vpn in rng.sample(vpns, 60):
             vm.breathe()
             assert vm.phys.u64[vm.write(vpn << 12) >> 3] == vpn
+        vm.check()
+    assert numbers(vm, vpns) == vpns
+
+
+def test_new_pages_are_not_refused_between_the_steps(make_vm) -> None:
+    """Pages without a slot are as many as may be when the bound goes down; swap has room for all."""
+    vm = make_vm(1200, nslots=4096, spare=SPARE)
+    vpns = grown(vm, 1200 - vm.reserve - SPARE, 0)
+    for _ in resize(vm, 400):
+        vm.breathe()
+        vpns.append(vm.kernel_map.alloc())
+        vm.alloc_page(vpns[-1], 1)
+        vm.phys.u64[vm.write(vpns[-1] << 12) >> 3] = vpns[-1]
         vm.check()
     assert numbers(vm, vpns) == vpns
 
