@@ -185,7 +185,8 @@ def _fixed(r: Random) -> Operation:
     attempt: Operation = r.choice((
         ("unlink", at), ("rmdir", at), ("rename", at, new(r), 0), ("rename", new(r), at, 0),
         ("link", at, new(r), False), ("chmod", at, 0o777), ("chown", at, 1000, 1000, True),
-        ("utimens", at, NOW, NOW, True), ("utimens", at, 1, 1, True), ("truncate", at, size(r)), ("mkdir", (at[0], at[1] + b"/new"), 0o777),
+        ("utimens", at, NOW, NOW, True), ("utimens", at, 1, 1, True), ("truncate", at, size(r)),
+        ("mkdir", (at[0], at[1] + b"/new"), 0o777),
         ("setxattr", at, True, ATTRIBUTES[0], 20, 0), ("removexattr", at, True, ATTRIBUTES[0])))
     return at, r.choice((IMMUTABLE, APPEND)), [*attempt]        # no tuple: that would be a place
 

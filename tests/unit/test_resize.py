@@ -132,19 +132,6 @@ def test_one_that_is_closed_gives_back_what_it_set_aside(make_vm, fill) -> None:
         vm.close()
 
 
-def test_new_pages_are_not_refused_while_frames_go(make_vm, fill) -> None:
-    """Swap was empty, and writers got ENOSPC as long as `ram` shrank: as many pages had no slot as may have none."""
-    vm = make_vm(1024, nslots=4096, spare=16)
-    fill(vm, 900)
-    new = 0
-    for _ in resize(vm, 200):
-        for _ in range(4):
-            vm.breathe()
-            vm.alloc_page(vm.kernel_map.alloc(), 1)
-            new += 1
-    assert vm.phys.nframes == 200 and new > 20
-
-
 def test_f1_a_frame_is_set_aside_and_free(make_vm) -> None:
     vm = make_vm(600, check=False)
     steps = resize(vm, 300)
