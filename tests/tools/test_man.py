@@ -9,11 +9,15 @@ import sys
 import venv
 import zipfile
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from tmpfsd.cli import ctl, mount
-from tmpfsd.options import FLAGS, GENERIC, VALUED
+from tmpfsd.options import FLAGS, GENERIC, VALUED, Config
+from tmpfsd.server.commands import Commands
+from tmpfsd.server.operations import Operations
+from tmpfsd.tmpfs.mount import Mount
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted((REPOSITORY / "tools/man").glob("*.8"))
@@ -86,6 +90,16 @@ def test_options_of_readme_are_options() -> None:
         assert name in (VALUED if value else {**FLAGS, **dict.fromkeys(GENERIC)})
         kept = re.search(rf"^\|.*`{name}=?`.*? \| ([^|]*) \| ", page, re.MULTILINE)
         assert kept and (default in kept[1] or default == "none"), name
+
+
+def test_every_figure_of_the_status_is_explained() -> None:
+    mount = Mount(Config(swap=None, ram_bytes=1 << 20))
+    try:
+        status = Commands(mount, Operations(mount, mount.config), lambda: ("/mnt", False), None, MagicMock()).status(None)
+    finally:
+        mount.close()
+    text = plain("tmpfsctl.8").partition("WHAT STATUS SAYS")[2]
+    assert [key for key in status if not has_word(text, key)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
