@@ -2,9 +2,9 @@
 
 The only place where an option is named, parsed, given its default or refused.  The command line calls
 parse(); the tests build Config(...) directly, where every field has the default that the mount would have.
-Nothing is opened or looked at here but the machine's memory size, the caller's ids, the directories that may hold
-swap by default (parse() takes each of them as an argument too) and the symbolic links in swap=; whether a path can
-be used is cli/preflight.py's business.
+Only these are looked at here: the machine's memory size, the caller's ids, the directories that may hold swap by
+default (parse() takes each of them as an argument too), and the symbolic links in swap=.  cli/preflight.py sees whether
+a path can be used.
 
 Limits      Sizes are whole numbers with k, m, g, t, p, e or %: no fractions, as in the kernel's tmpfs.
             A comma inside a value is written \\, and a backslash \\\\ (as libfuse does); a colon in a path of swap= is

@@ -95,7 +95,8 @@ def test_options_of_readme_are_options() -> None:
 def test_every_figure_of_the_status_is_explained() -> None:
     mount = Mount(Config(swap=None, ram_bytes=1 << 20))
     try:
-        status = Commands(mount, Operations(mount, mount.config), lambda: ("/mnt", False), None, MagicMock()).status(None)
+        operations = Operations(mount, mount.config)
+        status = Commands(mount, operations, lambda: ("/mnt", False), None, MagicMock()).status(None)
     finally:
         mount.close()
     text = plain("tmpfsctl.8").partition("WHAT STATUS SAYS")[2]

@@ -1,1 +1,1 @@
-"""cli: the commands tmpfsd (mount) and tmpfsctl (status, check)."""
+"""cli: the commands: mount.py is tmpfsd, ctl.py is tmpfsctl."""

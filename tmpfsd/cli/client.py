@@ -3,11 +3,11 @@
 Picture     a path --find(), place_of()--> MountPoint, by its device number --Connection--> its own server
             --answers()--> {"progress": ...}, at last {"result": ...}
             no server, or no word from it: trouble.py says what is the matter
-Invariants  A1 Nothing is sent to anybody, and nothing of what he says is shown, but to the owner of the mount: by the
-               credentials of the socket, not by where it lies.  A descriptor is given to root, to the caller himself,
-               or to who owns the file.
-            A2 A server that is silent for SILENCE seconds is asked by a second connection whether it lives; one that
-               says nothing there either hangs.  Any line, also one of progress, is a sign of life.
+Invariants  A1 Only the owner of the mount is sent anything, and only what the owner says is shown.  The credentials of
+               the socket tell who that is, not where it lies.  A descriptor is given to root, to the caller, or to the
+               owner of the file.
+            A2 A server that is silent for SILENCE seconds is asked by a second connection whether it lives.  One that
+               says nothing there either is hung.  Any line, also one of progress, is a sign of life.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """remount.py: mount -o remount,...: what mount(8) hands to its helper when a mount is to be changed.
 
 ro, rw, noatime and their friends go to the kernel; size=, nr_inodes=, ram= and what else `tmpfsctl set` knows go to
-the daemon; anything else is refused by name, unless it says what is so already (mount(8) adds what fstab says and
-what is in force).  `remount,bind` never comes here: mount(8) does that by itself.
+the daemon.  Anything else is refused by name, unless it says what is so already: mount(8) adds what fstab says and what
+is in force.  `remount,bind` never comes here: mount(8) does that by itself.
 
 Picture     words --sort_out--> ours --daemon: all, or refused--> done
                                   `-> the kernel's --mount(2): refused--> the daemon's change is taken back

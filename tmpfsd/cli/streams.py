@@ -1,8 +1,8 @@
 """streams.py: standard output and error of the commands, however they were left to us: closed, full, or unread.
 
-Invariants  T1 Numbers 0, 1 and 2 are open from the start: else a file that is opened later would take one, and get what
-               is printed (and tmpfsd's child, which puts /dev/null there, would cut its own pipe).
-            T2 What could not be written is given up: the interpreter would try again at its end, with a traceback.
+Invariants  T1 Numbers 0, 1 and 2 are open from the start.  Otherwise a file that is opened later would take one, and
+               get what is printed.  (And tmpfsd's child, which puts /dev/null there, would cut its own pipe.)
+            T2 What could not be written is dropped: the interpreter would try again at its end, with a traceback.
 """
 
 from __future__ import annotations

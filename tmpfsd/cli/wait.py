@@ -1,4 +1,4 @@
-"""wait.py: tmpfsctl wait: wait until a mount is as full as that, for scripts."""
+"""wait.py: tmpfsctl wait: wait until a mount is as full as was asked for, for scripts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ EPILOG = """\
 example:
   tmpfsctl wait /mnt/x --used 90% --timeout 3600 && echo nearly full
 
-Waits until one of the limits that are given is as full as that, or more; with a < before it ("<50%"), until it is
-less full than that.  That the disk under the swap file is full meanwhile is said on stderr.
+Waits until one of the limits that are given is as full as that, or fuller.  With a < before it ("<50%") it waits until
+it is less full.  Should the disk under the swap file become full meanwhile, stderr says so.
 
 exit status:
   0  it is                 1  error: no such mount, it was unmounted, no such limit

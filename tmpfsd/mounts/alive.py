@@ -1,9 +1,9 @@
 """alive.py: asks a mount itself whether anybody serves it.
 
-Who asks a server that hangs waits until that ends, and cannot be killed once the server has read the question.  So a
-process of its own asks, and is left behind when it gets no answer.
+A process that asks a server that hangs waits until the server ends.  It cannot be killed once the server has read the
+question.  So another process asks, and is left behind when it gets no answer.
 
-Limits      The kernel lets nobody but its owner ask a user's mount: root does it as that user.
+Limits      The kernel lets only its owner ask a user's mount: root does it as that user.
 """
 
 from __future__ import annotations

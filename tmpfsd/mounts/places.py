@@ -1,11 +1,12 @@
 """places.py: where the control socket of a mount is, for the daemon that makes it and for the commands that ask it.
 
-It is found from the device number of the mount, which mountinfo tells without asking the file system: /run/tmpfsd for
-root's mounts, $XDG_RUNTIME_DIR/tmpfsd or /tmp/tmpfsd-UID for those of others, and for root's where /run is not his (it
-is read-only, or he is root of a user namespace only).  The daemon takes the first that it can; who asks looks at all.
-Apart from control.py, so that a command need not wait for trio, which takes longer to import than all else.
+Its name comes from the device number of the mount, which mountinfo tells without asking the file system.  It is in
+/run/tmpfsd for root's mounts, and in $XDG_RUNTIME_DIR/tmpfsd or /tmp/tmpfsd-UID for those of others.  Root's are there
+too where /run is not root's (it is read-only, or this is root of a user namespace only).  The daemon takes the first
+place that it can; a command looks at all.  This is no part of control.py, so that a command need not wait for trio,
+which takes longer to import than all else.
 
-Limits      Who makes /tmp/tmpfsd-UID before its user does keeps him from having a socket there, and gets nothing by it.
+Limits      Whoever makes /tmp/tmpfsd-UID before its user does keeps that user from a socket there, and gains nothing.
             Root finds a user's socket in /run/user/UID and /tmp, not where else XDG_RUNTIME_DIR may lead.
 """
 

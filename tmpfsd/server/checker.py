@@ -1,22 +1,22 @@
 """checker.py: the whole-file-system check, done by a frozen copy of the daemon while requests are served.
 
-fork() makes the copy: it sees everything as it was at one moment between two requests, so its verdict is about that
-moment and is consistent whatever changes meanwhile.  Checking the live mount in slices was rejected: what is counted
-(links, users of an item) would be of as many moments as there are slices, and a false alarm makes a mount read-only.
+fork() makes the copy.  It sees everything as it was at one moment between two requests.  So its verdict is about that
+moment, whatever changes meanwhile.  Checking the live mount in slices was rejected: what is counted (links, users of an
+item) would come from a different moment in each slice, and a false alarm makes a mount read-only.
 uvm/frozen.py keeps swap as the copy saw it.
 
 Picture     fork --> parent: serves requests, relays progress, waits        --> verdict, or why there is none
                  --> child: closes what is not its own, checks, says it     --> _exit
 
 Invariants  J1 The child ends with the daemon, at the latest (PR_SET_PDEATHSIG), and when its client goes.
-            J2 The child holds no descriptor but the swap files and its pipe: not the mount's, or that would outlive the
-               daemon.  It writes to nothing but the pipe.
+            J2 The child holds only the descriptors of the swap files and of its pipe.  With the mount's, the mount
+               would outlive the daemon.  It writes to the pipe only.
             J3 The child is the first to go where memory is short (oom_score_adj), and the last to be run (nice).
 
 Limits      fork() copies page tables: 3 ms for 128 MiB of `ram` in use, 7 for 256, 20 for 1 GiB, and requests wait for
             that.  What they change afterwards is copied, 4.6 us a page, up to `ram` once more.  Huge pages
             (MADV_HUGEPAGE) made the first fork ten times faster and later ones hardly; to touch one first took 5 ms.
-            What only the check finds lost is in its answer, not in the status.
+            Pages that only the check finds lost are in its answer, not in the status.
 """
 
 from __future__ import annotations

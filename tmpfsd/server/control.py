@@ -8,12 +8,12 @@ generator, which yields {"progress": ...} as it likes and at last {"result": ...
 With a line may come a descriptor (SCM_RIGHTS), of a file that the client has the right to open and the daemon has not.
 
 Invariants  C1 Input is bounded: MAX_LINE bytes a line, IDLE_SECONDS to send it, MAX_CLIENTS at once.
-               One descriptor a line; what a command does not take is closed.
+               One descriptor a line; one that no command takes is closed.
             C2 Only root and the mounting user get an answer (mode 0600, and the peer's credentials).
-            C3 A daemon that ends removes its own socket only: after the unmount, while it is still ending,
-               the next mount may have got the same device number.
-            C4 Requests are served between the steps of a command.  One whose client is gone is closed: it undoes
-               what it must.
+            C3 A daemon that ends removes its own socket only.  After the unmount, while it is still ending,
+               the next mount may have the same device number.
+            C4 Requests are served between the steps of a command.  A command whose client is gone is closed, and
+               undoes what it must.
 Limits      A step, and a command without steps, runs to its end like any operation.
 """
 
@@ -72,7 +72,7 @@ class Peer(NamedTuple):
 
 
 def peer_of(client: Any) -> Peer:
-    """Return who connected, as he was then."""
+    """Return who connected, with the groups that the peer had then."""
     _, uid, gid = CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
     try:
         data = client.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * MOST_GROUPS)
@@ -134,7 +134,7 @@ def listen(path: str) -> socket.socket:
 
 @contextlib.contextmanager
 def locked(directory: str) -> Iterator[None]:
-    """Keep other daemons from making or removing sockets there: the device number is free before our socket is."""
+    """Keep other daemons from making or removing sockets there: our device number is free before our socket goes."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         take_lock(descriptor)
@@ -209,7 +209,7 @@ class Receiver:
         self.keep(0)
 
     def keep(self, most: int) -> None:
-        """Close all descriptors but the first."""
+        """Close the last descriptors; at most so many stay."""
         while len(self.descriptors) > most:
             os.close(self.descriptors.pop())
 

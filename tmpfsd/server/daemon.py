@@ -5,10 +5,10 @@ nursery owns all tasks: the request loop, the control socket, the signal watcher
 
 Picture     BUILD -> MOUNTED (pyfuse3.init) -> READY (INIT served, told to report) -> ENDING -> CLOSED
             umount by a user: the descriptor says ENODEV, the loop ends by itself.
-            TERM, INT, QUIT: umount; where that is busy, detach, and the loop is told to end.  HUP does so too where
-            it says that the terminal of a daemon in the foreground is gone; elsewhere it is ignored.
-            USR1: the status is logged.  Others that would kill are ignored.
-Invariants  L1 Nothing is unmounted but the mount with our own device number, wherever it is now.
+            TERM, INT, QUIT: umount; where that is busy, detach, and the loop is told to end.  HUP does the same when
+            the terminal of a daemon in the foreground is gone.  Otherwise it is ignored.
+            USR1: the status is logged.  Other signals that would kill are ignored.
+Invariants  L1 Only the mount with our own device number is unmounted, wherever it is now.
             L2 Signals are held back from before the mount until the watcher is there: nothing half made.
             L3 However run() ends, swap is released, the socket removed, and nothing of ours stays mounted.
             L4 No request is served with more privileges than privileges.py says.
@@ -59,9 +59,10 @@ GRACE = 1.0         # seconds
 def fuse_options(config: Config) -> set[str]:
     """Return the options for libfuse.
 
-    To check permissions the kernel needs a directory's attributes, which each change in it makes stale: a request in
-    four, and a quarter of the time of a create.  noperm saves that, and is not the default even where root alone
-    enters: FUSE looks at a process's user, not at the one that it took for files with setfsuid(2), nor at capabilities.
+    To check permissions the kernel needs a directory's attributes, and each change in it makes them stale.  That is one
+    request in four, and a quarter of the time of a create.  noperm saves it.  It is not the default even where root
+    alone enters: FUSE would look at a process's user, neither at the one that it took for files with setfsuid(2) nor at
+    its capabilities.
     """
     options = set(config.generic) & (mountflags.LIBFUSE | {"allow_other", "default_permissions"})
     options |= {"subtype=tmpfsd", f"fsname={quote(config.fsname)}"}

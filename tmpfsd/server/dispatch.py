@@ -9,9 +9,9 @@ hands to trio.
 Picture     SPIN (poll(0)) -nothing for a while-> BLOCK (poll of 1 ms) -quiet for LINGER-> SLEEP (trio)
             READ (no poll: pyfuse3's read waits) -no request between two ticks-> SLEEP
             A request ends a SPIN and a BLOCK.  spin=auto grows the spin when a request came just after it ended, and
-            halves it when none came for long, as the kernel's haltpoll governor does; where that leaves none, READ
-            follows, which costs no system call but the one that there must be; each tick looks anew whether a spin
-            would have paid.  In SLEEP the spin is 0: an idle mount costs no CPU.  With one core there is no spin: it
+            halves it when none came for long, as the kernel's haltpoll governor does.  Where that leaves none, READ
+            follows: it costs one system call, which there must be anyway.  Each tick looks anew whether a spin would
+            have paid.  In SLEEP the spin is 0: an idle mount costs no CPU.  With one core there is no spin: it
             would hold the client up.
 Ticks       While there is traffic SIGALRM comes every TURN.  It gives the other tasks (control socket, signals) their
             turn, and ends a read that blocks: pyfuse3 takes it for EINTR and asks again.  SPIN and BLOCK need that as

@@ -1,8 +1,8 @@
 """inforce.py: which options of mount(8) are in force for the mount that is served.
 
-The kernel obeys most of them by itself.  Those of atime are the server's to obey, for FUSE leaves the times to it, and
-`ro` is asked by commands that change files without the kernel.  They change by `mount -o remount`, through the helper
-(which then says so) or past it (remount,bind): mountinfo is read again when poll(2) says that some mount changed.
+The kernel obeys most of them by itself.  The server must obey those of atime, because FUSE leaves the times to it.
+Commands that change files without the kernel must heed `ro`.  Options change by `mount -o remount`, through the helper
+(which then says so) or past it (remount,bind).  So mountinfo is read again when poll(2) says that some mount changed.
 
 Picture     attach: set() --> serving: look() at a command, or once a second while there is traffic, if anything changed
 Limits      A change past the helper is heeded up to a second later, and only at the next traffic of an idle mount.

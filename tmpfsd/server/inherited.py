@@ -1,8 +1,8 @@
 """inherited.py: what a process has from whoever started it, and what the daemon does with that.
 
-A daemon lives for months; its caller is a shell, a test runner, a container's start script.  What the caller's process
-had is no business of the file system's, and a limit that the caller lives under would show up as EIO in the middle of
-it.
+A daemon lives for months; its caller is a shell, a test runner, a container's start script.  The daemon needs nothing
+that the caller's process had.  A limit that the caller lives under would show up as an EIO of the file system, much
+later.
 
 Picture     let_go()    descriptors closed (a lock of the caller's is free, a pipe ends), working directory "/", no
                         signal blocked, SIGCHLD as it is by default (fusermount3 is waited for)
@@ -10,7 +10,7 @@ Picture     let_go()    descriptors closed (a lock of the caller's is free, a pi
             kept        nice, scheduling and affinity, which the caller chooses for the daemon; the environment; the
                         descriptors that systemd handed over (LISTEN_FDS) in the foreground
 
-Invariants  N1 After let_go() nothing is open but what was to be kept.
+Invariants  N1 After let_go() nothing is open except what was to be kept.
             N2 No limit of the caller's turns into an error of a file: it is raised, or the mount is refused.
 """
 

@@ -1,8 +1,8 @@
 """latency.py: how long requests take in the daemon, by kind, for `tmpfsctl top`.
 
-Timing each request would cost it 0.2 us.  So they are sampled, and only while somebody asks: every PERIOD each handler
-of the Operations gets a timer round it, which the next request of that kind passes through and takes off again.  The
-instance has the timer, the class the handler: pyfuse3 looks the handler up at each request.  With edge=native the
+Timing each request would cost it 0.2 us.  So they are sampled, and only while somebody asks.  Every PERIOD each handler
+of the Operations gets a timer round it.  The next request of that kind passes through the timer and takes it off again.
+The instance has the timer, the class the handler: pyfuse3 looks the handler up at each request.  With edge=native the
 Session does the same with its table (fuse/session.py).
 
 Picture     OFF --asked--> handler --every PERIOD--> timed --a request--> handler --nobody asked for LINGER--> OFF

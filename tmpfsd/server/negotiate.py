@@ -1,9 +1,8 @@
 """negotiate.py: what is agreed on in the INIT handshake other than what the binding asks for.
 
-libfuse answers INIT itself and asks for what it knows (FUSE_CAP_*), and the binding lets nobody choose.
-So the handshake alone passes through a pair of sockets: the kernel's request is read here and handed to libfuse, and
-libfuse's answer is read here, gets its flags, and goes to the kernel.  From then on libfuse has the descriptor to
-itself.
+libfuse answers INIT itself and asks for what it knows (FUSE_CAP_*).  The binding lets nobody choose.  So the handshake,
+and nothing else, passes through a pair of sockets.  The kernel's request is read here and handed to libfuse.  libfuse's
+answer is read here, gets its flags, and goes to the kernel.  From then on libfuse has the descriptor to itself.
 
     HANDLE_KILLPRIV_V2  the server clears set-id bits.  Without it the kernel asks for security.capability before each
                         write(2): two requests for each 4 KiB, 28 us instead of 15.  With it a SETATTR of nothing says
@@ -59,7 +58,7 @@ def understood(answer: bytes) -> bool:
 
 
 def answer_with(answer: bytes, features: int) -> bytes:
-    """Return the answer to INIT with these features, without what is UNWANTED, or as it is when it is an error."""
+    """Return the answer to INIT with these features and without the UNWANTED ones; an error is returned as it is."""
     if not understood(answer):
         return answer
     major, minor, readahead, flags = OUT_INIT.unpack_from(answer, OUT_HEADER.size)

@@ -102,8 +102,8 @@ class _Unlabelled(int):
 class NoLabel(FUSEError):
     """Nothing has a label yet: EOPNOTSUPP to who asks for one (vnops.getxattr), ENODATA before one is set.
 
-    With XATTR_CREATE pyfuse3 asks the same way before it sets: it takes no errno but ENODATA for "go on".  It compares
-    there, and takes the number where it answers the kernel.
+    With XATTR_CREATE pyfuse3 asks the same way before it sets, and only ENODATA means "go on" to it.  It compares the
+    errno there; where it answers the kernel it takes the number.
     """
 
     @property

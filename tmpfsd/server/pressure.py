@@ -5,8 +5,8 @@ A task looks at the status once a second while there is traffic, never on the wa
 Picture     share of a limit:  quiet --passes 80 %--> said --passes 95 %--> said again
                                  ^------- 5 points below what was said ------- | (and may be said again)
 
-Limits      `ram` fills up and stays full in normal use: what is beyond it is paged out.  What is full and empty again
-            within a second is not seen.
+Limits      `ram` fills up and stays full in normal use: what is beyond it is paged out.  A limit that is reached for
+            less than a second may not be seen.
 """
 
 from __future__ import annotations

@@ -4,21 +4,22 @@ Picture     all of root's --drop()--> SYS_ADMIN permitted, none effective --admi
 
     kept        CAP_SYS_ADMIN, for umount(2) at the end; raised for that call only.  With it CAP_DAC_READ_SEARCH, where
                 no path leads to the mount without (below another user's directory of mode 0700)
-    given up    all others, among them CAP_DAC_OVERRIDE and else CAP_DAC_READ_SEARCH: what root owns it can still open
-                (the swap file, the directory of the control socket, devices), nothing else.  CAP_SYS_RESOURCE too: the
-                swap file leaves the blocks that a disk reserves for root alone.  The supplementary groups.
-                What `tmpfsctl swapon` gives it later is opened by tmpfsctl, and comes as a descriptor.
+    given up    all others, among them CAP_DAC_OVERRIDE and, elsewhere, CAP_DAC_READ_SEARCH: it can still open what
+                root owns (the swap file, the directory of the control socket, devices), nothing else.
+                CAP_SYS_RESOURCE too: the swap file does not use the blocks that a disk reserves for root.  The
+                supplementary groups.  What `tmpfsctl swapon` gives it later is opened by tmpfsctl, and comes as a
+                descriptor.
     no_new_privs  no program that it starts gets any of them back
 
 A daemon of another user has nothing to give up, and needs fusermount3, which is set-user-ID, at its end: it keeps all.
 
-Limits      It stays user 0, which owns all of root's files.  Landlock (tried, Linux 6.18): umount(2) is EPERM for who
-            is restricted, whatever the rules; it would take a second process that stays free, and holds the
-            capability.  Another uid after opening: its other processes could send signals, and every mount would need
-            one of its own.
+Limits      It stays user 0, which owns all of root's files.  Landlock (tried, Linux 6.18): umount(2) is EPERM for a
+            process that is restricted, whatever the rules.  It would take a second process that stays free, and holds
+            the capability.  Another uid after opening: other processes of that uid could send signals, and every mount
+            would need a uid of its own.
             Capabilities are a thread's: drop() must come before the first thread is made.
-            A socket of metrics= in a directory that is another user's cannot be removed at the end: its name stays, and
-            the next mount with that name takes it over.  (A capability kept for it would be one that opens everything.)
+            A socket of metrics= in another user's directory cannot be removed at the end.  Its name stays, and the next
+            mount with that name takes it over.  (A capability kept for that would open everything.)
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import sys
 
 from tmpfsd.mounts.printable import printable
 
-DUMPS = logging.CRITICAL        # a broken invariant and its dump, where no name stands that another chose
+DUMPS = logging.CRITICAL        # a broken invariant and its dump, which has no names that others chose
 PR_SET_DUMPABLE = 4
 PR_SET_IO_FLUSHER = 57
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -87,7 +87,7 @@ def still_garbage() -> None:
 
 
 class Syslog(logging.handlers.SysLogHandler):
-    """A SysLogHandler that never waits: what a stuck syslog daemon does not take is dropped."""
+    """A SysLogHandler that never waits: it drops what a stuck syslog daemon does not take."""
 
     # The one place where emit() too connects again; typeshed lists neither it nor the socket (hence the two ignores).
     def _connect_unixsocket(self, address: str) -> None:

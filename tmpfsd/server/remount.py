@@ -1,6 +1,6 @@
 """remount.py: the daemon's half of `mount -o remount,...`: limits change as by `tmpfsctl set`, all else must stay.
 
-mount(8) hands over what fstab says and what is in force, too, so a word that says what is so already is no change.
+mount(8) also hands over what fstab says and what is in force.  So a word is no change when it says what is so already.
 cli/remount.py has the other half: the options that are the kernel's.
 
 Invariants  O1 All that is asked for is done, or nothing.

@@ -1,13 +1,13 @@
 """server/trees.py: the reaper, and the commands that go over whole trees: discard, du, prefetch; and trace.
 
-They work in slices of SLICE between requests.  What is doomed (tmpfs/doomed.py) is freed by one task of the daemon,
-the reaper: what discard detached, whether or not the client still listens, and what was removed or cut off otherwise.
+They work in slices of SLICE between requests.  One task of the daemon, the reaper, frees what is doomed
+(tmpfs/doomed.py): what discard detached, whether or not the client still listens, and what was removed or cut off.
 
 Picture     discard: may he? (a walk, in slices) -> detach, one operation -> the kernel is told -> slices, progress
-Notices     The kernel takes the lock of a directory to drop a name from its cache, and whoever makes something there
-            holds that lock until we have answered him.  So the kernel is told from another thread, which lets the
-            interpreter go, while requests are served; settled() is awaited before the loop is told to end.
-Limits      A process that works in a discarded tree keeps what it has open; what it then looks for is not there.
+Notices     The kernel takes the lock of a directory to drop a name from its cache.  A process that makes something
+            there holds that lock until we have answered it.  So another thread tells the kernel, while
+            requests are served.  settled() is awaited before the loop is told to end.
+Limits      A process that works in a discarded tree keeps what it has open.  It finds nothing else there any more.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ SLICE = 2_000_000           # nanoseconds
 GAP = 0.008                 # seconds between two slices of the reaper while requests are served
 TICK = 200_000_000          # between two reports of progress
 PAUSE = 0.05                # seconds between two looks at the ring
-HEARTBEAT = 1.0             # seconds until a tracer is written to though nothing happened: so it is seen to be gone
+HEARTBEAT = 1.0             # seconds until a tracer is written to though nothing happened: is it gone?
 RING = 4096                 # pages that a tracer may be behind
 clock = time.perf_counter_ns
 
 
 class Ring:
-    """What one tracer has not read yet; what is too much is lost, and counted."""
+    """What one tracer has not read yet.  Events that do not fit are lost, and counted."""
 
     __slots__ = ("events", "noted", "read")
 
@@ -237,8 +237,8 @@ class Trees:
 def forget_names(kernel: Any, names: list[Gone]) -> None:
     """Have the kernel forget names, all that it caches below them, and attributes and listings on both sides.
 
-    A directory is said to be deleted: where nothing in it is in use, the kernel lets nobody look for anything in it,
-    and what it would cache of that would hold its node.  A file may have other names, and is not.
+    The kernel is told that a directory is deleted.  Where nothing in it is in use, nobody can look for anything in it
+    then, so the kernel caches nothing of it that would hold its node.  A file may have other names: it is not told so.
     """
     for dino, name, ino, is_dir in names:
         with contextlib.suppress(OSError):      # not known there, or in use below: it is invalid all the same

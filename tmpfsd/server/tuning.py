@@ -179,7 +179,7 @@ class Tuning:
     def swapon(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Take a swap file in; it was looked at by whoever asks (cli/preflight.py), and opened where that was needed.
 
-        => a descriptor that comes with the request is what is paged to, and path the name that is shown.  The daemon
+        => A descriptor that comes with the request is what is paged to, and path is the name that is shown: the daemon
         may have given up the right to open it (privileges.py).
         """
         path, nbytes = request.get("path"), request.get("size_bytes")
@@ -279,9 +279,9 @@ def demand_length(store: Store, what: str, nbytes: int) -> None:
 
 
 def put_back(change: Callable[[Any], Iterator[Progress]], was: Any) -> None:
-    """Change a value to what it was, all steps at once.  Cannot be refused: what there was room for fits again."""
+    """Change a value to what it was, all steps at once.  Cannot be refused: there was room for it before."""
     try:
         for _ in change(was):
             pass
-    except ControlError as error:       # but ram that had just grown, if it filled up with wired pages meanwhile
+    except ControlError as error:       # ram had just grown, and filled up with wired pages meanwhile
         log.error("%s", error)

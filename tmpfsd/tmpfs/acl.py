@@ -133,7 +133,7 @@ def inherit(mp: Mount, dino: int, mode: int, umask: int) -> tuple[int, int]:
 
 
 def access(mp: Mount, ino: int, how: int) -> bool:
-    """access(2) with noperm: all but to execute a file that nobody may execute, as for root.  => SwapIOError."""
+    """access(2) with noperm, as for root: all except executing what nobody may execute.  => SwapIOError."""
     mode = layout.tn_mode(mp.arena, mp.mem.node(ino))
     return not how & os.X_OK or stat.S_ISDIR(mode) or bool(mode & 0o111)
 

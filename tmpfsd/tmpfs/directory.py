@@ -7,7 +7,7 @@ node; further links and long names have a dirent in a string class.
 The readdir cookie is the upper part of the key: 31 bits, as the C library of a 32-bit program takes no more.  An entry
 keeps it as long as it lives, and no other entry of the directory has it meanwhile, so iteration is right while entries
 come and go.  Names of one bucket are told apart by the counter in their cookies; the rest of the hash stands behind the
-cookie, so that a look-up compares no name but the right one: with 5 million names a bucket is shared by 0.07 others.
+cookie, so that a look-up compares only the right name: with 5 million names a bucket is shared by 0.07 others.
 
 Picture     key = bucket (26 bits of the hash, never 0) << 37 | counter << 32 | rest (32 bits more of the hash)
             cookie = bucket << 5 | counter = key >> 32
@@ -80,7 +80,7 @@ class Directories:
         hashed, tree = self.hash(name), self.tree
         path = tree.seek(dat, hashed)
         found = tree.entry(path)
-        end = hashed | BUCKET_MASK      # all of the bucket is behind this place, but for another with counter 0
+        end = hashed | BUCKET_MASK      # all of the bucket is behind this place, except another with counter 0
         while found is not None and found[0] <= end:
             key, value = found
             ino = self._names(value, name) if key == hashed or not (key ^ hashed) & REST_MASK else 0

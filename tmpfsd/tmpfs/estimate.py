@@ -77,7 +77,7 @@ class Shape:
 
     @property
     def subdirectories(self) -> int:
-        """Directories that have a name, so all but the root."""
+        """Directories that have a name: all except the root."""
         return self.entries.total() - 1
 
     def check(self) -> None:

@@ -78,7 +78,7 @@ class Mount:
         return bool(self.doomed) and reap.make_room(self)
 
     def check(self, tell: check.Tell = lambda _done, _of: None) -> None:
-        """Raise Inconsistent where an invariant of any floor does not hold.  Changes nothing but residency."""
+        """Raise Inconsistent where an invariant of any floor does not hold.  Changes residency only."""
         check.check(self, tell)
 
     def close(self) -> None:

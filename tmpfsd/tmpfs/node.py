@@ -41,7 +41,7 @@ def hold(mp: Mount, ino: int, n: int = 1) -> None:
 
 
 def forget(mp: Mount, ino: int, n: int) -> None:
-    """The kernel gives n references back.  Raises nothing but Inconsistent.  => Breathes when that ends the node."""
+    """The kernel gives n references back.  Raises Inconsistent only.  => Breathes when that ends the node."""
     try:
         word = mp.mem.nlookup_word(ino)
         value = mp.mem.u32[word]

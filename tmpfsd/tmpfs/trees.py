@@ -271,7 +271,7 @@ class Usage:
 
     A node with several names counts for each by its share, 1 / links: so the whole tree is counted once without a
     table of what was seen, and a tree that shares files with another has its part of them.  Metadata are the bytes
-    of items (nodes, lookup counts, names, indexes, small files, attributes), without the free ones of their pages.
+    of items (nodes, lookup counts, names, indexes, small files, attributes), minus the free ones of their pages.
     What is resident is what was so when the count began: the walk itself pages in what it reads.
     """
 

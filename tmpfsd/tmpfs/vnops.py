@@ -134,7 +134,7 @@ def create(mp: Mount, dino: int, name: bytes, mode: int, cred: Any) -> int:
 
 
 def mknod(mp: Mount, dino: int, name: bytes, mode: int, rdev: int, cred: Any) -> int:
-    """A file of any type but directory and symlink (+1).  => FsError EINVAL for others; those of create()."""
+    """A file of any type except directory and symlink (+1).  => FsError EINVAL for others; those of create()."""
     kinds = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
     if rdev >> 32 or mode & ~stat.S_IMODE(mode) not in kinds:
         raise FsError(errno.EINVAL)

@@ -1,7 +1,7 @@
 """tmpfs/xattr.py: extended attributes, a tree of items for each node that has any.
 
 An attribute is one item with its name, and its value if both fit in 2 KiB; a longer value is in items of a page, whose
-handles follow the name, so that freeing it reads nothing but the attribute.
+handles follow the name, so that freeing it reads the attribute only.
 
 The tree is a digital one: the way down goes left or right by one bit of the name's hash after the other, and each item
 on it is an attribute.  So it needs no balancing, and cannot be made deep by setting and removing in any order: 64 steps

@@ -3,8 +3,8 @@
 fork() copies frames and tables: whatever operations change afterwards, the copy does not see.  What is out is in the
 swap files, which both have.  So as long as the copy lives, what was in a slot when it was made stays there: hold()
 has slots that are given back parked (vmem.py) instead of free, no holes are punched, and no page is written over in
-place.  Requests come first: where nothing but a parked slot, or the page's own, would do, the hold is broken, the slots
-are free, and who holds them is told that the copy is worth nothing any more.
+place.  Requests come first.  Where only a parked slot would do, or the page's own, the hold is broken: the slots are
+free, and whoever holds them is told that the copy is worth nothing any more.
 
 The copy writes to no swap file (`read_only`).  It drops clean pages and keeps dirty ones; become_copy() gives it
 frames of its own, SPARE of them, to page in to.

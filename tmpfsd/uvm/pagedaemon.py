@@ -1,8 +1,8 @@
 """uvm/pagedaemon.py: which page leaves, and when.
 
 Called from vm.breathe() when frames run short, from vm.alloc_page() when too many pages
-have no slot, and from the idle loop to launder ahead.  It never runs between two breaths
-of an operation but to write pages out, which moves none of them.
+have no slot, and from the idle loop to launder ahead.  Between two breaths of an operation it
+only writes pages out, which moves none of them.
 
 Two queues of frames, as in UVM, and a third for pages that could not be written.  A page comes in fresh at
 the inactive tail.  At the inactive head, a page that was referenced goes round once more if it is fresh (a

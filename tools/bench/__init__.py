@@ -14,6 +14,6 @@ Picture     __main__.py  what is to be run; a bar of progress; results.json, int
             render.py, chart.py      the report and its picture
 Invariants  B1 Only client processes touch a mount, and each touch has a limit of time: after it the server is killed,
                which frees whoever waits for it.
-            B2 However the run ends, servers, mounts, clients and the temporary directory are gone (but for SIGKILL).
+            B2 However the run ends, servers, mounts, clients and the temporary directory are gone (SIGKILL excepted).
             B3 What is kept says nothing of places: no path and no host name.
 """

@@ -3,7 +3,7 @@
     python -S client.py        reads a request (a line of JSON) and writes an answer, until its input ends
 
 An operation is a loop over names relative to a directory that was opened before the clock runs, so that a file system
-which caches nothing is not asked for the directory again and again.  The loops hold little but the system calls.
+which caches nothing is not asked for the directory again and again.  The loops do little beside the system calls.
 
 Limits      A call that is stuck in FUSE heeds no alarm: then the benchmark kills the server.
 """

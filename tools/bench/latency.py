@@ -3,10 +3,10 @@
     python -m tools.bench.latency [--ram 256m,1g] [--files 100000] [--extents 60000] [--big 2048] [--only TEXT]
                                   [--json FILE]
 
-On a mount of its own a loop asks statvfs(2), which always reaches the daemon, every half a millisecond: the mount idle
-but for it, then beside each of the others' works.  Shown are the median, p99 and worst wait in milliseconds, and p99 as
-a multiple of the idle one.  Page-out with 64 GiB of swap three quarters full needs a disk of that size, so it is shown
-as the CPU time of one breath, of a machine without FUSE whose slot map is filled first.
+On a mount of its own a loop asks statvfs(2), which always reaches the daemon, every half a millisecond: first while the
+mount is idle otherwise, then beside each kind of work of others.  Shown are the median, p99 and worst wait in
+milliseconds, and p99 as a multiple of the idle one.  Page-out with 64 GiB of swap three quarters full needs a disk of
+that size, so instead the CPU time of one breath is shown, of a machine without FUSE whose slot map is filled first.
 
 Limits      The scheduler is measured too: with two cores, the loop, the daemon and the work share them.
 """

@@ -18,7 +18,7 @@ from tools.experiments.scale import Scale
 TITLE = "How many files?"
 QUESTION = ("In 2006: can the nodes, entries and names of tmpfs be pageable, so that memory does not bound the number "
             "of files?  What is the number with the same memory, and what ends it?")
-LIMITS = ("empty files with 13-character names, 1,000 to a directory, without FUSE but for the cgroup runs; one run "
+LIMITS = ("empty files with 13-character names, 1,000 to a directory, without FUSE except the cgroup runs; one run "
           "each.  `size` is 24 times `ram`, so a backend that pages out ends there; a larger `size` would only take "
           "longer.  Daemon RSS is that of a process without FUSE and its libraries.")
 RAM, SIZE = 16 * MIB, 24 * 16 * MIB

@@ -1,7 +1,7 @@
 """stresskit/worker.py: what a worker process does in a phase.
 
 A worker has every procs-th directory and does one file after the other, as fast as it can: the loops below
-hold little but the calls that are measured.  It ends when its share is done, when somebody sets the stop
+do little beside the calls that are measured.  It ends when its share is done, when somebody sets the stop
 word, or at the first error, which it sends to the tool as a Failure and by which it stops the others.
 
 Invariants  I1 A file is complete or does not exist: the stop word is read between files, and a file that
