@@ -1,7 +1,7 @@
 """fuzz/vnops.py: bytes as operations of the core: raw names, targets, attributes, modes, offsets, cookies, times.
 
 What the kernel never sends is not sent: names that are empty, "." or "..", or have a '/' or a NUL, inodes that nobody
-knows (but for a lookup of "." by a file handle).  Whatever happens, an operation is done or refused with an errno, and
+knows (except a lookup of "." by a file handle).  Whatever happens, an operation is done or refused with an errno, and
 the whole file system checks at the end.
 """
 

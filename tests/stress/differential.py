@@ -3,14 +3,14 @@
     python -m tests.stress.differential SEED STEPS [--seeds N] [-o CONFIGURATION] [--edge EDGE]
 
 plays STEPS operations for each seed from SEED on; without -o each seed has another of CONFIGURATIONS.  What both must
-agree on is all that player.py sees, but for the table in allowed.py; every so many steps the whole tree is compared.
-Two file systems that differ are a failure that names seed and step; the script is then cut down to a few steps that
-still differ, and printed as an argument of play_again().
+agree on is all that player.py sees, except what the table in allowed.py has.  Every so many steps the whole tree is
+compared.  Two file systems that differ are a failure that names seed and step; the script is then cut down to a few
+steps that still differ, and printed as an argument of play_again().
 
 Picture     script --Pair.run()--> twelve players: six users on each side --answers--> unexplained()
 
-Invariants  D1 Both sides are empty when a script begins: what a script finds depends on nothing but its steps.
-            D2 Only players touch the mounts, so that a server that hangs hangs none but them.
+Invariants  D1 Both sides are empty when a script begins: what a script finds depends on its steps alone.
+            D2 Only players touch the mounts, so that a server that hangs stops only them.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def test_as_built(arguments: dict[str, int], name_length: int, tmp_path: Path) -
     shape.check()
     found, told = build(shape, tmp_path), estimate(shape)
     assert set(found) == set(told.pages)
-    chance = 1 if max(shape.entries) <= LEAF_CAP else 4     # where leaves split hangs on the mount's secret
+    chance = 1 if max(shape.entries) <= LEAF_CAP else 4     # where leaves split depends on the mount's secret
     for pool, (_items, pages) in found.items():
         assert abs(told.pages[pool] - pages) <= max(0.1 * pages, chance), pool
     if chance == 1:
