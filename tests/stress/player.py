@@ -312,6 +312,15 @@ class Player:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return {}
+        here = os.lseek(fd, 0, os.SEEK_CUR)
+        try:
+            return self.seek(i, status, offset, whence)
+        finally:
+            os.lseek(fd, here, os.SEEK_SET)     # or what is read next differs too
+
+    def seek(self, i: int, status: os.stat_result, offset: int, whence: int) -> Answer:
+        """The answer, with the position left where it leads."""
+        fd = self.handle(i)
         if offset >= status.st_size or offset < 0:
             return {"result": os.lseek(fd, offset, whence)}
         try:
