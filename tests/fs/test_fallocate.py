@@ -8,10 +8,10 @@ from typing import Callable
 import pytest
 
 from tests.fs.fslib import POINTS, ROOT, Driver, Pair, failing, refused
-from tmpfsd.tmpfs import fallocate, holes
+from tmpfsd.tmpfs import cut, fallocate, holes
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.regfile import MAX_SIZE
-from tmpfsd.uvm.errors import VmError
+from tmpfsd.uvm.errors import NoMemory, VmError
 from tmpfsd.uvm.unwritten import UNWRITTEN
 
 PAGE = 4096
@@ -196,6 +196,39 @@ def test_a_write_that_fails(make_fs: Callable[..., Driver], offset: int, length:
             assert done == length
             return
     raise AssertionError("it still fails")
+
+
+def test_counts_what_is_there(fs: Driver) -> None:
+    rng, ino = random.Random(5), fs.create(ROOT, b"a")
+    there: set[int] = set()
+    for _ in range(30):
+        page, n = rng.randrange(200), rng.choice((1, 1, 3, 20))
+        fs.write(ino, page * PAGE, b"x" * (n * PAGE))
+        there.update(range(page, page + n))
+    for _ in range(60):
+        first = rng.randrange(230)
+        last = first + rng.randrange(1, 60)
+        assert fs.do(cut.pages_between, ino, first, last) == len(there & set(range(first, last)))
+
+
+def test_undone_but_for_what_was_written_meanwhile(fs: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others run between two steps: a mapping is written back, memory gets short."""
+    monkeypatch.setattr(fallocate, "FEW", 1)
+    ino = fs.create(ROOT, b"a")
+    for page in (5, 10, 15, 20):
+        fs.write(ino, page * PAGE, b"x" * PAGE)
+    reservation = fs.do(fallocate.Reservation, ino, 0, 30 * PAGE, True)
+    for _ in range(3):
+        fs.mp.breathe()
+        assert reservation.step()
+    fs.write(ino, 2 * PAGE, b"mapped")
+    reservation.failure = NoMemory("size is used up")
+    with refused(errno.ENOSPC):
+        while True:
+            fs.mp.breathe()
+            assert reservation.step()
+    fs.check()
+    assert blocks(fs, ino) == 5 and fs.read(ino, 2 * PAGE, 6) == b"mapped"
 
 
 def test_removed_and_doomed(fs: Driver) -> None:

@@ -37,6 +37,8 @@ ALLOWED = (
         lambda op, kernel, ours, field: ours[field] <= kernel[field] + PAGE // 512),
     Row("atime", "a read that the kernel serves from its cache does not reach the server (README, Limits)",
         lambda op, kernel, ours, field: _type(kernel, field) in (stat.S_IFREG, stat.S_IFLNK)),
+    Row("atime", "likewise a listing, which the kernel caches with edge=native",
+        lambda op, kernel, ours, field: _type(kernel, field) == stat.S_IFDIR and kernel[field] == "now"),
     Row("atime", "what goes through a FIFO does not reach the server",
         lambda op, kernel, ours, field: _type(kernel, field) == stat.S_IFIFO),
     Row("mtime", "likewise",

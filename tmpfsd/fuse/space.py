@@ -21,7 +21,7 @@ from tmpfsd.fuse.data import demand_regular, strip_noted
 from tmpfsd.fuse.later import Later
 from tmpfsd.tmpfs import cut, fileattr, holes, regfile
 from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.fallocate import reserve
+from tmpfsd.tmpfs.fallocate import Reservation
 
 if TYPE_CHECKING:
     from tmpfsd.fuse.session import Session
@@ -32,7 +32,7 @@ _LSEEK = abi.LSEEK_OUT.reply()
 
 
 def fallocate(s: Session, ino: int, data: bytes) -> bytes | None:
-    """FALLOCATE: fuse_fallocate_in.  A long range is punched later."""
+    """FALLOCATE: fuse_fallocate_in.  What takes long is done later."""
     offset, length, mode = abi.FALLOCATE_IN.unpack(data, BODY)
     if mode not in (0, KEEP_SIZE, KEEP_SIZE | PUNCH_HOLE):
         raise FsError(errno.EOPNOTSUPP)
@@ -45,8 +45,18 @@ def fallocate(s: Session, ino: int, data: bytes) -> bytes | None:
         if s.mount.flagged:
             fileattr.demand_loose(s.mount, ino)
         return _punch(s, ino, offset, length)
-    reserve(s.mount, ino, offset, length, bool(mode & KEEP_SIZE))
-    return replies.done(s)
+    return _reserve(s, ino, offset, length, bool(mode & KEEP_SIZE))
+
+
+def _reserve(s: Session, ino: int, offset: int, length: int, keep_size: bool) -> bytes | None:
+    """Reserve what takes few steps at once, and the rest of it later."""
+    reservation = Reservation(s.mount, ino, offset, length, keep_size)
+    for _ in range(FEW_STEPS):
+        s.mount.breathe()
+        if not reservation.step():
+            return replies.done(s)
+    s.later.append(Later(s.unique, ino, "fallocate", reservation.step))
+    return None
 
 
 def _punch(s: Session, ino: int, offset: int, length: int) -> bytes | None:

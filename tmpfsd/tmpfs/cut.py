@@ -193,6 +193,20 @@ def _count(mp: Mount, ino: int, start: int, end: int) -> int:
         start = keys[n - 1] + 1
 
 
+def pages_between(mp: Mount, ino: int, first: int, last: int) -> int:
+    """How many pages a file with extents has in [first, last).  O(their extents).  => SwapIOError.  => Breathes."""
+    total = _count(mp, ino, first, last)
+    mp.breathe()
+    at = mp.mem.node(ino)
+    before = mp.extents.last_to(at, first - 1) if first else None
+    if before is not None:
+        total += min(max(before[0] + unpack_extent(before[1])[1] - first, 0), last - first)
+    final = mp.extents.last_to(at, last - 1)
+    if final is not None and final[0] >= first:
+        total -= max(final[0] + unpack_extent(final[1])[1] - last, 0)
+    return total
+
+
 def _cut_in_place(mp: Mount, at: int, size: int) -> None:
     """Free up to STEP_PAGES of the last pages, where there is no memory for anything else; tn_size follows."""
     keep = size + PAGE_MASK >> PAGE_SHIFT

@@ -8,7 +8,7 @@ extent without page numbers, which each write in its middle would have to split:
 Picture     extents [aaa]....[bb]....  --reserve--> [aaa????][bb????]       ? unwritten
 
 Breathing   Breathes at every slice.
-Limits      A request has one answer, so nobody is served meanwhile: 0.1 us a page, so 25 ms for a GiB.
+Limits      What others take while a long one is under way may make it fail: it is undone then.
             What was added is kept in a list until the end, an entry for each hole that was filled.
 """
 
@@ -19,14 +19,14 @@ import logging
 from typing import TYPE_CHECKING
 
 from tmpfsd.tmpfs import fileattr
-from tmpfsd.tmpfs.cut import take_off
+from tmpfsd.tmpfs.cut import STEP_PAGES, pages_between, take_off
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
     KIND_TREE, pack_extent, set_tn_pages, set_tn_size, tn_kind, tn_pages, tn_size, touch, unpack_extent
 )
 from tmpfsd.tmpfs.regfile import EXTENT_MAX, MAX_SIZE, extent_at, unpack
 from tmpfsd.uvm import unwritten
-from tmpfsd.uvm.errors import VmError
+from tmpfsd.uvm.errors import NoMemory, SwapIOError, VmError
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT
 
 if TYPE_CHECKING:
@@ -34,84 +34,120 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLICE = 16_384              # pages reserved between two breaths: a millisecond
+SLICE = 8192                # pages reserved in a step: half a millisecond
+FEW = 8                     # extents and holes that are looked at in a step
 Run = tuple[int, int]       # page index in the file, how many
 
 
-def reserve(mp: Mount, ino: int, offset: int, length: int, keep_size: bool) -> None:
-    """Have pages for [offset, offset + length) of a regular file; it is made as long, unless its size is to be kept.
+class Reservation:
+    """Pages for [offset, offset + length) of a regular file, had step by step; it is made as long, or keeps its size.
 
-    => NoMemory, SwapIOError, FsError EFBIG, EPERM: nothing has changed.  => O(pages that are missing).  => Breathes.
+    => NoMemory, SwapIOError, FsError EFBIG, EPERM: nothing has changed.  O(extents of the range) to begin with, 0.05 us
+    each.  => Breathes.
     """
-    if mp.flagged:
-        fileattr.demand_writable(mp, ino, tn_size(mp.arena, mp.mem.node(ino)), appends=True)
-    end = offset + length
-    if end > MAX_SIZE:
-        raise FsError(errno.EFBIG)
-    first, last = offset >> PAGE_SHIFT, end + PAGE_MASK >> PAGE_SHIFT
-    unwritten.demand_room(mp.vm, last - first - tn_pages(mp.arena, mp.mem.node(ino)))      # or it counts for ever
-    unwritten.demand_room(mp.vm, _missing(mp, ino, first, last))
-    at = mp.mem.node_w(ino)
-    if tn_kind(mp.arena, at) != KIND_TREE:
-        unpack(mp, at)
-    added: list[Run] = []
-    try:
-        _fill(mp, ino, first, last, added)
-    except VmError:
-        _undo(mp, ino, added)
-        raise
-    at = mp.mem.node_w(ino)
-    if not keep_size and end > tn_size(mp.arena, at):
-        set_tn_size(mp.arena, at, end)
-    touch(mp.arena, at, mp.now())
 
+    __slots__ = ("mp", "ino", "page", "last", "end", "keep_size", "added", "failure")
 
-def _undo(mp: Mount, ino: int, added: list[Run]) -> None:
-    """Give back what was added, the last first, which needs no memory.  => Breathes."""
-    try:
-        for page, count in reversed(added):
-            take_off(mp, ino, page, page + count)
-    except VmError as error:        # the tree cannot be read: what is left stays reserved, and harms nobody
-        log.error("inode %d: what was reserved stays so: %s", ino, error)
+    def __init__(self, mp: Mount, ino: int, offset: int, length: int, keep_size: bool) -> None:
+        if mp.flagged:
+            fileattr.demand_writable(mp, ino, tn_size(mp.arena, mp.mem.node(ino)), appends=True)
+        self.mp, self.ino, self.end, self.keep_size = mp, ino, offset + length, keep_size
+        if self.end > MAX_SIZE:
+            raise FsError(errno.EFBIG)
+        self.page, self.last = offset >> PAGE_SHIFT, self.end + PAGE_MASK >> PAGE_SHIFT
+        self.added: list[Run] = []
+        self.failure: VmError | None = None         # why all that was added is taken away again
+        at = mp.mem.node(ino)
+        unwritten.demand_room(mp.vm, self.last - self.page - tn_pages(mp.arena, at))
+        if tn_kind(mp.arena, at) == KIND_TREE:
+            unwritten.demand_room(mp.vm, self.last - self.page - pages_between(mp, ino, self.page, self.last))
+        else:
+            unpack(mp, mp.mem.node_w(ino))
 
+    def step(self) -> bool:
+        """Do some of it; whether there is more.  O(SLICE), or O(STEP_PAGES) to undo.  => Errors as above, at the end.
 
-def _missing(mp: Mount, ino: int, first: int, last: int) -> int:
-    """How many pages of [first, last) a file has not.  => SwapIOError.  => Breathes."""
-    at = mp.mem.node(ino)
-    if tn_kind(mp.arena, at) != KIND_TREE:
-        return last - first
-    missing, page, n = 0, first, 0
-    while page < last:
-        vpn, count, _before = extent_at(mp, at, page)
-        count = min(count, last - page)
-        if not vpn:
-            missing += count
-        page += count
-        n += 1
-        if not n & 31:
+        => The caller breathes before each step.
+        """
+        if self.failure is None:
+            try:
+                if not self._fill_some():
+                    self._commit()
+                    return False
+            except NoMemory as shortage:
+                if not self.mp.make_room():
+                    self.failure = shortage
+            except SwapIOError as error:
+                self.failure = error
+            return True
+        if self._undo_some():
+            return True
+        raise self.failure
+
+    def _fill_some(self) -> bool:
+        """Reserve what is missing of the next few extents and holes; whether there are more.  => Nothing half done."""
+        mp = self.mp
+        at, most = mp.mem.node_w(self.ino), self.page + SLICE
+        for _ in range(FEW):
+            if self.page >= min(self.last, most):
+                break
+            vpn, count, before = extent_at(mp, at, self.page)
+            count = min(count, self.last - self.page)
+            if not vpn:
+                count = _fill_hole(mp, at, self.page, min(count, SLICE), before)
+                self.added.append((self.page, count))
+            self.page += count
+        return self.page < self.last
+
+    def _commit(self) -> None:
+        """=> SwapIOError."""
+        arena, at = self.mp.arena, self.mp.mem.node_w(self.ino)
+        if not self.keep_size and self.end > tn_size(arena, at):
+            set_tn_size(arena, at, self.end)
+        touch(arena, at, self.mp.now())
+
+    def _undo_some(self) -> bool:
+        """Take away some of what was added, the last first; whether there is more.
+
+        What was written meanwhile, through a mapping, stays.
+        """
+        if not self.added:
+            return False
+        first, count = self.added.pop()
+        low = max(first, first + count - STEP_PAGES)
+        if low > first:
+            self.added.append((first, low - first))
+        try:
+            self._take_off_unwritten(low, first + count)
+        except VmError as error:        # it cannot be read: what is left stays reserved, and harms nobody
+            log.error("inode %d: what was reserved stays so: %s", self.ino, error)
+            self.added.clear()
+        return True
+
+    def _take_off_unwritten(self, page: int, end: int) -> None:
+        mp = self.mp
+        while page < end:
+            vpn, count, _before = extent_at(mp, mp.mem.node(self.ino), page)
+            promised, n = unwritten.run(mp.vm, vpn, min(count, end - page)) if vpn else (False, min(count, end - page))
+            if promised:
+                take_off(mp, self.ino, page, page + n)
+            page += n
             mp.breathe()
-            at = mp.mem.node(ino)
+
+
+def reserve(mp: Mount, ino: int, offset: int, length: int, keep_size: bool) -> None:
+    """A whole Reservation at once.  => Breathes."""
+    reservation = Reservation(mp, ino, offset, length, keep_size)
     mp.breathe()
-    return missing
-
-
-def _fill(mp: Mount, ino: int, page: int, last: int, added: list[Run]) -> None:
-    """Reserve what is missing of [page, last).  => NoMemory, SwapIOError: `added` says what was.  => Breathes."""
-    while page < last:
+    while reservation.step():
         mp.breathe()
-        at = mp.mem.node_w(ino)
-        vpn, count, before = extent_at(mp, at, page)
-        count = min(count, last - page)
-        if not vpn:
-            count = _fill_hole(mp, at, page, min(count, SLICE), before)
-            added.append((page, count))
-        page += count
-    mp.breathe()
-    mp.mem.node_w(ino)
 
 
 def _fill_hole(mp: Mount, at: int, page: int, count: int, before: tuple[int, int] | None) -> int:
-    """Reserve up to count pages of a hole, behind the extent `before`; how many.  => As _fill(), nothing changed."""
+    """Reserve up to count pages of a hole behind the extent `before`; how many.
+
+    => NoMemory, SwapIOError; nothing has changed.
+    """
     follows, length = 0, 0
     if before is not None:
         vpn, length = unpack_extent(before[1])
