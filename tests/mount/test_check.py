@@ -82,7 +82,8 @@ daemon.run(options.parse("ram=4m,size=64m"), sys.argv[1], lambda: None)
         self.mnt, self.flag = mnt, flag
         flag.touch()
         with open(log, "wb") as file:
-            self.daemon = subprocess.Popen([sys.executable, "-c", self.SCRIPT, mnt, flag], stdout=file, stderr=file)
+            self.daemon = subprocess.Popen([sys.executable, "-c", self.SCRIPT, mnt, flag], stdout=file, stderr=file,
+                                           env={**os.environ, "TMPFSD_PURE": "1"})    # it is patched
         assert eventually(lambda: is_mounted(mnt)), log.read_text()
         assert eventually(lambda: ctl("status", str(mnt), check=False).returncode == 0)
         self.asking = subprocess.Popen([sys.executable, "-m", "tmpfsd.cli.ctl", "check", str(mnt)], text=True,
