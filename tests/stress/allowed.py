@@ -52,6 +52,7 @@ NOT_PLAYED = {
     "XATTR_CREATE with XATTR_REPLACE with edge=pyfuse3": "it takes both as CREATE (README, Limits)",
     "where holes are": "reading one through mmap gives tmpfs data there, and what is packed has none: compared is that "
                        "what is called a hole reads as zeroes (test_native_space.py compares the rest)",
+    "SEEK_DATA in the last page that a file can have": "there tmpfs finds no data where there is some",
     "fallocate that is refused (ENOSPC, ZERO_RANGE)": "FUSE takes set-id bits away before it asks (LIMITS.md)",
     "opening what is immutable or append-only": "refused at the first write, as no open is sent (fileattr.py): such "
                                                 "nodes are so for one attempt only",
