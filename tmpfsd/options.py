@@ -33,6 +33,8 @@ MAX_SIZE = (1 << 64) - PAGE_SIZE        # as the kernel's tmpfs; what can be had
 MAX_INODES = (1 << 31) - 1
 MAX_SPIN = 100_000
 MAX_WINDOWS = 65_536
+DEFAULT_ZRAM = -50          # per cent of ram
+MIN_ZRAM = 1 << 20
 MAX_PLACES = 16             # uvm.swapset.MAX_FILES
 MIN_WINDOWS = 64            # uvm.vm.RESERVE: what an operation may touch between two breaths
 MAX_ID = (1 << 32) - 2      # -1 means "leave it" to chown(2)
@@ -118,6 +120,8 @@ class Config:
     swap_size_bytes: int = AS_SIZE
     swap_io: str = "buffered"
     swap_crypt: bool = True
+    compress: str = "none"
+    zram: int = DEFAULT_ZRAM                # bytes, or where it is negative, per cent of ram_bytes
     backend: str = "pageable-submap"
     submap: str | int = "auto"
     submap_sharing: str = "shared"
@@ -141,6 +145,15 @@ class Config:
     def __post_init__(self) -> None:
         if self.swap_size_bytes == AS_SIZE:
             object.__setattr__(self, "swap_size_bytes", min(self.size_bytes, MAX_SPACE))
+
+    @property
+    def zram_bytes(self) -> int:
+        """How much of ram_bytes is for compressed pages; 0 where that would leave too little of one or the other."""
+        if self.compress == "none":
+            return 0
+        nbytes = self.zram if self.zram >= 0 else -self.zram * self.ram_bytes // 100
+        nbytes = nbytes // PAGE_SIZE * PAGE_SIZE
+        return nbytes if nbytes >= MIN_ZRAM and self.ram_bytes - nbytes >= MIN_RAM else 0
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -285,6 +298,18 @@ def parse_swap(text: str, _physical: int) -> tuple[str, ...]:
     return places
 
 
+def parse_zram(text: str, _physical: int) -> int:
+    """Read zram=: bytes, or per cent of ram= as a negative number."""
+    nbytes = parse_size(text, 100)
+    if text.endswith("%"):
+        if not 0 <= nbytes < 100:
+            raise ValueError("must be less than 100% of ram")
+        return -nbytes
+    if 0 < nbytes < MIN_ZRAM:
+        raise ValueError("too small: 0, or at least 1m")
+    return nbytes
+
+
 def parse_switch(text: str, _physical: int) -> bool:
     """Read on or off."""
     return one_of("on", "off")(text, 0) == "on"
@@ -320,6 +345,8 @@ VALUED: dict[str, Option] = {
     "swap_size": Option("swap_size_bytes", parse_space, SIZES),
     "swap_io": Option("swap_io", one_of("buffered", "direct"), "buffered or direct"),
     "swap_crypt": Option("swap_crypt", parse_switch, "on or off"),
+    "compress": Option("compress", one_of("zstd", "none"), "zstd or none"),
+    "zram": Option("zram", parse_zram, "a size, or % of ram"),
     "backend": Option("backend", one_of(*BACKENDS), " or ".join(BACKENDS)),
     "submap": Option("submap", parse_submap, "auto or a size"),
     "submap_sharing": Option("submap_sharing", one_of("shared", "per-pool"), "shared or per-pool"),
@@ -487,6 +514,13 @@ def agree(values: dict[str, Any]) -> Config:
             raise OptionError(f"{name}={value}: is for backend=pageable-submap, this is backend={backend}")
     if isinstance(config.submap, int) and config.submap > config.size_bytes:
         raise OptionError(f"submap={config.submap}: larger than size={config.size_bytes}")
+    if config.compress == "none" and config.zram > 0 and "zram" in given:
+        raise OptionError(f"zram={config.zram}: is for compress=zstd, this is compress=none")
+    if config.zram > config.ram_bytes - MIN_RAM:
+        raise OptionError(f"zram={config.zram}: is a part of ram={config.ram_bytes} and must leave 1m of it")
+    if "compress" in given and config.compress != "none" and config.zram and not config.zram_bytes:
+        raise OptionError(f"compress={config.compress}: ram={config.ram_bytes >> 20}m has no room for 1m of zram "
+                          "beside 1m of frames")
     if config.swap_size_bytes == 0 and config.swap is not None:
         if backend not in NEVER_OUT:
             raise OptionError(f"swap_size=0: backend={backend} pages out; give a size, or swap=none")
@@ -507,4 +541,6 @@ def agree_on_swap(config: Config) -> tuple[str, ...]:
         why = "no directory for swap (/var/tmp, /tmp) that can be written to and is outside memory"
     if config.swap_size_bytes == 0:
         why = "swap_size=0"
+    if config.zram_bytes:
+        return ()
     return (f"{why}: nothing can be paged out, so ram={config.ram_bytes >> 20}m is all there is",)

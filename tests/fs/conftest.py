@@ -48,15 +48,23 @@ def mode(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-# The default backend in every mode; the others where their pages go out, or where they never do.
+# The default backend in every mode, and with a compressed tier before encrypted swap, or before none; the others where
+# their pages go out, or where they never do.
 MATRIX = [*((mode, {}) for mode in MODES),
+          ("starving", {"ring": 1 << 20}), ("thrash", {"ring": 1 << 20}),
+          ("starving", {"ring": 8 << 20, "swap": None}),
           ("starving", {"submap_sharing": "per-pool"}),
           ("starving", {"backend": "aobj"}), ("thrash", {"backend": "aobj"}),
           ("starving", {"backend": "pageable-object"}),
           ("roomy", {"backend": "wired"}), ("roomy", {"backend": "pageable-flag"})]
 
 
-@pytest.fixture(params=MATRIX, ids=lambda param: "-".join((param[0], *param[1].values())))
+def name_of(param: tuple[str, dict[str, Any]]) -> str:
+    """What a test is called by its file system."""
+    return "-".join((param[0], *(value if isinstance(value, str) else name for name, value in param[1].items())))
+
+
+@pytest.fixture(params=MATRIX, ids=name_of)
 def fs(make_fs: Callable[..., Driver], request: pytest.FixtureRequest) -> Driver:
     """The file system most tests take; thrashing, its trees are deep with few entries."""
     mode, options = request.param

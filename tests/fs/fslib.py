@@ -25,9 +25,13 @@ from tmpfsd.options import Config
 from tmpfsd.tmpfs import btree, discard, layout, reap, vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.codec import Zstd
 from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError, VmError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.swapset import RING_BASE, RING_WIDTH
+from tmpfsd.uvm.tier import compress_in
 from tmpfsd.uvm.vm import RESERVE
+from tmpfsd.uvm.zlog import ZLog
 
 ROOT = vnops.ROOT_INO
 MODES = ("roomy", "starving", "thrash")
@@ -78,11 +82,16 @@ class Stat(NamedTuple):
     generation: int
 
 
-def make_mount(swap: str | None, mode: str = "roomy", **options: Any) -> Mount:
-    """A Mount with debug level 1, roomy, starving or with everything evicted at each breath."""
+def make_mount(swap: str | None, mode: str = "roomy", ring: int = 0, **options: Any) -> Mount:
+    """A Mount with debug level 1, roomy, starving or with everything evicted at each breath.
+
+    => ring is how large a compressed tier it has beside its frames.
+    """
     frames = STARVING_FRAMES if mode == "starving" else 768
     settings = {"ram_bytes": frames << PAGE_SHIFT, "size_bytes": 256 << 20, "swap": swap, "uid": 0, "gid": 0}
     mp = Mount(Config(**{**settings, **options}))
+    if ring:
+        compress_in(mp.vm, ZLog(ring, RING_BASE, RING_WIDTH, Zstd()))
     mp.vm.check_level = max(mp.check_level, 1)
     mp.vm.thrash |= mode == "thrash"
     return mp
@@ -266,7 +275,7 @@ class Driver:
         submap_pages = mem.backend.stats()["size_bytes"] >> PAGE_SHIFT      # a fixed one of a pool is made when needed
         return {"pages": vm.npages, "pages_of": vm.pages_of[:20], "nodes": mem.nodes.nitems,
                 "strings": [pool.nitems for pool in mem.strings.pools], "map": vm.kernel_map.nused - submap_pages,
-                "slotless": vm.nslotless + (vm.swap.nheld if vm.swap else 0)}
+                "slotless": vm.nslotless + (vm.swap.nheld if vm.swap else 0) + (vm.tier.ring.nheld if vm.tier else 0)}
 
     def reap_all(self, check: bool = False) -> tuple[int, list[discard.Gone]]:
         """Reap to the end: names taken away, those that the kernel must be told of."""
@@ -317,8 +326,8 @@ class Driver:
         else:
             raise AssertionError("idle() never ends")
         swap = self.mp.vm.swap
-        if swap is not None:
-            blocks = os.fstat(swap.store.fd).st_blocks * BLOCK >> PAGE_SHIFT
+        if swap is not None and swap.files:
+            blocks = os.fstat(swap.files[0].store.fd).st_blocks * BLOCK >> PAGE_SHIFT
             assert blocks <= swap.nheld + 8, f"{blocks} pages on disk, {swap.nheld} held"
 
     def finish(self) -> None:
@@ -418,6 +427,8 @@ POINTS: dict[str, Point] = {
 SWAP_POINTS: dict[str, Point] = {
     "slot": ("Swap.alloc", lambda: NoSwap("injected"), False),
     "no more slots": ("Swap.alloc", lambda: NoSwap("injected"), True),
+    "ring": ("Tier.put", lambda: NoSwap("injected"), False),
+    "full ring": ("Tier.put", lambda: NoSwap("injected"), True),
     "write": ("Swap.write_cluster", lambda: OSError(errno.EIO, "injected"), False),
     "dead device": ("Swap.write_cluster", lambda: OSError(errno.EIO, "injected"), True),
     "full disk": ("Swap.write_cluster", lambda: OSError(errno.ENOSPC, "injected"), True),

@@ -102,7 +102,8 @@ def test_swap_is_made_absolute(tmp_path: "os.PathLike[str]", monkeypatch: pytest
     ("swap_size=0", "swap=none"), ("swap_io=mmap", "buffered or direct"), ("swap_io", "needs a value"),
     ("swap=", "needs a value"), ("swap=/a:", "an empty path"), ("swap=/a::/b", "an empty path"),
     ("swap=/a:/b:/a", "/a is given twice"), ("swap=" + ":".join(map("/{}".format, range(17))), "at most 16 places"),
-    ("swap_crypt=yes", "must be on or off"), ("backend=magic", "must be wired or pageable-flag"),
+    ("swap_crypt=yes", "must be on or off"), ("compress=lz4", "must be zstd or none"), ("zram=100%", "less than 100%"),
+    ("zram=4k", "at least 1m"), ("zram=-1", "negative"), ("backend=magic", "must be wired or pageable-flag"),
     ("windows=1", "two records at once"), ("windows=63", "at least 64"),
     ("submap=0", "too small"), ("submap=big", "not a whole"), ("submap_sharing=none", "shared or per-pool"),
     ("windows=0", "number from 1"), ("windows=x", "number from 1"), ("windows=64", "backend=aobj"),
@@ -138,6 +139,10 @@ def test_refused_by_name(text: str, why: str) -> None:
     ("swap=none,swap_size=1g", "swap_size=1073741824", "swap=none"),
     ("swap=none,swap_io=direct", "swap_io=direct", "swap=none"),
     ("swap=none,swap_crypt=on", "swap_crypt=on", "swap=none"),
+    ("compress=zstd,ram=8m,zram=8m", "zram=8388608", "must leave 1m"),
+    ("compress=zstd,ram=8m,zram=1g", "zram=1073741824", "is a part of ram"),
+    ("compress=zstd,ram=1m", "compress=zstd", "no room for 1m of zram"),
+    ("zram=4m", "zram=4194304", "compress=none"),
     ("swap=/x,swap_size=0", "swap_size=0", "pages out"),
 ])
 def test_contradictions(text: str, named: str, why: str) -> None:
@@ -267,3 +272,15 @@ def test_swap_is_encrypted_unless_it_is_said(tmp_path: Path) -> None:
 
 def test_a_colon_in_other_values_is_one() -> None:
     assert read(r"fsname=a\:b").fsname == "a:b"
+
+
+@pytest.mark.parametrize("text, nbytes", [
+    ("", 0), ("compress=none", 0), ("compress=zstd,ram=16m", 8 << 20), ("compress=zstd,ram=16m,zram=25%", 4 << 20),
+    ("compress=zstd,ram=16m,zram=15m", 15 << 20), ("compress=zstd,ram=16m,zram=0", 0),
+])
+def test_zram_is_a_part_of_ram(text: str, nbytes: int) -> None:
+    assert read(text).zram_bytes == nbytes
+
+
+def test_compressed_pages_are_somewhere_to_page_to() -> None:
+    assert not read("swap=none,compress=zstd,ram=16m").warnings

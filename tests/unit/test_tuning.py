@@ -266,6 +266,39 @@ def test_several_places_are_filled_in_turn(make, tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_compressed_pages(make, tmp_path: Path) -> None:
+    """They are within ram, in the status, and let go as a swap file is; without swap they are where pages go."""
+    tuning = make(ram_bytes=4 * MB, compress="zstd", zram=-50)
+    files = store(tuning.mount, 600)
+    status = tuning.mount.status()
+    assert status["ram_bytes"] == 4 * MB >= status["resident_bytes"] and tuning.mount.vm.phys.nframes == 2 * MB >> 12
+    zram = status["zram"]
+    assert zram["size_bytes"] == 2 * MB and 0 < zram["used_bytes"] < zram["stored_bytes"] and zram["ratio"] > 3
+    demand_content(tuning.mount, files)
+    assert tuning.mount.status()["zram"]["hits"] > 0
+    do(tuning.set({"values": ["ram=5m"]}))
+    assert (tuning.mount.status()["ram_bytes"], tuning.mount.vm.phys.nframes) == (5 * MB, 3 * MB >> 12)
+    with pytest.raises(ControlError, match="zram=2m is a part of it"):
+        do(tuning.set({"values": ["ram=2m"]}))
+    assert do(tuning.swapoff({"path": "zram"}))["moved_bytes"] > 0
+    status = tuning.mount.status()
+    assert status["zram"]["size_bytes"] == 0 and tuning.mount.vm.phys.nframes == 5 * MB >> 12
+    demand_content(tuning.mount, files)
+
+
+def test_compressed_pages_without_swap(make, tmp_path: Path) -> None:
+    tuning = make(ram_bytes=4 * MB, swap=None, compress="zstd", zram=-50)
+    files = store(tuning.mount, 1000)
+    assert tuning.mount.status()["stores"] == [] and tuning.mount.status()["swap"]["disk_full"] is False
+    demand_content(tuning.mount, files)
+    with pytest.raises(ControlError, match="zram: it holds"):
+        do(tuning.swapoff({"path": "zram"}))
+    tuning.swapon({"path": str(tmp_path), "size_bytes": 64 * MB})
+    do(tuning.swapoff({"path": "zram"}))
+    assert tuning.mount.status()["stores"][0]["used_bytes"] > 8 * MB
+    demand_content(tuning.mount, files)
+
+
 def test_swapon_encrypts_as_the_mount_does(make, tmp_path: Path) -> None:
     for crypt in (False, True):
         tuning = make(swap_crypt=crypt)

@@ -50,6 +50,11 @@ def rows(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "inodes", f"{state['inodes']:,}" + (f" of {most:,}" if most else ", no limit")
     yield "ram", share(state["resident_bytes"], state["ram_bytes"])
     yield "", f"wired {human(state['wired_bytes'])}, dirty {human(state['dirty_bytes'])}"
+    zram = state.get("zram") or {}
+    if zram.get("size_bytes"):
+        yield "zram", share(zram["used_bytes"], zram["size_bytes"]) + f": {human(zram['stored_bytes'])} of pages, " \
+            f"{zram['ratio']} to 1"
+        yield "", f"{zram['hits']:,} hits, {zram['writebacks']:,} written back"
     if swap and swap.get("path"):
         yield "swap", share(swap["used_bytes"], swap["size_bytes"])
         yield from (("", text) for text in swap_files(swap))

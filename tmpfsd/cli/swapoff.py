@@ -15,7 +15,8 @@ EPILOG = """\
 example:
   tmpfsctl swapoff /mnt/x /var/tmp
 
-PATH is what `tmpfsctl status` calls it.  What it holds goes to the other swap files, or stays in ram where
+PATH is what `tmpfsctl status` calls it; `zram` are the compressed pages, whose memory is for frames then.
+What it holds goes to the other swap files, or stays in ram where
 they are full.  Requests are served meanwhile.  Interrupted (Ctrl-C) it is in use again as before, and nothing
 is lost.  Pages that cannot be read back from a bad disk stay on it, all others are saved.
 

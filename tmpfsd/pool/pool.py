@@ -93,6 +93,8 @@ class Pool:
         """
         if failpoint.hook:
             failpoint.hook("Pool.get")
+        if self.vm.tier is not None:
+            self.vm.demand_room()
         partial = self._partial[group]
         if partial:
             page = partial[0]

@@ -36,6 +36,7 @@ from tmpfsd.uvm.seal import make_seal
 from tmpfsd.uvm.store import FileStore, Store, open_store, own
 from tmpfsd.uvm.swap import MOST_PRIORITY, UNSAID, Swap
 from tmpfsd.uvm.swapset import free_base, swapoff, swapon
+from tmpfsd.uvm.zlog import ZRAM, ZLog
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ class Tuning:
         self.mount = mount
         self.dispatcher = dispatcher
         swap = mount.vm.swap
-        self.own_swap = swap.files[0] if swap is not None else None     # the file that swap_size is about
+        # The file that swap_size is about.
+        self.own_swap = swap.files[0] if swap is not None and swap.files else None
         self.busy = ""
 
     def table(self) -> dict[str, Command]:
@@ -160,11 +162,17 @@ class Tuning:
         return iter(())
 
     def _ram(self) -> int:
-        return ptoa(self.mount.vm.phys.nframes)
+        return ptoa(self.mount.vm.phys.nframes) + self._zram()
+
+    def _zram(self) -> int:
+        tier = self.mount.vm.tier
+        return tier.ring.nbytes if tier is not None else 0
 
     def _set_ram(self, nbytes: int) -> Iterator[Progress]:
         vm = self.mount.vm
-        was, wanted = vm.phys.nframes, atop(nbytes)
+        was, wanted = vm.phys.nframes, atop(nbytes - self._zram())
+        if wanted < atop(options.MIN_RAM):
+            raise ControlError(f"ram={nbytes >> 20}m: zram={self._zram() >> 20}m is a part of it, and must leave 1m")
         try:
             with contextlib.closing(resize(vm, wanted)) as steps:
                 for nframes in steps:
@@ -219,19 +227,24 @@ class Tuning:
     def swapoff(self, request: Mapping[str, Any]) -> Steps:
         """Drain a swap file and let it go; what is on it goes elsewhere."""
         path, swap = request.get("path"), self.mount.vm.swap
-        files = swap.files if swap is not None else []
+        files: list[Swap | ZLog] = list(swap.files) if swap is not None else []
+        if self.mount.vm.tier is not None:
+            files.append(self.mount.vm.tier.ring)
         found = [file for file in files if file.path == path]
         if not found:
             known = ", ".join(file.path for file in files) or "none"
             raise ControlError(f"{path}: no swap file of this mount; there are: {known}")
         with self.alone(f"swapoff {path}"):
-            held = found[-1].nheld
+            held, zram = found[-1].nheld, self._zram()
             try:
                 with contextlib.closing(swapoff(self.mount.vm, found[-1])) as steps:
                     for left in steps:
                         yield Progress(max(held - left, 0), held)
             except REFUSALS as error:
                 raise ControlError(f"{path}: {error}") from None
+        if path == ZRAM:
+            yield from self._set_ram(self._ram() + zram)      # its memory is for frames now
+            self.mount.config = dataclasses.replace(self.mount.config, compress="none")
         log.info("swapoff %s: %d bytes moved", path, ptoa(held))
         answer = {"path": path, "moved_bytes": ptoa(held)}
         if self.mount.vm.swap is None:

@@ -16,15 +16,19 @@ from tmpfsd.tmpfs.directory import Directories
 from tmpfsd.tmpfs.discard import Gone
 from tmpfsd.tmpfs.gate import Gate
 from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
+from tmpfsd.uvm.codec import Zstd
 from tmpfsd.uvm.errors import NoSwap
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.seal import make_seal
 from tmpfsd.uvm.store import open_store
 from tmpfsd.uvm.swap import Swap
-from tmpfsd.uvm.swapset import OWN_WIDTH, SwapSet, free_base
+from tmpfsd.uvm.swapset import OWN_WIDTH, RING_BASE, RING_WIDTH, SwapSet, free_base
+from tmpfsd.uvm.tier import compress_in
 from tmpfsd.uvm.unwritten import UNWRITTEN
 from tmpfsd.uvm.vm import SPARE, Vm
+from tmpfsd.uvm.zlog import ZLog
 
+NO_ZRAM = {"size_bytes": 0, "used_bytes": 0, "stored_bytes": 0, "ratio": 0.0, "hits": 0, "writebacks": 0}
 STORE_KEYS = ("kind", "path", "priority", "size_bytes", "used_bytes", "state", "encrypted")
 
 
@@ -37,7 +41,9 @@ class Mount:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.vm = Vm(config.ram_bytes, _swap_of(config), atop(config.size_bytes), spare=SPARE)
+        self.vm = Vm(config.ram_bytes - config.zram_bytes, _swap_of(config), atop(config.size_bytes), spare=SPARE)
+        if config.zram_bytes:
+            compress_in(self.vm, ZLog(config.zram_bytes, RING_BASE, RING_WIDTH, Zstd()))
         submap = 0 if config.submap == "auto" else int(config.submap)
         self.mem = Mem(self.vm, config.backend, submap, config.submap_sharing == "per-pool", config.nr_inodes,
                        config.windows)
@@ -89,6 +95,7 @@ class Mount:
         """The file system's part of `tmpfsctl status --json`."""
         vm, mem, daemon, swap = self.vm, self.mem, self.vm.daemon, self.vm.swap
         data_resident = vm.resident(OWNER_DATA)
+        zram = vm.tier.stats() if vm.tier is not None else NO_ZRAM
         return {
             "backend": mem.backend.name,
             "size_bytes": ptoa(vm.limit),
@@ -98,8 +105,8 @@ class Mount:
             "inodes_max": self.nr_inodes,
             "orphans": mem.norphans,            # inodes without a name that the kernel still knows, or to be freed
             "lost_inodes": self.lost_nodes,
-            "ram_bytes": ptoa(vm.phys.nframes),
-            "resident_bytes": ptoa(vm.phys.nused),
+            "ram_bytes": ptoa(vm.phys.nframes) + zram["size_bytes"],
+            "resident_bytes": ptoa(vm.phys.nused) + zram["used_bytes"],
             "wired_bytes": ptoa(vm.nwired),
             "unowned_bytes": ptoa(vm.nunowned),
             "dirty_bytes": ptoa(vm.phys.dirty.count(1)),
@@ -108,10 +115,11 @@ class Mount:
                      "size_bytes": ptoa(swap.nslots) if swap else 0,
                      "used_bytes": ptoa(swap.nheld) if swap else 0,
                      "bad_slots": swap.nbad if swap else 0,
-                     "disk_full": swap is not None and all(file.full for file in swap.files),
+                     "disk_full": swap is not None and bool(swap.files) and all(file.full for file in swap.files),
                      "files": [file.stats() for file in swap.files] if swap else []},
             "stores": [{key: value for key, value in file.stats().items() if key in STORE_KEYS}
                        for file in swap.files] if swap else [],
+            "zram": zram,
             "paging": {"faults": vm.faults, "pageins": vm.pageins, "pageouts": daemon.pageouts,
                        "scans": daemon.scans, "reclaims": daemon.reclaims, "stalls": daemon.stalls,
                        "read_errors": vm.read_errors, "write_errors": daemon.write_errors,

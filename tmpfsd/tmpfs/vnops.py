@@ -115,7 +115,7 @@ def readlink(mp: Mount, ino: int) -> bytes:
 
 def _accessed(mp: Mount, ino: int, at: int) -> None:
     """Update atime, by default as relatime does: when it is not later than mtime or ctime, or a day old (mount(8))."""
-    if mp.noatime or mp.gate.broken:
+    if mp.noatime or mp.gate.broken or mp.vm.tier is not None and mp.vm.tier.tight():
         return
     if mp.flagged and fileattr.flags_at(mp, at) & layout.FL_NOATIME:
         return
@@ -317,6 +317,8 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
         times = atime_ns is not None or mtime_ns is not None
         others = any(value is not None for value in (mode, uid, gid, size))
         fileattr.demand_settable(mp, ino, others or times and not touched, times)
+    if size is None:
+        mp.vm.demand_room()
     if mode is not None and mp.acl:
         acl.chmod(mp, ino, mode)
     stays_empty = by_path and size == 0 and _is_empty(mp, ino)
@@ -410,6 +412,7 @@ def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview, appends: b
     """
     if mp.flagged:
         fileattr.demand_writable(mp, ino, offset, appends)
+    mp.vm.demand_room()
     done = regfile.write(mp, ino, offset, data)
     touch(mp.arena, mp.mem.node_w(ino), mp.now())
     return done

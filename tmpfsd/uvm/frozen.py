@@ -64,6 +64,8 @@ def become_copy(vm: Vm) -> None:
     vm.thrash = False
     for file in vm.swap.files if vm.swap is not None else []:
         file.read_only = True
+    if vm.tier is not None:
+        vm.tier.ring.draining = True        # it is ours, but what is put there is copied memory
     for queue in (INACTIVE, ACTIVE):
         for pfn in list(vm.daemon.frames(queue)):
             if vm.phys.dirty[pfn]:

@@ -61,6 +61,7 @@ FLUSH_LOOKS = 2048          # frames looked at in a step of flush()
 PATIENCE = 2048             # looks of one reclaim: 3 ms
 STEP_PATIENCE = 512         # and of a step of what evicts in steps, where a slow disk should get less at once: 700 KiB
 WRITE_COST = 16             # what writing costs, in looks, and 2 for each page
+PACK_COST: Final = 6        # and packing a page
 BALANCE_LOOKS = 32          # active pages looked at between two inactive ones
 BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device or empty queues left short
 
@@ -225,8 +226,12 @@ class PageDaemon:
 
     def _has_no_room(self, pfn: int) -> bool:
         """Whether a page cannot be written, as it has no slot and none is free: said without trying."""
-        swap = self.vm.swap
-        return not self.slotted[pfn] and (swap is None or not swap.nfree or not swap.space)
+        vm = self.vm
+        if self.slotted[pfn]:
+            return False
+        if vm.tier is not None:
+            return vm.tier.tight()
+        return vm.swap is None or not vm.swap.nfree or not vm.swap.space
 
     def _put_aside(self, pfn: int) -> None:
         """A page that could not be written waits for a slot; one that has a slot stays in sight, as it can be written
@@ -254,8 +259,12 @@ class PageDaemon:
     def _retry_held(self) -> None:
         """Let as many held pages try again as there may be slots for."""
         swap = self.vm.swap
-        if self.count[HELD] and swap is not None and swap.space:
-            for pfn in list(islice(self.frames(HELD), min(swap.nfree, self.batch))):
+        if not self.count[HELD] or swap is None:
+            return
+        tier = self.vm.tier
+        if tier is not None and not tier.tight() or tier is None and swap.space:
+            most = self.batch if tier is not None else min(swap.nfree, self.batch)
+            for pfn in list(islice(self.frames(HELD), most)):
                 self.requeue(pfn, INACTIVE)
 
     def _balance(self) -> None:
@@ -361,6 +370,14 @@ class PageDaemon:
         vpn = vm.phys.owner[pfn]
         lo, hi = self._cluster(vpn)
         self.patience -= WRITE_COST + 2 * (hi - lo)
+        tier = vm.tier
+        if tier is not None:
+            self.patience -= PACK_COST * (hi - lo)
+            if not vm.slot_of[vpn] and tier.tight():
+                return False
+            taken, lo, hi = tier.take(vpn, lo, hi, settle)
+            if taken:
+                return True
         try:
             slot, count = swap.alloc(hi - lo)
         except NoSwap:
@@ -374,7 +391,7 @@ class PageDaemon:
             swap.free(slot, count)
             self.failed(error, slot)
             return self._clean_one(vpn, settle)
-        self._assign(slot, lo, hi, settle)
+        self.assign(slot, lo, hi, settle)
         return True
 
     def _cluster(self, vpn: int) -> tuple[int, int]:
@@ -401,8 +418,8 @@ class PageDaemon:
         if vm.trace is not None:
             vm.trace("out", lo, hi - lo)
 
-    def _assign(self, slot: int, lo: int, hi: int, settle: bool) -> None:
-        """Pages [lo, hi) are in the slots from slot on, and their old slots are free."""
+    def assign(self, slot: int, lo: int, hi: int, settle: bool) -> None:
+        """Pages [lo, hi) are in the slots from slot on, and their old slots are free.  O(hi - lo)."""
         vm = self.vm
         old = vm.slot_of[lo:hi]
         for i, vpn in enumerate(range(lo, hi)):
@@ -441,7 +458,7 @@ class PageDaemon:
                 continue
             for bad in refused:
                 swap.retire(bad)
-            self._assign(slot, vpn, vpn + 1, settle)
+            self.assign(slot, vpn, vpn + 1, settle)
             return True
         for slot in refused:
             swap.free(slot)
@@ -455,6 +472,8 @@ class PageDaemon:
         slot = vm.slot_of[vpn]
         if not slot or vm.swap is None or vm.swap.read_only:
             return False
+        if vm.tier is not None and vm.tier.ring.owns(slot):
+            return vm.tier.take_whole(vpn, settle)
         vm.swap.end_hold()              # whoever reads there must not see half of it
         try:
             self._write(slot, vpn, vpn + 1)

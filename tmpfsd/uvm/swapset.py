@@ -28,6 +28,7 @@ from tmpfsd.uvm import unwritten
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
 from tmpfsd.uvm.swap import UNSAID, Swap
+from tmpfsd.uvm.zlog import ZLog
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
@@ -35,26 +36,29 @@ if TYPE_CHECKING:
 MAX_FILES = 16
 NUMBERS = 1 << 32           # a slot number has 32 bits
 OWN_WIDTH = 1 << 31          # numbers kept for the file of the mount, which can grow: as many as there can be pages
+RING_WIDTH = 1 << 29        # numbers of the compressed tier's ring: 2 TiB of pages, before they were packed
+RING_BASE = NUMBERS - RING_WIDTH
 STEP_PAGES = 128            # pages that a step of swapoff() moves: 2.5 ms where each is written alone
 STEP_LOOKS = 8192           # pages that it looks at: 0.5 ms
 CLUSTER = 16                # pages copied at once
 
 
 class SwapSet:
-    """The slots of several swap files.
+    """The slots of several swap files, and of the ring of the compressed tier (tier.py).
 
     All O(files), of which there are MAX_FILES at most, beside what the file takes that has the slot; see Swap.
     """
 
-    __slots__ = ("files",)
+    __slots__ = ("files", "ring")
 
-    def __init__(self, files: list[Swap]) -> None:
+    def __init__(self, files: list[Swap], ring: ZLog | None = None) -> None:
+        self.ring = ring
         self.files = sorted(files, key=lambda file: -file.priority)
 
     @property
     def path(self) -> str:
         """Where the first file is.  O(1)."""
-        return self.files[0].path
+        return self.files[0].path if self.files else "none"
 
     @property
     def nslots(self) -> int:
@@ -81,7 +85,13 @@ class SwapSet:
         """Whether some file's disk may have room for more."""
         return any(file.space and not file.draining for file in self.files)
 
-    def of(self, slot: int) -> Swap:
+    def of(self, slot: int) -> Swap | ZLog:
+        """The file, or the ring, that owns a slot."""
+        if self.ring is not None and self.ring.owns(slot):
+            return self.ring
+        return self.file_of(slot)
+
+    def file_of(self, slot: int) -> Swap:
         """The file that owns a slot."""
         for file in self.files:
             if file.owns(slot):
@@ -100,7 +110,7 @@ class SwapSet:
 
     def disk_full(self, slot: int) -> None:
         """See Swap."""
-        self.of(slot).disk_full()
+        self.file_of(slot).disk_full()
 
     def alloc(self, n: int, at: int = 0) -> tuple[int, int]:
         """See Swap; where `at` is given, because a slot near it failed, another file is tried first."""
@@ -129,7 +139,7 @@ class SwapSet:
 
     def write_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> None:
         """See Swap."""
-        self.of(slot).write_cluster(slot, pages, vpns)
+        self.file_of(slot).write_cluster(slot, pages, vpns)
 
     def read_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
         """See Swap."""
@@ -144,20 +154,23 @@ class SwapSet:
         return any([file.trim(budget) for file in self.files])
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files; the ring is its tier's."""
         for file in self.files:
             file.close()
 
     def check(self, held: set[int]) -> None:
         """Raise Inconsistent where an invariant of the set or of a file does not hold."""
-        ranges = sorted((file.base, file.base + file.width) for file in self.files)
+        owners: list[Swap | ZLog] = [*self.files]
+        if self.ring is not None:
+            owners.append(self.ring)
+        ranges = sorted([(each.base, each.base + each.width) for each in owners])
         demand(all(one[1] < two[0] for one, two in zip(ranges, ranges[1:])), "T1", f"ranges {ranges}")
         priorities = [file.priority for file in self.files]
         demand(priorities == sorted(priorities, reverse=True), "T2", f"priorities {priorities}")
         for slot in held:
-            demand(any(file.owns(slot) for file in self.files), "T1", f"slot {slot} is of no file")
-        for file in self.files:
-            file.check({slot for slot in held if file.owns(slot)})
+            demand(any([each.owns(slot) for each in owners]), "T1", f"slot {slot} is of no file")
+        for each in owners:
+            each.check({slot for slot in held if each.owns(slot)})
 
 
 def free_base(files: list[Swap], nslots: int) -> int:
@@ -167,7 +180,7 @@ def free_base(files: list[Swap], nslots: int) -> int:
         if base + nslots < file.base:
             break
         base = file.base + file.width + 1
-    if base + nslots > NUMBERS:
+    if base + nslots >= RING_BASE:
         raise NoSwap(f"there are no slot numbers left for {ptoa(nslots) >> 20}m")
     return base
 
@@ -179,10 +192,11 @@ def swapon(vm: Vm, swap: Swap) -> None:
         raise NoSwap(f"at most {MAX_FILES} swap files")
     if swap.priority < 0:
         swap.priority = min([UNSAID + 1, *(file.priority for file in files)]) - 1
-    vm.swap = SwapSet([*files, swap]) if files else swap
+    ring = vm.swap.ring if isinstance(vm.swap, SwapSet) else None
+    vm.swap = SwapSet([*files, swap], ring) if files or ring is not None else swap
 
 
-def swapoff(vm: Vm, swap: Swap) -> Generator[int, None, None]:
+def swapoff(vm: Vm, swap: Swap | ZLog) -> Generator[int, None, None]:
     """Drain a file step by step, then let it go; yields how many of its slots are held.
 
     O(pages), in steps of STEP_LOOKS looks or STEP_PAGES moves.
@@ -207,24 +221,30 @@ def swapoff(vm: Vm, swap: Swap) -> Generator[int, None, None]:
         swap.draining = False
 
 
-def demand_room(vm: Vm, swap: Swap) -> None:
+def demand_room(vm: Vm, swap: Swap | ZLog) -> None:
     """See that other files and memory have room for what a file holds.  O(files).  => NoSwap."""
     assert vm.swap is not None
     others = sum(file.nfree for file in vm.swap.files if file is not swap and file.space)
     memory = max(vm.most_slotless - vm.nslotless, 0)
+    if vm.tier is not None and swap is not vm.tier.ring:
+        ring = vm.tier.ring
+        others += max(ring.most_live - ring.live_bytes, 0) >> PAGE_SHIFT
     if swap.nheld > others + memory:
         raise NoSwap(f"it holds {ptoa(swap.nheld) >> 10}k; other swap files have room for {ptoa(others) >> 10}k, "
                      f"ram for {ptoa(memory) >> 10}k")
 
 
-def _let_go(vm: Vm, swap: Swap) -> None:
+def _let_go(vm: Vm, swap: Swap | ZLog) -> None:
     assert vm.swap is not None
+    ring = vm.swap.ring if isinstance(vm.swap, SwapSet) else None
+    if swap is ring:
+        vm.tier = ring = None
     files = [file for file in vm.swap.files if file is not swap]
-    vm.swap = SwapSet(files) if len(files) > 1 else files[0] if files else None
+    vm.swap = SwapSet(files, ring) if len(files) > 1 or ring is not None else files[0] if files else None
     swap.close()
 
 
-def _step(vm: Vm, swap: Swap, vpn: int) -> tuple[int, int]:
+def _step(vm: Vm, swap: Swap | ZLog, vpn: int) -> tuple[int, int]:
     """Move some pages from vpn on: where to go on, and how many could not be read."""
     moved = lost = 0
     slot_of, first, behind = vm.slot_of, swap.base, swap.base + swap.width
@@ -243,7 +263,7 @@ def _step(vm: Vm, swap: Swap, vpn: int) -> tuple[int, int]:
     return vpn, lost
 
 
-def _move(vm: Vm, swap: Swap, vpn: int) -> int:
+def _move(vm: Vm, swap: Swap | ZLog, vpn: int) -> int:
     """Move a page off the file, and those behind it that are out together with it; how many."""
     if unwritten.is_unwritten(vm, vpn):
         unwritten.settle(vm, swap, vpn)
@@ -260,7 +280,7 @@ def _move(vm: Vm, swap: Swap, vpn: int) -> int:
     return 1
 
 
-def _copy(vm: Vm, swap: Swap, vpn: int) -> int:
+def _copy(vm: Vm, swap: Swap | ZLog, vpn: int) -> int:
     """Copy pages that are out to another file; how many, 0 where no file takes them.  => SwapIOError."""
     slot, n = vm.slot_of[vpn], 1
     end = min(vpn + CLUSTER, len(vm.slot_of))
@@ -293,19 +313,15 @@ def _copy(vm: Vm, swap: Swap, vpn: int) -> int:
     return got
 
 
-def _settle(vm: Vm, swap: Swap, vpn: int) -> None:
+def _settle(vm: Vm, swap: Swap | ZLog, vpn: int) -> None:
     """Give a resident page a slot of another file, or none.  => NoSwap: there is room for neither."""
     pfn = vm.pfn_of(vpn)
     assert vm.swap is not None
-    if vm.swap.nfree and vm.daemon.clean(pfn) and not swap.owns(vm.slot_of[vpn]):
+    if (vm.swap.nfree or vm.tier is not None) and vm.daemon.clean(pfn) and not swap.owns(vm.slot_of[vpn]):
         return
     if vm.nslotless >= vm.most_slotless:
         raise NoSwap("what it holds fits nowhere else: other swap files and ram are full")
-    swap.free(vm.slot_of[vpn])
-    vm.slot_of[vpn] = 0
-    vm.phys.dirty[pfn] = 1          # V3
-    vm.daemon.slotted[pfn] = 0
-    vm.nslotless += 1
+    vm.lose_slot(vpn)
 
 
 # Page aligned, as O_DIRECT demands.

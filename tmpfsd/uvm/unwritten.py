@@ -14,6 +14,7 @@ Invariants
 Breathing   Nothing here breathes.
 Limits      A promise without a slot is not given one when a slot becomes free: as long as it stands, ram cannot be made
             smaller than all such pages and the reserve.
+            The ring of a compressed tier (tier.py) has no room for promises: without a store they take frames.
             A disk under the swap file that is full is a device that fails: it is not asked for room when one promises.
 """
 
@@ -29,6 +30,7 @@ from tmpfsd.uvm.physmem import ZERO_PAGE
 if TYPE_CHECKING:
     from tmpfsd.uvm.swap import Swap
     from tmpfsd.uvm.vm import Vm
+    from tmpfsd.uvm.zlog import ZLog
 
 UNWRITTEN = 0x1F            # flags: the owner of such pages
 DATA = 1                    # and of what they become
@@ -40,9 +42,15 @@ def demand_room(vm: Vm, n: int) -> None:
     """See that n pages can be promised.  O(swap files).  => NoMemory."""
     if n > vm.limit - vm.npages:
         raise NoMemory("size is used up")
-    slots = vm.swap.nfree if vm.swap is not None and vm.swap.space else 0
-    if n > slots + max(vm.most_slotless - vm.spare - vm.nslotless, 0):
+    if n > _slots(vm) + max(vm.most_slotless - vm.spare - vm.nslotless, 0):
         raise NoMemory("ram is full and no swap space is left")
+
+
+def _slots(vm: Vm) -> int:
+    """How many slots may be taken for promises: not those that a compressed tier keeps back (tier.py)."""
+    if vm.swap is None or not vm.swap.space:
+        return 0
+    return vm.swap.nfree if vm.tier is None else max(vm.swap.nfree - vm.tier.keep_slots, 0)
 
 
 def promise(vm: Vm, vpn: int, n: int) -> None:
@@ -50,10 +58,10 @@ def promise(vm: Vm, vpn: int, n: int) -> None:
     demand_room(vm, n)
     if vpn + n > len(vm.flags):
         vm._grow(vpn + n - 1)
-    got = 0
-    while got < n and vm.swap is not None:
+    got, most = 0, min(n, _slots(vm))
+    while got < most and vm.swap is not None:
         try:
-            slot, count = vm.swap.alloc(n - got)
+            slot, count = vm.swap.alloc(most - got)
         except NoSwap:
             break
         vm.slot_of[vpn + got:vpn + got + count] = array("I", range(slot, slot + count))
@@ -107,7 +115,7 @@ def run(vm: Vm, vpn: int, n: int) -> tuple[bool, int]:
     return found, n if end < 0 else end - vpn
 
 
-def settle(vm: Vm, swap: Swap, vpn: int) -> None:
+def settle(vm: Vm, swap: Swap | ZLog, vpn: int) -> None:
     """Give an unwritten page a slot of another file than `swap`, which is let go, or none.  O(1).  => NoSwap."""
     assert vm.swap is not None
     try:

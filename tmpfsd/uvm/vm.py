@@ -45,6 +45,7 @@ from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE, PhysMem
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import SwapSet
+from tmpfsd.uvm.tier import Tier
 from tmpfsd.uvm.undefined import Undefined
 from tmpfsd.uvm.unwritten import UNWRITTEN, bring_in
 from tmpfsd.uvm.vmmap import VmMap
@@ -71,7 +72,8 @@ POISON = b"\xdf" * PAGE_SIZE        # TMPFSD_CHECK: what frames hold that are no
 class Vm:
     """One machine: `ram_bytes` of frames, a page table, a page daemon and perhaps a swap file."""
 
-    __slots__ = ("phys", "swap", "kernel_map", "daemon", "windows", "reserve", "low", "most_slotless", "spare", "limit",
+    __slots__ = ("phys", "swap", "tier", "kernel_map", "daemon", "windows", "reserve", "low", "most_slotless", "spare",
+                 "limit",
                  "frame_of", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
                  "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "undefined",
                  "thrash", "check_level", "trace", "overdrawn", "overdraft",
@@ -82,6 +84,7 @@ class Vm:
         self.phys = PhysMem(ram_bytes)
         assert self.phys.nframes > reserve, "no frame beside the reserve"
         self.swap = swap
+        self.tier: Tier | None = None       # compressed pages, between frames and swap; it has its slots in `swap`
         self.kernel_map = VmMap("kernel_map")
         self.reserve = reserve
         self.limit = limit                  # pages that may exist, resident or out
@@ -307,6 +310,23 @@ class Vm:
         if count:
             swap.free(first, count)
 
+    def lose_slot(self, vpn: int) -> None:
+        """A resident page's slot is free, and the page is dirty (V3): V6 must allow it.  O(1)."""
+        pfn, slot = self.pfn_of(vpn), self.slot_of[vpn]
+        self.slot_of[vpn] = 0
+        self._dirty[pfn] = 1
+        self.daemon.slotted[pfn] = 0
+        self.nslotless += 1
+        self.free_slots([slot])
+
+    def demand_room(self) -> None:
+        """See that pages that there are may be changed: with a compressed tier they may come to take more (tier.py).
+
+        O(files).  => NoMemory, except within an overdraft.
+        """
+        if self.tier is not None and not self.overdrawn and self.tier.tight():
+            raise NoMemory("ram and the compressed tier are full, and no swap space is left")
+
     def may_leave(self, vpn: int) -> bool:
         """Whether page vpn is the page daemon's: not wired, and owned by some object.  O(1)."""
         return not self.flags[vpn] & (WIRED | UNOWNED)
@@ -438,6 +458,8 @@ class Vm:
             return False
         if len(self._free) < self.phys.nframes >> 2 and self.daemon.launder(64) > 0:
             return True
+        if self.tier is not None and self.tier.idle():
+            return True
         return self.swap.trim()
 
     def close(self) -> None:
@@ -445,6 +467,8 @@ class Vm:
         self.phys.close()
         if self.swap is not None:
             self.swap.close()
+        if self.tier is not None:
+            self.tier.close()
 
     # --- checks ---
 

@@ -1,0 +1,288 @@
+"""Machines with a compressed tier: with stores behind it, without, with stores that fail, and full."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tmpfsd.uvm.codec import Zstd
+from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
+from tmpfsd.uvm.seal import Gcm
+from tmpfsd.uvm.swapset import RING_BASE, RING_WIDTH, swapoff
+from tmpfsd.uvm.tier import compress_in
+from tmpfsd.uvm.vm import Vm
+from tmpfsd.uvm.zlog import ZLog
+
+PAGE = 4096
+MakeMachine = Callable[..., "Machine"]
+
+
+class Machine:
+    """A machine, and what its pages must have: a number at the start and so many bytes that do not shrink."""
+
+    def __init__(self, vm: Vm, seed: int) -> None:
+        self.vm, self.rng = vm, random.Random(seed)
+        self.model: dict[int, bytes] = {}
+
+    def add(self, nrandom: int) -> int:
+        """Another page."""
+        self.vm.breathe()
+        vpn = self.vm.kernel_map.alloc()
+        try:
+            self.vm.alloc_page(vpn, 1)
+        except NoMemory:
+            self.vm.kernel_map.free(vpn)
+            raise
+        self._write(vpn, nrandom)
+        return vpn
+
+    def change(self, vpn: int, nrandom: int) -> None:
+        """Other bytes in a page that there is."""
+        self.vm.breathe()
+        self.vm.demand_room()
+        self._write(vpn, nrandom)
+
+    def _write(self, vpn: int, nrandom: int) -> None:
+        content = vpn.to_bytes(8, "little") + self.rng.randbytes(nrandom)
+        at = self.vm.write(vpn << 12)
+        self.vm.phys.arena[at:at + PAGE] = content + bytes(PAGE - len(content))
+        self.model[vpn] = content
+
+    def remove(self, vpn: int) -> None:
+        """A page is gone."""
+        self.vm.breathe()
+        self.vm.free_page(vpn)
+        self.vm.kernel_map.free(vpn)
+        del self.model[vpn]
+
+    def look(self, vpn: int) -> None:
+        """A page has what it must have."""
+        self.vm.breathe()
+        at, content = self.vm.read(vpn << 12), self.model[vpn]
+        assert self.vm.phys.arena[at:at + PAGE] == content + bytes(PAGE - len(content)), vpn
+
+    def survive(self) -> None:
+        """All have, and every invariant holds."""
+        for vpn in self.model:
+            self.look(vpn)
+        self.vm.check()
+
+
+@pytest.fixture
+def machine(make_vm: Callable[..., Vm]) -> Iterator[MakeMachine]:
+    made: list[Machine] = []
+
+    def make(ring: int = 1 << 20, seed: int = 1, encrypt: bool = False, **more: int) -> Machine:
+        vm = make_vm(**more)
+        if encrypt:
+            vm.swap.seal = Gcm()
+        compress_in(vm, ZLog(ring, RING_BASE, RING_WIDTH, Zstd()))
+        made.append(Machine(vm, seed))
+        return made[-1]
+
+    yield make
+    for each in made:
+        for vpn in list(each.model):
+            each.remove(vpn)
+        each.vm.check()
+        if each.vm.tier is not None:
+            assert (each.vm.tier.ring.nheld, each.vm.tier.ring.live_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("nslots, encrypt", [(0, False), (4000, False), (4000, True)])
+def test_many_times_memory_in_memory(machine: MakeMachine, nslots: int, encrypt: bool) -> None:
+    here = machine(nslots=nslots, encrypt=encrypt)
+    for _ in range(1000):
+        here.add(300)
+    here.survive()
+    tier = here.vm.tier
+    assert tier is not None and tier.ring.nheld > 900 and tier.ring.hits > 0 and tier.stats()["ratio"] > 8
+    assert all(file.nheld == 0 for file in here.vm.swap.files)         # none of it went to the store
+
+
+@pytest.mark.parametrize("nslots, encrypt", [(0, False), (3000, False), (3000, True)])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_steps(machine: MakeMachine, nslots: int, encrypt: bool, seed: int) -> None:
+    """Pages come, change what they shrink to, and go; ENOSPC refuses and loses nothing."""
+    here, rng, refused = machine(nslots=nslots, encrypt=encrypt, seed=seed), random.Random(seed), 0
+    for step in range(6000):
+        nrandom = rng.choice((0, 50, 300, 1000, 3000, 4000))
+        what = rng.random()
+        try:
+            if what < 0.4 or not here.model:
+                here.add(nrandom)
+            elif what < 0.6:
+                here.change(rng.choice(list(here.model)), nrandom)
+            elif what < 0.9:
+                here.look(rng.choice(list(here.model)))
+            else:
+                here.remove(rng.choice(list(here.model)))
+            if step % 50 == 0:
+                here.vm.idle()
+        except NoMemory:
+            refused += 1
+        if step % 1000 == 0:
+            here.vm.check()
+    here.survive()
+    assert (refused > 0) == (nslots == 0)
+    assert nslots == 0 or here.vm.tier.writebacks > 0
+
+
+def fill(here: Machine, sizes: Iterator[int]) -> int:
+    """Add pages until one is refused; how many there are."""
+    with pytest.raises(NoMemory, match="no swap space"):
+        for nrandom in sizes:
+            here.add(nrandom)
+    return len(here.model)
+
+
+@pytest.mark.parametrize("nslots", (0, 60, 200))
+def test_exhaustion(machine: MakeMachine, nslots: int) -> None:
+    """Every tier full: what there is can be read and removed, and then there is room again."""
+    here = machine(nslots=nslots)
+    count = fill(here, itertools.cycle((500, 1500, 3800)))
+    here.survive()
+    assert here.vm.swap.nfree <= here.vm.tier.keep_slots
+    for vpn in list(here.model)[::2]:
+        here.remove(vpn)
+    here.survive()
+    assert fill(here, itertools.cycle((500, 1500, 3800))) > 0.9 * count
+    here.survive()
+
+
+@pytest.mark.parametrize("nslots", (0, 60))
+def test_pages_that_come_to_shrink_less(machine: MakeMachine, nslots: int) -> None:
+    """Changed until that is refused: the frames that an operation may take can still be had, and nothing is lost."""
+    here = machine(nslots=nslots)
+    fill(here, itertools.repeat(100))
+    with pytest.raises(NoMemory, match="compressed tier are full"):
+        for vpn in list(here.model):
+            here.change(vpn, 4000)
+    here.survive()
+    for _ in range(3):          # who began before the gate was shut may go on: as many pages as an operation takes
+        here.vm.breathe()
+        assert len(here.vm.phys.free_frames) >= here.vm.reserve
+        here.survive()
+    with here.vm.overdraft:
+        here.vm.demand_room()
+    while here.vm.tier.tight():
+        here.remove(next(iter(here.model)))
+    here.vm.demand_room()
+    here.survive()
+
+
+def test_the_last_operation_finds_what_was_kept_back(machine: MakeMachine) -> None:
+    here = machine(nslots=0, ring=2 << 20)
+    fill(here, itertools.repeat(100))
+    vpns = list(here.model)
+    for _ in range(2):
+        here.vm.breathe()
+        for vpn in vpns[:here.vm.reserve]:
+            here._write(vpn, 4000)
+        del vpns[:here.vm.reserve]
+    here.survive()
+
+
+def test_the_oldest_are_written_back(machine: MakeMachine) -> None:
+    here = machine(nslots=4000, ring=1 << 20)
+    vpns = [here.add(2000) for _ in range(800)]
+    tier, swap = here.vm.tier, here.vm.swap
+    on_disk = [vpn for vpn in vpns if swap.files[0].owns(here.vm.slot_of[vpn])]
+    assert tier.writebacks == len(on_disk) > 200 and max(on_disk) < vpns[500]
+    assert here.vm.slot_of[on_disk[1]] == here.vm.slot_of[on_disk[0]] + 1      # in rows, to be read ahead
+    here.survive()
+
+
+def test_idle_makes_room_ahead(machine: MakeMachine) -> None:
+    here = machine(nslots=4000, ring=1 << 20)
+    for _ in range(480):
+        here.add(2000)
+    ring = here.vm.tier.ring
+    assert ring.used > ring.nbytes * 3 // 4
+    while here.vm.idle():
+        here.vm.breathe()
+    assert ring.used <= ring.nbytes * 3 // 4 and here.vm.tier.writebacks
+    here.survive()
+
+
+@pytest.mark.parametrize("fault", ("dead", "room", "bad"))
+def test_a_store_that_fails(machine: MakeMachine, fault: str) -> None:
+    """The ring holds what it can; what cannot be written stays; nothing is lost."""
+    here = machine(nslots=4000)
+    store = here.vm.swap.files[0]
+    here.add(10)
+    if fault == "bad":
+        store.bad_write = set(range(3, 4000, 7))
+    else:
+        setattr(store, fault, True if fault == "dead" else 100 << 12)
+    try:
+        for _ in range(700):
+            here.add(2000)
+        assert fault == "bad" and store.nbad > 0
+    except NoMemory:
+        assert fault != "bad"
+    refused = 0
+    for vpn in here.model:
+        try:
+            here.look(vpn)
+        except SwapIOError:             # no frame can be had from a device that takes nothing
+            refused += 1
+    assert refused == 0 or fault == "dead"
+    here.vm.check()
+    store.dead, store.room = False, -1
+    here.vm.daemon.resting_until = store._full_until = 0.0
+    here.survive()
+
+
+def test_a_record_that_is_damaged_is_lost_alone(machine: MakeMachine) -> None:
+    here = machine(nslots=4000)
+    vpns = [here.add(1000) for _ in range(300)]
+    ring, out = here.vm.tier.ring, [vpn for vpn in vpns if not here.vm.is_resident(vpn)]
+    i = here.vm.slot_of[out[0]] - ring.base
+    ring._ring[ring._place[i] * 8 + 12:ring._place[i] * 8 + 60] = bytes(48)
+    here.vm.breathe()
+    with pytest.raises(SwapIOError):
+        here.vm.read(out[0] << 12)
+    assert here.vm.lost.pages == {out[0]}
+    here.remove(out[0])
+    assert not here.vm.lost.pages
+    here.survive()
+
+
+def test_swapoff_of_the_ring(machine: MakeMachine) -> None:
+    here = machine(nslots=4000)
+    for _ in range(500):
+        here.add(500)
+    for _ in swapoff(here.vm, here.vm.tier.ring):
+        here.vm.breathe()
+    assert here.vm.tier is None and here.vm.swap.nheld >= 400
+    here.survive()
+    for _ in range(100):
+        here.add(500)
+    here.survive()
+
+
+def test_swapoff_of_the_ring_without_room(machine: MakeMachine) -> None:
+    here = machine(nslots=0)
+    for _ in range(500):
+        here.add(500)
+    with pytest.raises(NoSwap, match="other swap files have room for 0k"):
+        for _ in swapoff(here.vm, here.vm.tier.ring):
+            pass
+    assert not here.vm.tier.ring.draining
+    here.survive()
+
+
+def test_swapoff_of_the_store_behind(machine: MakeMachine, tmp_path: Path) -> None:
+    here = machine(nslots=4000)
+    for _ in range(700):
+        here.add(2000)
+    for vpn in list(here.model)[100:]:
+        here.remove(vpn)
+    file = here.vm.swap.files[0]
+    for _ in swapoff(here.vm, file):
+        here.vm.breathe()
+    assert here.vm.swap.files == [] and here.vm.tier is not None
+    here.survive()

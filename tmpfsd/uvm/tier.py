@@ -1,0 +1,285 @@
+"""uvm/tier.py: the compressed tier: what goes into the ring (zlog.py), and what becomes of the oldest there.
+
+It stands between frames and stores.  The page daemon offers it each page that is to leave; what does not shrink goes on
+to the stores, or in as it is where those have no room.  Room is made at the tail: dead records are passed over; of a
+page that is resident the record is dropped, and the page is dirty and without a slot again, as V6 allows; others are
+written to a store, up to 16 in one call, in order of age; where no store has room they are carried to the head, which
+gains what is dead between them.
+
+Why a page with a slot can always leave, as the page daemon's reserve demands: a slot of a store can be written over in
+place, a record of the ring cannot, and a page may come back from there, be written over, and shrink less.  So something
+is kept back for such pages: `keep_bytes` of the ring, or `keep_slots` of the stores, twice what an operation can
+change between two breaths.  Where there is neither, tight() is true: pages without a slot get none (so V6 refuses
+new ones, ENOSPC), and what changes pages that there are is refused too (Vm.demand_room()), except what removes.  Each
+operation that began before finds what was kept back, and after it only removals change anything.
+
+Picture     page --take--> head of the ring ... tail --skip_dead, drop, write back, carry--> gone, or a store
+
+Invariants
+    W1  The ring and the frames together are not more than `ram` (mount.py sets both).
+    W2  While tight() no page without a slot gets one.
+
+Breathing   take() may run where the page daemon's clean() may.  It moves no page; offsets stay good.
+
+Limits      Removals change pages too, by bytes; what is kept back could run out by 2^17 of them that free no page.
+            Frames that run out are then refused as where a device failed.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Any, Final
+
+from tmpfsd.uvm import failpoint
+from tmpfsd.uvm.errors import NoSwap
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.swapset import SwapSet
+from tmpfsd.uvm.zlog import Oldest, ZLog, footprint
+
+if TYPE_CHECKING:
+    from tmpfsd.uvm.vm import Vm
+
+CLUSTER: Final = 16         # records written to a store at once
+WRITE_TRIES: Final = 3      # slots tried for one record
+FAR: Final = 64             # slots from a bad one to the next that is tried, and its square
+DEAD_LOOKS: Final = 32      # dead records passed over in a step
+STEPS: Final = 32           # steps that one take() may go towards room
+MOST_STEPS: Final = 1 << 30     # and where a page must leave: carrying ends where what is dead is found
+IDLE_STEPS: Final = 8       # and one slice of idle work
+AHEAD_SHIFT: Final = 2      # a quarter of the ring is free where there is time
+WHOLE: Final = footprint(PAGE_SIZE)
+
+
+def compress_in(vm: Vm, ring: ZLog) -> None:
+    """Give a machine that has paged nothing out yet a compressed tier.  O(files)."""
+    vm.swap = SwapSet(vm.swap.files if vm.swap is not None else [], ring)
+    vm.tier = Tier(vm, ring)
+
+
+class Tier:
+    """The compressed tier of one machine."""
+
+    __slots__ = ("vm", "ring", "keep_bytes", "keep_slots", "writebacks", "carried", "_buffer", "_scratch")
+
+    def __init__(self, vm: Vm, ring: ZLog) -> None:
+        self.vm = vm
+        self.ring = ring
+        self.keep_slots = 2 * vm.reserve + CLUSTER
+        self.keep_bytes = self.keep_slots * WHOLE
+        self.writebacks = self.carried = 0
+        # Page aligned, as O_DIRECT demands.
+        self._buffer = mmap.mmap(-1, CLUSTER * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        view = memoryview(self._buffer)
+        self._scratch = [view[i << PAGE_SHIFT:(i + 1) << PAGE_SHIFT] for i in range(CLUSTER)]
+
+    def stores_have_room(self) -> bool:
+        """Whether stores have more than what is kept of them for pages that must leave.  O(files)."""
+        swap = self.vm.swap
+        return swap is not None and swap.nfree > self.keep_slots
+
+    def tight(self) -> bool:
+        """Whether nothing is left but what is kept back (W2).  O(files)."""
+        ring = self.ring
+        full = ring.draining or ring.live_bytes + self.keep_bytes > ring.most_live
+        return full and not self.stores_have_room()
+
+    # --- in ---
+
+    def take(self, vpn: int, lo: int, hi: int, settle: bool) -> tuple[bool, int, int]:
+        """Put page vpn into the ring, with neighbours in [lo, hi): (whether it is there, else [lo, hi) for a store).
+
+        O(CLUSTER): 10 us a page.
+        """
+        ring = self.ring
+        if ring.draining:
+            return False, lo, hi
+        bodies, first = self._alike(vpn, lo, hi)
+        if bodies[vpn - first] is None:
+            if not self.stores_have_room() and self._put(vpn, [bytes(self.vm.phys.frame(self.vm.pfn_of(vpn)))], settle):
+                return True, lo, hi
+            return False, first, first + len(bodies)
+        if self._put(first, bodies, settle) or len(bodies) > 1 and self._put(vpn, [bodies[vpn - first]], settle):
+            return True, first, first + len(bodies)
+        return False, lo, hi
+
+    def take_whole(self, vpn: int, settle: bool) -> bool:
+        """Put a page that has a record into the ring, as it is if it does not shrink, because nothing else takes it.
+
+        Its old record goes first where the new one needs the room: its content is in the frame.  O(records), seldom.
+        """
+        vm, ring = self.vm, self.ring
+        if ring.draining:
+            return False
+        page = vm.phys.frame(vm.pfn_of(vpn))
+        body = ring.pack(page)
+        whole: list[bytes | int | None] = [bytes(page) if body is None else body]
+        need = footprint(len(body)) if isinstance(body, bytes) else WHOLE if body is None else 0
+        if ring.live_bytes - ring.footprint_of(vm.slot_of[vpn]) + need > ring.most_live:
+            return self._put(vpn, whole, settle)
+        vm.lose_slot(vpn)
+        return self._put(vpn, whole, settle, last=True)
+
+    def _alike(self, vpn: int, lo: int, hi: int) -> tuple[list[bytes | int | None], int]:
+        """Pages around vpn that shrink as it does, or do not as it does not: packed, and the first."""
+        pack, frame, pfn_of = self.ring.pack, self.vm.phys.frame, self.vm.pfn_of
+        bodies = [pack(frame(pfn_of(vpn)))]
+        refused = bodies[0] is None
+        end = vpn + 1
+        while end < hi:
+            body = pack(frame(pfn_of(end)))
+            if (body is None) != refused:
+                break
+            bodies.append(body)
+            end += 1
+        first = vpn
+        while first > lo:
+            body = pack(frame(pfn_of(first - 1)))
+            if (body is None) != refused:
+                break
+            bodies.insert(0, body)
+            first -= 1
+        return bodies, first
+
+    def _put(self, vpn: int, bodies: list[bytes | int | None], settle: bool, last: bool = False) -> bool:
+        """Put packed pages from vpn on into the ring; whether there was room.  With `last` what is kept back is used,
+        and all steps are taken that lead to room."""
+        if failpoint.hook:
+            try:
+                failpoint.hook("Tier.put")
+            except NoSwap:
+                return False
+        vm, ring, n = self.vm, self.ring, len(bodies)
+        need = sum([footprint(len(body)) for body in bodies if isinstance(body, bytes)])
+        limit = ring.most_live
+        if not last and vm.slot_of[vpn:vpn + n].count(0) and not self.stores_have_room():
+            limit -= self.keep_bytes
+        if not self._make_room(need, limit, MOST_STEPS if last else STEPS):
+            return False
+        slot = ring.alloc(n)
+        if not slot:
+            return False
+        for i in range(n):
+            body = bodies[i]
+            assert body is not None
+            ring.put(slot + i, vpn + i, body)
+        vm.daemon.pageouts += n
+        if vm.trace is not None:
+            vm.trace("out", vpn, n)
+        vm.daemon.assign(slot, vpn, vpn + n, settle)
+        return True
+
+    # --- room ---
+
+    def _make_room(self, need: int, limit: int, steps: int) -> bool:
+        """Go so many steps at the tail, until need bytes can be put and no more than limit are alive then."""
+        ring = self.ring
+        while ring.live_bytes + need > limit or not ring.room(need + WHOLE):
+            steps -= 1
+            if steps < 0 or not self._step(ring.live_bytes + need <= limit):
+                return False
+        return True
+
+    def _step(self, carry: bool) -> bool:
+        """Do away with what is oldest in the ring, by some records; whether anything was done.  O(CLUSTER)."""
+        ring, vm = self.ring, self.vm
+        if ring.skip_dead(DEAD_LOOKS):
+            return True
+        oldest = ring.oldest()
+        if oldest is None:
+            return False
+        if self._drop(oldest) or self.stores_have_room() and self._write_back():
+            return True
+        if carry:
+            ring.carry()
+            self.carried += 1
+        elif vm.swap is not None and not vm.swap.space:
+            return False
+        return carry
+
+    def _drop(self, oldest: Oldest) -> bool:
+        """The record of a page that is resident goes, if another page without a slot is allowed well within V6."""
+        vm = self.vm
+        pfn = vm.pfn_of(oldest.vpn)
+        if pfn < 0 or vm.nslotless + vm.low >= vm.most_slotless - vm.spare or vm.undefined.old:
+            return False
+        vm.lose_slot(oldest.vpn)
+        return True
+
+    def _write_back(self) -> bool:
+        """Write the oldest records to a store, in one call; whether any could be."""
+        vm, swap = self.vm, self.vm.swap
+        records = self.ring.peek(CLUSTER, 4 * CLUSTER)
+        n = 0
+        while n < len(records) and self.ring.unpack(records[n], self._scratch[n]):
+            n += 1
+        if not n or swap is None:
+            return False
+        try:
+            slot, n = swap.alloc(n)
+        except NoSwap:
+            return False
+        try:
+            swap.write_cluster(slot, self._scratch[:n], [record.vpn for record in records[:n]])
+        except OSError as error:
+            swap.free(slot, n)
+            vm.daemon.failed(error, slot)
+            return self._write_one(records[0])
+        self._move(slot, records[:n])
+        return True
+
+    def _write_one(self, record: Oldest) -> bool:
+        """Write one record to any slot that takes it, as PageDaemon._clean_one() does with a page."""
+        swap = self.vm.swap
+        assert swap is not None
+        refused: list[int] = []
+        done = False
+        for _ in range(WRITE_TRIES):
+            try:
+                slot, _count = swap.alloc(1, refused[0] + FAR ** len(refused) if refused else 0)
+            except NoSwap:
+                break
+            try:
+                swap.write_cluster(slot, self._scratch[:1], [record.vpn])
+            except OSError as error:
+                refused.append(slot)
+                if self.vm.daemon.failed(error, slot):
+                    break
+                continue
+            self._move(slot, [record])
+            done = True
+            break
+        for slot in refused:
+            if done:
+                swap.retire(slot)
+            else:
+                swap.free(slot)
+        return done
+
+    def _move(self, slot: int, records: list[Oldest]) -> None:
+        """Records are in the slots of a store from slot on."""
+        vm = self.vm
+        for i in range(len(records)):
+            vm.slot_of[records[i].vpn] = slot + i
+            self.ring.free(records[i].slot)
+        self.writebacks += len(records)
+
+    # --- background ---
+
+    def idle(self) -> bool:
+        """Write back what is oldest ahead of need, while the ring is more than three quarters full; whether there is
+        more to do.  O(IDLE_STEPS)."""
+        ring = self.ring
+        for _ in range(IDLE_STEPS):
+            if ring.used <= ring.nbytes - (ring.nbytes >> AHEAD_SHIFT) or ring.draining:
+                return False
+            if not ring.skip_dead(DEAD_LOOKS) and not (self.stores_have_room() and self._write_back()):
+                return False
+        return True
+
+    def stats(self) -> dict[str, Any]:
+        """The status' zram.  O(1)."""
+        return {**self.ring.stats(), "writebacks": self.writebacks}
+
+    def close(self) -> None:
+        """Give its memory back.  O(1)."""
+        self.ring.close()
