@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -128,6 +129,25 @@ def test_quiet_and_traffic(device: Device) -> None:
     run(device.loop, task)
 
 
+def test_quiet_after_several_turns_without_a_request(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast each ends: none begins the wait for quiet anew."""
+    now = 0
+
+    def nothing(_since: int) -> bool:
+        nonlocal now
+        now += 1_000_000
+        assert now < 1_000_000_000
+        return False
+
+    async def task() -> None:
+        await device.loop.wait_quiet()
+
+    monkeypatch.setattr(device.loop, "_clock", lambda: now)
+    monkeypatch.setattr(device.loop, "_last", 0)
+    monkeypatch.setattr(device.loop, "_wait", nothing)
+    run(device.loop, task)
+
+
 @pytest.mark.parametrize("code", [errno.ENODEV, errno.ECONNABORTED])
 def test_ends_at_the_unmount(device: Device, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def readv(*_args: Any) -> int:
@@ -222,6 +242,70 @@ def test_no_spin_on_one_core(device: Device, monkeypatch: pytest.MonkeyPatch) ->
     loop = NativeLoop(device.ours.fileno(), device.wire.session)
     loop._adapt(MICROSECOND)
     assert loop.spin == 0
+
+
+class TestReading:
+    """A read that blocks: with one core, and where no spin pays."""
+
+    @pytest.fixture(params=[1, 2])
+    def reader(self, device: Device, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Device:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(request.param)))
+        device.loop._alone = request.param == 1
+        monkeypatch.setattr(device.loop, "_adapt", lambda _waited: None)
+        return device
+
+    def test_serves_and_gives_others_a_turn(self, reader: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A request comes while the read blocks, many times; the tasks of trio send them, between two ticks."""
+        reads = []
+        read_on = reader.loop._read_on
+
+        def counted() -> None:
+            reads.append(0)
+            read_on()
+
+        monkeypatch.setattr(reader.loop, "_read_on", counted)
+
+        async def task() -> None:
+            for _ in range(10):
+                reader.ask(abi.LOOKUP, ROOT, b"missing\0")
+                assert (await trio.to_thread.run_sync(reader.answer))[0] == 0
+
+        run(reader.loop, task)
+        assert reads
+
+    def test_ends_with_nobody_asking(self, reader: Device) -> None:
+        """Then the descriptor does not block, and no signal comes any more."""
+        async def task() -> None:
+            reader.ask(abi.GETATTR, ROOT, bytes(16))
+            await trio.to_thread.run_sync(reader.answer)
+            await reader.loop.wait_quiet()
+            assert not os.get_blocking(reader.ours.fileno())
+            assert not signal.getitimer(signal.ITIMER_REAL)[1]
+
+        run(reader.loop, task)
+
+    def test_stop_ends_it(self, reader: Device) -> None:
+        async def task() -> None:
+            reader.ask(abi.GETATTR, ROOT, bytes(16))
+
+        run(reader.loop, task)
+        assert not os.get_blocking(reader.ours.fileno())
+        assert not signal.getitimer(signal.ITIMER_REAL)[1]
+
+    def test_a_tick_between_two_steps_of_begin_is_made_up_for(self, device: Device) -> None:
+        """It leaves a descriptor that blocks: the next ends the read."""
+        reading = device.loop._reading
+        reading.begin()
+        try:
+            with pytest.raises(BlockingIOError):
+                os.readv(reading.fd, (bytearray(10),))
+            assert not reading.blocks
+            os.set_blocking(reading.fd, True)
+            with pytest.raises(BlockingIOError):
+                os.readv(reading.fd, (bytearray(10),))
+        finally:
+            reading.end()
+        assert not os.get_blocking(reading.fd)
 
 
 class TestNotices:

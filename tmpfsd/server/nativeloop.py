@@ -1,16 +1,21 @@
 """nativeloop.py: the request loop of edge=native: it reads requests from the device itself, and writes the replies.
 
-The descriptor does not block, so there is nothing that a signal must end: no ticks, no lock, one buffer for all
-requests.  One turn is plain Python, some milliseconds long; between two turns the other tasks of trio run.
+One turn is plain Python, some milliseconds long; between two turns the other tasks of trio run.
 
 Picture     SPIN (epoll(0)) -nothing for a while-> BLOCK (epoll of 1 ms) -quiet for LINGER-> SLEEP (trio)
+            READ (a read that blocks) -no request between two ticks-> SLEEP
             A request ends any of them.  spin=auto grows the spin when a request came just after it ended, and halves it
-            when none came for long.  In SLEEP the spin is 0: an idle mount costs no CPU.  With one core there is no
-            spin: it would hold the client up.
-            A turn ends after TURN, or when nothing came for a millisecond: then trio runs once.
+            when none came for long; where that leaves none, READ follows, which costs two system calls a request, not
+            three.  In SLEEP the spin is 0: an idle mount costs no CPU.  With one core there is no spin: it would hold
+            the client up.  With more, the first request of each turn shows whether a spin would have paid.
+            A turn ends after TURN, at a tick, or when nothing came for a millisecond: then trio runs once.
             What is answered later (fuse/later.py) gets a slice when nothing waits, and each GAP when something does.
+Ticks       In READ alone SIGALRM comes every TURN.  Its handler makes the descriptor one that does not block: the
+            interpreter begins a read that was interrupted again, and that says EAGAIN.  Nothing is raised, so that no
+            request is lost that was read just then.
 Ending      ENODEV from the device: it was unmounted, or aborted; or stop() was called.
 Limits      A request whose caller was killed is gone between poll and read: the read says EAGAIN, and nothing is lost.
+            A tick that comes just before a read is missed: other tasks wait up to two.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import errno
 import logging
 import os
 import select
+import signal
 from collections.abc import Callable
 from time import perf_counter_ns
 
@@ -28,7 +34,7 @@ import trio
 from tmpfsd.fuse import replies
 from tmpfsd.fuse.init import BUFFER
 from tmpfsd.fuse.session import Reply, Session
-from tmpfsd.server.dispatch import FIRST_SPIN, LINGER, MICROSECOND, MILLISECOND, MOST_SPIN, Dispatcher, one_core
+from tmpfsd.server.dispatch import FIRST_SPIN, LINGER, MICROSECOND, MILLISECOND, MOST_SPIN, Dispatcher, one_core, tick
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +47,52 @@ AGAIN = (errno.EAGAIN, errno.ENOENT, errno.EINTR)       # ENOENT: the request wa
 UNIQUE = slice(8, 16)                                   # of a reply's header
 
 
+class Reading:
+    """A read that may block until the next tick."""
+
+    __slots__ = ("fd", "blocks", "_ticking")
+
+    def __init__(self, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self.fd = fd
+        self.blocks = self._ticking = False
+
+    def begin(self) -> None:
+        """Let reads block, until a tick; they come until end()."""
+        if not self._ticking:
+            signal.signal(signal.SIGALRM, self._tick)
+            tick(TURN / 1e9)
+            self._ticking = True
+        self.blocks = True
+        os.set_blocking(self.fd, True)
+
+    def _tick(self, _number: int, _frame: object) -> None:
+        """SIGALRM: a turn is due."""
+        self.blocks = False
+        os.set_blocking(self.fd, False)
+
+    def end(self) -> None:
+        """No more ticks; reads do not block."""
+        if self._ticking:
+            tick(0)
+            self._ticking = self.blocks = False
+            os.set_blocking(self.fd, False)
+
+
 class NativeLoop:
     """The loop of one mount; its waiting is tuned and watched as a Dispatcher's is."""
 
     def __init__(self, fd: int, session: Session, spin: str | int = "auto",
                  clock: Callable[[], int] = perf_counter_ns) -> None:
-        os.set_blocking(fd, False)
         self.fd, self.session = fd, session
         self.adaptive = spin == "auto"
         self.spin = 0 if self.adaptive else int(spin) * MICROSECOND
         self.closed = False
         self._clock = clock
+        self._last = clock()                    # when the last request came
         self._sliced = 0                        # when work for a later answer was done last
         self._alone = one_core()
+        self._reading = Reading(fd)
         self._buffer = memoryview(bytearray(BUFFER))
         self._epoll = select.epoll()            # 2 to 7 us of CPU a request less than poll(2), on one core
         self._epoll.register(fd, select.EPOLLIN)
@@ -89,24 +128,47 @@ class NativeLoop:
     async def run(self) -> None:
         """Serve until the mount ends or stop() is called."""
         with contextlib.suppress(trio.ClosedResourceError), self._epoll:
-            while not self.closed:
-                last = self._turn()
-                await trio.lowlevel.checkpoint()
-                if not self.closed and self._clock() - last > LINGER:
-                    await self._sleep()
+            try:
+                while not self.closed:
+                    if self._may_read():
+                        self._read_on()
+                    else:
+                        self._turn()
+                    await trio.lowlevel.checkpoint()
+                    if not self.closed and self._clock() - self._last > LINGER:
+                        await self._sleep()
+            finally:
+                self._reading.end()
 
-    def _turn(self) -> int:
-        """Serve for a turn, or until nothing comes; when the last request came."""
+    def _may_read(self) -> bool:
+        """Whether a read may block in this turn; with several cores, its first request is waited for."""
+        if self.adaptive and not self.spin and not self.session.later and (
+                self._alone or self._wait(self._clock()) and self._serve_one() and not self.spin):
+            return True
+        self._reading.end()
+        return False
+
+    def _read_on(self) -> None:
+        """Serve until a tick; none between two is quiet enough."""
+        reading, session, serve = self._reading, self.session, self._serve_one
+        served = not self._alone
+        reading.begin()
+        while reading.blocks and not session.later and not self.closed:
+            if serve():
+                served = True
+        self._last = self._clock() if served else self._last - LINGER
+
+    def _turn(self) -> None:
+        """Serve for a turn, or until nothing comes."""
         clock = self._clock
         start = last = clock()
         while not self.closed and last - start < TURN:
             if self.session.later and (clock() - self._sliced > GAP or not self._poll(0)):
-                last = self._go_on()
+                last = self._last = self._go_on()
             elif not self._wait(last):
-                return last
+                return
             elif self._serve_one():
-                last = clock()
-        return last
+                last = self._last = clock()
 
     def _go_on(self) -> int:
         """Work for a slice on what is answered later; when that ended."""
@@ -193,12 +255,14 @@ class NativeLoop:
         """Wait in trio; idle work is done meanwhile."""
         if self.adaptive:
             self.spin = 0
+        self._reading.end()
         self._traffic = trio.Event()
         self._quiet.set()
         try:
             await trio.lowlevel.wait_readable(self.fd)
         finally:
             self._alone = one_core()
+            self._last = self._clock()
             self._quiet = trio.Event()
             self._traffic.set()
 
