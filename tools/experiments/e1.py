@@ -8,7 +8,7 @@ from typing import Any
 from tmpfsd.options import BACKENDS, NEVER_OUT, default_swap
 from tmpfsd.tmpfs.estimate import estimate, uniform
 from tmpfsd.uvm.param import PAGE_SIZE
-from tmpfsd.uvm.vm import RESERVE
+from tmpfsd.uvm.vm import RESERVE, SPARE
 from tools.experiments import figures
 from tools.experiments.child import Job
 from tools.experiments.drive import MIB, PER_DIR, Files, Tick, Timer, mount, rss
@@ -103,10 +103,10 @@ def render(results: dict[str, Any], out: Path) -> tuple[list[str], list[Claim]]:
 
 def _arithmetic(fills: dict[str, Any], ram: int) -> list[str]:
     """Where wired and pageable-flag must stop."""
-    npages = ram // PAGE_SIZE - RESERVE
+    npages = ram // PAGE_SIZE - RESERVE - SPARE
     expected = largest(npages)
-    lines = [f"What never pages out stops by arithmetic: {ram // PAGE_SIZE:,} frames less the reserve of {RESERVE} are "
-             f"{npages:,} pages, and the estimator (E4) puts {expected:,} files in them.", ""]
+    lines = [f"What never pages out stops by arithmetic: {ram // PAGE_SIZE:,} frames minus the reserve of {RESERVE} "
+             f"and {SPARE} for renames are {npages:,} pages, and the estimator (E4) puts {expected:,} files in them.", ""]
     for name in NEVER_OUT:
         if name in fills:
             off = ratio(fills[name]["n"], expected) - 1
