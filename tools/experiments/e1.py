@@ -106,7 +106,8 @@ def _arithmetic(fills: dict[str, Any], ram: int) -> list[str]:
     npages = ram // PAGE_SIZE - RESERVE - SPARE
     expected = largest(npages)
     lines = [f"What never pages out stops by arithmetic: {ram // PAGE_SIZE:,} frames minus the reserve of {RESERVE} "
-             f"and {SPARE} for renames are {npages:,} pages, and the estimator (E4) puts {expected:,} files in them.", ""]
+             f"and {SPARE} for renames are {npages:,} pages.  The estimator (E4) puts {expected:,} files in them.",
+             ""]
     for name in NEVER_OUT:
         if name in fills:
             off = ratio(fills[name]["n"], expected) - 1
