@@ -626,6 +626,20 @@ class TestBadInput:
         with refused(errno.EINVAL):
             wire.ask(opcode, ROOT, (abi.RENAME_IN.pack(ROOT) if opcode == abi.RENAME else b"") + names)
 
+    def test_a_long_batch_is_done_with_between_other_requests(self, wire: Wire) -> None:
+        """65,000 forgets in one request held everybody up for a tenth of a second."""
+        inodes = [wire.mknod(ROOT, b"%d" % i) for i in range(600)]
+        for i in range(600):
+            wire.ask(abi.UNLINK, ROOT, b"%d\0" % i)
+        body = abi.BATCH_FORGET_IN.pack(600) + b"".join(abi.FORGET_ONE.pack(ino, 1) for ino in inodes)
+        wire.tell(abi.BATCH_FORGET, 0, body)
+        assert wire.rules.requests["forget"] == 256 and len(wire.session.later) == 1
+        assert wire.getattr(inodes[-1]).nlink == 0
+        assert wire.session.go_on() is None and wire.rules.requests["forget"] == 512
+        assert wire.session.go_on() is None and not wire.session.later
+        assert wire.rules.requests["forget"] == 600 and wire.mp.mem.nodes.nitems == 1
+        wire.mp.check()
+
     def test_a_batch_that_says_more_than_it_has(self, wire: Wire) -> None:
         ino = wire.mknod(ROOT, b"a")
         wire.ask(abi.UNLINK, ROOT, b"a\0")

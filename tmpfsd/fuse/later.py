@@ -11,6 +11,9 @@ Limits      They are taken in turn, the first to its end.  An unmount drops what
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
+
+NOBODY: Final = 0        # as unique: nobody waits for it (FORGET)
 
 
 class Later:

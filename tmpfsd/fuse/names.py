@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.fuse import abi, replies
 from tmpfsd.fuse.abi import BODY
-from tmpfsd.tmpfs import acl, vnops, xattr
+from tmpfsd.fuse.later import NOBODY, Later
+from tmpfsd.tmpfs import acl, layout, vnops, xattr
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.tmpfile import make as make_nameless
 
 if TYPE_CHECKING:
     from tmpfsd.fuse.session import Session
 
-_mknod_in, _mkdir_in = abi.MKNOD_IN.unpack, abi.MKDIR_IN.unpack
+_mknod_in, _mkdir_in, _forget_one = abi.MKNOD_IN.unpack, abi.MKDIR_IN.unpack, abi.FORGET_ONE.unpack
+FORGETS, FORGET_SIZE = 256, abi.FORGET_ONE.size          # forgotten in a step: half a millisecond
 AFTER_MKNOD, AFTER_MKDIR = BODY + abi.MKNOD_IN.size, BODY + abi.MKDIR_IN.size
 
 
@@ -134,12 +136,31 @@ def forget(s: Session, ino: int, data: bytes) -> None:
     s.forget(ino, *abi.FORGET_IN.unpack(data, BODY))
 
 
+class Batch:
+    """The rest of a BATCH_FORGET: what is forgotten a step at a time (later.py), as there may be 65,000 of them."""
+
+    __slots__ = ("session", "data", "at", "end")
+
+    def __init__(self, session: Session, data: bytes, at: int, end: int) -> None:
+        self.session, self.data, self.at, self.end = session, data, at, end
+
+    def step(self) -> bool:
+        """Forget some; whether there are more.  O(FORGETS)."""
+        end = min(self.end, self.at + FORGETS * FORGET_SIZE)
+        while self.at < end:
+            ino, nlookup = _forget_one(self.data, self.at)
+            self.at += FORGET_SIZE
+            self.session.forget(ino, nlookup)
+        return self.at < self.end
+
+
 def batch_forget(s: Session, _ino: int, data: bytes) -> None:
-    """BATCH_FORGET: fuse_batch_forget_in, so many fuse_forget_one.  May be long: session.forget() breathes at each."""
+    """BATCH_FORGET: fuse_batch_forget_in, so many fuse_forget_one.  A long one is done with between other requests."""
     count, = abi.BATCH_FORGET_IN.unpack(data, BODY)
-    at, size = BODY + abi.BATCH_FORGET_IN.size, abi.FORGET_ONE.size
-    for each in range(at, min(at + count * size, len(data) - size + 1), size):
-        s.forget(*abi.FORGET_ONE.unpack(data, each))
+    at = BODY + abi.BATCH_FORGET_IN.size
+    batch = Batch(s, data, at, at + min(count, (len(data) - at) // FORGET_SIZE) * FORGET_SIZE)
+    if batch.step():
+        s.later.append(Later(NOBODY, layout.ROOT_INO, "forget", batch.step))
 
 
 def interrupt(_s: Session, _ino: int, _data: bytes) -> None:

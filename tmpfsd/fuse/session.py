@@ -30,7 +30,7 @@ from typing import Any, Callable, NamedTuple, Protocol, Sequence
 from tmpfsd.fuse import abi, attributes, data, directories, init, ioctls, names, replies, space, xattrs
 from tmpfsd.fuse.caller import Caller
 from tmpfsd.fuse.init import Agreement, Refusal
-from tmpfsd.fuse.later import Later
+from tmpfsd.fuse.later import NOBODY, Later
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import reap, vnops
 from tmpfsd.tmpfs.errors import FsError
@@ -192,7 +192,7 @@ class Session:
         return replies.refused(unique, code)
 
     def go_on(self) -> Reply:
-        """Take a step of the first request that is answered later: its answer, or None while it is not done.  O(1).
+        """Take a step of the first request that is answered later: its answer, or None while there is none.  O(1).
 
         => There is one.
         """
@@ -211,7 +211,7 @@ class Session:
             log.exception("%s: unexpected", later.name)
             code = errno.EIO
         self.later.popleft()
-        return replies.refused(later.unique, code)
+        return replies.refused(later.unique, code) if later.unique != NOBODY else None
 
     def demand_known(self, ino: int) -> None:
         """=> FsError ESTALE for an inode that is not there (S3)."""
