@@ -214,6 +214,26 @@ def test_nothing_to_flush(ops: Operations, name: str, args: tuple[Any, ...]) -> 
     assert run(getattr(ops, name), *args) == errno.ENOSYS
 
 
+def test_a_long_list_is_forgotten_in_turns(ops: Operations, vnops: SimpleNamespace) -> None:
+    """65,000 at once held everybody up for a tenth of a second."""
+    seen: list[int] = []
+    vnops.forget = lambda _mount, ino, _nlookup: seen.append(ino)
+
+    async def main() -> list[int]:
+        counts = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ops.forgetter)
+            await ops.forget([(ino, 1) for ino in range(600)])
+            while len(seen) < 600:
+                counts.append(len(seen))
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        return counts
+
+    assert sorted({*trio.run(main)}) == [256, 512]
+    assert seen == list(range(600)) and ops.requests["forget"] == 600 and not ops.forgotten
+
+
 def test_forget_never_raises(
         ops: Operations, vnops: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     seen = []

@@ -15,10 +15,12 @@ import errno
 import functools
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 
 from tmpfsd.options import Config
@@ -29,6 +31,7 @@ from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import NoMemory, VmError
 
 FOREVER = 1_000_000_000         # seconds
+FORGETS = 256                   # references dropped at once: half a millisecond
 
 
 def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., Any]:
@@ -126,6 +129,8 @@ class Operations(pyfuse3.Operations):
         self.xattr = config.xattr
         self.gate = mount.gate
         self.check_each = mount.check_level >= 2     # TMPFSD_CHECK=2
+        self.forgotten: deque[Sequence[tuple[int, int]]] = deque()     # what forgetter() has still to do
+        self.something_forgotten = trio.Event()
         self.on_init: Callable[[], None] = lambda: None
         self.requests = dict.fromkeys(KINDS, 0)
 
@@ -195,7 +200,14 @@ class Operations(pyfuse3.Operations):
         vnops.rename(self.mount, parent, name, new_parent, new_name, flags, ctx)
 
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
-        """Drop the kernel's references.  Must not raise, and may be a long list: breathe at each."""
+        """Drop the kernel's references.  Must not raise.  Of a long list forgetter() does the rest."""
+        self.forget_some(inodes[:FORGETS])
+        if len(inodes) > FORGETS:
+            self.forgotten.append(inodes[FORGETS:])
+            self.something_forgotten.set()
+
+    def forget_some(self, inodes: Sequence[tuple[int, int]]) -> None:
+        """Drop so many references; breathe before each."""
         requests, mount, breathe, gate = self.requests, self.mount, self.breathe, self.gate
         for ino, nlookup in inodes:
             requests["forget"] += 1
@@ -206,6 +218,17 @@ class Operations(pyfuse3.Operations):
                 vnops.forget(mount, ino, nlookup)
             except Exception as error:
                 gate.errno_of(error, "forget")
+
+    async def forgetter(self) -> None:
+        """Forget what is left of long lists, some in each turn: the kernel sends 65,000 at once where it can."""
+        while True:
+            await self.something_forgotten.wait()
+            self.something_forgotten = trio.Event()
+            while self.forgotten:
+                rest = self.forgotten.popleft()
+                for at in range(0, len(rest), FORGETS):
+                    self.forget_some(rest[at:at + FORGETS])
+                    await trio.lowlevel.checkpoint()
 
     # Nodes
 
