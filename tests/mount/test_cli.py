@@ -514,7 +514,7 @@ def test_status(mounted: Path) -> None:
     assert set(status["submap"]) == {"policy", "sharing", "size_bytes", "used_bytes", "high_water_bytes"}
     assert set(status["swap"]) >= {"path", "size_bytes", "used_bytes"}
     assert set(status["paging"]) >= {"faults", "pageins", "pageouts", "scans", "reclaims", "stalls"}
-    assert set(status["data"]) == {"pages", "resident_pages", "swapped_pages"}
+    assert set(status["data"]) == {"pages", "reserved_pages", "resident_pages", "swapped_pages"}
     for pool in status["pools"]:
         assert set(pool) == {"name", "item_size", "items", "pages", "resident_pages", "swapped_pages"}
     assert status["mountpoint"] == str(mounted) and status["ram_bytes"] == 4 << 20
