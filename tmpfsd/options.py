@@ -516,7 +516,7 @@ def agree(values: dict[str, Any]) -> Config:
         raise OptionError(f"submap={config.submap}: larger than size={config.size_bytes}")
     if config.compress == "none" and config.zram > 0 and "zram" in given:
         raise OptionError(f"zram={config.zram}: is for compress=zstd, this is compress=none")
-    if config.zram > config.ram_bytes - MIN_RAM:
+    if config.zram > 0 and config.zram > config.ram_bytes - MIN_RAM:
         raise OptionError(f"zram={config.zram}: is a part of ram={config.ram_bytes} and must leave 1m of it")
     if "compress" in given and config.compress != "none" and config.zram and not config.zram_bytes:
         raise OptionError(f"compress={config.compress}: ram={config.ram_bytes >> 20}m has no room for 1m of zram "

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from btreelib import Tree
 
+from tests import failpoints
 from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.btsplit import split
 from tmpfsd.tmpfs.btwalk import nodes_from
@@ -96,6 +97,7 @@ def test_with_whole_pages(make_tree: Any) -> None:
 @pytest.mark.parametrize("where, name, error", [(Mem, "new_tree_node", NoMemory), (Vm, "fault", SwapIOError)])
 def test_refused_it_has_changed_nothing(make_tree: Any, where: type, name: str, error: type[Exception],
                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    failpoints.interpreted_only()
     tree = grown(make_tree, 3, 400)
     ino, key = other(tree), sorted(tree.model)[90]
     for n in range(30):

@@ -205,8 +205,8 @@ class Session:
             code = 0
         except (FsError, VmError) as error:
             code = self.policy.errno_of(error, later.name)
-        except AssertionError as error:
-            code = self._broken(error, later.name)
+        except AssertionError as bug:
+            code = self._broken(bug, later.name)
         except Exception:
             log.exception("%s: unexpected", later.name)
             code = errno.EIO
