@@ -26,6 +26,9 @@ MIN_READ_BUFFER = 8192
 Field = tuple[str, str]             # its name in the header, its struct code
 
 
+_declared: list[Structure] = []             # in the order of this file; compiled, vars() is not this module's
+
+
 class Structure:
     """A structure of `size` bytes."""
 
@@ -44,6 +47,7 @@ class Structure:
         assert at == record.size == size, f"{name}: fields have {at} bytes, declared {size}"
         self.pack: Callable[..., bytes] = record.pack
         self.unpack: Callable[..., tuple] = record.unpack_from
+        _declared.append(self)
 
     def within(self, name: str) -> tuple[Field, ...]:
         """The fields, as those of a structure that has this one as its field `name`."""
@@ -209,7 +213,7 @@ WRITE_CACHE, WRITE_LOCKOWNER, WRITE_KILL_SUIDGID = 1 << 0, 1 << 1, 1 << 2
 SETXATTR_ACL_KILL_SGID = 1 << 0
 FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NONSEEKABLE, FOPEN_CACHE_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 
-STRUCTURES = tuple(value for value in list(vars().values()) if isinstance(value, Structure))
+STRUCTURES = tuple(_declared)
 CONSTANTS = {**OPCODES, **INIT_FLAGS, "FUSE_KERNEL_VERSION": MAJOR, "FUSE_ROOT_ID": ROOT_ID,
              "FUSE_MIN_READ_BUFFER": MIN_READ_BUFFER, "FUSE_NOTIFY_INVAL_INODE": NOTIFY_INVAL_INODE,
              "FUSE_NOTIFY_INVAL_ENTRY": NOTIFY_INVAL_ENTRY, "FUSE_NOTIFY_DELETE": NOTIFY_DELETE,
