@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import failpoints
 from tools.bench import core, doubling, faults
 
 needs_fuse = pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse that can be opened")
@@ -26,8 +25,8 @@ def test_core_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert set(core.GOALS) < set(json.loads(capsys.readouterr().out))
 
 
-def test_core_in_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    failpoints.interpreted_only()
+def test_core_in_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["core", "--files", "300", "--rounds", "1"])
     core.main()
     head, *lines = capsys.readouterr().out.splitlines()

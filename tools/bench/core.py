@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from statistics import median
 from time import process_time_ns
 
@@ -122,7 +123,8 @@ def elsewhere(pure: str, args: argparse.Namespace) -> tuple[str, dict[str, list[
     """What another process measures that runs interpreted (pure "1"), or compiled where it can: (which, the rounds)."""
     options = ["--all", "--files", str(args.files), "--rounds", str(args.rounds)]
     done = subprocess.run([sys.executable, "-m", "tools.bench.core", *options],
-                          env={**os.environ, "TMPFSD_PURE": pure}, stdout=subprocess.PIPE, check=True)
+                          env={**os.environ, "TMPFSD_PURE": pure}, stdout=subprocess.PIPE, check=True,
+                          cwd=Path(__file__).resolve().parents[2])
     answer = json.loads(done.stdout)
     return answer["kind"], answer["rounds"]
 
