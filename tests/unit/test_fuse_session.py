@@ -640,6 +640,13 @@ class TestBadInput:
         assert wire.rules.requests["forget"] == 600 and wire.mp.mem.nodes.nitems == 1
         wire.mp.check()
 
+    def test_few_long_batches_wait(self, wire: Wire) -> None:
+        """What waits is on Python's heap: it has a bound."""
+        body = abi.BATCH_FORGET_IN.pack(600) + abi.FORGET_ONE.pack(77, 1) * 600
+        for _ in range(20):
+            wire.tell(abi.BATCH_FORGET, 0, body)
+        assert len(wire.session.later) == 16 and wire.rules.requests["forget"] == 16 * 256 + 4 * 600
+
     def test_a_batch_that_says_more_than_it_has(self, wire: Wire) -> None:
         ino = wire.mknod(ROOT, b"a")
         wire.ask(abi.UNLINK, ROOT, b"a\0")

@@ -234,6 +234,15 @@ def test_a_long_list_is_forgotten_in_turns(ops: Operations, vnops: SimpleNamespa
     assert seen == list(range(600)) and ops.requests["forget"] == 600 and not ops.forgotten
 
 
+def test_few_long_lists_wait(ops: Operations, vnops: SimpleNamespace) -> None:
+    """What waits is on Python's heap: it has a bound."""
+    seen: list[int] = []
+    vnops.forget = lambda _mount, ino, _nlookup: seen.append(ino)
+    for _ in range(6):
+        run(ops.forget, [(ino, 1) for ino in range(600)])
+    assert len(ops.forgotten) == 4 and len(seen) == 4 * 256 + 2 * 600
+
+
 def test_forget_never_raises(
         ops: Operations, vnops: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     seen = []

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _mknod_in, _mkdir_in, _forget_one = abi.MKNOD_IN.unpack, abi.MKDIR_IN.unpack, abi.FORGET_ONE.unpack
 FORGETS, FORGET_SIZE = 256, abi.FORGET_ONE.size          # forgotten in a step: half a millisecond
+MOST_WAITING = 16
 AFTER_MKNOD, AFTER_MKDIR = BODY + abi.MKNOD_IN.size, BODY + abi.MKDIR_IN.size
 
 
@@ -155,12 +156,18 @@ class Batch:
 
 
 def batch_forget(s: Session, _ino: int, data: bytes) -> None:
-    """BATCH_FORGET: fuse_batch_forget_in, so many fuse_forget_one.  A long one is done with between other requests."""
+    """BATCH_FORGET: fuse_batch_forget_in, so many fuse_forget_one.  A long one is done with between other requests.
+
+    => At most MOST_WAITING wait, a mebibyte each: one that comes on top of them is done with at once.
+    """
     count, = abi.BATCH_FORGET_IN.unpack(data, BODY)
     at = BODY + abi.BATCH_FORGET_IN.size
     batch = Batch(s, data, at, at + min(count, (len(data) - at) // FORGET_SIZE) * FORGET_SIZE)
-    if batch.step():
+    while batch.step():
+        if len(s.later) >= MOST_WAITING:
+            continue
         s.later.append(Later(NOBODY, layout.ROOT_INO, "forget", batch.step))
+        return
 
 
 def interrupt(_s: Session, _ino: int, _data: bytes) -> None:

@@ -32,6 +32,7 @@ from tmpfsd.uvm.errors import NoMemory, VmError
 
 FOREVER = 1_000_000_000         # seconds
 FORGETS = 256                   # references dropped at once: half a millisecond
+MOST_LISTS = 4                  # that wait, of 65,000 references each
 
 
 def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., Any]:
@@ -200,9 +201,13 @@ class Operations(pyfuse3.Operations):
         vnops.rename(self.mount, parent, name, new_parent, new_name, flags, ctx)
 
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
-        """Drop the kernel's references.  Must not raise.  Of a long list forgetter() does the rest."""
-        self.forget_some(inodes[:FORGETS])
-        if len(inodes) > FORGETS:
+        """Drop the kernel's references.  Must not raise.  Of a long list forgetter() does the rest.
+
+        At most MOST_LISTS wait for it: one that comes on top of them is done with at once.
+        """
+        most = FORGETS if len(self.forgotten) < MOST_LISTS else len(inodes)
+        self.forget_some(inodes[:most])
+        if len(inodes) > most:
             self.forgotten.append(inodes[FORGETS:])
             self.something_forgotten.set()
 
