@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import failpoints
 from tmpfsd.uvm import store as store_module
 from tmpfsd.uvm import swap as swap_module
 from tmpfsd.uvm.errors import Inconsistent, NoSwap, SwapIOError
@@ -323,6 +324,21 @@ def test_trim_works_in_slices(make_swap, pages) -> None:
         slices += 1
     assert slices == 13
     assert all(swap.verify(slot, (slot - 1) % 8) for slot in range(2, 256, 2))
+
+
+def test_trim_punches_a_bounded_number_of_slots_a_slice(make_swap, pages, monkeypatch) -> None:
+    failpoints.interpreted_only()
+    monkeypatch.setattr("tmpfsd.uvm.swap.HOLE", 32)
+    swap = written(make_swap, pages, 512)
+    for slot in range(1, 512, 8):
+        swap.free(slot, 6)
+    punched, discard = [], swap.store.discard
+    monkeypatch.setattr(swap.store, "discard", lambda first, n: punched.append(n) or discard(first, n))
+    swap.trim()
+    assert sum(punched) == 36           # 32 at the end of the sixth hole of six
+    trim_all(swap)
+    assert sum(punched) == 64 * 6
+    assert all(swap.verify(slot, (slot - 1) % 8) for slot in range(7, 512, 8))
 
 
 def test_what_is_freed_during_a_pass_is_punched_too(make_swap, pages) -> None:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 FULL_SECONDS = 0.5                      # between two looks at a disk that was full
 UNPARK = 4096                           # slots unparked at once
-HOLE = 4096                             # slots of a hole that is punched in one call
+HOLE = 4096                             # slots of a hole, and of all holes of one call but for the last
 UNSAID = -1                             # priority: below all that was said, in order of age
 MOST_PRIORITY = 32767                   # as swapon(8) has it
 
@@ -208,7 +208,7 @@ class Swap:
     def trim(self, budget: int = 32) -> bool:
         """Punch holes where slots are free, at most `budget` runs; whether there is more to do.  O(budget) holes.
 
-        A hole has at most HOLE slots: the file system may walk all that is punched.
+        Stops when HOLE slots were punched: the file system walks what it punches, 32 holes of 16 MiB took it 80 ms.
         """
         if self.hold is not None:
             return False
@@ -218,21 +218,22 @@ class Swap:
             return False
         if not self._trim_at:
             self.untrimmed = 0          # what is freed from here on, perhaps behind us, is the next pass's
+        left = HOLE
         for slot, n in self._arena.runs(self._trim_at):
-            if not budget:
+            if not budget or left <= 0:
                 return True
             self.store.discard(self._place(slot), n)
             self._trim_at = slot + n
-            budget -= 1
+            budget, left = budget - 1, left - n
         while (n := min(self.seal.nplaces - self._place(self._arena.top), HOLE)) > 0:     # behind the last in use
-            if not budget:
+            if not budget or left <= 0:
                 self._trim_at = self._arena.top
                 return True
             start = self.seal.nplaces - n
             if not self.store.discard(start, n):
                 break
             self.seal.cut(start)
-            budget -= 1
+            budget, left = budget - 1, left - n
         self._trim_at = 0
         return self.untrimmed > 0
 
