@@ -1,9 +1,10 @@
 """tools/mutate.py: are the tests any good?  Change the code at one random place after the other: does a test fail?
 
-    python -m tools.mutate --sample 100 [--seed 1] [--minutes 25] [--only tmpfsd/uvm/swap.py]
+    python -m tools.mutate --sample 100 [--seed 1] [--minutes 25] [--jobs 2] [--only tmpfsd/uvm/swap.py]
 
-Copies the repository aside and changes an operator, a comparison, a number, a condition or a statement of uvm/, pool/
-or tmpfs/ there; the unit tests that go with the module run first, then the tests of operations with little memory.
+Copies the repository aside and records which test runs which line (covering.py).  Then changes an operator, a
+comparison, a number, a condition or a statement of uvm/, pool/ or tmpfs/ there, and runs the tests of that line, the
+quickest first: unit tests, and those of operations with little memory.
 Prints each survivor as a diff: either a test is missing, or the change means nothing.
 
 Limits      Annotations, assertions and text are left alone.  A test run that takes too long counts as caught, and is
@@ -23,22 +24,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from tools.covering import Covering
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FLOORS = ("uvm", "pool", "tmpfs")
-PURE = {**os.environ, "TMPFSD_PURE": "1"}     # a change that was not compiled would be said on stderr
 SECONDS = 300                   # a test run that takes longer has hung on the change: caught
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv,
     ast.LShift: ast.RShift, ast.RShift: ast.LShift, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And}
-UNIT = {"btree": "btree", "vm": "vm pagedaemon", "pagedaemon": "pagedaemon vm", "swap": "swap pagedaemon",
-        "aobj": "aobj backends", "physmem": "physmem vm", "vmem": "vmem vmmap", "pool": "pool strings",
-        "strings": "strings pool", "backends": "backends pool", "layout": "layout btree", "mem": "pool strings table"}
 ONCE = "not roomy and not thrash and not per-pool and not pageable-object"      # each test with little memory
-LEFT_OUT = ("test_failures.py", "test_data.py", "test_bytes.py")       # long; the last two where data is changed
+LEFT_OUT = ("fs/test_failures.py", "fs/test_bytes.py")      # long
+NOT_COPIED = (".git", ".venv", ".hypothesis", "mnt", "build", "_compiled", "*.pyc", "__pycache__")
 
 
 def places(tree: ast.AST) -> Iterator[ast.AST]:
@@ -94,21 +98,70 @@ def mutate(path: Path, i: int) -> tuple[str, str]:
     return before, ast.unparse(ast.fix_missing_locations(tree))
 
 
-def caught(copy: Path, path: Path) -> bool:
-    """Whether a test fails in the copy."""
-    names = UNIT.get(path.stem, path.stem).split()
-    units = [f"tests/unit/test_{name}.py" for name in names if (copy / f"tests/unit/test_{name}.py").exists()]
-    long = () if path.stem == "regfile" else LEFT_OUT
-    fs = ["tests/fs", "-k", ONCE, *(f"--ignore=tests/fs/{name}" for name in long)]
-    for tests in filter(None, (units, fs)):
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=60", *tests]
+def lines(path: Path, i: int) -> tuple[int, int]:
+    """First and last line of the i-th place: of a condition without what hangs on it."""
+    node: Any = list(places(ast.parse((REPOSITORY / path).read_text())))[i]
+    part = node.test if isinstance(node, (ast.If, ast.While)) else node
+    return part.lineno, part.end_lineno
+
+
+def run_pytest(copy: Path, seconds: float, *arguments: str, **environment: str) -> int:
+    """Its exit status."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tools.covering", *arguments]
+    environment = {**os.environ, "TMPFSD_PURE": "1", "PYTHONPATH": str(copy), **environment}    # PURE: nothing stale
+    return subprocess.run(command, cwd=copy, capture_output=True, timeout=seconds, env=environment).returncode
+
+
+def record(copy: Path) -> Covering:
+    """Run all tests once, unit tests and others side by side."""
+    units = [f"tests/unit/{path.name}" for path in sorted((copy / "tests/unit").glob("test_*.py"))
+             if any(f"tmpfsd.{floor}" in path.read_text() for floor in FLOORS)]
+    fs = ["tests/fs", "-k", ONCE, *(f"--ignore=tests/{name}" for name in LEFT_OUT)]
+    records = [str(copy / "units"), str(copy / "fs")]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda tests, name: run_pytest(copy, 1800, *tests, COVERING_RECORD=name), (units, fs), records))
+    return Covering(records)
+
+
+def caught(copy: Path, path: Path, tests: list[str]) -> bool:
+    """Whether one of the tests fails in the copy."""
+    (copy / "tests.only").write_text("\n".join(tests))
+    files = sorted({name.split("::")[0] for name in tests})
+    try:
+        return bool(tests) and run_pytest(copy, SECONDS, "-x", "--timeout=60", *files,
+                                          COVERING_ONLY=str(copy / "tests.only")) != 0
+    except subprocess.TimeoutExpired:
+        print(f"took too long: {path}")
+        return True
+
+
+class Workshop:
+    """Copies of the repository, in which changes are tried side by side."""
+
+    def __init__(self, directory: Path, jobs: int) -> None:
+        self._copies: SimpleQueue[Path] = SimpleQueue()
+        for job in range(jobs):
+            copy = directory / f"copy{job}"
+            shutil.copytree(REPOSITORY, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+            self._copies.put(copy)
+        self._recorded, self.covering = copy, record(copy)
+
+    def attempt(self, path: Path, i: int, deadline: float) -> tuple[bool, str]:
+        """Whether a change was caught, and what to say of it if not.  => TimeoutError after the deadline."""
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        tests = self.covering.tests(str(self._recorded / path), *lines(path, i))
+        before, after = mutate(path, i)
+        copy = self._copies.get()
+        original = (copy / path).read_text()
         try:
-            if subprocess.run(command, cwd=copy, capture_output=True, timeout=SECONDS, env=PURE).returncode:
-                return True
-        except subprocess.TimeoutExpired:
-            print(f"took too long: {path}")
-            return True
-    return False
+            (copy / path).write_text(after)
+            found = caught(copy, path, tests)
+        finally:
+            (copy / path).write_text(original)
+            self._copies.put(copy)
+        diff = difflib.unified_diff(before.split("\n"), after.split("\n"), n=2, lineterm="")
+        return found, "\n".join([f"\nsurvived {len(tests)} tests: {path}, place {i}", *list(diff)[2:]])
 
 
 def main() -> None:
@@ -117,30 +170,20 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=100, help="how many changes (100)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60, help="when to stop in any case")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time (one a core)")
     parser.add_argument("--only", nargs="*", default=[], help="modules, instead of all of the three floors")
     arguments = parser.parse_args()
     every = mutants(arguments.only)
     sample = random.Random(arguments.seed).sample(every, min(arguments.sample, len(every)))
-    deadline, tried, survivors = time.monotonic() + 60 * arguments.minutes, 0, 0
+    deadline, ncaught, tried = time.monotonic() + 60 * arguments.minutes, 0, 0
     with tempfile.TemporaryDirectory(prefix="tmpfsd-mutate-") as directory:
-        copy = Path(directory) / "copy"
-        ignore = shutil.ignore_patterns(".git", ".venv", ".hypothesis", "mnt", "*.pyc", "__pycache__")
-        shutil.copytree(REPOSITORY, copy, ignore=ignore)
-        for path, i in sample:
-            if time.monotonic() > deadline:
-                break
-            before, after = mutate(path, i)
-            original = (copy / path).read_text()
-            (copy / path).write_text(after)
-            tried += 1
-            if not caught(copy, path):
-                survivors += 1
-                print(f"\nsurvived: {path}, place {i}")
-                lines = difflib.unified_diff(before.split("\n"), after.split("\n"), n=2, lineterm="")
-                print("\n".join(list(lines)[2:]), flush=True)
-            (copy / path).write_text(original)
-            print(f"{tried - survivors} of {tried} caught", flush=True)
-    print(f"{tried - survivors} of {tried} changes caught, of {len(every)} that there are")
+        workshop = Workshop(Path(directory), arguments.jobs)
+        print(f"{len(workshop.covering)} tests recorded", flush=True)
+        with ThreadPoolExecutor(arguments.jobs) as pool, suppress(TimeoutError):
+            for found, text in pool.map(lambda place: workshop.attempt(*place, deadline), sample):
+                tried, ncaught = tried + 1, ncaught + found
+                print("" if found else text + "\n", f"{ncaught} of {tried} caught", sep="", flush=True)
+    print(f"{ncaught} of {tried} changes caught, of {len(every)} that there are")
 
 
 if __name__ == "__main__":
