@@ -2,9 +2,8 @@
 
 The only place where an option is named, parsed, given its default or refused.  The command line calls
 parse(); the tests build Config(...) directly, where every field has the default that the mount would have.
-Only these are looked at here: the machine's memory size, the caller's ids, the directories that may hold swap by
-default (parse() takes each of them as an argument too), and the symbolic links in swap=.  cli/preflight.py sees whether
-a path can be used.
+Only these are looked at here: the machine's memory size, the caller's ids, and what swapplaces.py looks at for swap=.
+cli/preflight.py sees whether a path can be used.
 
 Limits      Sizes are whole numbers with k, m, g, t, p, e or %: no fractions, as in the kernel's tmpfs.
             A comma inside a value is written \\, and a backslash \\\\ (as libfuse does); a colon in a path of swap= is
@@ -16,14 +15,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tmpfsd import mountflags
 from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
-from tmpfsd.mounts import mountinfo
+from tmpfsd.swapplaces import default_swap, parse_swap
 
 PAGE_SIZE = 4096
 MIN_RAM = 1 << 20
@@ -35,7 +33,6 @@ MAX_SPIN = 100_000
 MAX_WINDOWS = 65_536
 DEFAULT_ZRAM = -50          # per cent of ram
 MIN_ZRAM = 1 << 20
-MAX_PLACES = 16             # uvm.swapset.MAX_FILES
 MIN_WINDOWS = 64            # uvm.vm.RESERVE: what an operation may touch between two breaths
 MAX_ID = (1 << 32) - 2      # -1 means "leave it" to chown(2)
 DEFAULT_RAM = 128 << 20
@@ -43,66 +40,10 @@ AS_SIZE = -1                # swap_size_bytes: as large as size_bytes
 
 BACKENDS = ("wired", "pageable-flag", "pageable-submap", "aobj", "pageable-object")
 NEVER_OUT = ("wired", "pageable-flag")          # their pages never leave, so they need no swap
-SWAP_CANDIDATES = ("/var/tmp", "/tmp")
-LEAST_FREE = 64 << 20       # bytes: a disk with less is full
-MOST_LINKS = 40             # as the kernel has it
-MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs", "devtmpfs", "fuse.tmpfsd"))
 
 
 class OptionError(ValueError):
     """A mount option that is wrong; the text names it and says what is allowed."""
-
-
-def default_swap() -> str | None:
-    """Return the first directory for swap that is not itself in memory and can be written to, or None.
-
-    => one whose disk is full is taken only when there is no other.
-    """
-    places = [real for real in map(os.path.realpath, SWAP_CANDIDATES)
-              if os.path.isdir(real) and mountinfo.type_above(real) not in MEMORY_FILESYSTEMS
-              and os.access(real, os.W_OK | os.X_OK)]
-    return next(filter(has_room, places), places[0] if places else None)
-
-
-def has_room(path: str) -> bool:
-    """Tell whether a swap file in this directory could hold anything."""
-    try:
-        disk = os.statvfs(path)
-    except OSError:
-        return False
-    return disk.f_bavail * disk.f_frsize >= LEAST_FREE and (disk.f_favail > 0 or not disk.f_files)
-
-
-def follow(path: str) -> str:
-    """Return the absolute path without symbolic links; what does not exist stays as it is.
-
-    => ValueError: a link of another user is in the way, who may let it lead to any file of ours.  realpath(3) follows
-    those too, and past what the kernel refuses in sticky directories (/proc/sys/fs/protected_symlinks).
-    """
-    here, followed = "/", 0
-    todo = os.path.join(os.getcwd(), path).split("/")[::-1]
-    while todo:
-        part = todo.pop()
-        if part in ("", ".", ".."):
-            here = os.path.dirname(here) if part == ".." else here
-            continue
-        there = os.path.join(here, part)
-        try:
-            state = os.lstat(there)
-        except OSError:
-            state = None
-        if state is None or not stat.S_ISLNK(state.st_mode):
-            here = there
-            continue
-        followed += 1
-        if followed > MOST_LINKS:
-            raise ValueError("too many levels of symbolic links")
-        if state.st_uid not in (0, os.geteuid()):
-            raise ValueError(f"{there} is a symbolic link of another user: give the path that is meant")
-        target = os.readlink(there)
-        here = "/" if target.startswith("/") else here
-        todo += target.split("/")[::-1]
-    return here
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,22 +221,6 @@ def parse_windows(text: str, physical: int) -> int:
         raise ValueError(f"an operation holds two records at once and up to {MIN_WINDOWS} pages (its reserve): "
                          f"at least {MIN_WINDOWS}")
     return windows
-
-
-def parse_swap(text: str, _physical: int) -> tuple[str, ...]:
-    """Read swap=: the places, () for none; whether they can be used is seen later."""
-    if text == "none":
-        return ()
-    words = [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", text)]
-    if not all(words):
-        raise ValueError("an empty path (a colon in a path is written \\:)")
-    places = tuple(map(follow, words))
-    if len(places) > MAX_PLACES:
-        raise ValueError(f"at most {MAX_PLACES} places")
-    twice = [place for i, place in enumerate(places) if place in places[:i] and not os.path.isdir(place)]
-    if twice:
-        raise ValueError(f"{twice[0]} is given twice")
-    return places
 
 
 def parse_zram(text: str, _physical: int) -> int:

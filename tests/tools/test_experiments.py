@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from tmpfsd.options import default_swap  # noqa: E402
+from tmpfsd.swapplaces import default_swap  # noqa: E402
 from tmpfsd.tmpfs.estimate import estimate  # noqa: E402
 from tools.experiments import __main__ as experiments  # noqa: E402
 from tools.experiments import cgroup, child, e1, e4, e6, report, trees  # noqa: E402

@@ -15,7 +15,8 @@ import tempfile
 
 from tmpfsd.mounts import alive, mountinfo
 from tmpfsd.mounts.unmount import unmount
-from tmpfsd.options import MEMORY_FILESYSTEMS, Config
+from tmpfsd.options import Config
+from tmpfsd.swapplaces import MEMORY_FILESYSTEMS
 from tmpfsd.uvm.store import demand_private
 
 DEVICE = "/dev/fuse"

@@ -13,7 +13,8 @@ from tmpfsd.cli.streams import complain
 from tmpfsd.machine import memory_limit
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable
-from tmpfsd.options import Config, follow, parse_space
+from tmpfsd.options import Config, parse_space
+from tmpfsd.swapplaces import follow
 from tmpfsd.uvm.store import open_place
 from tmpfsd.uvm.swap import MOST_PRIORITY, UNSAID
 

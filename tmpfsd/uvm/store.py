@@ -148,7 +148,7 @@ def open_store(path: str, direct: bool = False) -> FileStore:
 
     => a file that does not exist is made.  OSError names what the system refused; EBUSY for a file or device that
     another mount pages to, EPERM for a file that others can reach, ELOOP for a symbolic link anywhere in the path
-    (options.py follows those that the user names).
+    (swapplaces.py follows those that the user names).
     """
     fd = open_place(path, os.O_DIRECT if direct else 0)
     try:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tmpfsd.options import default_swap
+from tmpfsd.swapplaces import default_swap
 from tools.experiments import e1, e2, e3, e4, e5, e6, e7, machine
 from tools.experiments.child import Job, JobError, run
 from tools.experiments.report import section

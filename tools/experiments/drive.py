@@ -17,7 +17,8 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from tmpfsd.options import Config, default_swap
+from tmpfsd.options import Config
+from tmpfsd.swapplaces import default_swap
 from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import VmError

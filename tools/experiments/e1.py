@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tmpfsd.options import BACKENDS, NEVER_OUT, default_swap
+from tmpfsd.options import BACKENDS, NEVER_OUT
+from tmpfsd.swapplaces import default_swap
 from tmpfsd.tmpfs.estimate import estimate, uniform
 from tmpfsd.uvm.param import PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE, SPARE

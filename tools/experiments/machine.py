@@ -7,7 +7,7 @@ import platform
 
 from tmpfsd.machine import physical_memory
 from tmpfsd.mounts.mountinfo import type_above
-from tmpfsd.options import default_swap
+from tmpfsd.swapplaces import default_swap
 
 
 def describe() -> dict[str, str | int]:

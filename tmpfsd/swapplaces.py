@@ -1,0 +1,88 @@
+"""swapplaces.py: where a mount may page to: the places that swap= names, and the one that is taken by default.
+
+Only names are looked at, and the symbolic links in them.  cli/preflight.py sees whether a place can be used.
+
+Limits      A colon in a path is written \\:, for it stands between two places.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from tmpfsd.mounts import mountinfo
+
+MAX_PLACES = 16             # uvm.swapset.MAX_FILES
+SWAP_CANDIDATES = ("/var/tmp", "/tmp")
+LEAST_FREE = 64 << 20       # bytes: a disk with less is full
+MOST_LINKS = 40             # as the kernel has it
+MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs", "devtmpfs", "fuse.tmpfsd"))
+
+
+def default_swap() -> str | None:
+    """Return the first directory for swap that is not itself in memory and can be written to, or None.
+
+    => one whose disk is full is taken only when there is no other.
+    """
+    places = [real for real in map(os.path.realpath, SWAP_CANDIDATES)
+              if os.path.isdir(real) and mountinfo.type_above(real) not in MEMORY_FILESYSTEMS
+              and os.access(real, os.W_OK | os.X_OK)]
+    return next(filter(has_room, places), places[0] if places else None)
+
+
+def has_room(path: str) -> bool:
+    """Tell whether a swap file in this directory could hold anything."""
+    try:
+        disk = os.statvfs(path)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize >= LEAST_FREE and (disk.f_favail > 0 or not disk.f_files)
+
+
+def follow(path: str) -> str:
+    """Return the absolute path without symbolic links; what does not exist stays as it is.
+
+    => ValueError: a link of another user is in the way, who may let it lead to any file of ours.  realpath(3) follows
+    those too, and past what the kernel refuses in sticky directories (/proc/sys/fs/protected_symlinks).
+    """
+    here, followed = "/", 0
+    todo = os.path.join(os.getcwd(), path).split("/")[::-1]
+    while todo:
+        part = todo.pop()
+        if part in ("", ".", ".."):
+            here = os.path.dirname(here) if part == ".." else here
+            continue
+        there = os.path.join(here, part)
+        try:
+            state = os.lstat(there)
+        except OSError:
+            state = None
+        if state is None or not stat.S_ISLNK(state.st_mode):
+            here = there
+            continue
+        followed += 1
+        if followed > MOST_LINKS:
+            raise ValueError("too many levels of symbolic links")
+        if state.st_uid not in (0, os.geteuid()):
+            raise ValueError(f"{there} is a symbolic link of another user: give the path that is meant")
+        target = os.readlink(there)
+        here = "/" if target.startswith("/") else here
+        todo += target.split("/")[::-1]
+    return here
+
+
+def parse_swap(text: str, _physical: int) -> tuple[str, ...]:
+    """Read swap=: the places, () for none; whether they can be used is seen later."""
+    if text == "none":
+        return ()
+    words = [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", text)]
+    if not all(words):
+        raise ValueError("an empty path (a colon in a path is written \\:)")
+    places = tuple(map(follow, words))
+    if len(places) > MAX_PLACES:
+        raise ValueError(f"at most {MAX_PLACES} places")
+    twice = [place for i, place in enumerate(places) if place in places[:i] and not os.path.isdir(place)]
+    if twice:
+        raise ValueError(f"{twice[0]} is given twice")
+    return places
