@@ -283,13 +283,14 @@ VALUED: dict[str, Option] = {
 }
 
 # Flags that are ours: the field they set, and to what.
-FLAGS: dict[str, tuple[str, bool]] = {
+FLAGS: dict[str, tuple[str, Any]] = {
     "acl": ("acl", True), "noacl": ("acl", False), "xattr": ("xattr", True), "noxattr": ("xattr", False),
     "writeback": ("writeback", True), "ro": ("readonly", True), "rw": ("readonly", False),
     "noatime": ("noatime", True), "atime": ("noatime", False), "relatime": ("noatime", False),
     "nodiratime": ("nodiratime", True), "diratime": ("nodiratime", False),
     "strictatime": ("strictatime", True), "nostrictatime": ("strictatime", False),
     "noperm": ("noperm", True),
+    "noswap": ("swap", ()),         # as swap=none, which is read so
 }
 
 # Flags that are the kernel's: libfuse hands them to mount(2), or server/daemon.py sets them when it has mounted.
@@ -308,6 +309,7 @@ OPPOSITES = (
     ("nodiratime", "diratime"), ("relatime", "norelatime"), ("strictatime", "nostrictatime"),
     ("lazytime", "nolazytime"), ("nosymfollow", "symfollow"),
     ("noxattr", "acl"),         # ACLs are kept in xattrs
+    ("noswap", "swap"),
     ("noperm", "allow_other"), ("noperm", "acl"), ("noperm", "default_permissions"),
 )
 
@@ -315,7 +317,6 @@ REFUSED = {
     "huge": "there are no huge pages here, pages are paged one by one",
     "mpol": "memory is one arena of this process; run tmpfsd under numactl instead",
     "nr_blocks": "give size= instead",
-    "noswap": "give swap=none instead",
     "inode32": "inode numbers are always 64 bits",
     "inode64": "inode numbers are always 64 bits; leave it out",
     "usrquota": "there are no quotas here", "grpquota": "there are no quotas here",
@@ -360,7 +361,7 @@ def parse(options: str | Iterable[str] = "", *, physical: int | None = None,
     values.setdefault("size_bytes", round_up(physical // 2))
     values.setdefault("ram_bytes", default_ram(physical))
     demand_memory(values["ram_bytes"], whole)
-    if "swap" in given:
+    if "swap" in values:
         values["swap"], *more = values["swap"] or (None,)
         values["swap_more"] = tuple(more)
     else:
@@ -457,12 +458,12 @@ def agree_on_swap(config: Config) -> tuple[str, ...]:
     """Refuse swap options without swap; return what to warn of."""
     if config.swap is not None:
         return ()
+    why = "noswap" if "noswap" in config.given else "swap=none"
     crypt = "on" if config.swap_crypt else ""
     for name, value in (("swap_size", config.swap_size_bytes), ("swap_io", config.swap_io), ("swap_crypt", crypt)):
         if name in config.given and value:
-            raise OptionError(f"{name}={value}: there is no swap (swap=none)")
-    why = "swap=none"
-    if "swap" not in config.given:
+            raise OptionError(f"{name}={value}: there is no swap ({why})")
+    if not config.given & {"swap", "noswap"}:
         why = "no directory for swap (/var/tmp, /tmp) that can be written to and is outside memory"
     if config.swap_size_bytes == 0:
         why = "swap_size=0"

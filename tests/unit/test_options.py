@@ -108,7 +108,7 @@ def test_swap_is_made_absolute(tmp_path: "os.PathLike[str]", monkeypatch: pytest
     ("spin=-1", "auto or a number"), ("spin=fast", "auto or a number"), ("spin=100001", "auto or a number"),
     ("fsname=\x01", "ASCII"), ("fsname=ä", "ASCII"), ("huge=always", "no huge pages"),
     ("huge", "no huge pages"), ("mpol=bind:0", "numactl"), ("nr_blocks=5", "size="),
-    ("noswap", "swap=none"), ("inode64", "64 bits"), ("usrquota", "quotas"),
+    ("noswap=1", "takes no value"), ("inode64", "64 bits"), ("usrquota", "quotas"),
 ])
 def test_refused_by_name(text: str, why: str) -> None:
     with pytest.raises(OptionError) as caught:
@@ -134,6 +134,9 @@ def test_refused_by_name(text: str, why: str) -> None:
     ("backend=pageable-flag,windows=64", "windows=64", "is for backend=aobj"),
     ("backend=aobj,submap=1m", "submap=1048576", "is for backend=pageable-submap"),
     ("backend=pageable-object,submap_sharing=shared", "submap_sharing=shared", "is for backend=pageable-submap"),
+    ("noswap,swap=none", "noswap", "contradicts swap"),
+    ("swap=/x,noswap", "noswap", "contradicts swap"),
+    ("noswap,swap_size=1g", "swap_size=1073741824", "there is no swap (noswap)"),
     ("swap=none,swap_size=1g", "swap_size=1073741824", "swap=none"),
     ("swap=none,swap_io=direct", "swap_io=direct", "swap=none"),
     ("swap=none,swap_crypt=on", "swap_crypt=on", "swap=none"),

@@ -32,7 +32,7 @@ def changes(words: Any, config: Config) -> list[str]:
             field, value = read(name, word)
         except OptionError as error:
             raise ControlError(str(error)) from None
-        now = config.places if name == "swap" else getattr(config, field, None)
+        now = config.places if field == "swap" else getattr(config, field, None)
         same = name in config.generic if not field else now == value
         if not same and name not in SETTABLE:
             raise ControlError(f"{word}: cannot be changed while it is mounted; these can: {', '.join(SETTABLE)}")
