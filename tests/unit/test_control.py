@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tmpfsd.cli.client import connect
-from tmpfsd.server import control
+from tmpfsd.server import control, turns
 from tmpfsd.server.control import MAX_LINE, ControlServer, listen
 from tmpfsd.server.errors import ControlError
 
@@ -184,6 +184,8 @@ def test_no_line_end(tmp_path: Path) -> None:
 
 def test_a_command_in_steps_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(turns, "MOST", 0)
+    monkeypatch.setattr(turns, "LOOK", 0)
 
     async def client(path: str) -> None:
         *words, answer = await ask(path, b'{"command": "count", "steps": 3}\n')

@@ -247,3 +247,21 @@ def test_no_spin_with_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     dispatcher = Dispatcher("auto")
     dispatcher._adapt(30 * MICROSECOND)
     assert dispatcher.spin == dispatch.FIRST_SPIN
+
+
+def test_it_does_not_block_while_others_have_work(pipe: SimpleNamespace) -> None:
+    async def main() -> None:
+        dispatcher, polls = Dispatcher(0), []
+        os.write(pipe.writer, b"x")
+        await dispatcher.wait_readable(pipe.reader)
+        os.read(pipe.reader, 1)
+        dispatcher.background = 1
+
+        def poll(timeout: int) -> bool:
+            polls.append(timeout)
+            return len(polls) > 5
+        dispatcher._poll = poll
+        with trio.fail_after(5):
+            await dispatcher.wait_readable(pipe.reader)
+        assert set(polls) == {0}
+    trio.run(main)

@@ -12,8 +12,8 @@ Invariants  C1 Input is bounded: MAX_LINE bytes a line, IDLE_SECONDS to send it,
             C2 Only root and the mounting user get an answer (mode 0600, and the peer's credentials).
             C3 A daemon that ends removes its own socket only.  After the unmount, while it is still ending,
                the next mount may have the same device number.
-            C4 Requests are served between the steps of a command.  A command whose client is gone is closed, and
-               undoes what it must.
+            C4 Requests are served between the steps of a command (turns.py).  A command whose client is
+               gone is closed, and undoes what it must.
 Limits      A step, and a command without steps, runs to its end like any operation.
 """
 
@@ -35,6 +35,7 @@ import trio
 
 from tmpfsd.mounts.places import directories, owned, socket_name
 from tmpfsd.server.errors import ControlError
+from tmpfsd.server.turns import Turns
 from tmpfsd.uvm.lost import seldom
 
 log = logging.getLogger(__name__)
@@ -226,9 +227,10 @@ class Receiver:
 class ControlServer:
     """Answers the clients of one mount."""
 
-    def __init__(self, commands: Mapping[str, Command], owner: int) -> None:
+    def __init__(self, commands: Mapping[str, Command], owner: int, turns: Turns | None = None) -> None:
         self.commands = commands
         self.owner = owner
+        self.turns = turns or Turns()
         self.nclients = self.nfailed = 0
 
     async def serve(self, listener: socket.socket) -> None:
@@ -296,7 +298,7 @@ class ControlServer:
             request["peer"], request["descriptors"] = peer, descriptors
             result = command(request)
             if isinstance(result, Generator):
-                result = await follow(client, result)
+                result = await follow(client, result, self.turns)
             elif isinstance(result, AsyncGenerator):
                 result = await relay(client, result)
             return {"ok": True, "result": result}
@@ -309,22 +311,32 @@ class ControlServer:
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
 
-async def follow(client: Any, steps: Generator[Progress, None, Any]) -> Any:
+async def follow(client: Any, steps: Generator[Progress, None, Any], turns: Turns) -> Any:
     """Run a command that works in steps, tell the client how far it is, and return its result."""
+    try:
+        with turns.background():
+            return await _go_on(client, steps, turns)
+    except (BrokenPipeError, ConnectionResetError, trio.TooSlowError) as error:
+        raise Gone from error
+    finally:
+        steps.close()
+
+
+async def _go_on(client: Any, steps: Generator[Progress, None, Any], turns: Turns) -> Any:
     told = trio.current_time()
     try:
+        turns.begin()
         while True:
             word = next(steps)
+            if not turns.over():
+                continue
             await trio.lowlevel.checkpoint()
+            turns.begin()
             if trio.current_time() - told >= PROGRESS_SECONDS:
                 told = trio.current_time()
                 await send(client, {"ok": True, "progress": word._asdict()})
     except StopIteration as end:
         return end.value
-    except (BrokenPipeError, ConnectionResetError, trio.TooSlowError) as error:
-        raise Gone from error
-    finally:
-        steps.close()
 
 
 async def relay(client: Any, parts: AsyncGenerator[dict[str, Any], None]) -> Any:

@@ -194,6 +194,7 @@ class Daemon:
 
     async def serve(self) -> None:
         """Serve until the request loop ends."""
+        self.trees.turns.loop = self.dispatcher
         async with trio.open_nursery() as nursery:
             await nursery.start(self.watch_signals)
             ready = trio.Event()
@@ -228,7 +229,7 @@ class Daemon:
             log.warning("no control socket: %s", error)
             return
         self.socket_path, self.socket_made = path, control.identity(path)
-        nursery.start_soon(ControlServer(commands.table(), os.geteuid()).serve, listener)
+        nursery.start_soon(ControlServer(commands.table(), os.geteuid(), self.trees.turns).serve, listener)
         nursery.start_soon(commands.latency.run)
 
     async def tell_ready(self, ready: trio.Event) -> None:

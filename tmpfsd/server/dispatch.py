@@ -85,6 +85,7 @@ class Dispatcher:
         self.adaptive = spin == "auto"
         self.spin = 0 if self.adaptive else int(spin) * MICROSECOND
         self.closed = False
+        self.background = 0                 # how many have work for the time between requests (turns.py)
         self.lowlevel = self
         self.negotiation: Negotiation | None = None
         self._clock = clock
@@ -99,6 +100,10 @@ class Dispatcher:
     def quiet(self) -> bool:
         """Whether the loop sleeps in trio, with no request in sight."""
         return self._quiet.is_set()
+
+    def waits(self) -> bool:
+        """Whether a request waits."""
+        return bool(self._poll(0))
 
     async def wait_quiet(self) -> None:
         """Wait until there is no traffic."""
@@ -129,7 +134,7 @@ class Dispatcher:
         if poll(0):
             return
         now = clock()
-        end = now + self.spin
+        end = now + self.spin if not self.background else now
         while clock() < end:
             if poll(0):
                 return
@@ -169,7 +174,7 @@ class Dispatcher:
             start = self._clock()
             if self._poll(1):
                 self._adapt(self._clock() - start)
-        self._read = not self.spin and threading.active_count() == 1
+        self._read = not self.spin and not self.background and threading.active_count() == 1
 
     async def _yield(self) -> None:
         """Let the other tasks run once."""
@@ -179,10 +184,10 @@ class Dispatcher:
             raise trio.ClosedResourceError("the request loop ends")
 
     async def _block(self, fd: int, start: int) -> None:
-        """Wait in the kernel while traffic may go on, then in trio."""
+        """Wait in the kernel while traffic may go on, then in trio; not in the kernel where others have work."""
         clock, poll = self._clock, self._poll
         while clock() < start + LINGER:
-            if poll(1):
+            if poll(0 if self.background else 1):
                 self._adapt(clock() - start)
                 return
             await self._yield()

@@ -88,6 +88,7 @@ class NativeLoop:
         self.adaptive = spin == "auto"
         self.spin = 0 if self.adaptive else int(spin) * MICROSECOND
         self.closed = False
+        self.background = 0                     # how many have work for the time between requests (turns.py)
         self._clock = clock
         self._last = clock()                    # when the last request came
         self._sliced = 0                        # when work for a later answer was done last
@@ -105,6 +106,10 @@ class NativeLoop:
     def quiet(self) -> bool:
         """Whether the loop sleeps in trio, with no request in sight."""
         return self._quiet.is_set()
+
+    def waits(self) -> bool:
+        """Whether a request waits."""
+        return bool(self._poll(0))
 
     async def wait_quiet(self) -> None:
         """Wait until there is no traffic."""
@@ -142,7 +147,7 @@ class NativeLoop:
 
     def _may_read(self) -> bool:
         """Whether a read may block in this turn; with several cores, its first request is waited for."""
-        if self.adaptive and not self.spin and not self.session.later and (
+        if self.adaptive and not self.spin and not self.session.later and not self.background and (
                 self._alone or self._wait(self._clock()) and self._serve_one() and not self.spin):
             return True
         self._reading.end()
@@ -153,7 +158,7 @@ class NativeLoop:
         reading, session, serve = self._reading, self.session, self._serve_one
         served = not self._alone
         reading.begin()
-        while reading.blocks and not session.later and not self.closed:
+        while reading.blocks and not session.later and not self.background and not self.closed:
             if serve():
                 served = True
         self._last = self._clock() if served else self._last - LINGER
@@ -184,6 +189,8 @@ class NativeLoop:
     def _wait(self, since: int) -> bool:
         """Whether a request can be read: spin, then block for a millisecond."""
         poll = self._poll
+        if self.background:
+            return bool(poll(0))
         if self.spin:
             clock = self._clock
             end = since + self.spin

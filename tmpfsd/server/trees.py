@@ -1,6 +1,6 @@
 """server/trees.py: the reaper, and the commands that go over whole trees: discard, du, prefetch; and trace.
 
-They work in slices of SLICE between requests.  One task of the daemon, the reaper, frees what is doomed
+They work in slices between requests (turns.py).  One task of the daemon, the reaper, frees what is doomed
 (tmpfs/doomed.py): what discard detached, whether or not the client still listens, and what was removed or cut off.
 
 Picture     discard: may he? (a walk, in slices) -> detach, one operation -> the kernel is told -> slices, progress
@@ -26,6 +26,7 @@ import trio
 
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.operations import Operations
+from tmpfsd.server.turns import Turns
 from tmpfsd.tmpfs import discard, reap, trees, vnops
 from tmpfsd.tmpfs.discard import Gone
 from tmpfsd.tmpfs.errors import FsError
@@ -34,8 +35,6 @@ from tmpfsd.tmpfs.mem import OWNER_DATA
 from tmpfsd.uvm.errors import Inconsistent, VmError
 from tmpfsd.uvm.vm import OWNER_MASK
 
-SLICE = 2_000_000           # nanoseconds
-GAP = 0.008                 # seconds between two slices of the reaper while requests are served
 TICK = 200_000_000          # between two reports of progress
 PAUSE = 0.05                # seconds between two looks at the ring
 HEARTBEAT = 1.0             # seconds until a tracer is written to though nothing happened: is it gone?
@@ -70,6 +69,7 @@ class Trees:
         self.operations = operations
         self.names = 0                      # taken away by the reaper
         self.failure = ""                   # why the reaper rests though there is something to free
+        self.turns = Turns()
         self._wake = trio.Event()
         mount.on_doomed = lambda: self._wake.set()      # the event of the moment
         self._notices: list[object] = []    # one for each thread that tells the kernel something
@@ -86,7 +86,7 @@ class Trees:
             place = trees.find(mount, path, peer)
             if not place.name:
                 raise ControlError("the root of the mount cannot be discarded: unmount it")
-            async with contextlib.aclosing(paced(trees.may_discard(mount, place, peer))) as ticks:
+            async with contextlib.aclosing(self.paced(trees.may_discard(mount, place, peer))) as ticks:
                 async for _ in ticks:
                     yield {"progress": {"names": 0}}
             mount.breathe()
@@ -106,6 +106,22 @@ class Trees:
             yield {"progress": {"names": self.names - start}}
             await trio.sleep(PAUSE)
         yield {"result": {"names": self.names - start + 1, "lost": mount.lost_nodes - lost}}
+
+    async def paced(self, steps: Iterator[None]) -> AsyncGenerator[None, None]:
+        """Run steps in slices between requests; yields when there is progress to report."""
+        turns, tick = self.turns, clock() + TICK
+        with turns.background():
+            while True:
+                turns.begin()
+                for _ in steps:
+                    if turns.over():
+                        break
+                else:
+                    return
+                await trio.lowlevel.checkpoint()
+                if clock() >= tick:
+                    yield None
+                    tick = clock() + TICK
 
     def demand_changes(self) -> None:
         """Refuse what the kernel would refuse to ask for."""
@@ -147,34 +163,28 @@ class Trees:
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            served = -1
             try:
-                while self.mount.doomed or self.mount.untold:
-                    known = self.reap_slice()
-                    if known:
-                        await self.in_thread(forget_names, self.kernel, known)
-                    before, served = served, self.served()
-                    if served == before:
+                with self.turns.background():
+                    while self.mount.doomed or self.mount.untold:
+                        known = self.reap_slice()
+                        if known:
+                            await self.in_thread(forget_names, self.kernel, known)
                         await trio.lowlevel.checkpoint()
-                    else:                       # somebody else works: what he needs is made room for at once
-                        await trio.sleep(GAP)
             except Exception as error:
                 self.failure = str(error) or repr(error)
                 self.mount.gate.errno_of(error, "discard")
 
-    def served(self) -> int:
-        """How many requests somebody waited for."""
-        requests = self.operations.requests
-        return sum(requests.values()) - requests["forget"]
-
     def reap_slice(self) -> list[Gone]:
-        """Free for SLICE; the names that the kernel must forget.  => FsError EROFS once an invariant broke."""
-        mount, end = self.mount, clock() + SLICE
+        """Free for a slice; the names that the kernel must forget.  => FsError EROFS once an invariant broke."""
+        mount, turns = self.mount, self.turns
         mount.gate.demand_writable()
-        while mount.doomed and clock() < end:
+        turns.begin()
+        while mount.doomed:
             names, some = reap.reap(mount)
             self.names += names
             mount.untold += some            # an error does not lose them
+            if turns.over():
+                break
         known, mount.untold = mount.untold, []
         if self.operations.check_each:
             mount.check()
@@ -187,7 +197,7 @@ class Trees:
         path = path_of(request)
         with refusals(path):
             usage = trees.Usage(self.mount, trees.find(self.mount, path, request["peer"]).ino)
-            async with contextlib.aclosing(paced(usage.count())) as ticks:
+            async with contextlib.aclosing(self.paced(usage.count())) as ticks:
                 async for _ in ticks:
                     yield {"progress": {"names": usage.names}}
             yield {"result": usage.totals()}
@@ -198,7 +208,7 @@ class Trees:
         with refusals(path):
             top = trees.find(self.mount, path, request["peer"]).ino
             work = trees.Prefetch(self.mount, top, not request.get("metadata"))
-            async with contextlib.aclosing(paced(work.run())) as ticks:
+            async with contextlib.aclosing(self.paced(work.run())) as ticks:
                 async for _ in ticks:
                     yield {"progress": work.totals()}
             yield {"result": work.totals()}
@@ -273,19 +283,3 @@ def refusals(path: bytes) -> Iterator[None]:
         raise
     except VmError as error:
         raise ControlError(f"{shown}: {error}") from None
-
-
-async def paced(steps: Iterator[None]) -> AsyncGenerator[None, None]:
-    """Run steps in slices between requests; yields when there is progress to report."""
-    tick = clock() + TICK
-    while True:
-        end = clock() + SLICE
-        for _ in steps:
-            if clock() >= end:
-                break
-        else:
-            return
-        await trio.lowlevel.checkpoint()
-        if clock() >= tick:
-            yield None
-            tick = clock() + TICK

@@ -21,15 +21,15 @@ from tmpfsd.uvm.pagedaemon import LIVES, STEP_PATIENCE
 from tmpfsd.uvm.param import ptoa
 from tmpfsd.uvm.vm import Vm
 
-GROW_STEP = 32768           # frames that come in a step: 128 MiB
+GROW_STEP = 4096            # frames that come in a step: 16 MiB
 LOT_SHIFT = 3               # frames that go in a lot: an eighth of all,
 MIN_LOT, MAX_LOT = 256, 32768       # at least 1 MiB, at most 128
-MOVE_STEP = 256             # frames that go in a step
-SIFT_STEP = 16384           # free frames looked at in a step
+MOVE_STEP = 32              # frames that go in a step
+SIFT_STEP = 2048            # free frames looked at in a step
 
 
 def resize(vm: Vm, nframes: int) -> Generator[int, None, None]:
-    """Have nframes frames, step by step; yields how many there are after each.  O(frames), in steps of 2 ms.
+    """Have nframes frames, step by step; yields how many there are after each.  O(frames), in steps of 0.5 ms.
 
     => NoMemory: no fewer can be had than there are now, which may be less than there were.
     """
