@@ -26,8 +26,11 @@ from tmpfsd.swapplaces import default_swap, parse_swap
 PAGE_SIZE = 4096
 MIN_RAM = 1 << 20
 MIN_SIZE = 64 << 10
-MAX_SPACE = 16 << 40        # of swap and of a submap: a page table of 16 bytes a page is wired, 64 GiB of it then
+MAX_SPACE = 16 << 40        # of a submap: a page table of 16 bytes a page is wired, 64 GiB of it then
 MAX_SIZE = (1 << 64) - PAGE_SIZE        # as the kernel's tmpfs; what can be had is limited by ram and swap
+UNLIMITED = MAX_SIZE                    # of size=0
+MOST_SWAP = 8 << 40         # of one place: there can be no more pages (uvm.swapset.OWN_WIDTH)
+MOST_BEHIND = 6 << 40       # of all places behind the first: the numbers of slots that are left (uvm.swapset.RING_BASE)
 MAX_INODES = (1 << 31) - 1
 MAX_SPIN = 100_000
 MAX_WINDOWS = 65_536
@@ -85,7 +88,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.swap_size_bytes == AS_SIZE:
-            object.__setattr__(self, "swap_size_bytes", min(self.size_bytes, MAX_SPACE))
+            n = len(self.places)
+            most = MOST_BEHIND // n // PAGE_SIZE * PAGE_SIZE if n > 1 else MOST_SWAP
+            object.__setattr__(self, "swap_size_bytes", min(self.size_bytes, most))
 
     @property
     def zram_bytes(self) -> int:
@@ -138,24 +143,40 @@ def parse_size(text: str, physical: int) -> int:
     return number * physical // 100 if unit == "%" else number * UNITS[unit]
 
 
-def parse_space(text: str, physical: int) -> int:
-    """Read the size of swap or of a submap, in whole pages."""
+def parse_space(text: str, physical: int, most: int = MAX_SPACE) -> int:
+    """Read the size of a submap, in whole pages."""
     nbytes = parse_size(text, physical)
-    if nbytes > MAX_SPACE:
-        raise ValueError("too large: at most 16t")
+    if nbytes > most:
+        raise ValueError(f"too large: at most {most >> 40}t")
     return round_up(nbytes)
 
 
+def parse_swap_size(text: str, physical: int) -> int:
+    """Read the size of a place of swap, in whole pages."""
+    return parse_space(text, physical, MOST_SWAP)
+
+
 def parse_total(text: str, physical: int) -> int:
-    """Read size=, where the kernel's 0 (no limit) has no meaning."""
+    """Read size=; 0 is no limit."""
     nbytes = round_up(parse_size(text, physical))
     if nbytes > MAX_SIZE:
         raise ValueError("too large: less than 16e")
-    if nbytes == 0:
-        raise ValueError("must be above zero (there is no unlimited size here)")
-    if nbytes < MIN_SIZE:
-        raise ValueError("too small: at least 64k")
-    return nbytes
+    if 0 < nbytes < MIN_SIZE:
+        raise ValueError("too small: at least 64k, or 0 for no limit")
+    return nbytes or UNLIMITED
+
+
+def parse_blocks(text: str, _physical: int) -> int:
+    """Read nr_blocks=, size= in pages."""
+    match = re.fullmatch(r"([0-9]{1,20})([kmgtpe]?)", text, re.IGNORECASE | re.ASCII)
+    if not match:
+        raise ValueError("must be a whole number of blocks of 4096 bytes with k, m, g, t, p or e, or 0 for no limit")
+    nbytes = int(match[1]) * UNITS[match[2].lower()] * PAGE_SIZE
+    if nbytes > MAX_SIZE:
+        raise ValueError("too many: less than 4p")
+    if 0 < nbytes < MIN_SIZE:
+        raise ValueError("too few: at least 16, or 0 for no limit")
+    return nbytes or UNLIMITED
 
 
 def parse_ram(text: str, physical: int) -> int:
@@ -260,14 +281,15 @@ def parse_metrics(text: str, _physical: int) -> str:
 
 
 VALUED: dict[str, Option] = {
-    "size": Option("size_bytes", parse_total, SIZES),
+    "size": Option("size_bytes", parse_total, SIZES + ", 0 for no limit"),
+    "nr_blocks": Option("size_bytes", parse_blocks, "a number of blocks of 4096 bytes, 0 for no limit"),
     "nr_inodes": Option("nr_inodes", parse_inodes, "a number, 0 for no limit of its own"),
     "mode": Option("mode", parse_mode, "an octal mode"),
     "uid": Option("uid", number(0, MAX_ID), "a user id"),
     "gid": Option("gid", number(0, MAX_ID), "a group id"),
     "ram": Option("ram_bytes", parse_ram, SIZES + ", at least 1m"),
     "swap": Option("swap", parse_swap, "a directory, a file, a block device, several with : between them, or none"),
-    "swap_size": Option("swap_size_bytes", parse_space, SIZES),
+    "swap_size": Option("swap_size_bytes", parse_swap_size, SIZES),
     "swap_io": Option("swap_io", one_of("buffered", "direct"), "buffered or direct"),
     "swap_crypt": Option("swap_crypt", parse_switch, "on or off"),
     "compress": Option("compress", one_of("zstd", "none"), "zstd or none"),
@@ -309,14 +331,13 @@ OPPOSITES = (
     ("nodiratime", "diratime"), ("relatime", "norelatime"), ("strictatime", "nostrictatime"),
     ("lazytime", "nolazytime"), ("nosymfollow", "symfollow"),
     ("noxattr", "acl"),         # ACLs are kept in xattrs
-    ("noswap", "swap"),
+    ("noswap", "swap"), ("nr_blocks", "size"),
     ("noperm", "allow_other"), ("noperm", "acl"), ("noperm", "default_permissions"),
 )
 
 REFUSED = {
     "huge": "there are no huge pages here, pages are paged one by one",
     "mpol": "memory is one arena of this process; run tmpfsd under numactl instead",
-    "nr_blocks": "give size= instead",
     "inode32": "inode numbers are always 64 bits",
     "inode64": "inode numbers are always 64 bits; leave it out",
     "usrquota": "there are no quotas here", "grpquota": "there are no quotas here",
@@ -457,6 +478,9 @@ def agree(values: dict[str, Any]) -> Config:
 def agree_on_swap(config: Config) -> tuple[str, ...]:
     """Refuse swap options without swap; return what to warn of."""
     if config.swap is not None:
+        if config.swap_size_bytes * len(config.swap_more) > MOST_BEHIND:
+            raise OptionError(f"swap_size={config.swap_size_bytes}: {len(config.places)} places of that size are too "
+                              "much: at most 6t of all but the first")
         return ()
     why = "noswap" if "noswap" in config.given else "swap=none"
     crypt = "on" if config.swap_crypt else ""

@@ -1,10 +1,16 @@
 """Options of tmpfs(5) that mean here what they mean there."""
 
+import itertools
+from pathlib import Path
+
 import pytest
 
-from tmpfsd.options import Config, parse
+from tmpfsd.cli import preflight
+from tmpfsd.options import MOST_SWAP, UNLIMITED, Config, parse
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.remount import changes
+from tmpfsd.tmpfs import vnops
+from tmpfsd.tmpfs.mount import Mount
 
 PHYSICAL = 8 << 30
 
@@ -31,3 +37,51 @@ def test_noswap_in_a_remount_is_no_change_where_there_is_none() -> None:
             changes(words, read(""))
     with pytest.raises(ControlError, match="^swap=/x: cannot be changed"):
         changes(["swap=/x"], read("noswap"))
+
+
+@pytest.mark.parametrize("text, nbytes", [
+    ("16", 64 << 10), ("17", 68 << 10), ("1k", 4 << 20), ("1M", 4 << 30), ("1t", 4 << 50), ("0", UNLIMITED),
+])
+def test_nr_blocks_is_the_size_in_pages(text: str, nbytes: int) -> None:
+    config = read(f"nr_blocks={text}")
+    assert config.size_bytes == nbytes and config.swap_size_bytes == min(nbytes, MOST_SWAP)
+
+
+def test_nr_blocks_in_a_remount_is_the_size() -> None:
+    assert changes(["nr_blocks=1k"], read("size=4m")) == []
+    assert changes(["nr_blocks=1k"], read("size=5m")) == ["size=4194304"]
+    assert changes(["size=5m"], read("nr_blocks=1k")) == ["size=5242880"]
+
+
+@pytest.mark.parametrize("word", ["size=0", "size=0%", "nr_blocks=0"])
+def test_no_limit_of_size(word: str) -> None:
+    config = read(word)
+    assert config.size_bytes == UNLIMITED and not config.warnings
+    assert preflight.check_capacity(config) == config           # which warns of a size that can never be used
+    assert changes([word], config) == [] and changes(["size=0"], read("size=1m")) == [f"size={UNLIMITED}"]
+    assert read(f"size={UNLIMITED}").size_bytes == UNLIMITED
+
+
+def test_swap_of_the_largest_sizes_has_numbers_for_all_its_slots(tmp_path: Path) -> None:
+    """As many places as there may be; with the ring of the compressed tier, which has the last numbers."""
+    for n, size in itertools.product((1, 2, 3, 4, 16), ("0", "16t", "8t")):
+        places = ":".join([str(tmp_path)] * n)
+        config = read(f"size={size},ram=4m,compress=zstd,swap={places}")
+        mount = Mount(config)
+        try:
+            # As the kernel's tmpfs says it.
+            _bsize, blocks, free, available, files, *_ = vnops.statfs(mount)
+            assert files > 1 << 30 and (size != "0" or (blocks, free, available) == (0, 0, 0))
+            assert len(mount.status()["swap"]["files"]) == n
+            mount.vm.check()
+        finally:
+            mount.close()
+
+
+def test_limited_again_it_says_so() -> None:
+    mount = Mount(read("size=0,ram=1m,swap=none"))
+    try:
+        mount.vm.limit = 1 << 20
+        assert vnops.statfs(mount)[1] == 1 << 20
+    finally:
+        mount.close()

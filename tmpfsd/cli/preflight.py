@@ -15,7 +15,7 @@ import tempfile
 
 from tmpfsd.mounts import alive, mountinfo
 from tmpfsd.mounts.unmount import unmount
-from tmpfsd.options import Config
+from tmpfsd.options import UNLIMITED, Config
 from tmpfsd.swapplaces import MEMORY_FILESYSTEMS
 from tmpfsd.uvm.store import demand_private
 
@@ -150,7 +150,7 @@ def check_room(descriptor: int, path: str, config: Config) -> Config:
 def check_capacity(config: Config) -> Config:
     """Warn of a size that can never be used."""
     most = config.ram_bytes + config.swap_size_bytes * len(config.places)
-    if config.swap is None or config.size_bytes <= most:
+    if config.swap is None or config.size_bytes <= most or config.size_bytes == UNLIMITED:
         return config
     return warn(config, f"size={config.size_bytes}: ram and swap together hold {most} bytes: what is beyond them "
                         "gets ENOSPC")

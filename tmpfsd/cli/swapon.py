@@ -13,11 +13,12 @@ from tmpfsd.cli.streams import complain
 from tmpfsd.machine import memory_limit
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable
-from tmpfsd.options import Config, parse_space
+from tmpfsd.options import Config, parse_swap_size
 from tmpfsd.swapplaces import follow
 from tmpfsd.uvm.store import open_place
 from tmpfsd.uvm.swap import MOST_PRIORITY, UNSAID
 
+MOST_ADDED = 1 << 40        # of a mount without a limit: slot numbers end, and there may be more files to come
 EPILOG = """\
 example:
   tmpfsctl swapon /mnt/x /var/tmp --size 4g
@@ -46,7 +47,7 @@ def size_of(args: argparse.Namespace) -> int:
     if args.size is None:
         return 0
     try:
-        nbytes = parse_space(args.size, memory_limit())
+        nbytes = parse_swap_size(args.size, memory_limit())
     except ValueError as error:
         raise ClientError(f"--size {args.size}: {error}") from None
     if nbytes < 64 << 10:
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
         raise ClientError(f"{args.path}: {error}") from None
     limit = status(args.mountpoint)["size_bytes"]
     given = frozenset(("swap_size",)) if size else frozenset()
-    config = Config(size_bytes=limit, swap=path, swap_size_bytes=size or limit, given=given)
+    config = Config(size_bytes=limit, swap=path, swap_size_bytes=size or min(limit, MOST_ADDED), given=given)
     try:
         config = check_swap(config, mountinfo.resolve(args.mountpoint))
     except CliError as error:

@@ -33,6 +33,8 @@ def changes(words: Any, config: Config) -> list[str]:
         except OptionError as error:
             raise ControlError(str(error)) from None
         now = config.places if field == "swap" else getattr(config, field, None)
+        if field == "size_bytes":
+            name, word = "size", f"size={value}"        # nr_blocks= is another unit of it
         same = name in config.generic if not field else now == value
         if not same and name not in SETTABLE:
             raise ControlError(f"{word}: cannot be changed while it is mounted; these can: {', '.join(SETTABLE)}")

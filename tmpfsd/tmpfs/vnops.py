@@ -20,6 +20,7 @@ import stat
 from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
 from typing import TYPE_CHECKING, Any, Final
 
+from tmpfsd.options import UNLIMITED
 from tmpfsd.tmpfs import acl, cut, fileattr, layout, listing, node, regfile, tmpfile, xattr
 from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.caller import CAP_FSETID, CAP_SYS_ADMIN
@@ -35,7 +36,7 @@ from tmpfsd.tmpfs.mem import DIRECTORIES, OTHERS
 from tmpfsd.tmpfs.node import hold
 from tmpfsd.tmpfs.rename import rename
 from tmpfsd.uvm.errors import VmError
-from tmpfsd.uvm.param import PAGE_SIZE
+from tmpfsd.uvm.param import PAGE_SIZE, atop
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
@@ -486,4 +487,6 @@ def statfs(mp: Mount) -> tuple:
     files = mp.mem.max_nodes if mp.nr_inodes else min(limit * mp.mem.nodes.items_per_page, mp.mem.max_nodes)
     free = max(limit - used, 0)
     ffree = max(files - mp.mem.ninodes(), 0)
+    if limit >= atop(UNLIMITED):
+        limit = free = 0        # as the kernel's tmpfs: df has nothing to say then
     return PAGE_SIZE, limit, free, free, files, ffree, ffree, NAME_MAX
