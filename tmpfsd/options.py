@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from tmpfsd import mountflags
 from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
+from tmpfsd.owners import parse_gid, parse_mode, parse_uid
 from tmpfsd.swapplaces import default_swap, parse_swap
 
 PAGE_SIZE = 4096
@@ -37,7 +38,6 @@ MAX_WINDOWS = 65_536
 DEFAULT_ZRAM = -50          # per cent of ram
 MIN_ZRAM = 1 << 20
 MIN_WINDOWS = 64            # uvm.vm.RESERVE: what an operation may touch between two breaths
-MAX_ID = (1 << 32) - 2      # -1 means "leave it" to chown(2)
 DEFAULT_RAM = 128 << 20
 AS_SIZE = -1                # swap_size_bytes: as large as size_bytes
 
@@ -219,13 +219,6 @@ def parse_inodes(text: str, _physical: int) -> int:
     return inodes
 
 
-def parse_mode(text: str, _physical: int) -> int:
-    """Read mode=, octal as chmod(1) takes it."""
-    if not re.fullmatch(r"[0-7]{1,5}", text, re.ASCII) or int(text, 8) > 0o7777:
-        raise ValueError("must be an octal mode from 0 to 7777")
-    return int(text, 8)
-
-
 def one_of(*words: str) -> Callable[[str, int], str]:
     """Make a parser that takes exactly these words."""
     def parser(text: str, _physical: int) -> str:
@@ -285,8 +278,8 @@ VALUED: dict[str, Option] = {
     "nr_blocks": Option("size_bytes", parse_blocks, "a number of blocks of 4096 bytes, 0 for no limit"),
     "nr_inodes": Option("nr_inodes", parse_inodes, "a number, 0 for no limit of its own"),
     "mode": Option("mode", parse_mode, "an octal mode"),
-    "uid": Option("uid", number(0, MAX_ID), "a user id"),
-    "gid": Option("gid", number(0, MAX_ID), "a group id"),
+    "uid": Option("uid", parse_uid, "a user or a user id"),
+    "gid": Option("gid", parse_gid, "a group or a group id"),
     "ram": Option("ram_bytes", parse_ram, SIZES + ", at least 1m"),
     "swap": Option("swap", parse_swap, "a directory, a file, a block device, several with : between them, or none"),
     "swap_size": Option("swap_size_bytes", parse_swap_size, SIZES),
@@ -322,7 +315,9 @@ GENERIC = frozenset(("allow_other", "default_permissions", *mountflags.BY_NAME))
 IGNORED = frozenset((
     "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
     *mountflags.WITHOUT_EFFECT,
+    "inode32", "inode64",       # inode numbers end at 2^31 - 1, so either is kept
 ))
+AS_IT_IS = frozenset(("huge=never", "mpol=default"))        # what the kernel's tmpfs takes too where it has neither
 IGNORED_VALUED = ("x-", "comment=", "user=", "helper=", "uhelper=")
 
 OPPOSITES = (
@@ -338,8 +333,6 @@ OPPOSITES = (
 REFUSED = {
     "huge": "there are no huge pages here, pages are paged one by one",
     "mpol": "memory is one arena of this process; run tmpfsd under numactl instead",
-    "inode32": "inode numbers are always 64 bits",
-    "inode64": "inode numbers are always 64 bits; leave it out",
     "usrquota": "there are no quotas here", "grpquota": "there are no quotas here",
     "quota": "there are no quotas here",
     "casefold": "names are bytes here", "strict_encoding": "names are bytes here",
@@ -370,8 +363,8 @@ def parse(options: str | Iterable[str] = "", *, physical: int | None = None,
     values: dict[str, Any] = {}
     given: list[str] = []
     for word in split(options):
-        name, equals, text = word.partition("=")
-        if name in IGNORED and not equals or word.startswith(IGNORED_VALUED):
+        name = word.partition("=")[0]
+        if says_nothing(word):
             continue
         if name in VALUED:
             read_value(values, given, word, physical)
@@ -408,6 +401,11 @@ def beyond(ram_bytes: int, limit: int) -> tuple[str, ...]:
             f"{limit >> 20}m of memory that there is here (its cgroup's limit, or all): it may be killed",)
 
 
+def says_nothing(word: str) -> bool:
+    """Tell whether an option is taken without any effect."""
+    return word in IGNORED or word in AS_IT_IS or word.startswith(IGNORED_VALUED)
+
+
 def read_value(values: dict[str, Any], given: list[str], word: str, physical: int) -> None:
     """Take one option that must have a value."""
     name, _, text = word.partition("=")
@@ -427,6 +425,8 @@ def read_value(values: dict[str, Any], given: list[str], word: str, physical: in
 def read_flag(values: dict[str, Any], word: str) -> None:
     """Take one option that must not have a value."""
     name, equals, _ = word.partition("=")
+    if word in AS_IT_IS:
+        return
     if name in REFUSED:
         raise OptionError(f"{word}: has no meaning here: {REFUSED[name]}")
     if name not in FLAGS and name not in GENERIC and name not in IGNORED:

@@ -115,7 +115,7 @@ def assert_refused(done: "subprocess.CompletedProcess[str]", *names: str) -> Non
 WRONG = [
     "frobnicate", "frobnicate=1", "size", "size=", "size=-1", "size=1.5g", "size=x", "size=4k",
     "size=16e", "ram=0", "ram=-1m", "ram=512k", "ram=99999g", "ram=101%", "nr_inodes=many", "mode=999",
-    "uid=root", "gid=-1", "nr_inodes=2147483648", "swap=",
+    "uid=no-such-user", "gid=-1", "nr_inodes=2147483648", "swap=",
     "swap_size=0", "swap_size=x", "swap_io=mmap", "backend=magic",
     "windows=64", "submap=1m,backend=aobj", "submap_sharing=shared,backend=pageable-object", "submap=0",
     "submap=99t", "submap_sharing=x", "windows=0", "windows=4", "spin=-1", "spin=x", "acl=1", "noxattr,acl", "ro,rw",

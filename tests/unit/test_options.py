@@ -95,8 +95,9 @@ def test_swap_is_made_absolute(tmp_path: "os.PathLike[str]", monkeypatch: pytest
     ("nr_inodes=1t", "whole number"),
     ("nr_inodes=2147483648", "at most 2147483647"), ("nr_inodes=2g", "too many"),
     ("mode=8", "octal"), ("mode=10000", "octal"), ("mode=-1", "octal"),
-    ("mode=rwx", "octal"), ("mode=0o755", "octal"), ("uid=root", "number from 0"),
-    ("uid=-1", "number from 0"), ("uid=4294967295", "number from 0"), ("gid=x", "number from 0"),
+    ("mode=rwx", "octal"), ("mode=0o755", "octal"), ("uid=-1", "number from 0"), ("uid=4294967295", "number from 0"),
+    ("uid=nobody\\,", "no such user"), ("gid=no-such-group", "no such group"), ("gid=\0", "no such group"),
+    ("uid=-1", "number from 0"), ("uid=4294967295", "number from 0"), ("gid=x", "no such group"),
     ("gid=4294967296", "number from 0"), ("swap_size=-5", "negative"), ("swap_size=x", "not a whole"),
     ("swap_size=0", "swap=none"), ("swap_io=mmap", "buffered or direct"), ("swap_io", "needs a value"),
     ("swap=", "needs a value"), ("swap=/a:", "an empty path"), ("swap=/a::/b", "an empty path"),
@@ -111,7 +112,9 @@ def test_swap_is_made_absolute(tmp_path: "os.PathLike[str]", monkeypatch: pytest
     ("huge", "no huge pages"), ("mpol=bind:0", "numactl"), ("nr_blocks=5", "at least 16"),
     ("nr_blocks=x", "whole number"), ("nr_blocks=-1", "whole number"), ("nr_blocks=50%", "whole number"),
     ("nr_blocks", "needs a value"), ("nr_blocks=4p", "less than 4p"), ("nr_blocks=99999999999999999999e", "less than"),
-    ("noswap=1", "takes no value"), ("inode64", "64 bits"), ("usrquota", "quotas"),
+    ("noswap=1", "takes no value"), ("inode64=1", "takes no value"), ("huge=neverland", "no huge pages"),
+    ("mpol=default:0", "numactl"),
+    ("usrquota", "quotas"),
 ])
 def test_refused_by_name(text: str, why: str) -> None:
     with pytest.raises(OptionError) as caught:

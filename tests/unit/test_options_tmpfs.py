@@ -1,6 +1,9 @@
 """Options of tmpfs(5) that mean here what they mean there."""
 
+import grp
 import itertools
+import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from tmpfsd.options import MOST_SWAP, UNLIMITED, Config, parse
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.remount import changes
 from tmpfsd.tmpfs import vnops
+from tmpfsd.tmpfs.mem import MAX_NODES
 from tmpfsd.tmpfs.mount import Mount
 
 PHYSICAL = 8 << 30
@@ -83,5 +87,35 @@ def test_limited_again_it_says_so() -> None:
     try:
         mount.vm.limit = 1 << 20
         assert vnops.statfs(mount)[1] == 1 << 20
+    finally:
+        mount.close()
+
+
+def test_widths_of_inode_numbers_are_taken() -> None:
+    """All numbers are below 2^31: what inode32 wants is so, and what inode64 allows need not be used."""
+    assert MAX_NODES < 1 << 31
+    assert read("inode32,swap=none") == read("swap=none") == read("swap=none,inode64,inode32")
+    assert changes(["inode64"], read("")) == []
+
+
+@pytest.mark.parametrize("word", ["huge=never", "mpol=default"])
+def test_what_is_so_is_taken(word: str) -> None:
+    assert read(f"{word},swap=none") == read("swap=none") and changes([word], read("")) == []
+
+
+def test_owner_by_name() -> None:
+    user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(os.getgid())
+    config = read(f"uid={user.pw_name},gid={group.gr_name}")
+    assert (config.uid, config.gid) == (user.pw_uid, group.gr_gid)
+    config = read("uid=4294967294,gid=0")
+    assert (config.uid, config.gid) == (4294967294, 0)
+    assert changes([f"uid={user.pw_name}"], read("")) == []
+
+
+@pytest.mark.parametrize("text, shown", [("nr_inodes=0", False), ("", True), ("nr_inodes=7", True)])
+def test_no_limit_of_inodes_is_shown_as_0_where_it_was_asked_for(text: str, shown: bool) -> None:
+    mount = Mount(read(f"size=1m,ram=1m,swap=none,{text}"))
+    try:
+        assert [bool(n) for n in vnops.statfs(mount)[4:7]] == [shown] * 3
     finally:
         mount.close()

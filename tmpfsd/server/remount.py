@@ -35,7 +35,7 @@ def changes(words: Any, config: Config) -> list[str]:
         now = config.places if field == "swap" else getattr(config, field, None)
         if field == "size_bytes":
             name, word = "size", f"size={value}"        # nr_blocks= is another unit of it
-        same = name in config.generic if not field else now == value
+        same = now == value if field else name in config.generic or options.says_nothing(word)
         if not same and name not in SETTABLE:
             raise ControlError(f"{word}: cannot be changed while it is mounted; these can: {', '.join(SETTABLE)}")
         if not same:

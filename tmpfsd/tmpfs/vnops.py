@@ -489,4 +489,6 @@ def statfs(mp: Mount) -> tuple:
     ffree = max(files - mp.mem.ninodes(), 0)
     if limit >= atop(UNLIMITED):
         limit = free = 0        # as the kernel's tmpfs: df has nothing to say then
+    if not mp.nr_inodes and "nr_inodes" in mp.config.given:
+        files = ffree = 0       # the same of nr_inodes=0; by default it is what there is room for
     return PAGE_SIZE, limit, free, free, files, ffree, ffree, NAME_MAX
