@@ -186,6 +186,7 @@ def test_a_command_in_steps_tells_how_far_it_is(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(control, "PROGRESS_SECONDS", 0)
     monkeypatch.setattr(turns, "MOST", 0)
     monkeypatch.setattr(turns, "LOOK", 0)
+    monkeypatch.setattr(turns, "DUE", 0)
 
     async def client(path: str) -> None:
         *words, answer = await ask(path, b'{"command": "count", "steps": 3}\n')

@@ -24,6 +24,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 
 from tmpfsd.options import Config
+from tmpfsd.server.turns import Turns
 from tmpfsd.tmpfs import reap, vnops, writeback, xattr
 from tmpfsd.tmpfs.caller import Caller
 from tmpfsd.tmpfs.errors import FsError
@@ -31,7 +32,7 @@ from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import NoMemory, VmError
 
 FOREVER = 1_000_000_000         # seconds
-FORGETS = 256                   # references dropped at once: half a millisecond
+FORGETS = 64                    # references dropped at once: 0.2 ms
 MOST_LISTS = 4                  # that wait, of 65,000 references each
 
 
@@ -132,6 +133,7 @@ class Operations(pyfuse3.Operations):
         self.check_each = mount.check_level >= 2     # TMPFSD_CHECK=2
         self.forgotten: deque[Sequence[tuple[int, int]]] = deque()     # what forgetter() has still to do
         self.something_forgotten = trio.Event()
+        self.turns = Turns()
         self.on_init: Callable[[], None] = lambda: None
         self.requests = dict.fromkeys(KINDS, 0)
 
@@ -229,11 +231,19 @@ class Operations(pyfuse3.Operations):
         while True:
             await self.something_forgotten.wait()
             self.something_forgotten = trio.Event()
-            while self.forgotten:
-                rest = self.forgotten.popleft()
-                for at in range(0, len(rest), FORGETS):
-                    self.forget_some(rest[at:at + FORGETS])
-                    await trio.lowlevel.checkpoint()
+            with self.turns.background():
+                while self.forgotten:
+                    await self.forget_in_turns(self.forgotten.popleft())
+
+    async def forget_in_turns(self, inodes: Sequence[tuple[int, int]]) -> None:
+        """Drop all these references, between requests."""
+        self.turns.begin()
+        for at in range(0, len(inodes), FORGETS):
+            self.forget_some(inodes[at:at + FORGETS])
+            if self.turns.over():
+                await trio.lowlevel.checkpoint()
+                self.turns.begin()
+        await trio.lowlevel.checkpoint()
 
     # Nodes
 

@@ -26,7 +26,6 @@ import trio
 
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.operations import Operations
-from tmpfsd.server.turns import Turns
 from tmpfsd.tmpfs import discard, reap, trees, vnops
 from tmpfsd.tmpfs.discard import Gone
 from tmpfsd.tmpfs.errors import FsError
@@ -69,7 +68,7 @@ class Trees:
         self.operations = operations
         self.names = 0                      # taken away by the reaper
         self.failure = ""                   # why the reaper rests though there is something to free
-        self.turns = Turns()
+        self.turns = operations.turns
         self._wake = trio.Event()
         mount.on_doomed = lambda: self._wake.set()      # the event of the moment
         self._notices: list[object] = []    # one for each thread that tells the kernel something

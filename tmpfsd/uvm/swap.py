@@ -210,7 +210,7 @@ class Swap:
 
         Stops when HOLE slots were punched: the file system walks what it punches, 32 holes of 16 MiB took it 80 ms.
         """
-        if self.hold is not None:
+        if self.hold is not None or self.draining:      # a file that goes is cut as a whole
             return False
         if self.nparked and self._unpark():
             return True

@@ -9,7 +9,7 @@ swapoff() drains a file in steps: what is out is copied to other files, without 
 used; what is resident is written elsewhere, or loses its slot and stays in memory where no other file has room.  The
 file gives out no slots meanwhile, so one walk over the page table finds all of its pages.
 
-Picture     swapon --> IN USE --swapoff: draining--> empty, closed
+Picture     swapon --> IN USE --swapoff: draining--> empty, for the caller to close
                          ^--- interrupted, refused ---|            every page has its slot, the old or the new
 
 Invariants
@@ -197,7 +197,9 @@ def swapon(vm: Vm, swap: Swap) -> None:
 
 
 def swapoff(vm: Vm, swap: Swap | ZLog) -> Generator[int, None, None]:
-    """Drain a file step by step, then let it go; yields how many of its slots are held.
+    """Drain a file step by step, then use it no more; yields how many of its slots are held.
+
+    => The caller closes it: to give the blocks of a long file back takes the file system 0.1 s and more.
 
     O(pages), in steps of STEP_LOOKS looks or STEP_PAGES moves.
     => NoSwap: what it holds fits nowhere else.  => SwapIOError: some pages cannot be read back, all others were moved.
@@ -241,7 +243,6 @@ def _let_go(vm: Vm, swap: Swap | ZLog) -> None:
         vm.tier = ring = None
     files = [file for file in vm.swap.files if file is not swap]
     vm.swap = SwapSet(files, ring) if len(files) > 1 or ring is not None else files[0] if files else None
-    swap.close()
 
 
 def _step(vm: Vm, swap: Swap | ZLog, vpn: int) -> tuple[int, int]:
