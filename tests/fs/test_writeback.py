@@ -5,8 +5,9 @@ from typing import Callable
 
 import pytest
 
+from tests import failpoints
 from tests.fs.fslib import ROOT, Driver
-from tmpfsd.tmpfs import writeback
+from tmpfsd.tmpfs import reap, vnops, writeback
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.param import PAGE_SIZE, atop
@@ -45,3 +46,20 @@ def test_which_writes_may_be_of_a_mapping(fs: Driver, offset: int, nbytes: int, 
     ino = fs.create(ROOT, b"a")
     fs.truncate(ino, 3 * PAGE_SIZE + 100)
     assert writeback.may_be(fs.mp, ino, offset, nbytes) == expected
+
+
+def test_what_is_tried_again_goes_where_it_belongs(fs: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first page is written, the second refused once: the rest comes behind the first."""
+    failpoints.interpreted_only()
+    written: list[int] = []
+
+    def write(_mp: object, _ino: int, offset: int, data: bytes, _appends: bool) -> int:
+        written.append(offset)
+        if len(written) == 2:
+            raise NoMemory("size")
+        return min(len(data), 4096)
+
+    monkeypatch.setattr(vnops, "write", write)
+    monkeypatch.setattr(reap, "retry", lambda mp, _error, again, *args: again(*args))
+    assert writeback.write(fs.mp, 1, 8192, b"x" * 12288) == 12288
+    assert written == [8192, 12288, 12288, 16384]

@@ -234,3 +234,12 @@ def test_refused(argv: tuple[str, ...], text: str, capsys: pytest.CaptureFixture
 def test_a_full_leaf_is_one_and_the_next_name_splits_it() -> None:
     assert leaves(LEAF_CAP, LEAF_CAP) == 1
     assert leaves(LEAF_CAP + 1, LEAF_CAP) == pytest.approx(2, abs=1e-5)
+
+
+def test_of_one_file_all_is_its_own() -> None:
+    alone = estimate(uniform(1, 10))
+    assert alone.per_file == alone.submap_bytes > 0
+
+
+def test_files_are_empty_where_no_size_is_said() -> None:
+    assert uniform(100, 10) == uniform(100, 10, size=0) != uniform(100, 10, size=1)

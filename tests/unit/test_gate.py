@@ -214,3 +214,11 @@ def test_a_broken_machine_is_no_refusal(mount: Mount, commands: Commands, monkey
     with pytest.raises(ControlError, match="inconsistent: V1"):
         ask(commands.table()["flush"])
     assert mount.gate.broken and not commands.tuning.busy
+
+
+def test_what_is_lost_on_the_disk_is_logged_and_what_is_merely_refused_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate(dict)
+    caplog.set_level(logging.DEBUG)
+    assert gate.errno_of(FsError(errno.ENOENT), "lookup") == errno.ENOENT and not caplog.records
+    assert gate.errno_of(FsError(errno.EIO), "read") == errno.EIO
+    assert [record.message.split(":")[0] for record in caplog.records] == ["read"]

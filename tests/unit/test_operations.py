@@ -234,7 +234,9 @@ def test_a_long_list_is_forgotten_in_turns(ops: Operations, vnops: SimpleNamespa
             nursery.cancel_scope.cancel()
         return counts
 
-    assert sorted({*trio.run(main)}) == [*range(FORGETS, 600, FORGETS)]
+    counts = trio.run(main)
+    assert all(count % FORGETS == 0 for count in counts) and counts[0] == FORGETS
+    assert all(after - before <= 2 * FORGETS for before, after in zip(counts, counts[1:]))  # trio shuffles each round
     assert seen == list(range(600)) and ops.requests["forget"] == 600 and not ops.forgotten
 
 

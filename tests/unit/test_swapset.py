@@ -402,3 +402,27 @@ def test_no_step_looks_at_many_or_moves_many(make_vm, add, monkeypatch, gap: int
     monkeypatch.setattr(swapset, "STEP_LOOKS", 5000)
     off(vm, one)
     assert max(moved) <= 100 and max(looked) <= 5000 and sum(moved) == 300
+
+
+# --- what the set tells of its files ---
+
+def test_every_file_ends_its_hold(make_swap) -> None:
+    files, ended = [make_swap(10), make_swap(10, 12)], []
+    for file in files:
+        file.hold = lambda file=file: ended.append(file)
+    SwapSet(files).end_hold()
+    assert ended == files
+
+
+def test_a_file_that_is_draining_is_no_room(make_swap) -> None:
+    one, two = make_swap(10), make_swap(10, 12)
+    swaps = SwapSet([one, two])
+    one.draining = True
+    assert swaps.space
+    two.disk_full()
+    assert not swaps.space
+
+
+def test_too_many_slots_are_named(make_swap) -> None:
+    with pytest.raises(NoSwap, match="left for 16777216m$"):
+        free_base([make_swap(10)], 1 << 32)
