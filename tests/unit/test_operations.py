@@ -240,13 +240,25 @@ def test_a_long_list_is_forgotten_in_turns(ops: Operations, vnops: SimpleNamespa
     assert seen == list(range(600)) and ops.requests["forget"] == 600 and not ops.forgotten
 
 
-def test_few_long_lists_wait(ops: Operations, vnops: SimpleNamespace) -> None:
+def test_few_long_lists_wait(ops: Operations, vnops: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits is on Python's heap: it has a bound."""
+    monkeypatch.setattr(operations, "MOST_FORGOTTEN", 4 * 600)
     seen: list[int] = []
     vnops.forget = lambda _mount, ino, _nlookup: seen.append(ino)
     for _ in range(6):
         run(ops.forget, [(ino, 1) for ino in range(600)])
     assert len(ops.forgotten) == 4 and len(seen) == 4 * FORGETS + 2 * 600
+    assert ops.nforgotten == sum(map(len, ops.forgotten)) == 4 * (600 - FORGETS)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ops.forgetter)
+            while len(seen) < 6 * 600:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert ops.nforgotten == 0 and ops.requests["forget"] == 6 * 600
 
 
 def test_forget_never_raises(

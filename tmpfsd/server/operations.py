@@ -33,7 +33,7 @@ from tmpfsd.uvm.errors import NoMemory, VmError
 
 FOREVER = 1_000_000_000         # seconds
 FORGETS = 64                    # references dropped at once: 0.2 ms
-MOST_LISTS = 4                  # that wait, of 65,000 references each
+MOST_FORGOTTEN = 1 << 18        # references that wait: 4 lists of the longest, some 30 MB
 
 
 def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., Any]:
@@ -132,6 +132,7 @@ class Operations(pyfuse3.Operations):
         self.gate = mount.gate
         self.check_each = mount.check_level >= 2     # TMPFSD_CHECK=2
         self.forgotten: deque[Sequence[tuple[int, int]]] = deque()     # what forgetter() has still to do
+        self.nforgotten = 0                 # references in it
         self.something_forgotten = trio.Event()
         self.turns = Turns()
         self.on_init: Callable[[], None] = lambda: None
@@ -205,11 +206,14 @@ class Operations(pyfuse3.Operations):
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
         """Drop the kernel's references.  Must not raise.  Of a long list forgetter() does the rest.
 
-        At most MOST_LISTS wait for it: one that comes on top of them is done with at once.
+        At most MOST_FORGOTTEN wait for it: a list that comes on top of them is done with at once.
         """
-        most = FORGETS if len(self.forgotten) < MOST_LISTS else len(inodes)
-        self.forget_some(inodes[:most])
-        if len(inodes) > most:
+        rest = len(inodes) - FORGETS
+        if rest > 0 and self.nforgotten + rest > MOST_FORGOTTEN:
+            rest = 0
+        self.forget_some(inodes[:FORGETS] if rest > 0 else inodes)
+        if rest > 0:
+            self.nforgotten += rest
             self.forgotten.append(inodes[FORGETS:])
             self.something_forgotten.set()
 
@@ -237,6 +241,7 @@ class Operations(pyfuse3.Operations):
 
     async def forget_in_turns(self, inodes: Sequence[tuple[int, int]]) -> None:
         """Drop all these references, between requests."""
+        self.nforgotten -= len(inodes)
         self.turns.begin()
         for at in range(0, len(inodes), FORGETS):
             self.forget_some(inodes[at:at + FORGETS])
