@@ -1,11 +1,14 @@
 # One word each, and each sets up what it needs: make run | test | test-deep | coverage | lint | bench | stress |
-# compile | experiments | clean
+# install | uninstall | deb | compile | experiments | clean
 #
 #   make run [MNT=./mnt] [OPTS=ram=128m]     mount, print the status and how to unmount
 #   make test [T=tests/unit]                 all tests, or those of one place
 #   make test-deep                           the file system checked after each operation, and thrashing: minutes more
 #   make coverage                            branch coverage of tmpfsd/uvm, pool and tmpfs by the tests without a mount
 #   make bench [NULLFS=nullfs.c] [EXAMPLE=tmpfs.py] [BENCH_OPTS="--peer 'NAME=COMMAND {mnt}'"]
+#   make install [PREFIX=/usr/local] [DESTDIR=]  commands, manual pages, completion, helper of mount(8), unit of systemd
+#   make uninstall [PREFIX=] [DESTDIR=]      take them away
+#   make deb [DEB=.]                         the same as a package for the Debian it is built on
 #   make compile                             the hot floors with mypyc; what runs them does it first, after a change
 #   make stress [SEED=1] [N=50000]           create N files on a mount of its own, play N seeded operations on a model,
 #                                            N more system calls on the kernel's tmpfs and on tmpfsd, and then load it
@@ -17,6 +20,9 @@ SHELL := /bin/bash
 
 MNT ?= ./mnt
 OPTS ?= ram=128m
+PREFIX ?= /usr/local
+DESTDIR ?=
+DEB ?= .
 T ?= tests
 SEED ?= 1
 N ?= 50000
@@ -33,7 +39,7 @@ RUN_STAMP := $(VENV)/.run
 TEST_STAMP := $(VENV)/.test
 SETUP := setup.cfg pyproject.toml setup.py tools/setup.sh
 
-.PHONY: run test test-deep coverage lint bench stress compile experiments clean
+.PHONY: run install uninstall deb test test-deep coverage lint bench stress compile experiments clean
 
 $(RUN_STAMP): $(SETUP)
 	tools/setup.sh run $(VENV)
@@ -53,6 +59,15 @@ run: $(RUN_STAMP) compile
 	echo
 	if [ "$$(id -u)" = 0 ]; then echo "Mounted at $(MNT).  Unmount with: umount $(MNT)"; \
 	else echo "Mounted at $(MNT).  Unmount with: fusermount3 -u $(MNT)"; fi
+
+install: $(RUN_STAMP) compile
+	tools/install.sh install "$(PREFIX)" "$(DESTDIR)"
+
+uninstall:
+	tools/install.sh uninstall "$(PREFIX)" "$(DESTDIR)"
+
+deb: $(RUN_STAMP) compile
+	tools/deb.sh "$(DEB)"
 
 test: $(TEST_STAMP) compile
 	$(BIN)/python -m pytest $(T)

@@ -26,11 +26,10 @@ INSTEAD = {
     "make lint": "make -n lint",
     "make bench": "make -n bench",
     "make experiments": "make -n experiments",
-    # test_man.py builds and installs the wheel
-    "python3 -m venv /opt/tmpfsd": "true",
-    "/opt/tmpfsd/bin/pip install .": "test -f setup.cfg",
-    "ln -sf /opt/tmpfsd/bin/tmpfsd /opt/tmpfsd/bin/tmpfsctl /usr/local/sbin/": "true",
-    "man -M /opt/tmpfsd/share/man tmpfsd": "man -l tools/man/tmpfsd.8",
+    # test_install.py installs
+    "make install": "make -n install; tmpfsctl install",
+    "make uninstall": "make -n uninstall",
+    "man tmpfsd": "man -l tools/man/tmpfsd.8",
 }
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),

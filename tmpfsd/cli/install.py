@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import stat
 import sys
 
+from tmpfsd.cli import streams
 from tmpfsd.cli.client import ClientError
 
 EPILOG = """\
@@ -26,9 +28,11 @@ TEMPLATE = """\
 Description=tmpfsd at %f
 Documentation=man:tmpfsd(8)
 After=local-fs.target
+RequiresMountsFor=/var/tmp
 
 [Service]
 Type=notify
+ExecStartPre=/bin/mkdir -p %f
 # OPTIONS=ram=1g,size=20g in this file; the instance is the path as systemd-escape --path writes it.
 Environment=OPTIONS=ram=128m
 EnvironmentFile=-/etc/tmpfsd/%i.conf
@@ -36,6 +40,13 @@ ExecStart={command} tmpfsd %f -f -o ${{OPTIONS}}
 # What is in it is gone when it ends: it is not started again by itself.
 Restart=no
 TimeoutStopSec=30
+# Only what needs no mount namespace of the unit's own: in one of its own, nobody else would see the mount.
+LockPersonality=yes
+NoNewPrivileges=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+SystemCallArchitectures=native
 
 [Install]
 WantedBy=multi-user.target
@@ -46,6 +57,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of install."""
     command.add_argument("--remove", action="store_true", help="take away what this command installed")
     command.add_argument("--root", default="/", metavar="DIR", help="install below DIR, for packages")
+    command.add_argument("--program", metavar="PATH", help="the command tmpfsd that is meant (the one beside this)")
 
 
 def command_path() -> str:
@@ -72,6 +84,22 @@ def is_ours(path: str) -> bool:
         return file.readline() + file.readline() == "".join(TEMPLATE.splitlines(keepends=True)[:2])
 
 
+def writable_by_others(path: str) -> str:
+    """The first of the files and directories on the way to a command that others than root can write, or ""."""
+    path, ways = os.path.realpath(path), []
+    while os.path.exists(path):
+        ways.append(path)
+        if path == "/":
+            break
+        path = os.path.dirname(path)
+    for way in reversed(ways):
+        state = os.stat(way)
+        shared = state.st_mode & (0o022 if state.st_gid else 0o002)
+        if state.st_uid or shared and not state.st_mode & stat.S_ISVTX:
+            return way
+    return ""
+
+
 def run(args: argparse.Namespace) -> None:
     """tmpfsctl install."""
     helper, unit = (os.path.join(args.root, path) for path in (HELPER, UNIT))
@@ -83,10 +111,16 @@ def run(args: argparse.Namespace) -> None:
                     os.unlink(path)
                 print(f"removed {path}")
         return
-    command = command_path()
+    command = args.program or command_path()
+    if not os.path.isabs(command):
+        raise ClientError(f"{command}: must be an absolute path")
     place(helper)
     os.symlink(command, helper)
     place(unit)
     with open(unit, "w", encoding="utf-8") as file:
         file.write(TEMPLATE.format(command=command))
     print(f"{helper} -> {command}\n{unit}")
+    weak = writable_by_others(command)
+    if weak:
+        streams.complain(f"tmpfsctl: warning: {weak} can be written by others than root: who may write it may run "
+                         "anything as root at the next mount")
