@@ -9,9 +9,10 @@ from tmpfsd.uvm import resize as resize_module
 from tmpfsd.uvm import swapset
 from tmpfsd.uvm.aobj import AnonObject
 from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
+from tmpfsd.uvm.pagekind import UNOWNED, WINDOWED, WIRED
 from tmpfsd.uvm.resize import resize
 from tmpfsd.uvm.swapset import free_base, swapoff, swapon
-from tmpfsd.uvm.vm import UNOWNED, WINDOWED, WIRED, Vm
+from tmpfsd.uvm.vm import Vm
 
 MOST = 400                  # frames
 

@@ -6,8 +6,10 @@ import pytest
 
 from tests import failpoints
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
-from tmpfsd.uvm.pagedaemon import ACTIVE, HELD, INACTIVE, LIVES, PATIENCE, STEP_PATIENCE, PageDaemon
-from tmpfsd.uvm.vm import WIRED, Vm
+from tmpfsd.uvm.pagedaemon import LIVES, PATIENCE, STEP_PATIENCE, PageDaemon
+from tmpfsd.uvm.pagekind import WIRED
+from tmpfsd.uvm.queues import ACTIVE, HELD, INACTIVE
+from tmpfsd.uvm.vm import Vm
 
 
 def touch(vm: Vm, vpns) -> None:

@@ -8,7 +8,8 @@ import pytest
 from tests import failpoints
 from tmpfsd.uvm import pagedaemon
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
-from tmpfsd.uvm.pagedaemon import BACKOFF, HELD
+from tmpfsd.uvm.pagedaemon import BACKOFF
+from tmpfsd.uvm.queues import HELD
 from tmpfsd.uvm.vm import Vm
 
 

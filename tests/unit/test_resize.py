@@ -10,9 +10,10 @@ from tmpfsd.uvm import physmem
 from tmpfsd.uvm.aobj import AnonObject
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
 from tmpfsd.uvm.pagedaemon import STEP_PATIENCE, PageDaemon
+from tmpfsd.uvm.pagekind import UNOWNED, WINDOWED, WIRED
 from tmpfsd.uvm.physmem import PhysMem
 from tmpfsd.uvm.resize import MOVE_STEP, SIFT_STEP, resize
-from tmpfsd.uvm.vm import SPARE, UNOWNED, WINDOWED, WIRED, Vm
+from tmpfsd.uvm.vm import SPARE, Vm
 
 KINDS = {"pageable": 0, "wired": WIRED, "unowned": UNOWNED, "windowed": WINDOWED}
 

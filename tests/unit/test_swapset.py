@@ -9,9 +9,10 @@ from tests import failpoints
 from tmpfsd.uvm import swapset
 from tmpfsd.uvm.aobj import AnonObject
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, NoSwap, SwapIOError
+from tmpfsd.uvm.pagekind import WINDOWED
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import SwapSet, free_base, swapoff, swapon
-from tmpfsd.uvm.vm import WINDOWED, Vm
+from tmpfsd.uvm.vm import Vm
 
 
 @pytest.fixture(autouse=True)

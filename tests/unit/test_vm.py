@@ -8,9 +8,10 @@ import pytest
 
 from tests import failpoints
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
+from tmpfsd.uvm.pagekind import WIRED
 from tmpfsd.uvm.store import open_store
 from tmpfsd.uvm.swap import Swap
-from tmpfsd.uvm.vm import READAHEAD, WIRED, Vm
+from tmpfsd.uvm.vm import READAHEAD, Vm
 
 PAGE = 4096
 

@@ -3,7 +3,8 @@
 import pytest
 
 from tmpfsd.uvm.errors import Inconsistent
-from tmpfsd.uvm.vm import WIRED, Vm
+from tmpfsd.uvm.pagekind import WIRED
+from tmpfsd.uvm.vm import Vm
 
 
 @pytest.fixture

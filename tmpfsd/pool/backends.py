@@ -17,15 +17,16 @@ from typing import Any, Protocol
 
 from tmpfsd.uvm.aobj import AnonObject
 from tmpfsd.uvm.errors import NoMemory
+from tmpfsd.uvm.pagekind import UNOWNED, WINDOWED, WIRED
 from tmpfsd.uvm.param import atop, ptoa
-from tmpfsd.uvm.vm import RESERVE, UNOWNED, WINDOWED, WIRED, Vm
+from tmpfsd.uvm.vm import RESERVE, Vm
 from tmpfsd.uvm.vmmap import Submap
 
 KINDS = {"wired": WIRED, "pageable-flag": UNOWNED, "pageable-object": 0}
 
 
 class Backend(Protocol):
-    """The page source of pools.  `owner` numbers the pool (from 1, below uvm.vm.MAX_OWNERS).
+    """The page source of pools.  `owner` numbers the pool (from 1, below uvm.pagekind.MAX_OWNERS).
 
     All O(log chunks) or less, with what vm.alloc_page() and the map take beside; check() is O(chunks).
     """

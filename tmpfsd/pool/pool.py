@@ -28,8 +28,9 @@ from sortedcontainers import SortedList
 from tmpfsd.pool.backends import Backend
 from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, demand
+from tmpfsd.uvm.pagekind import OWNER_MASK
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
-from tmpfsd.uvm.vm import OWNER_MASK, Vm
+from tmpfsd.uvm.vm import Vm
 
 GROUPS = 2
 POISON = b"\xdb"            # TMPFSD_CHECK: what freed items and never used ones hold

@@ -32,7 +32,7 @@ from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import tn_mode
 from tmpfsd.tmpfs.mem import OWNER_DATA
 from tmpfsd.uvm.errors import Inconsistent, VmError
-from tmpfsd.uvm.vm import OWNER_MASK
+from tmpfsd.uvm.pagekind import OWNER_MASK
 
 TICK = 200_000_000          # between two reports of progress
 PAUSE = 0.05                # seconds between two looks at the ring

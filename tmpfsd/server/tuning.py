@@ -30,8 +30,8 @@ from tmpfsd.server.nativeloop import Loop
 from tmpfsd.tmpfs.mem import MAX_NODES
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
-from tmpfsd.uvm.pagedaemon import ACTIVE
 from tmpfsd.uvm.param import atop, ptoa
+from tmpfsd.uvm.queues import ACTIVE
 from tmpfsd.uvm.resize import resize
 from tmpfsd.uvm.seal import make_seal
 from tmpfsd.uvm.store import FileStore, Store, open_store, own

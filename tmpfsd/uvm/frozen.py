@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import Callable
 
-from tmpfsd.uvm.pagedaemon import ACTIVE, HELD, INACTIVE
+from tmpfsd.uvm.queues import ACTIVE, HELD, INACTIVE
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.vm import Vm
 

@@ -33,28 +33,23 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from array import array
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Final, Generator, Iterable
+from typing import TYPE_CHECKING, Final, Generator
 
 from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.errors import NoSwap, demand
 from tmpfsd.uvm.lost import seldom
+from tmpfsd.uvm.pagekind import MAX_OWNERS
+from tmpfsd.uvm.queues import ACTIVE, HELD, INACTIVE, NHEADS, NOT_QUEUED, Queues
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
 log = logging.getLogger(__name__)
 
-NOT_QUEUED: Final = 0
-ACTIVE: Final = 1
-INACTIVE: Final = 2
-HELD: Final = 3
-NHEADS: Final = 3
 CLUSTER: Final = 16         # pages written together: 64 KiB
 WRITE_TRIES: Final = 3      # slots tried for one page before it stays
 FAR = 64                    # slots from a bad one to the next that is tried, and its square
-OWNERS: Final = 32          # vm.MAX_OWNERS: the kind of a page is in the bits above its owner
 LIVES: Final = 16           # rounds that a page of an index is let off: a page of nodes serves a twelfth of its files
 MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
 FLUSH_LOOKS = 2048          # frames looked at in a step of flush()
@@ -66,24 +61,16 @@ BALANCE_LOOKS = 32          # active pages looked at between two inactive ones
 BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device or empty queues left short
 
 
-class PageDaemon:
+class PageDaemon(Queues):
     """The queues of one Vm and the policy over them."""
 
-    __slots__ = ("vm", "next", "prev", "queue", "fresh", "lives", "slotted", "lives_of", "count", "clock", "batch",
-                 "patience", "hand", "resting_until", "vain_until", "scans", "reclaims", "stalls", "pageouts",
-                 "write_errors")
+    __slots__ = ("vm", "lives_of", "clock", "batch", "patience", "hand", "resting_until", "vain_until", "scans",
+                 "reclaims", "stalls", "pageouts", "write_errors")
 
     def __init__(self, vm: Vm) -> None:
+        super().__init__()
         self.vm = vm
-        # Circular lists: links 0 to 2 are the heads, link NHEADS + pfn is a frame.
-        self.next = array("I", range(NHEADS))
-        self.prev = array("I", range(NHEADS))
-        self.queue = bytearray()
-        self.fresh = bytearray()
-        self.lives = bytearray()
-        self.slotted = bytearray()
         self.lives_of = bytearray(256)      # by flags
-        self.count = [0, 0, 0, 0]
         self.patience = 0                   # looks that are left to this breath; writing costs some
         self.hand = 0                       # where _take() goes on
         self.clock = 0                      # pages that have left; what refault distances are measured in
@@ -92,76 +79,15 @@ class PageDaemon:
 
     def resize(self) -> None:
         """Know the frames that there are now; those that are gone were on no queue.  O(frames that are new)."""
-        nframes, known = self.vm.phys.nframes, len(self.queue)
-        for links in (self.next, self.prev):
-            del links[NHEADS + nframes:]
-            links.extend(range(NHEADS + known, NHEADS + nframes))
-        for flags in (self.queue, self.fresh, self.lives, self.slotted):
-            del flags[nframes:]
-            flags.extend(bytes(max(nframes - known, 0)))
-        self.count[NOT_QUEUED] = nframes
+        nframes = self.vm.phys.nframes
+        self.know_frames(nframes)
         self.batch = min(max(nframes >> 5, CLUSTER), 512, (nframes - self.vm.reserve + 3) // 4)
         self.resting_until = self.vain_until = 0.0
 
     def keep_index(self, owner: int) -> None:
         """The pages of this owner are an index: they get LIVES rounds more.  O(1)."""
-        for flags in range(owner, len(self.lives_of), OWNERS):
+        for flags in range(owner, len(self.lives_of), MAX_OWNERS):
             self.lives_of[flags] = LIVES
-
-    # --- queues ---
-
-    def enter(self, pfn: int, queue: int = INACTIVE) -> None:
-        """Put a frame that may leave at the tail of a queue.  O(1)."""
-        head, link = queue - 1, NHEADS + pfn
-        last = self.prev[head]
-        self.next[last] = self.prev[head] = link
-        self.prev[link] = last
-        self.next[link] = head
-        self.queue[pfn] = queue
-        self.count[queue] += 1
-
-    def remove(self, pfn: int) -> None:
-        """Take a frame off its queue.  O(1)."""
-        before, after = self.prev[NHEADS + pfn], self.next[NHEADS + pfn]
-        self.next[before] = after
-        self.prev[after] = before
-        self.count[self.queue[pfn]] -= 1
-        self.queue[pfn] = NOT_QUEUED
-        self.slotted[pfn] = 0
-
-    def move(self, pfn: int, to: int) -> None:
-        """What was in frame pfn is in frame `to`, and waits where it did.  O(1)."""
-        before, after = self.prev[NHEADS + pfn], self.next[NHEADS + pfn]
-        self.next[before] = self.prev[after] = NHEADS + to
-        self.prev[NHEADS + to], self.next[NHEADS + to] = before, after
-        self.queue[to], self.fresh[to], self.lives[to] = self.queue[pfn], self.fresh[pfn], self.lives[pfn]
-        self.slotted[to] = self.slotted[pfn]
-        self.queue[pfn], self.slotted[pfn] = NOT_QUEUED, 0
-
-    def requeue(self, pfn: int, queue: int) -> None:
-        """remove() and enter() in one: most looks of a reclaim end here.  O(1)."""
-        after_of, before_of, link, head = self.next, self.prev, NHEADS + pfn, queue - 1
-        before, after = before_of[link], after_of[link]
-        after_of[before] = after
-        before_of[after] = before
-        last = before_of[head]
-        after_of[last] = before_of[head] = link
-        before_of[link] = last
-        after_of[link] = head
-        self.count[self.queue[pfn]] -= 1
-        self.count[queue] += 1
-        self.queue[pfn] = queue
-
-    def _head(self, queue: int) -> int:
-        """The frame that has waited longest; meaningless when the queue is empty."""
-        return self.next[queue - 1] - NHEADS
-
-    def frames(self, queue: int) -> Iterable[int]:
-        """The frames of a queue, longest waiting first; the queue may not change meanwhile.  O(1) for each."""
-        link = self.next[queue - 1]
-        while link >= NHEADS:
-            yield link - NHEADS
-            link = self.next[link]
 
     # --- which page leaves ---
 

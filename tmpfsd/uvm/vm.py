@@ -37,34 +37,30 @@ from typing import Callable, Final, Iterable
 from tmpfsd.native import i64
 from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.aobj import UNMAPPED, Windows
-from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError, demand
+from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
 from tmpfsd.uvm.lost import Lost, seldom
 from tmpfsd.uvm.overdraft import Overdraft
-from tmpfsd.uvm.pagedaemon import ACTIVE, CLUSTER, INACTIVE, PageDaemon
+from tmpfsd.uvm.pagedaemon import CLUSTER, PageDaemon
+from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, WINDOWED, WIRED
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE, PhysMem
+from tmpfsd.uvm.queues import ACTIVE, INACTIVE
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import SwapSet
 from tmpfsd.uvm.tier import Tier
 from tmpfsd.uvm.undefined import Undefined
 from tmpfsd.uvm.unwritten import UNWRITTEN, bring_in
+from tmpfsd.uvm.vmcheck import check_vm
 from tmpfsd.uvm.vmmap import VmMap
 
 log = logging.getLogger(__name__)
 
 RESERVE: Final = 64         # frames an operation may take between two breaths: faults and new pages together
 SLACK: Final = 32           # frames above the reserve at which reclaim begins: two clusters
-TELL = 1024                 # pages after which check() says how far it is
 GROW = 16384                # pages by which the page table grows: 150 KiB
 SPARE = 16                  # pages that renames may still have where memory and swap are full
 MOST_GIVEN: Final = 128     # pages that get slots for one that needs none: a millisecond
 READAHEAD: Final = 8        # pages read at once where they were written together and are read in order
-NO_FRAME: Final = -1        # frame_of: the page has no owner; -2 and below: it is out, and since when
-WIRED: Final = 0x80         # flags: the kind of a page; the rest is the owner.  Wired: never leaves
-UNOWNED: Final = 0x40       # allocated PAGEABLE, but owned by no object: on no queue, so it never leaves either
-WINDOWED: Final = 0x20      # of an anonymous object: seen through windows (aobj.py)
-OWNER_MASK: Final = 0x1F
-MAX_OWNERS: Final = OWNER_MASK + 1
 UNLIMITED: Final = 1 << 62
 POISON = b"\xdf" * PAGE_SIZE        # TMPFSD_CHECK: what frames hold that are nobody's
 
@@ -474,56 +470,4 @@ class Vm:
 
     def check(self, deep: bool = True, tell: Callable[[int], None] = lambda _vpn: None) -> None:
         """Raise Inconsistent where an invariant of memory does not hold; deep reads every slot.  O(pages + frames)."""
-        self.phys.check()
-        self.undefined.check(self)
-        self.kernel_map.check()
-        self.daemon.check()
-        if self.windows is not None:
-            self.windows.check()
-        slots = [slot for slot in self.slot_of if slot]
-        demand(len(slots) == len(set(slots)), "V5", "two pages have one slot")
-        if self.swap is not None:
-            self.swap.check(set(slots))
-        for vpn in range(len(self.flags)):
-            if not vpn & TELL - 1:
-                tell(vpn)
-            self._check_page(vpn, deep)
-        for vpn in self.lost.pages:
-            demand(self.flags[vpn] and not self.is_resident(vpn), "L1", f"lost page {vpn} is resident, or nobody's")
-        self._check_counts()
-
-    def _check_page(self, vpn: int, deep: bool) -> None:
-        pfn, slot, flags = self.pfn_of(vpn), self.slot_of[vpn], self.flags[vpn]
-        if not flags:
-            demand(pfn == NO_FRAME and not slot, "V1", f"page {vpn} has no owner, frame {pfn}, slot {slot}")
-            return
-        if flags == UNWRITTEN:
-            demand(pfn == NO_FRAME, "V9", f"page {vpn} is unwritten, and in frame {pfn}")
-            return
-        demand(pfn != NO_FRAME, "V1", f"page {vpn} is neither resident nor out")
-        if pfn >= 0:
-            demand(self.phys.owner[pfn] == vpn, "V2", f"page {vpn}, frame {pfn} of page {self.phys.owner[pfn]}")
-        demand(slot or (pfn >= 0 and self._dirty[pfn]), "V3", f"page {vpn} has no slot and is not dirty in a frame")
-        if deep and slot and (pfn < 0 or not self._dirty[pfn]) and vpn not in self.lost.pages:
-            assert self.swap is not None
-            demand(self.swap.verify(slot, vpn), "S3", f"slot {slot} does not answer with page {vpn}")
-
-    def _check_counts(self) -> None:
-        pages, resident = [0] * MAX_OWNERS, [0] * 256
-        slotless = wired = unowned = 0
-        for vpn in range(len(self.flags)):          # mypyc knows no enumerate() of a bytearray
-            flags = self.flags[vpn]
-            if flags:
-                pages[flags & OWNER_MASK] += 1
-                resident[flags] += self.is_resident(vpn)
-                slotless += not self.slot_of[vpn]
-                wired += bool(flags & WIRED)
-                unowned += bool(flags & UNOWNED)
-        demand(sum(resident) == self.phys.nused, "V2", f"{sum(resident)} resident pages")
-        demand(pages == self.pages_of and resident == self.resident_of, "V4", "pages by owner")
-        found = (sum(pages), slotless, wired, unowned)
-        counted = (self.npages, self.nslotless, self.nwired, self.nunowned)
-        demand(found == counted, "V4", f"pages, slotless, wired, unowned: {found}, counted {counted}")
-        most = min(self.phys.nframes, self.phys.ceiling) - self.reserve
-        demand(self.most_slotless == most, "V6", f"{most} pages may be without a slot, noted {self.most_slotless}")
-        demand(slotless <= most or self.daemon.write_errors, "V6", f"{slotless} pages without a slot")
+        check_vm(self, deep, tell)

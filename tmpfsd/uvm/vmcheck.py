@@ -1,0 +1,78 @@
+"""uvm/vmcheck.py: looks whether the invariants of memory hold, those of vm.py (V1-V9), of its parts, and L1.
+
+It counts anew what is counted, repairs nothing, and brings no page in: a slot is read beside.
+
+Breathing   Never.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable, Final
+
+from tmpfsd.uvm.errors import demand
+from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, WIRED
+from tmpfsd.uvm.unwritten import UNWRITTEN
+
+if TYPE_CHECKING:
+    from tmpfsd.uvm.vm import Vm
+
+TELL: Final = 1024          # pages after which check_vm() says how far it is
+
+
+def check_vm(vm: Vm, deep: bool, tell: Callable[[int], None]) -> None:
+    """Raise Inconsistent where an invariant does not hold; deep reads every slot.  O(pages + frames)."""
+    vm.phys.check()
+    vm.undefined.check(vm)
+    vm.kernel_map.check()
+    vm.daemon.check()
+    if vm.windows is not None:
+        vm.windows.check()
+    slots = [slot for slot in vm.slot_of if slot]
+    demand(len(slots) == len(set(slots)), "V5", "two pages have one slot")
+    if vm.swap is not None:
+        vm.swap.check(set(slots))
+    for vpn in range(len(vm.flags)):
+        if not vpn & TELL - 1:
+            tell(vpn)
+        _check_page(vm, vpn, deep)
+    for vpn in vm.lost.pages:
+        demand(vm.flags[vpn] and not vm.is_resident(vpn), "L1", f"lost page {vpn} is resident, or nobody's")
+    _check_counts(vm)
+
+
+def _check_page(vm: Vm, vpn: int, deep: bool) -> None:
+    pfn, slot, flags = vm.pfn_of(vpn), vm.slot_of[vpn], vm.flags[vpn]
+    if not flags:
+        demand(pfn == NO_FRAME and not slot, "V1", f"page {vpn} has no owner, frame {pfn}, slot {slot}")
+        return
+    if flags == UNWRITTEN:
+        demand(pfn == NO_FRAME, "V9", f"page {vpn} is unwritten, and in frame {pfn}")
+        return
+    demand(pfn != NO_FRAME, "V1", f"page {vpn} is neither resident nor out")
+    if pfn >= 0:
+        demand(vm.phys.owner[pfn] == vpn, "V2", f"page {vpn}, frame {pfn} of page {vm.phys.owner[pfn]}")
+    demand(slot or (pfn >= 0 and vm.phys.dirty[pfn]), "V3", f"page {vpn} has no slot and is not dirty in a frame")
+    if deep and slot and (pfn < 0 or not vm.phys.dirty[pfn]) and vpn not in vm.lost.pages:
+        assert vm.swap is not None
+        demand(vm.swap.verify(slot, vpn), "S3", f"slot {slot} does not answer with page {vpn}")
+
+
+def _check_counts(vm: Vm) -> None:
+    pages, resident = [0] * MAX_OWNERS, [0] * 256
+    slotless = wired = unowned = 0
+    for vpn in range(len(vm.flags)):          # mypyc knows no enumerate() of a bytearray
+        flags = vm.flags[vpn]
+        if flags:
+            pages[flags & OWNER_MASK] += 1
+            resident[flags] += vm.is_resident(vpn)
+            slotless += not vm.slot_of[vpn]
+            wired += bool(flags & WIRED)
+            unowned += bool(flags & UNOWNED)
+    demand(sum(resident) == vm.phys.nused, "V2", f"{sum(resident)} resident pages")
+    demand(pages == vm.pages_of and resident == vm.resident_of, "V4", "pages by owner")
+    found = (sum(pages), slotless, wired, unowned)
+    counted = (vm.npages, vm.nslotless, vm.nwired, vm.nunowned)
+    demand(found == counted, "V4", f"pages, slotless, wired, unowned: {found}, counted {counted}")
+    most = min(vm.phys.nframes, vm.phys.ceiling) - vm.reserve
+    demand(vm.most_slotless == most, "V6", f"{most} pages may be without a slot, noted {vm.most_slotless}")
+    demand(slotless <= most or vm.daemon.write_errors, "V6", f"{slotless} pages without a slot")
