@@ -52,7 +52,7 @@ CASES = (
     ("tmpfsd -o noat", "tmpfsd -o noatime"),
     ("tmpfsd -o nosuid,noat", "tmpfsd -o nosuid,noatime"),
     ("tmpfsd -o ram=64m,noat", "tmpfsd -o ram=64m,noatime"),
-    ("tmpfsd -o nr", "tmpfsd -o nr_inodes="),
+    ("tmpfsd -o nr_i", "tmpfsd -o nr_inodes="),
     ("tmpfsd -o backend=wi", "tmpfsd -o backend=wired"),
     ("tmpfsd -o ram=64m,backend=ao", "tmpfsd -o ram=64m,backend=aobj"),
     ("tmpfsd town -o noat", "tmpfsd town -o noatime"),
