@@ -7,6 +7,8 @@ needs, and counts no references: what looks at the books afterwards does so thro
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -29,6 +31,17 @@ class Refused(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(errno.errorcode.get(code, code))
         self.errno = code
+
+
+@contextmanager
+def refused(code: int) -> Iterator[None]:
+    """See that a request is refused with this errno."""
+    try:
+        yield
+    except Refused as refusal:
+        assert refusal.errno == code, f"{refusal} instead of {errno.errorcode[code]}"
+    else:
+        raise AssertionError(f"not refused with {errno.errorcode[code]}")
 
 
 class Rules:

@@ -163,3 +163,20 @@ def test_cp_keeps_holes(d: Path, fd: int) -> None:
     subprocess.run(["cp", "--sparse=auto", d / "file", d / "copy"], check=True, timeout=30)
     assert (d / "copy").read_bytes() == (d / "file").read_bytes()
     assert os.stat(d / "copy").st_blocks == os.stat(d / "file").st_blocks == 2 * PAGE // 512
+
+
+def test_seek_sees_what_a_live_mapping_has_changed_in_holes(d: Path) -> None:
+    handle = os.open(d / "sparse", os.O_RDWR | os.O_CREAT)
+    os.truncate(handle, 1 << 20)
+    other = os.open(d / "sparse", os.O_RDONLY)
+    with mmap.mmap(handle, 1 << 20) as view:
+        view[40 * PAGE:40 * PAGE + 1] = b"x"
+        view[255 * PAGE:255 * PAGE + 1] = b"y"
+        assert os.lseek(other, 0, os.SEEK_DATA) == 40 * PAGE
+        assert os.lseek(other, 40 * PAGE, os.SEEK_HOLE) == 41 * PAGE
+        assert os.lseek(other, 41 * PAGE, os.SEEK_DATA) == 255 * PAGE
+        view[41 * PAGE:41 * PAGE + 1] = view[42 * PAGE:42 * PAGE + 1] = b"z"
+        assert os.lseek(other, 40 * PAGE, os.SEEK_HOLE) == 43 * PAGE
+        assert view[40 * PAGE:40 * PAGE + 1] == b"x"
+    os.close(other)
+    os.close(handle)

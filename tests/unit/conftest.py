@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from btreelib import SMALL, Tree
 
+from tests.fs.wirelib import Wire
 from tmpfsd.tmpfs import btree, layout
 from tmpfsd.uvm.seal import Seal
 from tmpfsd.uvm.store import FileStore, open_store
@@ -152,3 +153,11 @@ def make_tree(make_vm, monkeypatch):
         tree.check()
         assert layout.tn_tree(tree.vm.phys.arena, tree.at()) == (0, 0)
         assert tree.vm.npages == 2              # the owner's and its lookup count's
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A session that is driven by bytes."""
+    made = Wire()
+    yield made
+    made.close()

@@ -358,3 +358,57 @@ class TestEdge:
     def test_none(self) -> None:
         with pytest.raises(MountError, match="0 new descriptors of /dev/fuse.*edge=pyfuse3"):
             edge.new_device(edge.devices())
+
+
+# --- before a hole is told ---
+
+def hole(device: Device) -> int:
+    """A file that is one hole."""
+    ino = device.wire.mknod(ROOT, b"sparse")
+    device.wire.setattr(ino, abi.FATTR_SIZE, size=1 << 20)
+    return ino
+
+
+def notice(device: Device) -> tuple[int, bytes]:
+    """The code of a notice, and its body."""
+    data = device.kernel.recv(1 << 12)
+    _length, code, unique = abi.OUT_HEADER.unpack(data)
+    assert unique == 0, "an answer"
+    return code, data[abi.OUT_HEADER.size:]
+
+
+def test_a_hole_is_told_once_the_kernel_has_written_back(device: Device) -> None:
+    ino = hole(device)
+
+    async def task() -> None:
+        device.ask(abi.LSEEK, ino, abi.LSEEK_IN.pack(4096, os.SEEK_HOLE))
+        unique = device.wire.unique
+        code, body = await trio.to_thread.run_sync(notice, device)
+        assert (code, *abi.NOTIFY_INVAL_INODE_OUT.unpack(body)) == (abi.NOTIFY_INVAL_INODE, ino, 4096, (1 << 20) - 4096)
+        code, body = await trio.to_thread.run_sync(notice, device)
+        assert (code, *abi.NOTIFY_RETRIEVE_OUT.unpack(body)) == (abi.NOTIFY_RETRIEVE, unique, ino, 0, 0)
+        await device.loop.settled()
+        device.kernel.send(abi.IN_HEADER.pack(abi.BODY, abi.NOTIFY_REPLY, unique, ino, 0, 0, 0))
+        code, body = await trio.to_thread.run_sync(device.answer)
+        assert (code, abi.LSEEK_OUT.unpack(body)) == (0, (4096,)) and not device.wire.session.seeks
+
+    run(device.loop, task)
+
+
+def test_the_kernel_takes_no_notice(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked hears of it."""
+    ino = hole(device)
+
+    def refuse(*_args: int) -> bytes:
+        raise OSError(errno.ENOENT, "no such node")
+
+    monkeypatch.setattr(notify, "inval_range", refuse)
+
+    async def task() -> None:
+        for _ in range(2):
+            device.ask(abi.LSEEK, ino, abi.LSEEK_IN.pack(0, os.SEEK_DATA))
+            assert await trio.to_thread.run_sync(device.answer) == (errno.EIO, b"")
+        await device.loop.settled()
+
+    run(device.loop, task)
+    assert not device.wire.session.seeks, "what was refused is not remembered for ever"

@@ -155,6 +155,8 @@ NOTIFY_INVAL_ENTRY_OUT = Structure("fuse_notify_inval_entry_out", 16, ("parent",
                                    ("flags", "I"))
 NOTIFY_DELETE_OUT = Structure("fuse_notify_delete_out", 24, ("parent", "Q"), ("child", "Q"), ("namelen", "I"),
                               ("padding", "4x"))
+NOTIFY_RETRIEVE_OUT = Structure("fuse_notify_retrieve_out", 32, ("notify_unique", "Q"), ("nodeid", "Q"),
+                                ("offset", "Q"), ("size", "I"), ("padding", "4x"))
 
 # --- opcodes ---
 
@@ -183,7 +185,7 @@ OPCODES = {                         # as the header spells them
     "FUSE_COPY_FILE_RANGE_64": COPY_FILE_RANGE_64,
 }
 
-NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_DELETE = 2, 3, 6
+NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_RETRIEVE, NOTIFY_DELETE = 2, 3, 5, 6
 
 # --- flags of INIT; bits from 32 on travel in flags2 (what each is for: init.py) ---
 
@@ -217,6 +219,7 @@ STRUCTURES = tuple(_declared)
 CONSTANTS = {**OPCODES, **INIT_FLAGS, "FUSE_KERNEL_VERSION": MAJOR, "FUSE_ROOT_ID": ROOT_ID,
              "FUSE_MIN_READ_BUFFER": MIN_READ_BUFFER, "FUSE_NOTIFY_INVAL_INODE": NOTIFY_INVAL_INODE,
              "FUSE_NOTIFY_INVAL_ENTRY": NOTIFY_INVAL_ENTRY, "FUSE_NOTIFY_DELETE": NOTIFY_DELETE,
+             "FUSE_NOTIFY_RETRIEVE": NOTIFY_RETRIEVE,
              "FATTR_MODE": FATTR_MODE, "FATTR_UID": FATTR_UID, "FATTR_GID": FATTR_GID, "FATTR_SIZE": FATTR_SIZE,
              "FATTR_ATIME": FATTR_ATIME, "FATTR_MTIME": FATTR_MTIME, "FATTR_FH": FATTR_FH,
              "FATTR_ATIME_NOW": FATTR_ATIME_NOW, "FATTR_MTIME_NOW": FATTR_MTIME_NOW,

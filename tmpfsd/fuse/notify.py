@@ -3,6 +3,7 @@
     INVAL_INODE     attributes of a node are stale; with its data also its pages, or the cached listing of a directory
     INVAL_ENTRY     a name does not stand for what it did
     DELETE          likewise, and what it stood for is gone: nobody may look for anything in it
+    RETRIEVE        of nothing: the kernel sends a NOTIFY_REPLY, which wakes who waits for requests
 
 Functions make the bytes; a Notifier writes them.  Most wait for locks that whoever waits for an answer of ours may
 hold (the directory of a name, the pages of a file), so they are written by a thread while requests are served.  To say
@@ -29,6 +30,16 @@ def inval_inode(ino: int, attr_only: bool = True) -> bytes:
     """A node's attributes are stale, and with attr_only=False its pages or its cached listing."""
     off = ATTRIBUTES_ONLY if attr_only else FROM_THE_START
     return _notice(abi.NOTIFY_INVAL_INODE, abi.NOTIFY_INVAL_INODE_OUT.pack(ino, off, TO_THE_END))
+
+
+def inval_range(ino: int, offset: int, length: int) -> bytes:
+    """Pages of a file are stale; those that a mapping has changed are written back first."""
+    return _notice(abi.NOTIFY_INVAL_INODE, abi.NOTIFY_INVAL_INODE_OUT.pack(ino, offset, length))
+
+
+def retrieve_nothing(ino: int, unique: int) -> bytes:
+    """A NOTIFY_REPLY of this `unique` shall be sent."""
+    return _notice(abi.NOTIFY_RETRIEVE, abi.NOTIFY_RETRIEVE_OUT.pack(unique, ino, 0, 0))
 
 
 def inval_entry(dino: int, name: bytes) -> bytes:

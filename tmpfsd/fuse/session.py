@@ -101,6 +101,7 @@ OPERATIONS: dict[int, Operation] = {
     abi.WRITE: Operation("write", data.write, abi.WRITE_IN.size, changes=True),
     abi.FALLOCATE: Operation("fallocate", space.fallocate, abi.FALLOCATE_IN.size, changes=True),
     abi.LSEEK: Operation("lseek", space.lseek, abi.LSEEK_IN.size),
+    abi.NOTIFY_REPLY: Operation("notify_reply", space.notify_reply),
     abi.COPY_FILE_RANGE: Operation("copy_file_range", data.copy_file_range, abi.COPY_FILE_RANGE_IN.size, changes=True),
     abi.COPY_FILE_RANGE_64: Operation("copy_file_range", data.copy_file_range_64, abi.COPY_FILE_RANGE_IN.size,
                                       changes=True),
@@ -137,7 +138,7 @@ class Session:
     """The connection of one mount.  What handlers need of a request is in `unique` and `caller`."""
 
     __slots__ = ("mount", "config", "policy", "agreed", "unique", "caller", "notices", "later",
-                 "on_init", "refusal", "_known", "_requests", "_check_each", "_table", "_silent")
+                 "flush", "seeks", "on_init", "refusal", "_known", "_requests", "_check_each", "_table", "_silent")
 
     def __init__(self, mount: Mount, config: Config, policy: Policy) -> None:
         self.mount, self.config, self.policy = mount, config, policy
@@ -146,6 +147,8 @@ class Session:
         self.caller = Caller()
         self.notices: list[bytes] = []      # of attributes alone, to be written before the reply
         self.later: deque[Later] = deque()  # what is answered when it is done, first come, first served
+        self.flush: Callable[[int, int, int, int], None] | None = None      # unique, ino, offset, length: see space.py
+        self.seeks: dict[int, tuple[int, int, int]] = {}    # LSEEKs that wait for it, by unique
         self.on_init: Callable[[], None] = lambda: None
         self.refusal = ""                   # why this kernel is not served
         self._requests = policy.requests

@@ -5,13 +5,15 @@ EOPNOTSUPP on tmpfs too.
 
 Limits      What is reserved behind the end of a file (KEEP_SIZE) does not heed RLIMIT_FSIZE, as it does on tmpfs: FUSE
             does not look, and does not say.
-            SEEK_DATA does not see what is dirty in the kernel only: pages of a live mapping that lie in a hole.  With
-            `writeback` all that is written may be there, so LSEEK is ENOSYS then, and a file is all data.
+            With `writeback` all that is written may be in the kernel only, so LSEEK is ENOSYS then, and a file is all
+            data.  Without it only pages of a live mapping may be dirty there: before a hole is told, the kernel writes
+            back what it has there (Session.flush), and the answer comes with its NOTIFY_REPLY.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,9 +21,10 @@ from tmpfsd.fuse import abi, replies
 from tmpfsd.fuse.abi import BODY
 from tmpfsd.fuse.data import demand_regular, strip_noted
 from tmpfsd.fuse.later import Later
-from tmpfsd.tmpfs import cut, fileattr, holes, regfile
+from tmpfsd.tmpfs import cut, fileattr, holes, layout, regfile
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.fallocate import Reservation
+from tmpfsd.uvm.errors import NoMemory
 
 if TYPE_CHECKING:
     from tmpfsd.fuse.session import Session
@@ -71,10 +74,45 @@ def _punch(s: Session, ino: int, offset: int, length: int) -> bytes | None:
     return None
 
 
-def lseek(s: Session, ino: int, data: bytes) -> bytes:
+def lseek(s: Session, ino: int, data: bytes) -> bytes | None:
     """LSEEK: fuse_lseek_in."""
     if s.agreed.has("FUSE_WRITEBACK_CACHE"):
         raise FsError(errno.ENOSYS)
     offset, whence = abi.LSEEK_IN.unpack(data, BODY)
     demand_regular(s, ino)
-    return _LSEEK.pack(_LSEEK.size, 0, s.unique, holes.seek(s.mount, ino, offset, whence))
+    return _seek(s, ino, offset, whence, 0)
+
+
+def notify_reply(s: Session, ino: int, _data: bytes) -> bytes | None:
+    """NOTIFY_REPLY: what an LSEEK waits for was written back; `unique` is that of the LSEEK."""
+    sought = s.seeks.pop(s.unique, None)
+    if sought is None:
+        return None
+    try:
+        return _seek(s, ino, *sought)
+    except NoMemory:            # handle() tries again
+        s.seeks[s.unique] = sought
+        raise
+
+
+def _seek(s: Session, ino: int, offset: int, whence: int, known: int) -> bytes | None:
+    """Tell a hole only where all is known: up to `known` it is."""
+    mount, flush = s.mount, s.flush
+    if flush is not None:
+        hole = offset if whence == os.SEEK_DATA else holes.seek(mount, ino, offset, whence)
+        end = _hole_end(s, ino, hole)
+        if known <= hole < end:
+            s.seeks[s.unique] = offset, whence, end
+            flush(s.unique, ino, hole, end - hole)
+            return None
+    return _LSEEK.pack(_LSEEK.size, 0, s.unique, holes.seek(mount, ino, offset, whence))
+
+
+def _hole_end(s: Session, ino: int, offset: int) -> int:
+    """Where the hole ends that is here, or may be: the next data, or the end of the file."""
+    try:
+        return holes.seek(s.mount, ino, offset, os.SEEK_DATA)
+    except FsError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return layout.tn_size(s.mount.arena, s.mount.mem.node(ino))

@@ -285,6 +285,8 @@ class Daemon:
         """Wait for threads that tell the kernel something.  => TooSlowError: one waits for a request of the past."""
         with trio.fail_after(GRACE):
             await self.trees.settled()
+            if self.native:
+                await self.native.settled()
 
     async def idle_worker(self) -> None:
         """Do background work in slices while there are no requests."""

@@ -35,6 +35,7 @@ from tmpfsd.fuse import replies
 from tmpfsd.fuse.init import BUFFER
 from tmpfsd.fuse.session import Reply, Session
 from tmpfsd.server.dispatch import FIRST_SPIN, LINGER, MICROSECOND, MILLISECOND, MOST_SPIN, Dispatcher, one_core, tick
+from tmpfsd.server.flusher import Flusher
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,8 @@ class NativeLoop:
         self._epoll.register(fd, select.EPOLLIN)
         self._poll = self._epoll.poll
         self._quiet, self._traffic = trio.Event(), trio.Event()
+        self.flusher = Flusher(fd, session.seeks)
+        session.flush = self.flusher.ask
 
     # What idle work and the commands ask, as of a Dispatcher
 
@@ -124,6 +127,7 @@ class NativeLoop:
     def close(self) -> None:
         """Give back what waits; run() does so at its end."""
         self._epoll.close()
+        self.flusher.close()
 
     def stop(self) -> None:
         """End the loop, whichever state it is in."""
@@ -144,6 +148,12 @@ class NativeLoop:
                         await self._sleep()
             finally:
                 self._reading.end()
+                self.flusher.close()
+
+    async def settled(self) -> None:
+        """Wait until no thread waits for requests to be served, and let none do so any more."""
+        self.session.flush = None
+        await self.flusher.settled()
 
     def _may_read(self) -> bool:
         """Whether a read may block in this turn; with several cores, its first request is waited for."""
