@@ -77,8 +77,8 @@ def request(wire: Wire, source: Source) -> tuple[bytes, bool]:
 
 
 def expects(data: bytes) -> bool:
-    """Whether a request has an answer."""
-    return len(data) >= abi.BODY and int.from_bytes(data[4:8], "little") not in NO_ANSWER
+    """Whether a request has an answer; no LSEEK waits for a NOTIFY_REPLY here."""
+    return len(data) >= abi.BODY and int.from_bytes(data[4:8], "little") not in (*NO_ANSWER, abi.NOTIFY_REPLY)
 
 
 def one(data: bytes) -> None:
