@@ -9,6 +9,7 @@ Every tmpfsd mount passes `tmpfsctl check` before it goes, and its process must 
 
 import gc
 import os
+import subprocess
 import tempfile
 import threading
 from contextlib import ExitStack
@@ -17,6 +18,8 @@ from typing import Callable, Iterator
 
 import pytest
 from mountlib import INJECTED, Mounted, abort_all, mount_kernel, mount_tmpfsd
+
+from tmpfsd.mounts import mountinfo
 
 HERE = Path(__file__).parent
 TIMEOUT = 60  # seconds a test may take, where it does not say otherwise
@@ -110,3 +113,15 @@ def tmpfsd() -> Iterator[Callable[..., Mounted]]:
             return mounted
 
         yield make
+
+
+@pytest.fixture
+def top() -> Iterator[bytes]:
+    """A directory that every user can reach, with nothing mounted below it in the end."""
+    place = os.fsencode(tempfile.mkdtemp(prefix="tmpfsd-test-"))
+    os.chmod(place, 0o755)
+    yield place
+    for mount in mountinfo.table()[::-1]:
+        if mountinfo.within(mount.path, os.fsdecode(place)):
+            subprocess.run(["umount", "-l", mount.path], timeout=20, check=False)
+    subprocess.run(["rm", "-rf", "--one-file-system", place], timeout=20, check=True)

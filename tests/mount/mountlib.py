@@ -387,3 +387,26 @@ def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that does nothing meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def of(path: "str | bytes | Path") -> mountinfo.MountPoint:
+    """The mount at a path."""
+    found = mountinfo.find(os.fsdecode(path))
+    assert found is not None
+    return found
+
+
+def command(module: str, *words: "str | bytes") -> "subprocess.CompletedProcess[bytes]":
+    """Run tmpfsd or tmpfsctl, in bytes."""
+    return subprocess.run([sys.executable, "-m", f"tmpfsd.cli.{module}", *words], capture_output=True, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdin=subprocess.DEVNULL, check=False)
