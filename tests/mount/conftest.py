@@ -9,6 +9,7 @@ Every tmpfsd mount passes `tmpfsctl check` before it goes, and its process must 
 
 import gc
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -16,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Callable, Iterator
 
+import clilib
 import pytest
 from mountlib import INJECTED, Mounted, abort_all, mount_kernel, mount_tmpfsd
 
@@ -125,3 +127,27 @@ def top() -> Iterator[bytes]:
         if mountinfo.within(mount.path, os.fsdecode(place)):
             subprocess.run(["umount", "-l", mount.path], timeout=20, check=False)
     subprocess.run(["rm", "-rf", "--one-file-system", place], timeout=20, check=True)
+
+
+@pytest.fixture
+def mountpoint(tmp_path: Path) -> Iterator[Path]:
+    """A directory to mount at, left clean whatever the test did."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    yield path
+    while mountinfo.find(str(path)):
+        lazily = ["umount", "-l"] if clilib.ROOT else ["fusermount3", "-uz"]
+        if clilib.unmount(path).returncode and clilib.run(*lazily, str(path)).returncode:
+            break
+    for pid in clilib.servers(path):
+        os.kill(pid, signal.SIGKILL)
+    assert clilib.gone(path)
+
+
+@pytest.fixture
+def mounted(mountpoint: Path) -> Path:
+    """A mount."""
+    options = "ram=4m,size=64m" + (",allow_other" if clilib.ROOT else "")
+    done = clilib.tmpfsd("source", str(mountpoint), "-o", options)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return mountpoint

@@ -26,36 +26,17 @@ from struct import Struct
 from typing import Any
 
 from tests.mount import mountlib
-from tests.stress.scripts import APPEND, EXCHANGE, HANDLES, NAMES, NOW, OMIT, USERS, Operation, Place
+from tests.stress.looks import WHOLE, NoHandle, checked, content, digest, everything, fields, pattern, timespecs, walk
+from tests.stress.scripts import APPEND, EXCHANGE, HANDLES, NAMES, NOW, OMIT, QUIET, USERS, Operation, Place
 
 FILL = os.O_CREAT | os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 HOUR = 3600 * 10**9
-WHOLE = 300_000                 # bytes of a file that are compared at each end of it
 TICK = 0.012                    # seconds after which the kernel's coarse clock has moved, three times over
 PATIENT = 30                    # one operation in so many waits for that first, so that times tell what it changed
 libc = mountlib.libc
 FLAGS = Struct("=Q")               # what ioctl(2) takes and gives for them
 Answer = dict[str, Any]
 Look = dict[str, os.stat_result]
-
-
-class NoHandle(Exception):
-    """The user has no open file at that place."""
-
-
-def pattern(seed: int, nbytes: int) -> bytes:
-    """Bytes that differ from page to page."""
-    return (bytes((seed + i) & 255 for i in range(251)) * (nbytes // 251 + 1))[:nbytes]
-
-
-def digest(data: bytes) -> Any:
-    """Short bytes as they are, long ones as length and checksum."""
-    return bytes(data) if len(data) <= 64 else (len(data), zlib.crc32(data))
-
-
-def when(time_ns: int) -> Any:
-    """A time that was set, or that it is of these minutes (L1)."""
-    return "now" if abs(time.time_ns() - time_ns) < HOUR else time_ns
 
 
 class Player:
@@ -505,69 +486,7 @@ class Player:
             os.chmod(".", 0o777)
 
 
-# Operations around which nobody looks: they change no place that has a name.
-QUIET = frozenset(("getflags", "stat", "access", "readlink", "list", "getxattr", "listxattr", "getacl"))
 assert EXCHANGE == mountlib.RENAME_EXCHANGE and (NOW, OMIT) == (mountlib.UTIME_NOW, mountlib.UTIME_OMIT)
-
-
-def checked(result: int) -> None:
-    """Raise what a call of the C library says."""
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def timespecs(atime: int, mtime: int) -> Any:
-    """Two times for utimensat()."""
-    return (mountlib.Timespec * 2)(*(mountlib.Timespec(*((0, t) if t in (NOW, OMIT) else divmod(t, 10**9)))
-                                     for t in (atime, mtime)))
-
-
-def fields(status: os.stat_result) -> Answer:
-    """What stat shows."""
-    return {"mode": oct(status.st_mode), "nlink": status.st_nlink, "uid": status.st_uid, "gid": status.st_gid,
-            "rdev": status.st_rdev, "size": status.st_size, "blksize": status.st_blksize, "blocks": status.st_blocks,
-            "atime": when(status.st_atime_ns), "mtime": when(status.st_mtime_ns), "ctime": when(status.st_ctime_ns)}
-
-
-def everything(fd: int, size: int) -> list[mountlib.Entry]:
-    """The rest of a directory."""
-    entries: list[mountlib.Entry] = []
-    while part := mountlib.getdents(fd, size):
-        entries += part
-    return entries
-
-
-def walk(directory: str | bytes = ".", path: bytes = b".") -> Iterator[tuple[bytes, bytes, os.stat_result]]:
-    """(name, path, stat) of all below a directory, what is deeper first; the working directory is the one of the name.
-
-    Names are taken from where they are: a path may be longer than the kernel takes.
-    """
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        for name in sorted(os.listdir(fd)):
-            name = os.fsencode(name)
-            os.fchdir(fd)
-            if stat.S_ISDIR(os.lstat(name).st_mode):
-                yield from walk(name, path + b"/" + name)
-                os.fchdir(fd)
-            yield name, path + b"/" + name, os.lstat(name)
-    finally:
-        os.close(fd)
-        os.chdir("/")
-
-
-def content(path: bytes, status: os.stat_result) -> Any:
-    """A file's bytes, a symlink's target; of a huge file both ends."""
-    if stat.S_ISLNK(status.st_mode):
-        return os.readlink(path)
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    fd = os.open(path, os.O_RDONLY | os.O_NOATIME)
-    try:
-        return digest(os.pread(fd, WHOLE, 0)), digest(os.pread(fd, WHOLE, max(status.st_size - WHOLE, 0)))
-    finally:
-        os.close(fd)
 
 
 def start(root: str, user: int, connection: Connection) -> int:
