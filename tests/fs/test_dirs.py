@@ -158,11 +158,12 @@ def test_keys_that_the_hash_makes() -> None:
     """The lowest are not the dots', and the highest has 63 bits."""
     failpoints.interpreted_only()       # an instance without __init__()
     dirs = object.__new__(Directories)
-    dirs._salt = b""
-    for value, key in ((0, FIRST_KEY), (-1, HASH_MASK), (5, FIRST_KEY | 5), (FIRST_KEY - 1, FIRST_KEY | REST_MASK),
-                       (-1 << 62, 1 << 62)):
+    dirs.key = 0
+    for value, key in ((0, FIRST_KEY), ((1 << 64) - 1, HASH_MASK), (5, FIRST_KEY | 5),
+                       (FIRST_KEY - 1, FIRST_KEY | REST_MASK), (3 << 62, 1 << 62)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(directory, "hash", lambda _name, value=value: value, raising=False)
+            word = value.to_bytes(8, "little")
+            patch.setattr(directory, "source_hash", lambda _key, _name, word=word: word)
             assert dirs.hash(b"any") == key
 
 

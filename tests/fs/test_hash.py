@@ -1,4 +1,4 @@
-"""The hash of names has a key of its own in each mount."""
+"""The hash of names has a key of its own in each mount, and is the same in each process."""
 
 import os
 import subprocess
@@ -30,3 +30,40 @@ def test_with_the_interpreters_key_known() -> None:
     seen = {subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True,
                            timeout=60).stdout for _ in range(3)}
     assert len(seen) == 3
+
+
+def siphash13(key: int, data: bytes) -> int:
+    """SipHash-1-3 of Aumasson and Bernstein, with (key, 0) for its key, written down anew."""
+    mask = (1 << 64) - 1
+    v = [key ^ 0x736f6d6570736575, 0x646f72616e646f6d, key ^ 0x6c7967656e657261, 0x7465646279746573]
+
+    def rotate(word: int, by: int) -> int:
+        return (word << by | word >> 64 - by) & mask
+
+    def mix() -> None:
+        v[0], v[2] = (v[0] + v[1]) & mask, (v[2] + v[3]) & mask
+        v[1], v[3] = rotate(v[1], 13) ^ v[0], rotate(v[3], 16) ^ v[2]
+        v[0] = rotate(v[0], 32)
+        v[2], v[0] = (v[2] + v[1]) & mask, (v[0] + v[3]) & mask
+        v[1], v[3] = rotate(v[1], 17) ^ v[2], rotate(v[3], 21) ^ v[0]
+        v[2] = rotate(v[2], 32)
+
+    whole = len(data) & ~7
+    words = [int.from_bytes(data[i:i + 8], "little") for i in range(0, whole, 8)]
+    for word in (*words, int.from_bytes(data[whole:], "little") | (len(data) & 255) << 56):
+        v[3] ^= word
+        mix()
+        v[0] ^= word
+    v[2] ^= 0xff
+    for _ in range(3):
+        mix()
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+def test_it_is_the_same_everywhere(make_fs: Callable[..., Driver]) -> None:
+    """In another process, with another interpreter: what is in an image is found."""
+    dirs = make_fs().mp.dirs
+    for key in (0, 1, dirs.key, (1 << 63) - 1):
+        dirs.key = key
+        for name in (b"", b"a", b"1234567", b"12345678", b"\xff" * 255, *NAMES):
+            assert dirs.bits(name) == siphash13(key, name)

@@ -24,6 +24,8 @@ Limits      COUNTERS names in a bucket; the next one is refused (ENOSPC).  Among
 """
 
 import os
+from _imp import source_hash
+from struct import Struct
 from typing import Final
 
 from tmpfsd.tmpfs import layout
@@ -46,6 +48,9 @@ COOKIE_DOT: Final = 1
 COOKIE_DOTDOT: Final = 2
 
 
+KEY_BITS: Final = 63            # of the key of the hash: what source_hash() takes
+_hash_of: Final = Struct("<Q").unpack
+
 # An entry that was found: its key, its value, the node it names, and the way there until the tree changes.  A plain
 # tuple: a named one costs 0.25 us of a look-up's 5.
 Entry = tuple[int, int, int, Path]
@@ -54,24 +59,25 @@ Entry = tuple[int, int, int, Path]
 class Directories:
     """All directories of one mount; `dat` is the offset of a directory's node."""
 
-    __slots__ = ("mem", "tree", "_salt")
+    __slots__ = ("mem", "tree", "key")
 
     def __init__(self, mem: Mem) -> None:
         self.mem = mem
         self.tree = BTree(mem, 4)
-        self._salt = os.urandom(16)
+        self.key = int.from_bytes(os.urandom(8), "little") >> 64 - KEY_BITS
 
     def hash(self, name: bytes) -> int:
         """58 bits that nobody outside can foretell, as the key of a name that is alone in its bucket.
 
-        bytes.__hash__ is SipHash; the secret prefix keys it even where PYTHONHASHSEED is fixed.
+        SipHash-1-3, as the interpreter has it for hash-based .pyc files.  hash() of bytes is the same function with a
+        key of the process: what is in an image must be found by another process.
         """
-        hashed = hash(self._salt + name) & HASH_MASK
+        hashed = int(_hash_of(source_hash(self.key, name))[0]) & HASH_MASK
         return hashed if hashed >= FIRST_KEY else hashed | FIRST_KEY
 
     def bits(self, name: bytes) -> int:
         """64 bits that nobody outside can foretell."""
-        return hash(self._salt + name) & (1 << 64) - 1
+        return int(_hash_of(source_hash(self.key, name))[0])
 
     # --- looking ---
 
