@@ -10,7 +10,7 @@ import tmpfsd
 PACKAGE = Path(tmpfsd.__file__).parent
 # The ground first.
 FLOORS = ("compiled", "native", "mounts", "machine", "mountflags", "owners", "swapplaces", "options", "uvm", "pool",
-          "tmpfs", "fuse", "server", "cli", "__main__")
+          "tmpfs", "image", "fuse", "server", "cli", "__main__")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -50,7 +50,7 @@ def test_imports_go_downwards(path: Path) -> None:
         assert FLOORS.index(there) <= FLOORS.index(here), f"imports {'.'.join(parts)}, which is above it"
 
 
-@pytest.mark.parametrize("floor", ("mounts", "uvm", "pool", "tmpfs", "fuse"))
+@pytest.mark.parametrize("floor", ("mounts", "uvm", "pool", "tmpfs", "image", "fuse"))
 def test_only_the_server_knows_pyfuse3_and_trio(floor: str) -> None:
     for path in (PACKAGE / floor).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

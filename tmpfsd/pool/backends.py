@@ -42,6 +42,9 @@ class Backend(Protocol):
     def introduce(self, owner: int, name: str) -> None:
         """A pool says what it is called, for messages."""
 
+    def adopt(self, owner: int, n: int) -> None:
+        """n pages that were saved are this pool's; kernel_map has them already."""
+
     def stats(self) -> dict[str, Any]:
         """The `submap` object of the status: policy, sharing and bytes."""
 
@@ -79,6 +82,11 @@ class KernelMap:
         self.vm.kernel_map.free(vpn)
         self.npages -= 1
 
+    def adopt(self, owner: int, n: int) -> None:
+        """See Backend."""
+        self.npages += n
+        self.high_water = max(self.high_water, self.npages)
+
     def stats(self) -> dict[str, Any]:
         """No submap: the bytes are those of the pools in kernel_map."""
         return {"policy": "none", "sharing": "none", "size_bytes": 0, "used_bytes": ptoa(self.npages),
@@ -114,6 +122,10 @@ class Aobj:
         """See Backend."""
         self.vm.free_page(vpn)
         self.object.free(vpn)
+
+    def adopt(self, owner: int, n: int) -> None:
+        """See Backend."""
+        self.object.adopt(n)
 
     def stats(self) -> dict[str, Any]:
         """The object's bytes, and its windows."""
@@ -170,6 +182,10 @@ class PageableSubmap:
         """See Backend."""
         self.vm.free_page(vpn)
         self._submap(owner).free(vpn)
+
+    def adopt(self, owner: int, n: int) -> None:
+        """See Backend."""
+        self._submap(owner).adopt(n)
 
     def stats(self) -> dict[str, Any]:
         """Bytes of all its submaps together."""

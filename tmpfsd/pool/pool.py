@@ -94,7 +94,7 @@ class Pool:
         """
         if failpoint.hook:
             failpoint.hook("Pool.get")
-        if self.vm.tier is not None:
+        if self.vm.tier is not None or self.vm.image is not None:
             self.vm.demand_room()
         partial = self._partial[group]
         if partial:
@@ -160,6 +160,36 @@ class Pool:
                 for i in range(page * self.items_per_page, (page + 1) * self.items_per_page):
                     if self.is_held(i):
                         yield i
+
+    def save(self) -> tuple[bytes, bytes, bytes, bytes]:
+        """Its tables, for restore(): pages, free items of each, bitmaps, groups.  O(pages)."""
+        return self.pages.tobytes(), self._nfree.tobytes(), self._bitmap.tobytes(), bytes(self._group)
+
+    def restore(self, pages: bytes, nfree: bytes, bitmap: bytes, group: bytes) -> None:
+        """Be as the pool was that save() was asked for; nothing was taken of this one.  O(pages).
+
+        => ValueError: they do not belong together.
+        """
+        n = len(group)
+        if (len(pages), len(nfree), len(bitmap)) != (4 * n, 2 * n, 8 * n * self._words) or n and max(group) >= GROUPS:
+            raise ValueError(f"pool {self.name}: its tables do not belong together")
+        assert not self.pages, "something was taken"
+        self.pages.frombytes(pages)
+        self._nfree.frombytes(nfree)
+        self._bitmap.frombytes(bitmap)
+        self._group.extend(group)
+        self.nitems = n * self.items_per_page - sum(self._nfree)
+        self._holes.update([page for page, vpn in enumerate(self.pages) if not vpn])
+        self.npages = n - len(self._holes)
+        for which, partial in enumerate(self._partial):
+            partial.update([page for page, left in enumerate(self._nfree)
+                            if 0 < left < self.items_per_page and group[page] == which])
+        self.backend.adopt(self.owner, self.npages)
+
+    def free_items(self, page: int) -> list[int]:
+        """Which items of a page are free.  O(items of a page)."""
+        words = self._bitmap[page * self._words:(page + 1) * self._words]
+        return [k for k in range(self.items_per_page) if words[k >> 6] >> (k & 63) & 1]
 
     def _grow(self, group: int) -> int:
         """A page with a free item: a new one for the lowest place that has none, else another group's."""

@@ -61,6 +61,19 @@ class Table:
                 self.pages.pop()
                 self._uses.pop()
 
+    def save(self) -> tuple[bytes, bytes]:
+        """Its tables, for restore(): pages and uses.  O(pages)."""
+        return self.pages.tobytes(), self._uses.tobytes()
+
+    def restore(self, pages: bytes, uses: bytes) -> None:
+        """Be as the table was that save() was asked for.  O(pages).  => ValueError."""
+        if len(pages) != 2 * len(uses):
+            raise ValueError(f"pool {self.name}: its tables do not belong together")
+        self.pages.frombytes(pages)
+        self._uses.frombytes(uses)
+        self.npages = len(self.pages) - self.pages.count(0)
+        self.backend.adopt(self.owner, self.npages)
+
     def va(self, i: int) -> int:
         """Where word i is.  O(1)."""
         return (self.pages[i // WORDS_PER_PAGE] << PAGE_SHIFT) + i % WORDS_PER_PAGE * WORD

@@ -221,7 +221,7 @@ class Tuning:
         nslots = min(atop(nbytes) - 1, store.most or atop(nbytes) - 1)
         try:
             demand_length(store, path, ptoa(nslots + 1))
-            base = free_base(swap.files if swap is not None else [], nslots)
+            base = free_base(swap.files if swap is not None else [], nslots, self.mount.vm.image)
             return Swap(store, nslots, base, nslots, make_seal(self.mount.config.swap_crypt), priority)
         except (NoSwap, ControlError):
             store.close()

@@ -6,7 +6,7 @@ while nothing else is to be done.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import check, reap, vnops
@@ -16,6 +16,7 @@ from tmpfsd.tmpfs.directory import Directories
 from tmpfsd.tmpfs.discard import Gone
 from tmpfsd.tmpfs.gate import Gate
 from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
+from tmpfsd.uvm.backing import Backing
 from tmpfsd.uvm.codec import Zstd
 from tmpfsd.uvm.errors import NoSwap
 from tmpfsd.uvm.param import atop, ptoa
@@ -32,6 +33,17 @@ NO_ZRAM = {"size_bytes": 0, "used_bytes": 0, "stored_bytes": 0, "ratio": 0.0, "h
 STORE_KEYS = ("kind", "path", "priority", "size_bytes", "used_bytes", "state", "encrypted")
 
 
+class Saved(Protocol):
+    """A file system that was saved (image/thaw.py)."""
+
+    @property
+    def slots(self) -> Backing:
+        """Where its pages are."""
+
+    def restore(self, mp: Mount) -> None:
+        """Make an empty mount what was saved.  => VmError, OSError."""
+
+
 class Mount:
     """A file system in memory that pages out.  => OSError: the swap file or device cannot be opened."""
 
@@ -39,9 +51,11 @@ class Mount:
                  "lost_nodes", "flagged", "gate", "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels",
                  "strips", "nr_inodes", "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold")
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, saved: Saved | None = None) -> None:
         self.config = config
-        self.vm = Vm(config.ram_bytes - config.zram_bytes, _swap_of(config), atop(config.size_bytes), spare=SPARE)
+        swap = _swap_of(config, saved.slots if saved is not None else None)
+        self.vm = Vm(config.ram_bytes - config.zram_bytes, swap, atop(config.size_bytes), spare=SPARE)
+        self.vm.image = saved.slots if saved is not None else None
         if config.zram_bytes:
             compress_in(self.vm, ZLog(config.zram_bytes, RING_BASE, RING_WIDTH, Zstd()))
         submap = 0 if config.submap == "auto" else int(config.submap)
@@ -69,7 +83,17 @@ class Mount:
         self.strips: dict[int, tuple[int, int]] = {}
         self.nr_inodes = config.nr_inodes
         self.check_level = self.vm.check_level      # TMPFSD_CHECK; at 2 the server calls check() after each operation
-        vnops.make_root(self, config.mode, config.uid, config.gid)
+        if saved is not None:
+            self._restore(saved)
+        else:
+            vnops.make_root(self, config.mode, config.uid, config.gid)
+
+    def _restore(self, saved: Saved) -> None:
+        try:
+            saved.restore(self)
+        except BaseException:
+            self.vm.close()
+            raise
 
     def set_atime(self, noatime: bool, nodiratime: bool, strictatime: bool) -> None:
         """Say what reading does to atime, as mount(8) has it; of two the kernel takes strictatime."""
@@ -131,7 +155,7 @@ class Mount:
         }
 
 
-def _swap_of(config: Config) -> Swap | SwapSet | None:
+def _swap_of(config: Config, image: Backing | None) -> Swap | SwapSet | None:
     files: list[Swap] = []
     try:
         for i, path in enumerate(config.places):
@@ -140,9 +164,12 @@ def _swap_of(config: Config) -> Swap | SwapSet | None:
             nslots = min(nslots, store.most or nslots)
             # The first, when a file, may grow (`tmpfsctl set swap_size=`); a device may not.
             width = store.most or (nslots if i else OWN_WIDTH)
-            files.append(Swap(store, nslots, free_base(files, width), width, make_seal(config.swap_crypt), -1 - i))
+            base = free_base(files, width, image)
+            files.append(Swap(store, nslots, base, width, make_seal(config.swap_crypt), -1 - i))
     except (OSError, NoSwap):
         for file in files:
             file.close()
         raise
+    if image is not None:
+        return SwapSet(files, None, image)
     return SwapSet(files) if len(files) > 1 else files[0] if files else None

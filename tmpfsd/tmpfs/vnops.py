@@ -116,7 +116,7 @@ def readlink(mp: Mount, ino: int) -> bytes:
 
 def _accessed(mp: Mount, ino: int, at: int) -> None:
     """Update atime, by default as relatime does: when it is not later than mtime or ctime, or a day old (mount(8))."""
-    if mp.noatime or mp.gate.broken or mp.vm.tier is not None and mp.vm.tier.tight():
+    if mp.noatime or mp.gate.broken or mp.vm.tight():
         return
     if mp.flagged and fileattr.flags_at(mp, at) & layout.FL_NOATIME:
         return

@@ -123,6 +123,10 @@ class AnonObject:
         """Give a page number back.  O(log chunks)."""
         self._pages.free(vpn)
 
+    def adopt(self, n: int) -> None:
+        """n pages of kernel_map are its own.  O(1)."""
+        self._pages.adopt(n)
+
     def stats(self) -> dict[str, int]:
         """Bytes of the object, and its windows.  O(1)."""
         windows = self.windows

@@ -36,7 +36,7 @@ import time
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, Generator
 
-from tmpfsd.uvm import failpoint
+from tmpfsd.uvm import backing, failpoint
 from tmpfsd.uvm.errors import NoSwap, demand
 from tmpfsd.uvm.lost import seldom
 from tmpfsd.uvm.pagekind import MAX_OWNERS
@@ -155,8 +155,8 @@ class PageDaemon(Queues):
         vm = self.vm
         if self.slotted[pfn]:
             return False
-        if vm.tier is not None:
-            return vm.tier.tight()
+        if vm.tier is not None or vm.image is not None:
+            return vm.tight()
         return vm.swap is None or not vm.swap.nfree or not vm.swap.space
 
     def _put_aside(self, pfn: int) -> None:
@@ -304,6 +304,8 @@ class PageDaemon(Queues):
             taken, lo, hi = tier.take(vpn, lo, hi, settle)
             if taken:
                 return True
+        elif vm.image is not None and not vm.slot_of[vpn] and backing.tight(vm):
+            return False
         try:
             slot, count = swap.alloc(hi - lo)
         except NoSwap:
@@ -400,6 +402,9 @@ class PageDaemon(Queues):
             return False
         if vm.tier is not None and vm.tier.ring.owns(slot):
             return vm.tier.take_whole(vpn, settle)
+        if vm.image is not None and vm.image.owns(slot):
+            backing.surrender(vm, vpn)
+            return False
         vm.swap.end_hold()              # whoever reads there must not see half of it
         try:
             self._write(slot, vpn, vpn + 1)

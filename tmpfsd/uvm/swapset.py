@@ -25,6 +25,7 @@ import mmap
 from typing import TYPE_CHECKING, Generator, Sequence
 
 from tmpfsd.uvm import unwritten
+from tmpfsd.uvm.backing import Backing, keep_slots
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
 from tmpfsd.uvm.swap import UNSAID, Swap
@@ -44,15 +45,16 @@ CLUSTER = 16                # pages copied at once
 
 
 class SwapSet:
-    """The slots of several swap files, and of the ring of the compressed tier (tier.py).
+    """The slots of several swap files, of the ring of the compressed tier (tier.py), and of an image (backing.py).
 
     All O(files), of which there are MAX_FILES at most, beside what the file takes that has the slot; see Swap.
     """
 
-    __slots__ = ("files", "ring")
+    __slots__ = ("files", "ring", "image")
 
-    def __init__(self, files: list[Swap], ring: ZLog | None = None) -> None:
+    def __init__(self, files: list[Swap], ring: ZLog | None = None, image: Backing | None = None) -> None:
         self.ring = ring
+        self.image = image
         self.files = sorted(files, key=lambda file: -file.priority)
 
     @property
@@ -85,8 +87,10 @@ class SwapSet:
         """Whether some file's disk may have room for more."""
         return any(file.space and not file.draining for file in self.files)
 
-    def of(self, slot: int) -> Swap | ZLog:
-        """The file, or the ring, that owns a slot."""
+    def of(self, slot: int) -> Swap | ZLog | Backing:
+        """The file, the ring or the image that owns a slot."""
+        if self.image is not None and self.image.owns(slot):
+            return self.image
         if self.ring is not None and self.ring.owns(slot):
             return self.ring
         return self.file_of(slot)
@@ -154,15 +158,19 @@ class SwapSet:
         return any([file.trim(budget) for file in self.files])
 
     def close(self) -> None:
-        """Close all files; the ring is its tier's."""
+        """Close all files and the image; the ring is its tier's."""
         for file in self.files:
             file.close()
+        if self.image is not None:
+            self.image.close()
 
     def check(self, held: set[int]) -> None:
         """Raise Inconsistent where an invariant of the set or of a file does not hold."""
-        owners: list[Swap | ZLog] = [*self.files]
+        owners: list[Swap | ZLog | Backing] = [*self.files]
         if self.ring is not None:
             owners.append(self.ring)
+        if self.image is not None:
+            owners.append(self.image)
         ranges = sorted([(each.base, each.base + each.width) for each in owners])
         demand(all(one[1] < two[0] for one, two in zip(ranges, ranges[1:])), "T1", f"ranges {ranges}")
         priorities = [file.priority for file in self.files]
@@ -173,9 +181,9 @@ class SwapSet:
             each.check({slot for slot in held if each.owns(slot)})
 
 
-def free_base(files: list[Swap], nslots: int) -> int:
-    """The first of nslots slot numbers that no file owns.  O(files log files).  => NoSwap."""
-    base = 1
+def free_base(files: list[Swap], nslots: int, image: Backing | None = None) -> int:
+    """The first of nslots slot numbers that no file owns, and no image.  O(files log files).  => NoSwap."""
+    base = 1 if image is None else image.base + image.width + 1
     for file in sorted(files, key=lambda file: file.base):
         if base + nslots < file.base:
             break
@@ -193,7 +201,8 @@ def swapon(vm: Vm, swap: Swap) -> None:
     if swap.priority < 0:
         swap.priority = min([UNSAID + 1, *(file.priority for file in files)]) - 1
     ring = vm.swap.ring if isinstance(vm.swap, SwapSet) else None
-    vm.swap = SwapSet([*files, swap], ring) if files or ring is not None else swap
+    several = files or ring is not None or vm.image is not None
+    vm.swap = SwapSet([*files, swap], ring, vm.image) if several else swap
 
 
 def swapoff(vm: Vm, swap: Swap | ZLog) -> Generator[int, None, None]:
@@ -227,6 +236,7 @@ def demand_room(vm: Vm, swap: Swap | ZLog) -> None:
     """See that other files and memory have room for what a file holds.  O(files).  => NoSwap."""
     assert vm.swap is not None
     others = sum(file.nfree for file in vm.swap.files if file is not swap and file.space)
+    others = max(others - keep_slots(vm), 0)
     memory = max(vm.most_slotless - vm.nslotless, 0)
     if vm.tier is not None and swap is not vm.tier.ring:
         ring = vm.tier.ring
@@ -242,7 +252,10 @@ def _let_go(vm: Vm, swap: Swap | ZLog) -> None:
     if swap is ring:
         vm.tier = ring = None
     files = [file for file in vm.swap.files if file is not swap]
-    vm.swap = SwapSet(files, ring) if len(files) > 1 or ring is not None else files[0] if files else None
+    if len(files) > 1 or ring is not None or vm.image is not None:
+        vm.swap = SwapSet(files, ring, vm.image)
+    else:
+        vm.swap = files[0] if files else None
 
 
 def _step(vm: Vm, swap: Swap | ZLog, vpn: int) -> tuple[int, int]:

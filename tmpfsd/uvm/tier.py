@@ -52,7 +52,7 @@ WHOLE: Final = footprint(PAGE_SIZE)
 
 def compress_in(vm: Vm, ring: ZLog) -> None:
     """Give a machine that has paged nothing out yet a compressed tier.  O(files)."""
-    vm.swap = SwapSet(vm.swap.files if vm.swap is not None else [], ring)
+    vm.swap = SwapSet(vm.swap.files if vm.swap is not None else [], ring, vm.image)
     vm.tier = Tier(vm, ring)
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
+from tmpfsd.uvm.backing import keep_slots
 from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE
@@ -47,10 +48,11 @@ def demand_room(vm: Vm, n: int) -> None:
 
 
 def _slots(vm: Vm) -> int:
-    """How many slots may be taken for promises: not those that a compressed tier keeps back (tier.py)."""
+    """How many slots may be taken for promises: not those that are kept back (tier.py, backing.py)."""
     if vm.swap is None or not vm.swap.space:
         return 0
-    return vm.swap.nfree if vm.tier is None else max(vm.swap.nfree - vm.tier.keep_slots, 0)
+    kept = vm.tier.keep_slots if vm.tier is not None else keep_slots(vm)
+    return max(vm.swap.nfree - kept, 0)
 
 
 def promise(vm: Vm, vpn: int, n: int) -> None:

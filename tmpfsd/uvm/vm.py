@@ -35,7 +35,7 @@ from array import array
 from typing import Callable, Final, Iterable
 
 from tmpfsd.native import i64
-from tmpfsd.uvm import failpoint
+from tmpfsd.uvm import backing, failpoint
 from tmpfsd.uvm.aobj import UNMAPPED, Windows
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
 from tmpfsd.uvm.lost import Lost, seldom
@@ -68,8 +68,8 @@ POISON = b"\xdf" * PAGE_SIZE        # TMPFSD_CHECK: what frames hold that are no
 class Vm:
     """One machine: `ram_bytes` of frames, a page table, a page daemon and perhaps a swap file."""
 
-    __slots__ = ("phys", "swap", "tier", "kernel_map", "daemon", "windows", "reserve", "low", "most_slotless", "spare",
-                 "limit",
+    __slots__ = ("phys", "swap", "tier", "image", "kernel_map", "daemon", "windows", "reserve", "low",
+                 "most_slotless", "spare", "limit",
                  "frame_of", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
                  "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "undefined",
                  "thrash", "check_level", "trace", "overdrawn", "overdraft",
@@ -81,6 +81,7 @@ class Vm:
         assert self.phys.nframes > reserve, "no frame beside the reserve"
         self.swap = swap
         self.tier: Tier | None = None       # compressed pages, between frames and swap; it has its slots in `swap`
+        self.image: backing.Backing | None = None       # pages that were there before the mount, slots in `swap` too
         self.kernel_map = VmMap("kernel_map")
         self.reserve = reserve
         self.limit = limit                  # pages that may exist, resident or out
@@ -316,12 +317,16 @@ class Vm:
         self.free_slots([slot])
 
     def demand_room(self) -> None:
-        """See that pages that there are may be changed: with a compressed tier they may come to take more (tier.py).
+        """See that pages that there are may be changed: they may come to take more (tier.py, backing.py).
 
         O(files).  => NoMemory, except within an overdraft.
         """
-        if self.tier is not None and not self.overdrawn and self.tier.tight():
-            raise NoMemory("ram and the compressed tier are full, and no swap space is left")
+        if not self.overdrawn and self.tight():
+            raise NoMemory("ram is full and no swap space is left but what is kept for pages that must leave")
+
+    def tight(self) -> bool:
+        """Whether no page that has no slot may get one: what is left is kept back.  O(files)."""
+        return self.tier.tight() if self.tier is not None else self.image is not None and backing.tight(self)
 
     def may_leave(self, vpn: int) -> bool:
         """Whether page vpn is the page daemon's: not wired, and owned by some object.  O(1)."""

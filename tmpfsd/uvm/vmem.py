@@ -43,6 +43,7 @@ CHUNK_SHIFT = 12
 CHUNK = 1 << CHUNK_SHIFT
 RUN_MAX: Final = 255            # what a byte says of a longer run
 LOOKS = 16                      # chunks searched in vain for a run before less will do
+_TO_HELD = bytes((FREE,)) + bytes((HELD,)) * 255
 _FREE_RUN = re.compile(b"\0+")
 _ANY = re.compile(b"[^\0]", re.DOTALL)
 # By n: chunks that may have a run of n.
@@ -132,6 +133,17 @@ class Vmem:
         self._parked = at + n
         self._give(at, n)
         return n
+
+    def fill(self, used: bytes) -> None:
+        """Hold what has no 0 here, of a map of which nothing was taken.  O(top)."""
+        assert not self._map, "something was taken"
+        self._map.extend(used.rstrip(b"\0").translate(_TO_HELD))
+        for at in range(0, len(self._map), CHUNK):
+            free = self._map.count(FREE, at, at + CHUNK)
+            self._chunk_free.append(free)
+            self._longest.append(RUN_MAX if free else 0)
+        self._best = RUN_MAX
+        self.nfree = self.size - self._map.count(HELD)
 
     def retire(self, i: int) -> None:
         """Never hand out again what is held now.  O(1)."""

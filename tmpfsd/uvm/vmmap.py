@@ -56,6 +56,11 @@ class VmMap:
         self.nused += count
         return vpn, count
 
+    def fill(self, used: bytes) -> None:
+        """Have handed out what has no 0 here, from the first page number on.  O(top)."""
+        self.arena.fill(used)
+        self.nused = self.arena.size - self.arena.nfree
+
     def free(self, vpn: int, n: int = 1) -> None:
         """Give a range back.  O(n)."""
         self.arena.free(vpn, n)
@@ -74,8 +79,8 @@ class Submap:
     npages 0 means that it sizes itself.  `high_water` is the most pages it has ever handed out.
     """
 
-    __slots__ = ("name", "parent", "fixed", "npages", "nused", "high_water", "_base", "_unmade", "_spare", "_chunks",
-                 "_partial")
+    __slots__ = ("name", "parent", "fixed", "npages", "nused", "high_water", "adopted", "_base", "_unmade",
+                 "_spare", "_chunks", "_partial")
 
     def __init__(self, name: str, parent: VmMap, npages: int = 0) -> None:
         self.name = name
@@ -83,6 +88,7 @@ class Submap:
         self.fixed = npages > 0
         self.npages = npages
         self.nused = self.high_water = 0
+        self.adopted = 0                        # pages of the parent's that are in no chunk
         self._base = parent.alloc(npages) if npages else 0
         self._unmade = self._base               # fixed: chunks from here on were never used
         self._spare = SortedList()              # fixed: chunks that are empty again
@@ -105,7 +111,12 @@ class Submap:
 
     def free(self, vpn: int) -> None:
         """Give a page number back; a chunk that empties goes back to where it came from.  O(log chunks)."""
-        chunk = self._chunks.keys()[self._chunks.bisect_right(vpn) - 1]
+        before = self._chunks.bisect_right(vpn) - 1
+        chunk = self._chunks.keys()[before] if before >= 0 else vpn - SUBMAP_CHUNK
+        if vpn >= chunk + SUBMAP_CHUNK and self.adopted:
+            self.parent.free(vpn)
+            self._count_adopted(-1)
+            return
         free, bit = self._chunks[chunk], 1 << vpn - chunk
         assert not free & bit and bit <= self._all_of(chunk), "freed twice"
         self._chunks[chunk] = free | bit
@@ -114,6 +125,17 @@ class Submap:
             self._partial.add(chunk)
         if free | bit == self._all_of(chunk):
             self._shrink(chunk)
+
+    def adopt(self, n: int) -> None:
+        """n pages of the parent's, single ones, are its own too.  O(1).  => It is not of a fixed size."""
+        assert not self.fixed, "a fixed submap has its pages in a row"
+        self._count_adopted(n)
+
+    def _count_adopted(self, n: int) -> None:
+        self.adopted += n
+        self.npages += n
+        self.nused += n
+        self.high_water = max(self.high_water, self.nused)
 
     def _all_of(self, chunk: int) -> int:
         """The bitmap of a chunk without a page in use; the last one of a fixed submap may be short."""
@@ -151,10 +173,12 @@ class Submap:
     def check(self) -> None:
         """Raise Inconsistent where M2 or M3 does not hold.  O(chunks)."""
         used = sum((self._all_of(chunk) & ~free).bit_count() for chunk, free in self._chunks.items())
+        used += self.adopted
         demand(used == self.nused, "M3", f"{self.name}: {used} used, counted {self.nused}")
         partial = [chunk for chunk, free in self._chunks.items() if free]
         demand(partial == list(self._partial), "M2", f"{self.name}: chunks with room")
         if not self.fixed:
-            demand(len(self._chunks) * SUBMAP_CHUNK == self.npages, "M2", f"{self.name}: chunks do not add up")
+            found = len(self._chunks) * SUBMAP_CHUNK + self.adopted
+            demand(found == self.npages, "M2", f"{self.name}: chunks do not add up")
         for chunk in self._chunks:
             demand(not self.parent.arena.is_free(chunk), "M2", f"{self.name}: chunk {chunk} is not its parent's")

@@ -1,0 +1,173 @@
+"""image/file.py: an image that is read: its tables at the mount, its pages when they are needed.
+
+It is what memory takes for slots (uvm/backing.py).  Pages are read with preadv(2): a file that is mapped would kill the
+daemon (SIGBUS) when somebody cuts it.  Ten mounts of one image have its bytes once, in the host's page cache.
+
+Picture     slot = place --cluster--> bytes in the file --zstd, or as they are--> page --checksum--> memory, or EIO
+
+Breathing   Nothing here breathes.
+
+Limits      A checksum finds accidents, not malice: whoever makes an image can make one that is nonsense.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from array import array
+from collections.abc import Sequence
+from zlib import crc32
+
+import zstandard
+
+from tmpfsd.image.format import CODES, ImageError, unpack_header
+from tmpfsd.uvm.errors import SwapIOError, demand
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+
+KEPT = 8                    # clusters that are kept unpacked: 512 KiB
+MOST_WINDOW = 1 << 20       # bytes: a damaged frame asks for no more
+UNKNOWN = (-1, (1 << 64) - 1)
+
+
+class Image:
+    """An open image.  => ImageError, OSError."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+                raise ImageError("not a regular file")
+            self.header = unpack_header(os.pread(self.fd, PAGE_SIZE, 0), os.fstat(self.fd).st_size)
+            self._sums, self._offsets, self._stored = self.array("sum"), self.array("offset"), self.array("stored")
+            self._demand_clusters()
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.base, self.width = 1, self.header.nplaces
+        self.nheld = self.width
+        self.pages_read = 0
+        self._decompress = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW).decompress
+        self._kept: dict[int, bytes] = {}           # at most KEPT, the one used last is the last
+        self._scratch = memoryview(mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+    def table(self, name: str) -> bytes:
+        """The bytes of a table.  O(its bytes).  => ImageError."""
+        where = self.header.tables.get(name)
+        if where is None:
+            raise ImageError(f"corrupted: there is no table {name}")
+        offset, nbytes, checksum, _width = where
+        data = bytearray(nbytes)
+        done = 0
+        with memoryview(data) as view:
+            while done < nbytes and (got := os.preadv(self.fd, [view[done:]], offset + done)):
+                done += got
+        if done < nbytes or crc32(data) != checksum:
+            raise ImageError(f"corrupted: the table {name} does not have its checksum")
+        return bytes(data)
+
+    def array(self, name: str) -> array[int]:
+        """A table as an array.  O(its bytes).  => ImageError."""
+        data = self.table(name)
+        return array(CODES[self.header.tables[name][3]], data)
+
+    def _demand_clusters(self) -> None:
+        """=> ImageError: the tables of clusters cannot be.  O(clusters)."""
+        header = self.header
+        nclusters = -(-header.nplaces // header.cluster)
+        fits = (len(self._sums) == header.nplaces + 1 and self._sums.itemsize == self._stored.itemsize == 4
+                and self._offsets.itemsize == 8 and len(self._offsets) == len(self._stored) == nclusters)
+        if not fits or nclusters and (max(self._offsets) >= header.file_bytes
+                                      or max(self._stored) > header.cluster << PAGE_SHIFT):
+            raise ImageError("corrupted: its clusters are not inside the file")
+
+    # What memory asks (uvm/backing.py)
+
+    def owns(self, slot: int) -> bool:
+        """See Backing."""
+        return 0 < slot <= self.width
+
+    def free(self, slot: int, n: int = 1) -> None:
+        """See Backing."""
+        self.nheld -= n
+
+    def retire(self, slot: int) -> None:
+        """See Backing."""
+        self.nheld -= 1
+
+    def read_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
+        """See Backing."""
+        got = 0
+        try:
+            while got < len(pages):
+                got += self._read(slot + got, pages[got:])
+        except (OSError, ImageError) as error:
+            if not got:
+                why = error.strerror if isinstance(error, OSError) else str(error)
+                raise SwapIOError(f"image {self.path}: page {slot}: {why}") from error
+        self.pages_read += got
+        return got
+
+    def _read(self, place: int, pages: Sequence[memoryview]) -> int:
+        """Fill pages of one cluster; how many.  => ImageError, OSError."""
+        cluster, k = divmod(place - 1, self.header.cluster)
+        size = min(self.header.cluster, self.width - cluster * self.header.cluster)
+        n = min(len(pages), size - k)
+        if self._stored[cluster] == size << PAGE_SHIFT:
+            if os.preadv(self.fd, pages[:n], self._offsets[cluster] + (k << PAGE_SHIFT)) != n << PAGE_SHIFT:
+                raise ImageError("truncated")
+        else:
+            whole = self._unpacked(cluster, size)
+            for i in range(n):
+                pages[i][:] = whole[k + i << PAGE_SHIFT:(k + i + 1) << PAGE_SHIFT]
+        for i in range(n):
+            if crc32(pages[i], place + i) != self._sums[place + i]:
+                self._kept.pop(cluster, None)
+                if i:
+                    return i
+                raise ImageError("corrupted: it does not have its checksum")
+        return n
+
+    def _unpacked(self, cluster: int, size: int) -> bytes:
+        """The pages of a compressed cluster.  => ImageError, OSError."""
+        whole = self._kept.pop(cluster, None)
+        if whole is None:
+            body = os.pread(self.fd, self._stored[cluster], self._offsets[cluster])
+            try:
+                if zstandard.frame_content_size(body) not in (*UNKNOWN, size << PAGE_SHIFT):
+                    raise ImageError("corrupted: it is of another size")
+                whole = self._decompress(body, max_output_size=size << PAGE_SHIFT)
+            except (zstandard.ZstdError, ValueError, MemoryError):
+                raise ImageError("corrupted: it cannot be unpacked") from None
+            if len(whole) != size << PAGE_SHIFT:
+                raise ImageError("corrupted: it is of another size")
+            if len(self._kept) >= KEPT:
+                del self._kept[next(iter(self._kept))]
+        self._kept[cluster] = whole
+        return whole
+
+    def verify(self, slot: int, vpn: int) -> bool:
+        """See Backing."""
+        try:
+            return self.read_cluster(slot, [self._scratch], [vpn]) == 1
+        except SwapIOError:
+            return False
+
+    def descriptors(self) -> list[int]:
+        """See Backing."""
+        return [self.fd]
+
+    def check(self, held: set[int]) -> None:
+        """See Backing."""
+        demand(len(held) == self.nheld, "B1", f"{self.nheld} slots of the image are held, pages name {len(held)}")
+
+    def stats(self) -> dict[str, object]:
+        """The key `image` of the status."""
+        return {"path": self.path, "pages": self.nheld, "pages_read": self.pages_read}
+
+    def close(self) -> None:
+        """See Backing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1

@@ -1,0 +1,151 @@
+"""image/freeze.py: a mount is written into an image.
+
+The mount is nobody else's meanwhile: one that was built for this, or a frozen copy of a daemon (server/snapshot.py).
+What is open and has no name is freed first; the kernel's references are not saved; free items of pools are zeroed, so
+that what was removed is not in the image.
+
+Breathing   Breathes at every page.
+
+Limits      Bytes behind the end of a symlink or of a long name may be those of one that stood there before.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+
+from tmpfsd.image.format import FLAGGED, LABELS, ImageError, Writer
+from tmpfsd.pool import Pool
+from tmpfsd.pool.table import WORDS_PER_PAGE
+from tmpfsd.tmpfs import node, reap
+from tmpfsd.tmpfs.layout import ORPHAN, ROOT_INO
+from tmpfsd.tmpfs.mem import OWNER_NLOOKUP
+from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.physmem import ZERO_PAGE
+from tmpfsd.uvm.unwritten import UNWRITTEN
+from tmpfsd.uvm.vm import OWNER_MASK
+
+Tell = Callable[[int, int], None]
+TELL = 1024                 # pages after which it says how far it is
+WIDTHS = (4, 2, 8, 1)       # of Pool.save()
+_TO_OWNER = bytes(flags & OWNER_MASK for flags in range(256))
+
+
+def freeze(mp: Mount, writer: Writer, tell: Tell = lambda _done, _of: None, made: int = 0) -> int:
+    """Write all of a mount; the bytes of the file.  O(pages).  => ImageError, VmError, OSError."""
+    _drop_orphans(mp)
+    flags = bytes(mp.vm.flags).rstrip(b"\0").translate(_TO_OWNER)
+    places = array("I", bytes(4 * len(flags)))
+    _write_pages(mp, writer, flags, places, tell)
+    header = writer.header
+    header.nvpns, header.npages, header.ninodes = len(flags), mp.vm.npages, mp.mem.ninodes()
+    header.made, header.key, header.generation = made, mp.dirs.key, mp.generation
+    header.state = FLAGGED * mp.flagged | LABELS * mp.labels
+    tables = {"owner": (flags, 1), "place": (places.tobytes(), 4)}
+    for pool in _pools(mp):
+        names = ("pages", "nfree", "bits", "group")
+        tables.update((table_name(pool.name, name), (data, width))
+                      for name, data, width in zip(names, pool.save(), WIDTHS))
+    pages, uses = mp.mem.nlookup.save()
+    tables.update({"nlookup.pages": (pages, 4), "nlookup.uses": (uses, 2)})
+    return writer.finish(tables)
+
+
+def table_name(pool: str, part: str) -> str:
+    """What a pool's table is called: 16 bytes at most."""
+    return f"{pool.replace('string-', 's')}.{part}"
+
+
+def _pools(mp: Mount) -> list[Pool]:
+    return [mp.mem.nodes, *mp.mem.strings.pools]
+
+
+def _drop_orphans(mp: Mount) -> None:
+    """Free what has no name.  => ImageError: some of it cannot be read back."""
+    _reap(mp)
+    if mp.mem.norphans:
+        for ino in list(_orphans(mp)):
+            mp.breathe()
+            mp.mem.u32[mp.mem.nlookup_word(ino)] = ORPHAN
+            node.destroy(mp, ino)
+            _reap(mp)
+    if mp.lost_nodes or mp.mem.norphans:
+        raise ImageError("some of what was removed cannot be freed: pages of it cannot be read back")
+
+
+def _reap(mp: Mount) -> None:
+    while mp.doomed:
+        reap.reap(mp)
+
+
+def _orphans(mp: Mount) -> Iterator[int]:
+    """The inodes without a name."""
+    table = mp.mem.nlookup
+    for page, vpn in enumerate(table.pages):
+        if not vpn:
+            continue
+        mp.breathe()
+        at = mp.vm.read(vpn << PAGE_SHIFT)
+        for k, word in enumerate(array("I", mp.arena[at:at + PAGE_SIZE])):
+            i = page * WORDS_PER_PAGE + k
+            if word & ORPHAN and mp.mem.nodes.is_held(i):
+                yield i + 1
+
+
+def _write_pages(mp: Mount, writer: Writer, flags: bytes, places: array[int], tell: Tell) -> None:
+    """Write every page that has content, in the order of their numbers."""
+    partial = _partial(mp)
+    root = mp.mem.nlookup.va(ROOT_INO - 1)
+    vpn, n = 0, len(flags)
+    while vpn < n:
+        if not vpn & TELL - 1:
+            tell(vpn, n)
+        if flags[vpn] in (0, UNWRITTEN):
+            vpn += 1
+            continue
+        got = 1
+        if flags[vpn] == OWNER_NLOOKUP:
+            page = writer.room(1)[0]
+            page[:] = ZERO_PAGE
+            if vpn == root >> PAGE_SHIFT:
+                page[root & PAGE_SIZE - 1] = 1
+        else:
+            got = _copy(mp, writer, vpn, flags)
+        for i in range(got):
+            _clear(writer.room(got)[i], partial.get(vpn + i))
+        first = writer.filled(got)
+        places[vpn:vpn + got] = array("I", range(first, first + got))
+        vpn += got
+    tell(n, n)
+
+
+def _copy(mp: Mount, writer: Writer, vpn: int, flags: bytes) -> int:
+    """Put pages from vpn on into the writer's room: how many.  => SwapIOError."""
+    vm = mp.vm
+    room = writer.room(8)
+    pfn = vm.pfn_of(vpn)
+    if pfn >= 0:
+        room[0][:] = vm.phys.frame(pfn)
+        return 1
+    slot, n = vm.slot_of[vpn], 1
+    while (n < len(room) and vpn + n < len(flags) and flags[vpn + n] not in (0, UNWRITTEN, OWNER_NLOOKUP)
+           and vm.slot_of[vpn + n] == slot + n and vm.pfn_of(vpn + n) < 0):
+        n += 1
+    assert vm.swap is not None
+    return vm.swap.read_cluster(slot, room[:n], range(vpn, vpn + n))
+
+
+def _partial(mp: Mount) -> dict[int, tuple[Pool, int]]:
+    """By number, the pages of pools that have free items."""
+    return {vpn: (pool, page) for pool in _pools(mp) for page, vpn in enumerate(pool.pages)
+            if vpn and pool.free_items(page)}
+
+
+def _clear(page: memoryview, where: tuple[Pool, int] | None) -> None:
+    """Zero the free items of a page of a pool."""
+    if where is not None:
+        pool, size = where[0], where[0].item_size
+        for k in pool.free_items(where[1]):
+            page[k * size:(k + 1) * size] = bytes(size)
+        page[pool.items_per_page * size:] = bytes(PAGE_SIZE - pool.items_per_page * size)

@@ -1,0 +1,88 @@
+"""image/thaw.py: a mount is made of an image: its tables are read, none of its pages.
+
+Picture     Image --Thawed--> Mount(config, saved) --restore()--> all is out, in slots of the image
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tmpfsd.image.file import Image
+from tmpfsd.image.format import FLAGGED, LABELS, ImageError
+from tmpfsd.image.freeze import table_name
+from tmpfsd.options import Config
+from tmpfsd.tmpfs.layout import ROOT_INO
+from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm import backing
+from tmpfsd.uvm.errors import NoMemory
+from tmpfsd.uvm.param import PAGE_SHIFT
+from tmpfsd.uvm.unwritten import UNWRITTEN
+
+PARTS = ("pages", "nfree", "bits", "group")
+
+
+class Thawed:
+    """An image as a Mount takes it."""
+
+    def __init__(self, image: Image) -> None:
+        self.slots = image
+
+    def restore(self, mp: Mount) -> None:
+        """See Saved.  O(pages), at the speed of memory; no page is read.  => ImageError, NoMemory."""
+        image, header = self.slots, self.slots.header
+        owners, places = image.table("owner"), image.table("place")
+        self._demand(owners, places)
+        if mp.nr_inodes and header.ninodes > mp.nr_inodes:
+            raise ImageError(f"nr_inodes={mp.nr_inodes}: the image has {header.ninodes} inodes")
+        if header.npages > mp.vm.limit:
+            raise ImageError(f"size={mp.vm.limit << PAGE_SHIFT}: the image has {header.npages << PAGE_SHIFT} bytes")
+        try:
+            backing.restore(mp.vm, owners, places)
+            for pool in (mp.mem.nodes, *mp.mem.strings.pools):
+                parts = [image.table(table_name(pool.name, part)) for part in PARTS]
+                pool.restore(parts[0], parts[1], parts[2], parts[3])
+            mp.mem.nlookup.restore(image.table("nlookup.pages"), image.table("nlookup.uses"))
+        except ValueError as error:
+            raise ImageError(f"corrupted: {error}") from None
+        for each in mp.mem.pools():
+            if each.npages != mp.vm.pages_of[each.owner] or each.pages and max(each.pages) >= len(owners):
+                raise ImageError(f"corrupted: pool {each.name} has other pages than it says")
+        if mp.mem.ninodes() != header.ninodes or not mp.mem.nodes.is_held(ROOT_INO - 1):
+            raise ImageError("corrupted: it has other inodes than it says")
+        mp.dirs.key, mp.generation = header.key, header.generation
+        mp.flagged, mp.labels = bool(header.state & FLAGGED), bool(header.state & LABELS)
+
+    def _demand(self, owners: bytes, places: bytes) -> None:
+        """=> ImageError: the page table cannot be."""
+        header = self.slots.header
+        empty = owners.count(0)
+        found = memoryview(places).cast("I")
+        if (len(owners) != header.nvpns or len(found) != header.nvpns or len(owners) - empty != header.npages
+                or len(found) and max(found) > header.nplaces
+                or header.nplaces != header.npages - owners.count(UNWRITTEN)):
+            raise ImageError("corrupted: its page table says what cannot be")
+
+
+def thaw(config: Config, path: str) -> Mount:
+    """Make a mount of an image.  => ImageError, OSError, VmError; nothing is left open then."""
+    try:
+        image = Image(path)
+    except ImageError as error:
+        raise ImageError(f"image={path}: {error}") from None
+    try:
+        return Mount(fitted(config, image), Thawed(image))
+    except (ImageError, NoMemory) as error:
+        image.close()
+        raise ImageError(f"image={path}: {error}") from None
+    except BaseException:
+        image.close()
+        raise
+
+
+def fitted(config: Config, image: Image) -> Config:
+    """A Config with room for the image, where the user gave no size."""
+    if "size" in config.given:
+        return config
+    grown = config.size_bytes + (image.header.npages << PAGE_SHIFT)
+    swap = config.swap_size_bytes if "swap_size" in config.given else grown + config.ram_bytes
+    return dataclasses.replace(config, size_bytes=grown, swap_size_bytes=swap)

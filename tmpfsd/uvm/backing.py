@@ -1,0 +1,133 @@
+"""uvm/backing.py: pages that were there before the mount: an image, seen as slots that can only be read.
+
+The slots of a backing are the first of the space of numbers (swapset.py): a page that is out there has one, as if it
+had been paged out.  A page that is changed gets a slot of a store, at page-out, and its old one is given back, which
+means that nobody reads it any more: nothing is written to a backing, so any number of mounts can share one.
+
+A page with a slot must be able to leave, or the reserve cannot be filled (README.md, V6).  One that is dirty and has a
+slot of a store can be written over in place; one of a backing cannot.  So as many slots of the stores are kept back as
+there may be such pages in frames.  Where no more than these are left, pages without a slot get none, and what changes
+pages that there are is refused (Vm.demand_room()), except removals.
+
+Picture     OUT, slot of the backing --fault--> clean --write--> dirty --clean--> clean, slot of a store
+                                                                       --no store takes it--> dirty, no slot (V6)
+Invariants
+    B1  The numbers of a backing begin at 1.  nheld counts the pages that have one.
+
+Breathing   Nothing here breathes.
+
+Limits      On a disk that is full under the swap file, pages that are kept slots for cannot leave either: that is a
+            device that fails.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from typing import TYPE_CHECKING, Protocol, Sequence
+
+from tmpfsd.uvm.errors import NoMemory, NoSwap
+
+if TYPE_CHECKING:
+    from tmpfsd.uvm.vm import Vm
+
+
+UNWRITTEN = 0x1F            # unwritten.py
+LONG_OUT = -2 - (1 << 29)   # frame_of of a page that left before anybody can tell
+_FRAMELESS = re.compile(b"[\\0\\x1f]+")
+_UNWRITTEN = re.compile(b"\\x1f+")
+
+
+class Backing(Protocol):
+    """What memory needs of an image.  Slots, pages and errors are as Swap has them."""
+
+    @property
+    def base(self) -> int:
+        """Its first slot: 1 (B1).  O(1)."""
+
+    @property
+    def width(self) -> int:
+        """How many slots it has.  O(1)."""
+
+    @property
+    def nheld(self) -> int:
+        """How many pages have one.  O(1)."""
+
+    def owns(self, slot: int) -> bool:
+        """Whether a slot is one of its own.  O(1)."""
+
+    def free(self, slot: int, n: int = 1) -> None:
+        """Nobody reads n slots any more.  O(1).  => They are not used again."""
+
+    def retire(self, slot: int) -> None:
+        """As free(): a page of it was lost, and is gone.  O(1)."""
+
+    def read_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
+        """See Swap.  O(pages)."""
+
+    def verify(self, slot: int, vpn: int) -> bool:
+        """See Swap.  O(1)."""
+
+    def descriptors(self) -> list[int]:
+        """The open files that a frozen copy must keep.  O(1)."""
+
+    def check(self, held: set[int]) -> None:
+        """Raise Inconsistent where B1 does not hold; held are the slots that pages name.  O(1)."""
+
+    def close(self) -> None:
+        """Let go.  O(1)."""
+
+
+def keep_slots(vm: Vm) -> int:
+    """How many slots of the stores are kept for changed pages of the backing.  O(1)."""
+    return min(vm.phys.nframes, vm.image.nheld) + 2 * vm.reserve if vm.image is not None else 0
+
+
+def tight(vm: Vm) -> bool:
+    """Whether the stores have no slots left but those that are kept back.  O(files)."""
+    return vm.image is not None and (vm.swap is None or vm.swap.nfree < keep_slots(vm))
+
+
+def surrender(vm: Vm, vpn: int) -> None:
+    """No store takes a changed page of the backing: it has no slot then, where V6 allows it.  O(1)."""
+    if vm.nslotless < vm.most_slotless:
+        vm.lose_slot(vpn)
+
+
+def restore(vm: Vm, flags: bytes, slots: bytes) -> None:
+    """Have the pages of the backing, all of them out: of each its owner, and its slot.  O(pages), at memory's speed.
+
+    => Of a machine that has no page yet.  => NoMemory: they are more than `limit`, or what is promised has no room.
+    """
+    assert not vm.npages, "there are pages already"
+    n = len(flags)
+    free = flags.count(0)
+    if n - free > vm.limit:
+        raise NoMemory("size is used up")
+    if n > len(vm.flags):
+        vm._grow(n - 1)
+    vm.flags[:n] = flags
+    vm.slot_of[:n] = array("I", slots)
+    vm.frame_of[:n] = array("i", [LONG_OUT]) * n
+    for run in _FRAMELESS.finditer(flags):
+        vm.frame_of[run.start():run.end()] = array("i", [-1]) * (run.end() - run.start())
+    vm.npages = n - free
+    for owner in range(1, len(vm.pages_of)):
+        vm.pages_of[owner] = flags.count(owner)
+    vm.kernel_map.fill(flags[1:])
+    for run in _UNWRITTEN.finditer(flags):
+        _promise(vm, run.start(), run.end())
+
+
+def _promise(vm: Vm, vpn: int, end: int) -> None:
+    """Give unwritten pages their slots, or count them as such that have none.  => NoMemory."""
+    while vpn < end and vm.swap is not None:
+        try:
+            slot, count = vm.swap.alloc(end - vpn)
+        except NoSwap:
+            break
+        vm.slot_of[vpn:vpn + count] = array("I", range(slot, slot + count))
+        vpn += count
+    vm.nslotless += end - vpn
+    if vm.nslotless > vm.most_slotless:
+        raise NoMemory("ram and swap have no room for what is reserved")
