@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from tmpfsd import mountflags
 from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
 from tmpfsd.owners import parse_gid, parse_mode, parse_uid
-from tmpfsd.swapplaces import default_swap, parse_swap
+from tmpfsd.swapplaces import default_swap, parse_image, parse_swap
 
 PAGE_SIZE = 4096
 MIN_RAM = 1 << 20
@@ -66,6 +66,7 @@ class Config:
     swap_crypt: bool = True
     compress: str = "none"
     zram: int = DEFAULT_ZRAM                # bytes, or where it is negative, per cent of ram_bytes
+    image: str = ""                         # the file of a saved file system; "": begin with an empty one
     backend: str = "pageable-submap"
     submap: str | int = "auto"
     submap_sharing: str = "shared"
@@ -287,6 +288,7 @@ VALUED: dict[str, Option] = {
     "swap_crypt": Option("swap_crypt", parse_switch, "on or off"),
     "compress": Option("compress", one_of("zstd", "none"), "zstd or none"),
     "zram": Option("zram", parse_zram, "a size, or % of ram"),
+    "image": Option("image", parse_image, "the path of an image"),
     "backend": Option("backend", one_of(*BACKENDS), " or ".join(BACKENDS)),
     "submap": Option("submap", parse_submap, "auto or a size"),
     "submap_sharing": Option("submap_sharing", one_of("shared", "per-pool"), "shared or per-pool"),
@@ -468,11 +470,26 @@ def agree(values: dict[str, Any]) -> Config:
     if "compress" in given and config.compress != "none" and config.zram and not config.zram_bytes:
         raise OptionError(f"compress={config.compress}: ram={config.ram_bytes >> 20}m has no room for 1m of zram "
                           "beside 1m of frames")
+    if config.image:
+        demand_image(config)
     if config.swap_size_bytes == 0 and config.swap is not None:
         if backend not in NEVER_OUT:
             raise OptionError(f"swap_size=0: backend={backend} pages out; give a size, or swap=none")
         values["swap"], values["swap_more"] = None, ()
     return Config(**values, warnings=agree_on_swap(Config(**values)))
+
+
+def demand_image(config: Config) -> None:
+    """Refuse what cannot be where a mount begins with an image."""
+    what = f"image={config.image}"
+    if config.backend in (*NEVER_OUT, "aobj"):
+        raise OptionError(f"{what}: backend={config.backend}: its pages cannot be out, those of an image are")
+    if config.submap != "auto":
+        raise OptionError(f"{what}: submap={config.submap}: pages of an image are in no fixed submap")
+    if config.compress != "none":
+        raise OptionError(f"{what}: compress={config.compress}: a compressed tier takes no pages of an image")
+    if config.swap is None or not config.swap_size_bytes:
+        raise OptionError(f"{what}: needs swap, to which what is changed is paged out")
 
 
 def agree_on_swap(config: Config) -> tuple[str, ...]:

@@ -86,3 +86,8 @@ def parse_swap(text: str, _physical: int) -> tuple[str, ...]:
     if twice:
         raise ValueError(f"{twice[0]} is given twice")
     return places
+
+
+def parse_image(text: str, _physical: int) -> str:
+    """Read image=: an absolute path without symbolic links; what is there is looked at later."""
+    return follow(text)

@@ -154,7 +154,7 @@ def test_every_figure_of_a_status_is_exported(tmp_path: Path) -> None:
     state = real_status(tmp_path)
     text = metrics.page(state).decode()
     left_out = {"backend", "mountpoint", "edge", "compiled", "stores", "submap", "pid", "swap", "paging", "pools",
-                "data", "zram"}
+                "data", "zram", "image"}
     for name in set(state) - left_out:
         assert f"tmpfsd_{name}" in text, name
     for name in set(state["swap"]) - {"path", "files"}:

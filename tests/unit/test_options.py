@@ -152,6 +152,8 @@ def test_refused_by_name(text: str, why: str) -> None:
     ("compress=zstd,ram=8m,zram=1g", "zram=1073741824", "is a part of ram"),
     ("compress=zstd,ram=1m", "compress=zstd", "no room for 1m of zram"),
     ("zram=4m", "zram=4194304", "compress=none"),
+    ("image=/x,swap=none", "image=/x", "needs swap"), ("image=/x,backend=wired", "image=/x", "backend=wired"),
+    ("image=/x,submap=4m", "image=/x", "submap=4194304"), ("image=/x,compress=zstd", "image=/x", "compress=zstd"),
     ("swap=/x,swap_size=0", "swap_size=0", "pages out"),
 ])
 def test_contradictions(text: str, named: str, why: str) -> None:

@@ -37,7 +37,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "spin": ("auto",), "compress": ("none", "zstd"),
     "edge": ("auto", "native", "pyfuse3"),
     "submap_sharing": ("shared", "per-pool"), "swap": ("none",)}
-PATHS = ("swap", "metrics")
+PATHS = ("swap", "metrics", "image")
 # Around what argcomplete prints, for it takes zsh's whole line for one command, though there may be a `sudo` or another
 # command before; escapes ~ and $; and believes that compinit has run.  In a function its text calls what it defines.
 ZSH = """\
@@ -130,7 +130,8 @@ def values(prefix: str, **_known: object) -> list[str]:
 
 
 COMPLETERS: dict[str, Callable[..., list[str]]] = {
-    "path": paths, "mountpoint": mountpoints, "paths": directories, "tree": directories, "root": directories,
+    "path": paths, "file": paths, "mountpoint": mountpoints, "paths": directories, "tree": directories,
+    "root": directories,
     "options": mount_options, "values": values}
 
 

@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "list": "list all tmpfsd mounts of this machine",
     "wait": "wait until a mount is as full as that, for scripts",
     "check": "check the whole file system, while requests are served",
+    "snapshot": "save a mount in an image, while requests are served",
     "set": "change size, nr_inodes, ram, spin or swap_size of a mount",
     "swapon": "give a mount another swap file",
     "swapoff": "drain a swap file of a mount and let it go",

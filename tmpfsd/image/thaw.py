@@ -6,11 +6,13 @@ Picture     Image --Thawed--> Mount(config, saved) --restore()--> all is out, in
 from __future__ import annotations
 
 import dataclasses
+from stat import S_IFDIR
 
 from tmpfsd.image.file import Image
 from tmpfsd.image.format import FLAGGED, LABELS, ImageError
 from tmpfsd.image.freeze import table_name
 from tmpfsd.options import Config
+from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.layout import ROOT_INO
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm import backing
@@ -70,13 +72,27 @@ def thaw(config: Config, path: str) -> Mount:
     except ImageError as error:
         raise ImageError(f"image={path}: {error}") from None
     try:
-        return Mount(fitted(config, image), Thawed(image))
+        mp = Mount(fitted(config, image), Thawed(image))
     except (ImageError, NoMemory) as error:
         image.close()
         raise ImageError(f"image={path}: {error}") from None
     except BaseException:
         image.close()
         raise
+    _give_root(mp)
+    return mp
+
+
+def _give_root(mp: Mount) -> None:
+    """Set what the user gave of the root's attributes.  => SwapIOError: the image cannot be read."""
+    config, arena = mp.config, mp.arena
+    if config.given & {"mode", "uid", "gid"}:
+        at = mp.mem.node_w(ROOT_INO)
+        uid, gid = layout.tn_owner(arena, at)
+        layout.set_tn_owner(arena, at, config.uid if "uid" in config.given else uid,
+                            config.gid if "gid" in config.given else gid)
+        if "mode" in config.given:
+            layout.set_tn_mode(arena, at, S_IFDIR | config.mode)
 
 
 def fitted(config: Config, image: Image) -> Config:

@@ -28,7 +28,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import trio
@@ -44,10 +44,26 @@ PR_SET_PDEATHSIG = 1        # <linux/prctl.h>
 MOST_LINE = 4096
 
 
+# What a copy does, which is given the pipe: it may say() how far it is, and returns its last word.
+Work = Callable[[Mount, int], dict[str, Any]]
+
+
 async def check(mount: Mount) -> AsyncGenerator[dict[str, Any], None]:
     """Check a copy of the mount; yields {"progress": ...} at least twice a second, and at last {"result": verdict}.
 
     => Inconsistent: an invariant does not hold.  => ControlError: it could not be checked.
+    """
+    async with contextlib.aclosing(in_copy(mount, _look, "checked")) as parts:
+        async for part in parts:
+            yield part if "progress" in part else {"result": _verdict(part["said"], part["broken"])}
+
+
+async def in_copy(mount: Mount, work: Work, done: str,
+                  keep: tuple[int, ...] = ()) -> AsyncGenerator[dict[str, Any], None]:
+    """Have a frozen copy of the daemon do something; yields {"progress": ...}, and at last what it said and whether
+    the hold was broken.
+
+    => keep: descriptors that it needs.  => ControlError: not done.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     daemon = os.getpid()
@@ -56,9 +72,9 @@ async def check(mount: Mount) -> AsyncGenerator[dict[str, Any], None]:
     except OSError as error:
         os.close(reader)
         os.close(writer)
-        raise ControlError(f"not checked: no second process: {error.strerror}") from None
+        raise ControlError(f"not {done}: no second process: {error.strerror}") from None
     if not pid:
-        _be_child(mount, writer, daemon)
+        _be_child(mount, writer, daemon, work, keep)
     os.close(writer)
     hold = Hold(mount.vm, lambda: os.kill(pid, signal.SIGKILL))
     verdict: dict[str, Any] = {}
@@ -74,7 +90,7 @@ async def check(mount: Mount) -> AsyncGenerator[dict[str, Any], None]:
         os.close(reader)
         os.kill(pid, signal.SIGKILL)        # it is a zombie, or of no use any more
         await _reap(pid)
-    yield {"result": _verdict(verdict, hold.broken)}
+    yield {"said": verdict, "broken": hold.broken}
 
 
 async def _reap(pid: int) -> None:
@@ -123,17 +139,17 @@ def _verdict(word: dict[str, Any], broken: bool) -> str:
     return f"consistent, but {lost} pages cannot be read back" if lost else "consistent"
 
 
-def _be_child(mount: Mount, writer: int, daemon: int) -> None:
-    """Check and say what was found.  Never returns."""
+def _be_child(mount: Mount, writer: int, daemon: int, work: Work, keep: tuple[int, ...]) -> None:
+    """Work and say what came of it.  Never returns."""
     try:
-        _settle(mount, writer)
+        _settle(mount, writer, keep)
         if os.getppid() == daemon:
-            _say(writer, _look(mount, writer))
+            say(writer, work(mount, writer))
     finally:
         os._exit(0)
 
 
-def _settle(mount: Mount, writer: int) -> None:
+def _settle(mount: Mount, writer: int, more: tuple[int, ...]) -> None:
     """Leave everything to the daemon that is its own."""
     gc.disable()                        # nothing is finalized twice, and fewer pages are copied
     logging.disable()
@@ -142,7 +158,9 @@ def _settle(mount: Mount, writer: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     swap = mount.vm.swap
-    keep = {writer, *(fd for file in (swap.files if swap is not None else []) for fd in file.store.descriptors())}
+    image = mount.vm.image
+    keep = {writer, *more, *(image.descriptors() if image is not None else ()),
+            *(fd for file in (swap.files if swap is not None else []) for fd in file.store.descriptors())}
     below = 0
     for fd in sorted(keep):
         os.closerange(below, fd)
@@ -160,7 +178,7 @@ def _look(mount: Mount, writer: int) -> dict[str, Any]:
     try:
         mount.vm.check(deep=False)      # as it was, before there are more frames
         become_copy(mount.vm)
-        mount.check(lambda done, of: _say(writer, {"progress": {"done": done, "of": of}}))
+        mount.check(lambda done, of: say(writer, {"progress": {"done": done, "of": of}}))
     except Inconsistent as error:
         return {"broken": [error.invariant, str(error).removeprefix(f"{error.invariant}: "), error.dump]}
     except VmError as error:            # a page that cannot be read is no broken invariant
@@ -170,7 +188,8 @@ def _look(mount: Mount, writer: int) -> dict[str, Any]:
     return {"lost": len(mount.vm.lost.pages)}
 
 
-def _say(writer: int, word: dict[str, Any]) -> None:
+def say(writer: int, word: dict[str, Any]) -> None:
+    """Tell the daemon something, in a line."""
     data = json.dumps(word).encode() + b"\n"
     while data:
         data = data[os.write(writer, data):]

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from tmpfsd import compiled
-from tmpfsd.server import checker
+from tmpfsd.server import checker, snapshot
 from tmpfsd.server.control import Command, Progress
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.inforce import InForce
@@ -102,13 +102,14 @@ class Commands:
         self.operations = operations
         self.where = where
         self.trees = trees
-        self.checking = False
+        self.copied = ""                # the command that has a copy of the mount
         self.edge = "native" if native else "pyfuse3"
 
     def table(self) -> dict[str, Command]:
         """Return what control.py serves, by name."""
         trees = self.trees
-        commands = {"status": self.status, "check": self.check, "ping": lambda _request: "pong",
+        commands = {"status": self.status, "check": self.check,
+                    "snapshot": self.snapshot, "ping": lambda _request: "pong",
                     "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace,
                     "latency": self.latency.ask, **self.tuning.table(), **Remount(self.tuning).table(),
                     **({"flags": self.in_force.ask} if self.in_force is not None else {})}
@@ -125,15 +126,31 @@ class Commands:
 
     async def check(self, _request: Any) -> AsyncGenerator[dict[str, Any], None]:
         """Check the whole file system, as it is now, while requests are served."""
-        if self.checking:
-            raise ControlError("a check is under way on this mount")
-        self.checking = True
-        try:
-            async with contextlib.aclosing(checker.check(self.mount)) as parts:
-                async for part in parts:
+        async with contextlib.aclosing(self._alone("check", checker.check(self.mount))) as parts:
+            async for part in parts:
+                yield part
+
+    async def snapshot(self, request: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """Save the whole file system, as it is now, in a file that is handed over, while requests are served."""
+        if self.mount.gate.broken:
+            raise ControlError("snapshot: an invariant does not hold (the log has it)")
+        written = snapshot.snapshot(self.mount, request.get("descriptors") or [])
+        async with contextlib.aclosing(self._alone("snapshot", written)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _alone(self, name: str, inner: AsyncGenerator[dict[str, Any], None]
+                     ) -> AsyncGenerator[dict[str, Any], None]:
+        """Do what needs a copy of the mount, of which there is one at a time."""
+        async with contextlib.aclosing(inner):
+            if self.copied:
+                raise ControlError(f"a {self.copied} is under way on this mount")
+            self.copied = name
+            try:
+                async for part in inner:
                     yield part
-        except ControlError as error:
-            log.error("check: %s", error)
-            raise
-        finally:
-            self.checking = False
+            except ControlError as error:
+                log.error("%s: %s", name, error)
+                raise
+            finally:
+                self.copied = ""

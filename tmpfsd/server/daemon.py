@@ -30,6 +30,7 @@ import trio
 from tmpfsd import mountflags
 from tmpfsd.fuse.notify import Notifier
 from tmpfsd.fuse.session import Session
+from tmpfsd.image.thaw import thaw
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable
 from tmpfsd.mounts.unmount import unmount
@@ -107,11 +108,11 @@ class Daemon:
     """One mount being served."""
 
     def __init__(self, config: Config, mountpoint: str, report: Callable[[], None]) -> None:
-        self.config = config
         self.mountpoint = mountpoint
         self.report = report
         self.hangup = hangup_ends()
-        self.mount = Mount(config)
+        self.mount = thaw(config, config.image) if config.image else Mount(config)
+        self.config = config = self.mount.config        # an image may need more room
         self.operations = Operations(self.mount, config)
         self.trees = Trees(self.mount, self.operations)
         self.dispatcher: Loop | None = None      # what waits for requests

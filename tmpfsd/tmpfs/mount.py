@@ -30,6 +30,7 @@ from tmpfsd.uvm.vm import SPARE, Vm
 from tmpfsd.uvm.zlog import ZLog
 
 NO_ZRAM = {"size_bytes": 0, "used_bytes": 0, "stored_bytes": 0, "ratio": 0.0, "hits": 0, "writebacks": 0}
+NO_IMAGE: dict[str, object] = {"path": "", "pages": 0, "pages_read": 0}
 STORE_KEYS = ("kind", "path", "priority", "size_bytes", "used_bytes", "state", "encrypted")
 
 
@@ -144,6 +145,7 @@ class Mount:
             "stores": [{key: value for key, value in file.stats().items() if key in STORE_KEYS}
                        for file in swap.files] if swap else [],
             "zram": zram,
+            "image": vm.image.stats() if vm.image is not None else NO_IMAGE,
             "paging": {"faults": vm.faults, "pageins": vm.pageins, "pageouts": daemon.pageouts,
                        "scans": daemon.scans, "reclaims": daemon.reclaims, "stalls": daemon.stalls,
                        "read_errors": vm.read_errors, "write_errors": daemon.write_errors,

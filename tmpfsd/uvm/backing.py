@@ -74,6 +74,9 @@ class Backing(Protocol):
     def check(self, held: set[int]) -> None:
         """Raise Inconsistent where B1 does not hold; held are the slots that pages name.  O(1)."""
 
+    def stats(self) -> dict[str, object]:
+        """What the status tells of it: path, pages that are still its own, pages read.  O(1)."""
+
     def close(self) -> None:
         """Let go.  O(1)."""
 

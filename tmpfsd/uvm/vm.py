@@ -322,7 +322,8 @@ class Vm:
         O(files).  => NoMemory, except within an overdraft.
         """
         if not self.overdrawn and self.tight():
-            raise NoMemory("ram is full and no swap space is left but what is kept for pages that must leave")
+            raise NoMemory("ram and the compressed tier are full, and no swap space is left" if self.tier is not None
+                           else "no swap space is left but what is kept for changed pages of the image")
 
     def tight(self) -> bool:
         """Whether no page that has no slot may get one: what is left is kept back.  O(files)."""

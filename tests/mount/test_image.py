@@ -1,0 +1,145 @@
+"""Images on real mounts: saved while they are used, mounted again, changed, saved again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mountlib import Mounted, ctl, eventually, touch
+
+Make = Callable[..., Mounted]
+
+
+def fill(mnt: Path, n: int = 400) -> None:
+    for i in range(n):
+        if i % 100 == 0:
+            (mnt / f"d{i // 100}").mkdir()
+        touch(mnt / f"d{i // 100}" / f"file-{i}", b"%d" % i * (i * 7))
+    os.link(mnt / "d0" / "file-1", mnt / "link")
+    os.symlink("x" * 300, mnt / "symlink")
+    os.setxattr(mnt / "link", "user.name", b"value")
+    with open(mnt / "sparse", "wb") as file:
+        os.pwrite(file.fileno(), b"end", 1 << 33)
+
+
+def dump(mnt: Path) -> dict[str, tuple]:
+    """All that can be seen, but atime."""
+    seen = {}
+    for top, directories, files in os.walk(mnt):
+        for name in (*directories, *files, ""):
+            path = os.path.join(top, name)
+            st = os.lstat(path)
+            data: object = None
+            if os.path.islink(path):
+                data = os.readlink(path)
+            elif os.path.isfile(path):
+                with open(path, "rb") as file:
+                    data = file.read() if st.st_size < 1 << 24 else os.pread(file.fileno(), 9, st.st_size - 9)
+            seen[os.path.relpath(path, mnt)] = (
+                st.st_ino, st.st_mode, st.st_nlink, st.st_uid, st.st_gid, st.st_size, st.st_blocks, st.st_mtime_ns,
+                st.st_ctime_ns, data, None if os.path.islink(path) else os.listxattr(path))
+    return seen
+
+
+def test_saved_mounted_changed_and_saved_again(tmpfsd: Make, tmp_path: Path) -> None:
+    one = tmpfsd("ram=8m,size=1g")
+    fill(one.mnt)
+    gone = os.open(one.mnt / "gone", os.O_CREAT | os.O_RDWR)
+    os.unlink(one.mnt / "gone")
+    image = tmp_path / "image"
+    assert "inodes" in ctl("snapshot", str(one.mnt), str(image)).stdout
+    os.close(gone)
+    assert image.stat().st_mode & 0o777 == 0o600 and os.listdir(tmp_path) == ["image"]
+    before = dump(one.mnt)
+    two, three = tmpfsd(f"ram=4m,image={image}"), tmpfsd(f"ram=4m,image={image}")
+    assert two.status()["inodes"] == one.status()["inodes"] == len(before) - 1        # two names of one
+    assert dump(two.mnt) == before
+    shutil.rmtree(two.mnt / "d1")
+    touch(two.mnt / "d2" / "new", b"z" * 100_000)
+    touch(two.mnt / "d2" / "file-250", b"shorter")
+    changed = dump(two.mnt)
+    assert dump(three.mnt) == before
+    ctl("snapshot", str(two.mnt), str(image))           # in the place of the one that is in use
+    four = tmpfsd(f"ram=4m,image={image}")
+    assert dump(four.mnt) == changed == dump(two.mnt) and dump(three.mnt) == before
+    for fs in (two, three, four):
+        assert ctl("check", str(fs.mnt)).stdout.endswith(": consistent\n")
+        assert fs.status()["image"]["path"] == str(image)
+
+
+def test_it_is_one_moment(tmpfsd: Make, tmp_path: Path) -> None:
+    """Names are renamed in pairs while it is saved: each image has one of each pair."""
+    fs = tmpfsd("ram=4m,size=1g")
+    for i in range(50):
+        touch(fs.mnt / f"a{i}", b"%d" % i * 3000)
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for i in range(50):
+                for old, new in (("a", "b"), ("b", "a")):
+                    os.rename(fs.mnt / f"{old}{i}", fs.mnt / f"{new}{i}")
+                touch(fs.mnt / "busy", os.urandom(50_000))
+
+    worker = threading.Thread(target=change)
+    worker.start()
+    try:
+        for k in range(3):
+            ctl("snapshot", str(fs.mnt), str(tmp_path / f"image{k}"))
+    finally:
+        stop.set()
+        worker.join()
+    for k in range(3):
+        saved = tmpfsd(f"ram=4m,image={tmp_path}/image{k}")
+        names = {name for name in os.listdir(saved.mnt) if name != "busy"}
+        assert sorted(int(name[1:]) for name in names) == list(range(50))
+        assert all((saved.mnt / name).read_bytes() == b"%d" % int(name[1:]) * 3000 for name in names)
+        assert ctl("check", str(saved.mnt)).stdout.endswith(": consistent\n")
+
+
+@pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGINT))
+def test_killed_it_leaves_what_was_there(tmpfsd: Make, tmp_path: Path, number: int) -> None:
+    fs = tmpfsd("ram=64m,size=1g")
+    touch(fs.mnt / "big", os.urandom(48 << 20))
+    image = tmp_path / "image"
+    image.write_bytes(b"the old one")
+    command = [sys.executable, "-m", "tmpfsd.cli.ctl", "snapshot", str(fs.mnt), str(image)]
+    for delay in (0.1, 0.2, 0.25, 0.3):
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as client:
+            time.sleep(delay)
+            client.send_signal(number)
+            client.wait(20)
+        assert client.returncode == 0 or image.read_bytes() == b"the old one"
+        assert os.listdir(tmp_path) == ["image"]
+        if client.returncode == 0:
+            break
+    assert eventually(lambda: not Path(f"/proc/{fs.pid}/task/{fs.pid}/children").read_text())
+    ctl("snapshot", str(fs.mnt), str(image))
+    saved = tmpfsd(f"image={image}")
+    assert (saved.mnt / "big").read_bytes() == (fs.mnt / "big").read_bytes()
+
+
+def test_a_disk_that_is_full(tmpfsd: Make, tmp_path: Path) -> None:
+    fs, small = tmpfsd("ram=16m,size=1g"), tmpfsd("ram=1m,size=2m,swap_size=2m")
+    touch(fs.mnt / "big", os.urandom(8 << 20))
+    done = ctl("snapshot", str(fs.mnt), str(small.mnt / "image"), check=False)
+    assert done.returncode == 1 and "No space left" in done.stderr and done.stderr.count("\n") == 1
+    assert os.listdir(small.mnt) == []
+    assert len((fs.mnt / "big").read_bytes()) == 8 << 20
+
+
+def test_what_is_no_image_is_refused_in_one_line(tmpfsd: Make, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"text" * 5000)
+    (tmp_path / "mnt").mkdir()
+    for name, said in (("text", "not an image of tmpfsd"), ("nothing", "No such file"), ("mnt", "not a regular file")):
+        done = subprocess.run([sys.executable, "-m", "tmpfsd", str(tmp_path / "mnt"), "-o", f"image={tmp_path}/{name}"],
+                              capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,52 @@
+"""snapshot.py: tmpfsctl snapshot: save a live mount in an image."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tmpfsd.cli.client import ClientError, find, follow
+from tmpfsd.cli.newfile import new_file
+from tmpfsd.cli.progress import watch
+from tmpfsd.mounts.printable import printable
+
+EPILOG = """\
+example:
+  tmpfsctl snapshot /scratch /srv/tools.image
+  tmpfsd /mnt -o image=/srv/tools.image
+
+A frozen copy of the daemon writes it; requests are served meanwhile.  What they change exists twice as long as it
+takes.  FILE is replaced when all of it is on disk.  What the kernel holds back of writes through mmap or with
+writeback is not in it: sync -f first.
+
+exit status:
+  0  saved            1  not saved: FILE is as it was"""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Describe the command line of snapshot."""
+    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("file", metavar="FILE")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Save, and say what was saved."""
+    done = save(args.mountpoint, args.file)
+    print(printable(f"{args.file}: {done['inodes']:,} inodes, {done['bytes']:,} bytes"))
+
+
+def save(mountpoint: str, path: str) -> dict[str, Any]:
+    """Save a mount in a file; what was saved.  => ClientError."""
+    mounted = find(mountpoint)
+    try:
+        with new_file(path) as file:
+            done: dict[str, Any] = watch(follow(mounted, "snapshot", descriptor=file.fd), text)
+            file.commit()
+    except OSError as error:
+        raise ClientError(f"{path}: {error.strerror or error}") from None
+    return done
+
+
+def text(progress: dict[str, Any]) -> str:
+    """Say how far it is."""
+    return f"saved {100 * progress['done'] // max(progress['of'], 1)} %"
