@@ -22,6 +22,7 @@ STATE: dict[str, Any] = {
     **dict.fromkeys(metrics.GAUGES, 4096), "mountpoint": '/mnt/a "b"',
     "broken": True, "detached": False, "lost_writes": 6, "lost_inodes": 0,
     "swap": {"size_bytes": 8192, "used_bytes": 0, "bad_slots": 2, "disk_full": True},
+    "zram": {"size_bytes": 8192, "used_bytes": 4000, "stored_bytes": 12_000, "ratio": 3.0, "hits": 7, "writebacks": 1},
     "paging": {"faults": 3, "pageins": 2, "lost_pages": 5},
     "requests": {"lookup": 17, "getattr": 4}, "refused": {"size is used up": 1},
     "pools": [{"name": "node", "item_size": 160, "items": 5, "pages": 2, "resident_pages": 1, "swapped_pages": 1}],
@@ -41,6 +42,8 @@ def test_a_page_is_as_prometheus_reads_it() -> None:
     assert samples["tmpfsd_lost_pages", place] == 5 and ("tmpfsd_lost_pages_total", place) not in samples
     assert samples["tmpfsd_broken", place] == samples["tmpfsd_swap_disk_full", place] == 1
     assert samples["tmpfsd_swap_bad_slots", place] == 2 and samples["tmpfsd_lost_writes_total", place] == 6
+    assert samples["tmpfsd_zram_ratio", place] == 3 and samples["tmpfsd_zram_stored_bytes", place] == 12_000
+    assert samples["tmpfsd_zram_hits_total", place] == 7 and samples["tmpfsd_zram_writebacks_total", place] == 1
     assert samples["tmpfsd_refused_total", place, "size is used up"] == 1
 
 
@@ -159,6 +162,8 @@ def test_every_figure_of_a_status_is_exported(tmp_path: Path) -> None:
         assert f"tmpfsd_{name}" in text, name
     for name in set(state["swap"]) - {"path", "files"}:
         assert f"tmpfsd_swap_{name}" in text, name
+    for name in state["zram"]:
+        assert f"tmpfsd_zram_{name}" in text, name
     for name in state["paging"]:
         assert f"tmpfsd_{name}" in text, name
 

@@ -64,6 +64,26 @@ def test_it_fits(interval: Interval, width: int) -> None:
         assert word in text, word
 
 
+def with_zram(look: Look, hits: int, writebacks: int) -> Look:
+    zram = {"size_bytes": 50 * MB, "used_bytes": 10 * MB, "stored_bytes": 58 * MB, "ratio": 5.8, "hits": hits,
+            "writebacks": writebacks}
+    return look._replace(status={**look.status, "zram": zram})
+
+
+@pytest.mark.parametrize("width", (80, 120))
+def test_compressed_pages_have_a_line(interval: Interval, width: int) -> None:
+    assert not any(line.startswith("zram") for line in shown(interval)) and interval.as_json()["zram"] == {}
+    here = Interval(with_zram(BEFORE, 100, 9), with_zram(AFTER, 300, 9))
+    line, = (line for line in shown(here, width) if line.startswith("zram"))
+    for word in ("10M of 50M", "for 58M, 5.8 to 1", "hits/s 100", "written back/s 0"):
+        assert word in line, word
+    assert here.as_json()["zram"]["hits_per_second"] == 100
+    assert len(shown(here, height=18)) <= 18
+    # It was let go and made anew, or made only now: no rate below 0.
+    assert Interval(with_zram(BEFORE, 100, 9), with_zram(AFTER, 3, 0)).zram()["hits_per_second"] == 0
+    assert Interval(BEFORE, with_zram(AFTER, 4, 2)).zram()["hits_per_second"] == 2
+
+
 @pytest.mark.parametrize("height", (12, 18, 24, 40))
 def test_it_is_no_higher_than_the_terminal(interval: Interval, height: int) -> None:
     lines = shown(interval, height=height)

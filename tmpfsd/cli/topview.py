@@ -76,6 +76,15 @@ class Interval:
         one, two = self.before.status["paging"], self.after.status["paging"]
         return {name: (two[name] - one[name]) / self.seconds for name, _ in PAGING}
 
+    def zram(self) -> dict[str, float]:
+        """Return the compressed pages: as the status has them, and what happened to them a second; {} for none."""
+        one, two = (look.status.get("zram") or {} for look in (self.before, self.after))
+        if not two.get("size_bytes"):
+            return {}
+        # A tier that was let go and made anew meanwhile counts from 0.
+        return {**two, **{f"{name}_per_second": max(two[name] - one.get(name, 0), 0) / self.seconds
+                          for name in ("hits", "writebacks")}}
+
     def requests(self) -> Iterator[Request]:
         """Return each kind of request that there ever was."""
         before = self.before.status["requests"]
@@ -96,7 +105,7 @@ class Interval:
         pools = [{key: pool[key] for key in ("name", "pages", "resident_pages", "swapped_pages")} for pool in
                  (*status["pools"], {"name": "data", **status["data"]})]
         return {"mountpoint": status["mountpoint"], "seconds": self.seconds,
-                "paging_per_second": self.paging(), "pools": pools,
+                "paging_per_second": self.paging(), "zram": self.zram(), "pools": pools,
                 "disk_full": bool(status["swap"].get("disk_full")),
                 "percent": {name: share.percent for name, share in shares(status)},
                 "requests": {each.name: {"per_second": each.rate, "total": each.total, "latency_us": each.latency}
@@ -131,6 +140,21 @@ def paging(interval: Interval) -> Text:
         style = "dim" if not rates[name] else "bold red" if name == "stalls" else "bold"
         text.append(f"  {label} ").append(f"{rates[name]:,.0f}", style)
     return text
+
+
+def compressed(interval: Interval) -> Iterator[Text]:
+    """Show the compressed pages in one line, where there can be any."""
+    zram = interval.zram()
+    if not zram:
+        return
+    text = Text("zram", no_wrap=True, overflow="ellipsis")
+    text.append(f"  {human(int(zram['used_bytes']))} of {human(int(zram['size_bytes']))}", "bold")
+    text.append("  for ").append(human(int(zram["stored_bytes"])), "bold")
+    text.append(f", {zram['ratio']:g} to 1")
+    for name, label in (("hits", "hits/s"), ("writebacks", "written back/s")):
+        rate = zram[f"{name}_per_second"]
+        text.append(f"  {label} ").append(f"{rate:,.0f}", "bold" if rate else "dim")
+    yield text
 
 
 def pools(status: dict[str, Any], rows: int) -> Table:
@@ -178,11 +202,12 @@ def screen(interval: Interval, settings: Settings, height: int = 0) -> Renderabl
     trouble = []
     if status["swap"].get("disk_full"):
         trouble.append(Text(DISK_FULL, "bold red", no_wrap=True, overflow="ellipsis"))
+    tier = list(compressed(interval))
     npools, nrequests = len(status["pools"]) + 1, len(status["requests"])
     if height:
         # Of the lines, without heads and the blank ones.
-        left = max(height - len(list(shares(status))) - len(trouble) - 6, 2)
+        left = max(height - len(list(shares(status))) - len(trouble) - len(tier) - 6, 2)
         npools = min(npools, max(left // 2, left - nrequests, 1))
         nrequests = max(left - npools, 1)
-    return Group(head, *trouble, limits(status), paging(interval), "", pools(status, npools), "",
+    return Group(head, *trouble, limits(status), paging(interval), *tier, "", pools(status, npools), "",
                  requests(interval, settings.sort, nrequests))

@@ -44,6 +44,9 @@ STATES = {"broken": "whether an invariant broke and changes are refused",
 SWAP_GAUGES = {"size_bytes": "limit of swap", "used_bytes": "in use of swap", "bad_slots": "slots of swap given up",
                "disk_full": "whether the disk under the swap file is full"}
 PAGING_GAUGES = {"lost_pages": "pages that cannot be read back now"}       # all else that is counted there only grows
+ZRAM_GAUGES = {"size_bytes": "memory for compressed pages", "used_bytes": "what compressed pages take",
+               "stored_bytes": "what they were before", "ratio": "stored to used, 0 where there are none"}
+ZRAM_COUNTERS = {"hits": "pages read from the compressed ones", "writebacks": "compressed pages written on to swap"}
 COUNTERS = {"lost_writes": "writes of the page cache that failed",
             "lost_inodes": "removed inodes that keep their pages"}
 POOL_GAUGES = ("items", "pages", "resident_pages", "swapped_pages")
@@ -120,6 +123,10 @@ class Figures:
             yield family(GaugeMetricFamily, name, text, "", {"": state[name]})
         for name, text in SWAP_GAUGES.items():
             yield family(GaugeMetricFamily, f"swap_{name}", text, "", {"": state["swap"][name]})
+        for name, text in ZRAM_GAUGES.items():
+            yield family(GaugeMetricFamily, f"zram_{name}", text, "", {"": state["zram"][name]})
+        for name, text in ZRAM_COUNTERS.items():
+            yield family(CounterMetricFamily, f"zram_{name}", text, "", {"": state["zram"][name]})
         for name, text in COUNTERS.items():
             yield family(CounterMetricFamily, name, text, "", {"": state[name]})
         for name, count in state["paging"].items():
