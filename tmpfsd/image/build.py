@@ -1,0 +1,199 @@
+"""image/build.py: an image of a directory, made without a mount.
+
+A tree is walked in the order of names and put into a file system of this process, which pages out as ever; that is
+frozen.  With `mtime` every time is that one, and the key of the hash is 0: the same tree gives the same bytes.
+
+Limits      Names of files with several links are remembered: memory grows with those.  Sockets, FIFOs and devices are
+            made as they are.  What cannot be read is an error, and nothing is made.
+            With mtime, names that collide in mounts of the image can be made by anybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from tmpfsd.image.format import Writer
+from tmpfsd.image.freeze import freeze
+from tmpfsd.machine import memory_limit
+from tmpfsd.options import Config
+from tmpfsd.tmpfs import layout, vnops, xattr
+from tmpfsd.tmpfs.layout import ROOT_INO
+from tmpfsd.tmpfs.mount import Mount
+
+Tell = Callable[[int, int], None]       # files so far, bytes so far
+CHUNK = 1 << 20
+MOST = 8 << 40              # bytes of an image
+LEAST_RAM, MOST_RAM = 64 << 20, 2 << 30
+TELL = 256
+NANO = 10 ** 9
+
+
+class Root:
+    """The caller who may all, and has no umask."""
+
+    uid = gid = umask = 0
+
+    def in_group(self, _gid: int) -> bool:
+        """Of every group."""
+        return True
+
+    def capable(self, _capability: int) -> bool:
+        """Of everything."""
+        return True
+
+
+ROOT = Root()
+
+
+def build(directory: bytes, fd: int, mtime: int | None = None, tell: Tell = lambda _files, _bytes: None,
+          swap: str | None = None) -> int:
+    """Write an image of a directory into an open file; its bytes.  => OSError, VmError, FsError."""
+    ram = min(max(memory_limit() // 4, LEAST_RAM), MOST_RAM)
+    mp = Mount(Config(size_bytes=MOST, ram_bytes=ram, swap=swap, acl=True, noatime=True))
+    try:
+        if mtime is not None:
+            _stop_clock(mp, mtime * NANO)
+        _Builder(mp, tell, None if mtime is None else mtime * NANO).tree(directory)
+        return freeze(mp, Writer(fd), made=mtime or 0)
+    finally:
+        mp.close()
+
+
+def _stop_clock(mp: Mount, now: int) -> None:
+    """It is always now, and was when the root was made; and nothing else is by chance."""
+    mp.now = lambda: now
+    mp.dirs.key = 0
+    layout.init_node(mp.arena, mp.mem.node_w(ROOT_INO), stat.S_IFDIR | 0o755, layout.KIND_TREE, 2, 0, 0, 40,
+                     mp.generation, now, spec=layout.directory_spec(ROOT_INO))
+
+
+class _Builder:
+    """Puts a tree into a mount."""
+
+    def __init__(self, mp: Mount, tell: Tell, time_ns: int | None) -> None:
+        self.mp = mp
+        self.tell = tell
+        self.time_ns = time_ns
+        self.links: dict[tuple[int, int], int] = {}     # by device and inode, of files with several names
+        self.files = self.bytes = 0
+
+    def tree(self, top: bytes) -> None:
+        """Put all that is in a directory, and what it is itself."""
+        todo: list[tuple[bytes, int, Iterator[bytes]]] = [(top, ROOT_INO, iter(sorted(os.listdir(top))))]
+        while todo:
+            path, dino, names = todo[-1]
+            name = next(names, None)
+            if name is None:
+                self.attributes(dino, path, os.lstat(path))
+                todo.pop()
+                if dino != ROOT_INO:
+                    vnops.forget(self.mp, dino, 1)
+                continue
+            child = os.path.join(path, name)
+            state = os.lstat(child)
+            if stat.S_ISDIR(state.st_mode):
+                self.mp.breathe()
+                ino = vnops.mkdir(self.mp, dino, name, 0o700, ROOT)
+                todo.append((child, ino, iter(sorted(os.listdir(child)))))
+            else:
+                self.leaf(dino, name, child, state)
+            self.files += 1
+            if not self.files % TELL:
+                self.tell(self.files, self.bytes)
+
+    def leaf(self, dino: int, name: bytes, path: bytes, state: os.stat_result) -> None:
+        """Put all that is no directory."""
+        mp, mode = self.mp, state.st_mode
+        mp.breathe()
+        several = state.st_nlink > 1
+        known = self.links.get((state.st_dev, state.st_ino)) if several else None
+        if known is not None:
+            vnops.forget(mp, vnops.link(mp, known, dino, name), 1)
+            return
+        if stat.S_ISLNK(mode):
+            ino = vnops.symlink(mp, dino, name, os.readlink(path), ROOT)
+        elif stat.S_ISREG(mode):
+            ino = vnops.create(mp, dino, name, 0o600, ROOT)
+            if state.st_size:
+                self.content(ino, path, state)
+        else:
+            ino = vnops.mknod(mp, dino, name, stat.S_IFMT(mode) | 0o600, self.device(state), ROOT)
+        self.attributes(ino, path, state)
+        if several:
+            self.links[state.st_dev, state.st_ino] = ino
+        vnops.forget(mp, ino, 1)
+
+    def device(self, state: os.stat_result) -> int:
+        """A device number as the kernel hands it to us."""
+        if not stat.S_ISCHR(state.st_mode) and not stat.S_ISBLK(state.st_mode):
+            return 0
+        major, minor = os.major(state.st_rdev), os.minor(state.st_rdev)
+        return minor & 0xff | major << 8 | (minor & ~0xff) << 12
+
+    def content(self, ino: int, path: bytes, state: os.stat_result) -> None:
+        """Put the bytes of a file, and its holes."""
+        mp = self.mp
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            for start, end in extents(fd, state):
+                while start < end:
+                    data = os.pread(fd, min(CHUNK, end - start), start)
+                    if not data:
+                        break
+                    mp.breathe()
+                    done = vnops.write(mp, ino, start, data)
+                    if done < len(data):
+                        raise OSError(errno.ENOSPC, "no room in memory and swap", os.fsdecode(path))
+                    start, self.bytes = start + done, self.bytes + done
+            mp.breathe()
+            if vnops.getattr(mp, ino)[5] < state.st_size:
+                vnops.truncate(mp, ino, state.st_size)
+        finally:
+            os.close(fd)
+
+    def attributes(self, ino: int, path: bytes, state: os.stat_result) -> None:
+        """Give a node its owner, mode, times and attributes."""
+        mp = self.mp
+        with contextlib.suppress(NotImplementedError):
+            for name in listed(path):
+                mp.breathe()
+                vnops.setxattr(mp, ino, os.fsencode(name), os.getxattr(path, name, follow_symlinks=False), 0, ROOT)
+        mp.breathe()
+        vnops.setattr(mp, ino, ROOT, uid=state.st_uid, gid=state.st_gid)
+        times = (state.st_atime_ns, state.st_mtime_ns) if self.time_ns is None else (self.time_ns, self.time_ns)
+        mode = None if stat.S_ISLNK(state.st_mode) else stat.S_IMODE(state.st_mode)
+        mp.breathe()
+        vnops.setattr(mp, ino, ROOT, mode=mode, atime_ns=times[0], mtime_ns=times[1])
+
+
+def listed(path: bytes) -> list[str]:
+    """The names of a file's attributes that an image has, in order."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.EPERM, errno.ENODATA):
+            return []
+        raise
+    known = ("user.", "trusted.", "security.", *(os.fsdecode(name) for name in xattr.ACL_NAMES))
+    return sorted(name for name in names if name.startswith(known))
+
+
+def extents(fd: int, state: os.stat_result) -> Iterator[tuple[int, int]]:
+    """Where a file has bytes: (start, end)."""
+    if state.st_blocks * 512 >= state.st_size:
+        yield 0, state.st_size
+        return
+    end = 0
+    while end < state.st_size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, min(end, state.st_size)
