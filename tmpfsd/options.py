@@ -36,7 +36,7 @@ MAX_INODES = (1 << 31) - 1
 MAX_SPIN = 100_000
 MAX_WINDOWS = 65_536
 DEFAULT_ZRAM = -50          # per cent of ram
-MIN_ZRAM = 1 << 20
+MIN_ZRAM, MOST_ZRAM = 1 << 20, 16 << 30         # a place in uvm/area.py has 31 bits
 MIN_WINDOWS = 64            # uvm.vm.RESERVE: what an operation may touch between two breaths
 DEFAULT_RAM = 128 << 20
 AS_SIZE = -1                # swap_size_bytes: as large as size_bytes
@@ -99,7 +99,7 @@ class Config:
         if self.compress == "none":
             return 0
         nbytes = self.zram if self.zram >= 0 else -self.zram * self.ram_bytes // 100
-        nbytes = nbytes // PAGE_SIZE * PAGE_SIZE
+        nbytes = min(nbytes // PAGE_SIZE * PAGE_SIZE, MOST_ZRAM)
         return nbytes if nbytes >= MIN_ZRAM and self.ram_bytes - nbytes >= MIN_RAM else 0
 
     @property
@@ -247,6 +247,8 @@ def parse_zram(text: str, _physical: int) -> int:
         return -nbytes
     if 0 < nbytes < MIN_ZRAM:
         raise ValueError("too small: 0, or at least 1m")
+    if nbytes > MOST_ZRAM:
+        raise ValueError("too large: at most 16g")
     return nbytes
 
 

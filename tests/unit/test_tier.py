@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tmpfsd.uvm.swapset import RING_BASE, RING_WIDTH, swapoff
 from tmpfsd.uvm.tier import compress_in
 from tmpfsd.uvm.vm import Vm
 from tmpfsd.uvm.zlog import ZLog
+from tmpfsd.uvm.zresize import resize_ring
 
 PAGE = 4096
 MakeMachine = Callable[..., "Machine"]
@@ -241,7 +243,7 @@ def test_a_record_that_is_damaged_is_lost_alone(machine: MakeMachine) -> None:
     vpns = [here.add(1000) for _ in range(300)]
     ring, out = here.vm.tier.ring, [vpn for vpn in vpns if not here.vm.is_resident(vpn)]
     i = here.vm.slot_of[out[0]] - ring.base
-    ring._ring[ring._place[i] * 8 + 12:ring._place[i] * 8 + 60] = bytes(48)
+    ring._now.memory[ring._place[i] * 8 + 12:ring._place[i] * 8 + 60] = bytes(48)
     here.vm.breathe()
     with pytest.raises(SwapIOError):
         here.vm.read(out[0] << 12)
@@ -286,3 +288,101 @@ def test_swapoff_of_the_store_behind(machine: MakeMachine, tmp_path: Path) -> No
         here.vm.breathe()
     assert here.vm.swap.files == [] and here.vm.tier is not None
     here.survive()
+
+
+# --- another size of the ring ---
+
+@pytest.mark.parametrize("nslots", (0, 3000))
+@pytest.mark.parametrize("sizes", ((3 << 20, 1 << 20, 2 << 20), (1 << 20, 5 << 20), (2 << 20, 2 << 20)))
+def test_a_ring_of_another_size_under_load(machine: MakeMachine, nslots: int, sizes: tuple[int, ...]) -> None:
+    here, rng = machine(ring=sizes[0], nslots=nslots), random.Random(7)
+    for _ in range(300):
+        here.add(700)
+    ring = here.vm.tier.ring
+    for nbytes in sizes[1:]:
+        most = max(ring.nbytes, nbytes)
+        for steps, _left in enumerate(resize_ring(here.vm, nbytes)):
+            here.vm.check()                     # R5: both areas keep no more than the larger
+            assert ring.nbytes <= most
+            here.change(rng.choice(list(here.model)), rng.choice((0, 50, 700, 1000)))
+            here.look(rng.choice(list(here.model)))
+            if steps % 3 == 0:
+                with suppress(NoMemory):
+                    here.add(rng.choice((0, 700)))
+            if steps % 5 == 0:
+                here.remove(rng.choice(list(here.model)))
+        assert ring.nbytes == nbytes and not ring.moving
+        here.survive()
+
+
+def test_what_a_smaller_ring_cannot_have_goes_to_the_store(machine: MakeMachine) -> None:
+    here = machine(ring=4 << 20, nslots=4000)
+    for _ in range(2000):
+        here.add(1500)
+    tier = here.vm.tier
+    lived, before = tier.ring.live_bytes, tier.writebacks
+    left = list(resize_ring(here.vm, 1 << 20))
+    assert len(left) > 20 and tier.writebacks > before and tier.ring.live_bytes < lived - (2 << 20)
+    here.survive()
+
+
+def test_a_smaller_ring_is_refused_where_nothing_takes_what_is_too_much(machine: MakeMachine) -> None:
+    here = machine(ring=4 << 20, nslots=0)
+    for _ in range(1500):
+        here.add(1500)
+    ring = here.vm.tier.ring
+    most = ring.most_live
+    with pytest.raises(NoSwap, match="it holds .*k and must keep"):
+        list(resize_ring(here.vm, 1 << 20))
+    assert (ring.nbytes, ring.most_live, ring.moving) == (4 << 20, most, False)
+    here.survive()
+
+
+def test_a_smaller_ring_is_refused_half_way_where_the_store_is_full(machine: MakeMachine) -> None:
+    here = machine(ring=4 << 20, nslots=1000)
+    for _ in range(2000):
+        here.add(1500)
+    ring = here.vm.tier.ring
+    most = ring.most_live
+    with pytest.raises(NoSwap, match="no swap file takes"):
+        for _ in resize_ring(here.vm, 1 << 20):
+            here.vm.check()
+    assert (ring.nbytes, ring.most_live, ring.moving) == (4 << 20, most, False)
+    here.survive()
+
+
+@pytest.mark.parametrize("after", (0, 1, 3, 8, 30, 60))
+def test_closed_half_way(machine: MakeMachine, after: int) -> None:
+    """Nothing is lost, and idle work or another change of size goes on from there."""
+    here = machine(ring=3 << 20, nslots=3000)
+    for _ in range(1500):
+        here.add(1500)
+    ring, steps = here.vm.tier.ring, resize_ring(here.vm, 1 << 20)
+    for _ in itertools.islice(steps, after):
+        pass
+    steps.close()
+    here.survive()
+    if after % 2:
+        while here.vm.tier.idle():
+            here.vm.check()
+        assert not ring.moving
+    else:
+        list(resize_ring(here.vm, 2 << 20))
+        assert ring.nbytes == 2 << 20
+    here.survive()
+
+
+def test_a_ring_that_moves_and_fills_up(machine: MakeMachine) -> None:
+    """ENOSPC as in a ring of that size; what had to leave has left, and the old area empties by what is added."""
+    here = machine(ring=4 << 20, nslots=0)
+    for _ in range(150):
+        here.add(700)
+    steps = resize_ring(here.vm, 1 << 20)
+    while not here.vm.tier.ring.moving:
+        next(steps)
+    steps.close()
+    with pytest.raises(NoMemory):
+        for _ in range(100_000):
+            here.add(2500)
+    here.survive()
+    assert len(here.model) > 300

@@ -299,6 +299,82 @@ def test_compressed_pages_without_swap(make, tmp_path: Path) -> None:
     demand_content(tuning.mount, files)
 
 
+def test_zram_is_changed_within_ram(make) -> None:
+    """Larger takes frames, smaller gives them back, 0 lets it go, and it can be had where there was none."""
+    tuning = make(ram_bytes=8 * MB, swap_size_bytes=64 * MB)
+    mount, files = tuning.mount, store(tuning.mount, 900)
+    for word, zram in (("zram=4m", 4), ("zram=75%", 6), ("zram=1m", 1), ("zram=2m", 2), ("zram=0", 0), ("zram=50%", 4)):
+        steps = tuning.set({"values": [word]})
+        with suppress(StopIteration):
+            while True:
+                next(steps)
+                assert mount.status()["ram_bytes"] <= 8 * MB
+        status = mount.status()
+        assert (status["zram"]["size_bytes"], status["ram_bytes"]) == (zram * MB, 8 * MB), word
+        assert mount.config.zram_bytes == zram * MB
+        mount.check()
+    demand_content(mount, files)
+    answer = do(tuning.set({"values": ["zram=12m", "ram=16m"]}))
+    assert answer["zram"] == {"was": 4 * MB, "is": 12 * MB} and mount.status()["ram_bytes"] == 16 * MB
+    do(tuning.set({"values": ["ram=4m", "zram=25%"]}))
+    status = mount.status()
+    assert (status["zram"]["size_bytes"], status["ram_bytes"]) == (MB, 4 * MB)
+    demand_content(mount, files)
+
+
+@pytest.mark.parametrize("word, why", [
+    ("zram=8m", "zram=8m: is a part of ram=8m and must leave 1m"), ("zram=1g", "is a part of ram=8m"),
+    ("zram=100%", "less than 100%"), ("zram=5%", "zram=0m: must be 0, or from 1m to 16g"), ("zram=4k", "at least 1m"),
+    ("zram=17g", "at most 16g"), ("zram=-1", "negative"), ("zram=lots", "not"), ("zram", "needs a value"),
+    ("compress=none", "cannot be changed while it is mounted"),
+])
+@pytest.mark.parametrize("compress", ("zstd", "none"))
+def test_a_zram_that_is_refused_changes_nothing(make, compress: str, word: str, why: str) -> None:
+    tuning = make(ram_bytes=8 * MB, compress=compress, zram=-25)
+    files = store(tuning.mount, 300)
+    before, config = tuning.mount.status(), tuning.mount.config
+    with pytest.raises(ControlError, match=why):
+        do(tuning.set({"values": [word]}))
+    assert tuning.mount.status() == before and tuning.mount.config == config
+    demand_content(tuning.mount, files)
+
+
+def test_a_zram_that_holds_too_much_stays(make) -> None:
+    """Without swap; and what was changed before it is put back."""
+    tuning = make(ram_bytes=8 * MB, swap=None, compress="zstd", zram=-50)
+    mount, files = tuning.mount, {}
+    for number in range(400):
+        name = b"dense %d" % number
+        mount.breathe()
+        files[name] = vnops.create(mount, ROOT, name, 0o600, CRED)
+        mount.breathe()
+        vnops.write(mount, files[name], 0, os.urandom(2000) * 6)
+    before = mount.status()["zram"]["size_bytes"], mount.status()["ram_bytes"], mount.status()["size_bytes"]
+    for words in (["zram=1m"], ["zram=0"], ["size=32m", "zram=1m"]):
+        with pytest.raises(ControlError, match="zram=[01]m: it holds"):
+            do(tuning.set({"values": words}))
+        status = mount.status()
+        assert (status["zram"]["size_bytes"], status["ram_bytes"], status["size_bytes"]) == before
+    assert mount.config.zram == -50 and mount.config.compress == "zstd"
+
+
+@pytest.mark.parametrize("after", (1, 2, 5, 20, 80))
+@pytest.mark.parametrize("word", ("zram=1m", "zram=6m", "zram=0"))
+def test_a_change_of_zram_that_is_broken_off(make, word: str, after: int) -> None:
+    """As when tmpfsctl is killed: all is as before (U1)."""
+    tuning = make(ram_bytes=8 * MB, compress="zstd", zram=-50)
+    files = store(tuning.mount, 900)
+    steps = tuning.set({"values": [word]})
+    for _ in range(after):
+        next(steps, None)
+    done = "zram" not in tuning.busy and not tuning.busy
+    steps.close()
+    status = tuning.mount.status()
+    assert done or status["zram"]["size_bytes"] == 4 * MB
+    assert status["ram_bytes"] == 8 * MB
+    demand_content(tuning.mount, files)
+
+
 def test_swapon_encrypts_as_the_mount_does(make, tmp_path: Path) -> None:
     for crypt in (False, True):
         tuning = make(swap_crypt=crypt)

@@ -128,7 +128,7 @@ def test_damage_is_an_error_and_nothing_worse(ring: ZLog, seed: int) -> None:
     rng = random.Random(seed)
     slots = {put(ring, vpn, page_of(rng, rng.randrange(1000))): vpn for vpn in range(1, 30)}
     for _ in range(200):
-        ring._ring[rng.randrange(ring.used)] = rng.randrange(256)
+        ring._now.memory[rng.randrange(ring.used)] = rng.randrange(256)
     refused = 0
     for slot, vpn in slots.items():
         try:
@@ -142,7 +142,7 @@ def test_damage_is_an_error_and_nothing_worse(ring: ZLog, seed: int) -> None:
 
 
 def corrupt_head(ring: ZLog, slot: int) -> None:
-    HEAD.pack_into(ring._ring, 0, slot + 1, 1, 20, 0)
+    HEAD.pack_into(ring._now.memory, 0, slot + 1, 1, 20, 0)
 
 
 def corrupt_live(ring: ZLog, _slot: int) -> None:
@@ -150,7 +150,7 @@ def corrupt_live(ring: ZLog, _slot: int) -> None:
 
 
 def corrupt_used(ring: ZLog, _slot: int) -> None:
-    ring.used += 8
+    ring._now.used += 8
 
 
 def corrupt_count(ring: ZLog, _slot: int) -> None:

@@ -17,6 +17,7 @@ example:
   nr_inodes=N     limit of inodes, 0 for none of its own
   ram=SIZE        resident budget; smaller gives memory back to the system at once
   spin=auto|US    how long to poll for the next request
+  zram=SIZE       memory for compressed pages, a part of ram; 0 for none, N% of ram
   swap_size=SIZE  limit of the swap file that was given at the mount
 
 Values are written as mount options are.  Below what is used is allowed, and means full: nothing is lost,
@@ -30,13 +31,13 @@ exit status:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of set."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
-    command.add_argument("values", nargs="+", metavar="KEY=VALUE", help="size, nr_inodes, ram, spin, swap_size")
+    command.add_argument("values", nargs="+", metavar="KEY=VALUE", help="size, nr_inodes, ram, zram, spin, swap_size")
     command.add_argument("--json", action="store_true", help="print what was and what is, as JSON")
 
 
 def text(name: str, value: int | str) -> str:
     """Write a value as a user would."""
-    return human(value) if isinstance(value, int) and name in ("size", "ram", "swap_size") else str(value)
+    return human(value) if isinstance(value, int) and name in ("size", "ram", "zram", "swap_size") else str(value)
 
 
 def run(args: argparse.Namespace) -> None:

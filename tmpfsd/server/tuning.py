@@ -29,6 +29,7 @@ from tmpfsd.server.errors import ControlError
 from tmpfsd.server.nativeloop import Loop
 from tmpfsd.tmpfs.mem import MAX_NODES
 from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.codec import Zstd
 from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.queues import ACTIVE
@@ -36,14 +37,16 @@ from tmpfsd.uvm.resize import resize
 from tmpfsd.uvm.seal import make_seal
 from tmpfsd.uvm.store import FileStore, Store, open_store, own
 from tmpfsd.uvm.swap import MOST_PRIORITY, UNSAID, Swap
-from tmpfsd.uvm.swapset import free_base, swapoff, swapon
+from tmpfsd.uvm.swapset import RING_BASE, RING_WIDTH, free_base, swapoff, swapon
+from tmpfsd.uvm.tier import compress_in
 from tmpfsd.uvm.zlog import ZRAM, ZLog
+from tmpfsd.uvm.zresize import resize_ring
 
 log = logging.getLogger(__name__)
 
 CLOSING = 0.0002            # seconds of a look whether a file is closed
 
-SETTABLE = ("size", "nr_inodes", "ram", "spin", "swap_size")
+SETTABLE = ("size", "nr_inodes", "ram", "spin", "swap_size", "zram")
 REFUSALS = (NoMemory, NoSwap, SwapIOError)      # a broken invariant is for the gate (commands.py)
 Steps = Generator[Progress, None, Any]
 
@@ -75,6 +78,7 @@ class Tuning:
     def __init__(self, mount: Mount, dispatcher: Loop | None) -> None:
         self.mount = mount
         self.dispatcher = dispatcher
+        self.ram_bytes = mount.config.ram_bytes         # what frames and compressed pages share; less while it changes
         swap = mount.vm.swap
         # The file that swap_size is about.
         self.own_swap = swap.files[0] if swap is not None and swap.files else None
@@ -104,7 +108,9 @@ class Tuning:
         values = parse(request.get("values"))
         with self.alone("set"), contextlib.ExitStack() as undo:
             answer = {}
-            for name in sorted(values, key="ram".__eq__):       # ram last: it takes long, and may need the others
+            if values.get("zram", 0) < 0:
+                values["zram"] = -values["zram"] * values.get("ram", self.ram_bytes) // 100 & -options.PAGE_SIZE
+            for name in sorted(values, key=self._last(values).index):
                 change: Callable[[Any], Iterator[Progress]] = getattr(self, f"_set_{name}")
                 was = getattr(self, f"_{name}")()
                 undo.callback(put_back, change, was)
@@ -112,9 +118,17 @@ class Tuning:
                 answer[name] = {"was": was, "is": values[name]}
             undo.pop_all()
         fields = {options.VALUED[name].field: value for name, value in values.items()}
+        if values.get("zram"):
+            fields["compress"] = "zstd"
         self.mount.config = dataclasses.replace(self.mount.config, **fields)
         log.info("set %s", " ".join(f"{name}={each['is']} (was {each['was']})" for name, each in answer.items()))
         return answer
+
+    def _last(self, values: Mapping[str, Any]) -> list[str]:
+        """In which order names are set: ram last, as it takes long and may need the others, but before a zram that
+        needs more of it."""
+        larger = values.get("ram", 0) > self.ram_bytes
+        return ["size", "nr_inodes", "spin", "swap_size", *(("ram", "zram") if larger else ("zram", "ram"))]
 
     def _size(self) -> int:
         return ptoa(self.mount.vm.limit)
@@ -172,18 +186,59 @@ class Tuning:
         return tier.ring.nbytes if tier is not None else 0
 
     def _set_ram(self, nbytes: int) -> Iterator[Progress]:
-        vm = self.mount.vm
-        was, wanted = vm.phys.nframes, atop(nbytes - self._zram())
+        wanted = atop(nbytes - self._zram())
         if wanted < atop(options.MIN_RAM):
             raise ControlError(f"ram={nbytes >> 20}m: zram={self._zram() >> 20}m is a part of it, and must leave 1m")
         try:
-            with contextlib.closing(resize(vm, wanted)) as steps:
-                for nframes in steps:
-                    yield Progress(abs(was - nframes), abs(was - wanted))
+            yield from self._frames(wanted)
         except REFUSALS as error:
             raise ControlError(f"ram={nbytes >> 20}m: {error}") from None
+        self.ram_bytes = nbytes
         for warning in options.beyond(nbytes, memory_limit()):
             log.warning("%s", warning)
+
+    def _set_zram(self, nbytes: int) -> Iterator[Progress]:
+        """A larger ring is made when frames have gone for it, a smaller one before others come."""
+        word, ram = f"zram={nbytes >> 20}m", self.ram_bytes
+        if nbytes and not options.MIN_ZRAM <= nbytes <= options.MOST_ZRAM:
+            raise ControlError(f"{word}: must be 0, or from 1m to {options.MOST_ZRAM >> 30}g")
+        if ram - nbytes < options.MIN_RAM:
+            raise ControlError(f"{word}: is a part of ram={ram >> 20}m and must leave 1m of it")
+        frames = atop(ram - nbytes)
+        try:
+            if frames < self.mount.vm.phys.nframes:
+                yield from self._frames(frames)
+            yield from self._set_ring(nbytes)
+            if frames > self.mount.vm.phys.nframes:
+                yield from self._frames(frames)
+        except REFUSALS as error:
+            raise ControlError(f"{word}: {error}") from None
+
+    def _set_ring(self, nbytes: int) -> Iterator[Progress]:
+        vm, was = self.mount.vm, self._zram()
+        if vm.tier is None:
+            if nbytes:
+                compress_in(vm, ZLog(nbytes, RING_BASE, RING_WIDTH, Zstd()))
+        elif not nbytes:
+            ring = vm.tier.ring
+            yield from self._drain(ring)
+            yield from closed(ring, Progress(was, was))
+        elif nbytes != was or vm.tier.ring.moving:
+            with contextlib.closing(resize_ring(vm, nbytes)) as steps:
+                for left in steps:
+                    yield Progress(max(was - left, 0), was)
+
+    def _drain(self, file: Swap | ZLog) -> Iterator[Progress]:
+        held = file.nheld
+        with contextlib.closing(swapoff(self.mount.vm, file)) as steps:
+            for left in steps:
+                yield Progress(max(held - left, 0), held)
+
+    def _frames(self, wanted: int) -> Iterator[Progress]:
+        was = self.mount.vm.phys.nframes
+        with contextlib.closing(resize(self.mount.vm, wanted)) as steps:
+            for nframes in steps:
+                yield Progress(abs(was - nframes), abs(was - wanted))
 
     # swap
 
@@ -240,9 +295,7 @@ class Tuning:
         with self.alone(f"swapoff {path}"):
             held, zram = found[-1].nheld, self._zram()
             try:
-                with contextlib.closing(swapoff(self.mount.vm, found[-1])) as steps:
-                    for left in steps:
-                        yield Progress(max(held - left, 0), held)
+                yield from self._drain(found[-1])
             except REFUSALS as error:
                 raise ControlError(f"{path}: {error}") from None
             yield from closed(found[-1], Progress(held, held))

@@ -31,10 +31,11 @@ import mmap
 from typing import TYPE_CHECKING, Any, Final
 
 from tmpfsd.uvm import failpoint
+from tmpfsd.uvm.area import footprint
 from tmpfsd.uvm.errors import NoSwap
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.swapset import SwapSet
-from tmpfsd.uvm.zlog import Oldest, ZLog, footprint
+from tmpfsd.uvm.zlog import Oldest, ZLog
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
@@ -45,6 +46,7 @@ FAR: Final = 64             # slots from a bad one to the next that is tried, an
 DEAD_LOOKS: Final = 32      # dead records passed over in a step
 STEPS: Final = 32           # steps that one take() may go towards room
 MOST_STEPS: Final = 1 << 30     # and where a page must leave: carrying ends where what is dead is found
+MOVE_STEPS: Final = 64      # records carried, or 32 passed over, in a step of a ring that moves
 IDLE_STEPS: Final = 8       # and one slice of idle work
 AHEAD_SHIFT: Final = 2      # a quarter of the ring is free where there is time
 WHOLE: Final = footprint(PAGE_SIZE)
@@ -175,14 +177,14 @@ class Tier:
         ring = self.ring
         while ring.live_bytes + need > limit or not ring.room(need + WHOLE):
             steps -= 1
-            if steps < 0 or not self._step(ring.live_bytes + need <= limit):
+            if steps < 0 or not self.step(ring.live_bytes + need <= limit):
                 return False
         return True
 
-    def _step(self, carry: bool) -> bool:
+    def step(self, carry: bool) -> bool:
         """Do away with what is oldest in the ring, by some records; whether anything was done.  O(CLUSTER)."""
         ring, vm = self.ring, self.vm
-        if ring.skip_dead(DEAD_LOOKS):
+        if ring.moving and (ring.shed() or ring.arrive()) or ring.skip_dead(DEAD_LOOKS):
             return True
         oldest = ring.oldest()
         if oldest is None:
@@ -195,6 +197,16 @@ class Tier:
         elif vm.swap is not None and not vm.swap.space:
             return False
         return carry
+
+    def move(self) -> None:
+        """Go some steps from the old area of a ring that moves to the new one.  O(MOVE_STEPS)."""
+        ring = self.ring
+        for _ in range(MOVE_STEPS):
+            if ring.shed() or ring.arrive():
+                return
+            if not ring.skip_dead(DEAD_LOOKS):
+                ring.carry()
+                self.carried += 1
 
     def _drop(self, oldest: Oldest) -> bool:
         """The record of a page that is resident goes, if another page without a slot is allowed well within V6."""
@@ -269,6 +281,9 @@ class Tier:
         """Write back what is oldest ahead of need, while the ring is more than three quarters full; whether there is
         more to do.  O(IDLE_STEPS)."""
         ring = self.ring
+        if ring.moving:
+            self.move()
+            return True
         for _ in range(IDLE_STEPS):
             if ring.used <= ring.nbytes - (ring.nbytes >> AHEAD_SHIFT) or ring.draining:
                 return False

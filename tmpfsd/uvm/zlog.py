@@ -9,11 +9,14 @@ The records of pages are numbered as the slots of a store are, so that the page 
 know which of the two a page is in.  A page of one repeated byte takes a slot and no room in the ring.  A page that
 does not shrink is not taken, except whole, where it must leave and there is no other place for it (tier.py).
 
-Picture     ring     ... free | tail: record record (dead) record ... record | head: free ...
-            record   slot, page, bytes: 4 + 4 + 2 bytes, 2 of padding; the compressed page; padding to 8 bytes
+A ring is made larger or smaller by a second one (zresize.py): what is written goes there, and what is oldest is
+carried there from the first, until that is empty and is given back.  Reads find either, by the place.
+
+Picture     ring     ... free | tail: record record (dead) record ... record | head: free ...     (area.py)
+            moving   the old: | tail: record ... record |     the new: record record | head: free
             slot     FREE --put--> HELD, its record lives --free--> FREE, its record is dead
 
-            place[slot] is where its record stands, in units of 8 bytes; packed[slot] how many bytes it has: 0 for
+            place[slot] is where its record stands, and in which of two areas; packed[slot] how many bytes it has: 0 for
             a page of one repeated byte, which stands in place[slot] then.
 
 Invariants
@@ -21,39 +24,37 @@ Invariants
     R2  live_bytes is what the records of held slots take, heads and padding included; at most `most_live`.
     R3  used is what lies between tail and head, and they are read from end to end: records and fillers, no gap.
     R4  nheld and nuniform count the held slots.
+    R5  While it moves, what lives in the old area and what is in the new one fit into the new one together, and what
+        both keep of memory into the larger of them.
 
 Breathing   Nothing here breathes.
 
-Limits      A ring has at most 32 GiB.  Nothing finds out a bit that flips in memory, as in frames.
+Limits      A ring has at most 16 GiB.  Nothing finds out a bit that flips in memory, as in frames.
 """
 
 from __future__ import annotations
 
-import mmap
 from array import array
-from struct import Struct
 from typing import Any, NamedTuple, Sequence
 
 from tmpfsd.uvm import failpoint
+from tmpfsd.uvm.area import HALF_SHIFT, HEAD, UNIT_SHIFT, Area, footprint
 from tmpfsd.uvm.codec import Codec
 from tmpfsd.uvm.errors import SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SIZE, ptoa
 from tmpfsd.uvm.vmem import HELD, Vmem
 
-HEAD = Struct("=IIHH")              # slot (0: a filler), page, bytes of the record's body, 0
-UNIT_SHIFT = 3
-UNIT = 1 << UNIT_SHIFT
 MOST_PACKED = PAGE_SIZE * 3 // 4    # a page that takes more is not worth its place here
 UNIFORM = 0                         # packed: a page of one repeated byte
-MOST_BYTES = 1 << 32 + UNIT_SHIFT
 ZRAM = "zram"                       # what swapoff calls it
 MORE = 1024                         # slots by which the arrays grow
+MARGIN = 4 * PAGE_SIZE  # memory of an old area goes in whole pages, and after what was in it was copied
 CLEAN_SHIFT = 3                     # an eighth of the ring is never alive: cleaning copies at most 7 bytes for one
 
 
-def footprint(nbytes: int) -> int:
-    """What a body of nbytes takes in the ring.  O(1)."""
-    return (HEAD.size + nbytes + UNIT - 1) & -UNIT
+def most_live_of(nbytes: int) -> int:
+    """How much may live in a ring of nbytes, so that cleaning always gets on.  O(1)."""
+    return nbytes - (nbytes >> CLEAN_SHIFT) - 2 * footprint(PAGE_SIZE)
 
 
 class Oldest(NamedTuple):
@@ -67,22 +68,20 @@ class Oldest(NamedTuple):
 class ZLog:
     """A ring of `nbytes` for compressed pages; slots are numbered from `base`, `width` of them at most."""
 
-    __slots__ = ("base", "width", "codec", "nheld", "nuniform", "live_bytes", "used", "hits", "refused", "draining",
-                 "_ring", "_mem", "_nbytes", "_head", "_tail", "_place", "_packed", "_slots")
+    __slots__ = ("base", "width", "codec", "nheld", "nuniform", "live_bytes", "most_live", "hits", "refused",
+                 "draining", "_now", "_old", "_old_live", "_place", "_packed", "_slots")
 
     def __init__(self, nbytes: int, base: int, width: int, codec: Codec) -> None:
         self.base = base
         self.width = width
         self.codec = codec
-        self.nheld = self.nuniform = self.live_bytes = self.used = 0
+        self.nheld = self.nuniform = self.live_bytes = 0
         self.hits = self.refused = 0
         self.draining = False               # takes nothing: it is being let go, or belongs to a frozen copy
-        self._nbytes = nbytes & -PAGE_SIZE
-        assert 0 < self._nbytes <= MOST_BYTES
-        self._ring = mmap.mmap(-1, self._nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._ring.madvise(mmap.MADV_DONTDUMP)
-        self._mem = memoryview(self._ring)
-        self._head = self._tail = 0
+        self._now = Area(nbytes & -PAGE_SIZE, 0)
+        self._old: Area | None = None       # what it moves from
+        self._old_live = 0
+        self.most_live = most_live_of(self._now.nbytes)     # lower when it is to be made smaller (zresize.py)
         self._place = array("I")
         self._packed = array("H")
         self._slots = Vmem(base, width)
@@ -94,13 +93,19 @@ class ZLog:
 
     @property
     def nbytes(self) -> int:
-        """The size of the ring.  O(1)."""
-        return self._nbytes
+        """The size of the ring; while it moves, the larger.  O(1)."""
+        old = self._old
+        return self._now.nbytes if old is None else max(self._now.nbytes, old.nbytes)
 
     @property
-    def most_live(self) -> int:
-        """How many bytes of live records there may be, so that cleaning always gets on.  O(1)."""
-        return self._nbytes - (self._nbytes >> CLEAN_SHIFT) - 2 * footprint(PAGE_SIZE)
+    def used(self) -> int:
+        """What lies between tail and head.  O(1)."""
+        return self._now.used + (self._old.used if self._old is not None else 0)
+
+    @property
+    def moving(self) -> bool:
+        """Whether it has an old area still.  O(1)."""
+        return self._old is not None
 
     def owns(self, slot: int) -> bool:
         """Whether a slot is of this ring.  O(1)."""
@@ -123,9 +128,11 @@ class ZLog:
 
     def room(self, nbytes: int) -> bool:
         """Whether a body of nbytes can be put now, without cleaning.  O(1)."""
-        need = footprint(nbytes)
-        to_end = self._nbytes - self._head
-        return self.used + need + (to_end if need > to_end else 0) <= self._nbytes
+        need, now, old = footprint(nbytes), self._now, self._old
+        if old is None:
+            return now.room(need)
+        # Nothing goes round in the new one yet; what lives in the old one will come (R5).
+        return now.used + self._old_live + need <= now.nbytes and now.used + old.kept + need + MARGIN <= self.nbytes
 
     def may_live(self, nbytes: int) -> bool:
         """Whether a body of nbytes more may be alive at all (R2).  O(1)."""
@@ -153,26 +160,15 @@ class ZLog:
             self._write(slot, vpn, body)
 
     def _write(self, slot: int, vpn: int, body: bytes | memoryview) -> None:
-        """Put a record at the head, behind a filler where it would cross the end."""
-        need = footprint(len(body))
-        if need > self._nbytes - self._head:
-            self._fill()
-        at = self._head
-        assert self.used + need <= self._nbytes, "no room in the ring"
-        HEAD.pack_into(self._ring, at, slot, vpn, len(body), 0)
-        self._ring[at + HEAD.size:at + HEAD.size + len(body)] = body
-        self._place[slot - self.base], self._packed[slot - self.base] = at >> UNIT_SHIFT, len(body)
-        self._head = (at + need) % self._nbytes
-        self.used += need
-        self.live_bytes += need
+        self._place[slot - self.base] = self._now.write(slot, vpn, body)
+        self._packed[slot - self.base] = len(body)
+        self.live_bytes += footprint(len(body))
 
-    def _fill(self) -> None:
-        """Nothing stands between the head and the end of the ring; a filler's length is not kept: it ends there."""
-        left = self._nbytes - self._head
-        if left >= HEAD.size:
-            HEAD.pack_into(self._ring, self._head, 0, 0, 0, 0)
-        self.used += left
-        self._head = 0
+    def _where(self, place: int) -> tuple[Area, int]:
+        """The area of a place, and the offset there."""
+        old = self._old
+        area = old if old is not None and place >> HALF_SHIFT == old.half else self._now
+        return area, (place & (1 << HALF_SHIFT) - 1) << UNIT_SHIFT
 
     def read_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
         """Decompress the slots from slot on into pages: how many, counted from the first; as Swap has it.
@@ -195,11 +191,11 @@ class ZLog:
         if packed == UNIFORM:
             page[:] = bytes((place,)) * PAGE_SIZE
             return True
-        at = place << UNIT_SHIFT
-        named, owner, nbytes, _ = HEAD.unpack_from(self._ring, at)
+        area, at = self._where(place)
+        named, owner, nbytes, _ = HEAD.unpack_from(area.memory, at)
         if (named, owner, nbytes) != (slot, vpn, packed):
             return False
-        body = self._mem[at + HEAD.size:at + HEAD.size + packed]
+        body = area.body(at, packed)
         if packed == PAGE_SIZE:
             page[:] = body
             return True
@@ -212,7 +208,10 @@ class ZLog:
             if self._packed[i] == UNIFORM:
                 self.nuniform -= 1
             else:
-                self.live_bytes -= footprint(self._packed[i])
+                nbytes = footprint(self._packed[i])
+                self.live_bytes -= nbytes
+                if self._old is not None and self._where(self._place[i])[0] is self._old:
+                    self._old_live -= nbytes
                 self._packed[i] = UNIFORM
         self.nheld -= n
         top = self._slots.top - self.base
@@ -228,59 +227,41 @@ class ZLog:
 
     # --- the tail ---
 
+    def _last(self) -> Area:
+        """Where the tail is."""
+        return self._now if self._old is None else self._old
+
     def skip_dead(self, most: int) -> int:
         """Pass over dead records and fillers at the tail, at most so many: how many.  O(most)."""
-        n = 0
-        while n < most and self.used and self._advance():
+        n, area = 0, self._last()
+        while n < most and area.used:
+            record = area.at(area.tail)
+            if self._is_live(record.slot, area.place(area.tail), record.nbytes):
+                break
+            area.drop_tail(record.size)
             n += 1
         return n
 
-    def _advance(self) -> bool:
-        """Pass over what stands at the tail, unless it is a live record; whether it was passed over."""
-        at = self._tail
-        left = self._nbytes - at
-        slot = nbytes = 0
-        if left >= HEAD.size:
-            slot, _vpn, nbytes, _ = HEAD.unpack_from(self._ring, at)
-        if not slot:
-            self._tail = 0
-            self.used -= left
-            return True
-        if self._is_live(slot, at, nbytes):
-            return False
-        self._drop_tail(footprint(nbytes))
-        return True
-
-    def _is_live(self, slot: int, at: int, nbytes: int) -> bool:
+    def _is_live(self, slot: int, place: int, nbytes: int) -> bool:
         i = slot - self.base
-        return i < len(self._place) and self._packed[i] == nbytes != UNIFORM and self._place[i] == at >> UNIT_SHIFT
-
-    def _drop_tail(self, nbytes: int) -> None:
-        self._tail = (self._tail + nbytes) % self._nbytes
-        self.used -= nbytes
+        return slot > 0 and i < len(self._place) and self._packed[i] == nbytes != UNIFORM and self._place[i] == place
 
     def oldest(self) -> Oldest | None:
         """The live record at the tail; None where what stands there is dead, or nothing does.  O(1)."""
-        at = self._tail
-        if not self.used or self._nbytes - at < HEAD.size:
-            return None
-        slot, vpn, nbytes, _ = HEAD.unpack_from(self._ring, at)
-        return Oldest(slot, vpn, nbytes) if slot and self._is_live(slot, at, nbytes) else None
+        found = self.peek(1, 1)
+        return found[0] if found else None
 
     def peek(self, most: int, looks: int) -> list[Oldest]:
         """Up to `most` of the oldest live records, dead ones between them passed over.  O(looks).  Changes nothing."""
         found: list[Oldest] = []
-        at, left = self._tail, self.used
+        area = self._last()
+        at, left = area.tail, area.used
         while left > 0 and looks > 0 and len(found) < most:
             looks -= 1
-            to_end = self._nbytes - at
-            slot = vpn = nbytes = 0
-            if to_end >= HEAD.size:
-                slot, vpn, nbytes, _ = HEAD.unpack_from(self._ring, at)
-            if slot and self._is_live(slot, at, nbytes):
-                found.append(Oldest(slot, vpn, nbytes))
-            size = footprint(nbytes) if slot else to_end
-            at, left = (at + size) % self._nbytes, left - size
+            record = area.at(at)
+            if self._is_live(record.slot, area.place(at), record.nbytes):
+                found.append(Oldest(record.slot, record.vpn, record.nbytes))
+            at, left = (at + record.size) % area.nbytes, left - record.size
         return found
 
     def unpack(self, record: Oldest, page: memoryview) -> bool:
@@ -297,30 +278,55 @@ class ZLog:
 
         Needs no room beyond what the ring keeps: the place at the tail is free before the head is written.
         """
-        slot, vpn, nbytes, _ = HEAD.unpack_from(self._ring, self._tail)
-        body = self._ring[self._tail + HEAD.size:self._tail + HEAD.size + nbytes]
-        self._drop_tail(footprint(nbytes))
-        self.live_bytes -= footprint(nbytes)
-        self._write(slot, vpn, body)
+        area = self._last()
+        record, at = area.at(area.tail), area.tail
+        body = bytes(area.body(at, record.nbytes))
+        area.drop_tail(record.size)
+        self.live_bytes -= record.size
+        if area is self._old:
+            self._old_live -= record.size
+        self._write(record.slot, record.vpn, body)
+
+    # --- another size ---
+
+    def move_to(self, nbytes: int) -> None:
+        """Write to an area of nbytes from now on; arrive() says when the old one is empty.  O(1).
+
+        => It does not move() already, and what lives fits: most_live was lowered before.
+        """
+        nbytes &= -PAGE_SIZE
+        assert self._old is None and self.live_bytes <= most_live_of(nbytes)
+        self._old, self._old_live = self._now, self.live_bytes
+        self._now = Area(nbytes, 1 - self._now.half)
+        self.most_live = most_live_of(nbytes)
+
+    def shed(self) -> bool:
+        """Give back memory of the old area that is free; whether there may be more.  O(SHED)."""
+        return self._old is not None and self._old.shed()
+
+    def arrive(self) -> bool:
+        """Close the old area if nothing is in it any more; whether it does not move now.  O(1) here."""
+        if self._old is not None and not self._old.used:
+            self._old.close()
+            self._old = None
+        return self._old is None
 
     # --- the rest ---
 
     def stats(self) -> dict[str, Any]:
         """The status' zram, without what tier.py adds.  O(1)."""
         stored = ptoa(self.nheld)
-        return {"size_bytes": self._nbytes, "used_bytes": self.live_bytes, "stored_bytes": stored,
+        return {"size_bytes": self.nbytes, "used_bytes": self.live_bytes, "stored_bytes": stored,
                 "ratio": round(stored / self.live_bytes, 2) if self.live_bytes else 0.0, "hits": self.hits}
 
     def close(self) -> None:
-        """Give the memory back, now or when the last that looks at it is gone.  O(1) here."""
-        try:
-            self._mem.release()
-            self._ring.close()
-        except BufferError:
-            pass
+        """Give the memory back.  O(1) here."""
+        self._now.close()
+        if self._old is not None:
+            self._old.close()
 
     def check(self, held: set[int]) -> None:
-        """Raise Inconsistent where R1-R4 do not hold; held is the set of slots that pages name.  O(slots + records)."""
+        """Raise Inconsistent where R1-R5 do not hold; held is the set of slots that pages name.  O(slots + records)."""
         self._slots.check()
         demand(self._slots.count(HELD) == self.nheld == len(held), "R4", f"{self.nheld} held, pages name {len(held)}")
         live = uniform = 0
@@ -332,23 +338,30 @@ class ZLog:
                 demand(self._place[i] < 256, "R1", f"slot {slot} repeats {self._place[i]}")
                 continue
             live += footprint(self._packed[i])
-            head = HEAD.unpack_from(self._ring, self._place[i] << UNIT_SHIFT)
+            area, at = self._where(self._place[i])
+            head = HEAD.unpack_from(area.memory, at)
             demand((head[0], head[2]) == (slot, self._packed[i]), "R1", f"slot {slot} names the record of {head[0]}")
         demand(live == self.live_bytes <= self.most_live, "R2", f"{live} live bytes, counted {self.live_bytes}")
         demand(uniform == self.nuniform, "R4", f"{uniform} uniform pages, counted {self.nuniform}")
-        self._check_ring(live)
-
-    def _check_ring(self, live: int) -> None:
-        """Read the ring from tail to head."""
-        at, left, found = self._tail, self.used, 0
-        while left > 0:
-            to_end = self._nbytes - at
-            slot, _vpn, nbytes, _ = HEAD.unpack_from(self._ring, at) if to_end >= HEAD.size else (0, 0, 0, 0)
-            size = footprint(nbytes) if slot else to_end
-            found += size if slot and self._is_live(slot, at, nbytes) else 0
-            at, left = (at + size) % self._nbytes, left - size
-        demand(left == 0 and at == self._head, "R3", f"the ring ends at {at}, {left} left, head {self._head}")
+        now, old = self._now, self._old
+        found = self._check_area(now)
+        if old is not None:
+            in_old = self._check_area(old)
+            demand(in_old == self._old_live, "R5", f"{in_old} live bytes in the old area, counted {self._old_live}")
+            demand(now.used + in_old <= now.nbytes and now.used + old.kept <= self.nbytes, "R5",
+                   f"{in_old} of {old.kept} to come to {now.used} of {now.nbytes}")
+            found += in_old
         demand(found == live, "R3", f"{found} live bytes between tail and head, {live} are")
+
+    def _check_area(self, area: Area) -> int:
+        """Read an area from tail to head; how many bytes in it live."""
+        at, left, found = area.tail, area.used, 0
+        while left > 0:
+            record = area.at(at)
+            found += record.size if self._is_live(record.slot, area.place(at), record.nbytes) else 0
+            at, left = (at + record.size) % area.nbytes, left - record.size
+        demand(left == 0 and at == area.head, "R3", f"the ring ends at {at}, {left} left, head {area.head}")
+        return found
 
     def verify(self, slot: int, vpn: int) -> bool:
         """Whether a held slot answers with its page (R1).  O(1)."""

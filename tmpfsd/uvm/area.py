@@ -1,0 +1,130 @@
+"""uvm/area.py: memory in which records go round: what is written at the head, what is oldest stands at the tail.
+
+The ring of compressed pages (zlog.py) has one, and two while it is made larger or smaller.  Which records are alive is
+for the ring to know.
+
+Picture     area        ... free | tail: record record filler | record ... | head: free ...
+            record      slot, page, bytes: 4 + 4 + 2 bytes, 2 of padding; the body; padding to 8 bytes
+            filler      slot 0; it ends where the area ends
+
+            kept is how much of the memory is the system's to count as ours: all of it, until shed() gives back what
+            lies between head and tail of an area that nothing is written to any more.
+
+Breathing   Nothing here breathes.
+"""
+
+from __future__ import annotations
+
+import mmap
+from struct import Struct
+from typing import NamedTuple
+
+from tmpfsd.uvm.param import PAGE_SIZE
+
+HEAD = Struct("=IIHH")              # slot (0: a filler), page, bytes of the record's body, 0
+UNIT_SHIFT = 3
+UNIT = 1 << UNIT_SHIFT
+HALF_SHIFT = 31                     # a place has 32 bits: in which of two areas, and where, in units
+MOST_BYTES = 1 << HALF_SHIFT + UNIT_SHIFT
+SHED = 1 << 20                      # bytes given back in a step: 0.1 ms
+
+
+def footprint(nbytes: int) -> int:
+    """What a body of nbytes takes in an area.  O(1)."""
+    return (HEAD.size + nbytes + UNIT - 1) & -UNIT
+
+
+class Record(NamedTuple):
+    """What stands at an offset: slot 0 is a filler.  size is what it takes."""
+
+    slot: int
+    vpn: int
+    nbytes: int
+    size: int
+
+
+class Area:
+    """nbytes of memory; places in it are those of one half of all."""
+
+    __slots__ = ("half", "nbytes", "head", "tail", "used", "kept", "memory", "_view")
+
+    def __init__(self, nbytes: int, half: int) -> None:
+        assert 0 < nbytes <= MOST_BYTES and not nbytes % PAGE_SIZE
+        self.half = half
+        self.nbytes = self.kept = nbytes
+        self.head = self.tail = self.used = 0
+        self.memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.memory.madvise(mmap.MADV_DONTDUMP)
+        self._view = memoryview(self.memory)
+
+    def place(self, at: int) -> int:
+        """What names an offset.  O(1)."""
+        return self.half << HALF_SHIFT | at >> UNIT_SHIFT
+
+    def room(self, need: int) -> bool:
+        """Whether a record of need bytes can be written at the head.  O(1)."""
+        to_end = self.nbytes - self.head
+        return self.used + need + (to_end if need > to_end else 0) <= self.nbytes
+
+    def write(self, slot: int, vpn: int, body: bytes | memoryview) -> int:
+        """Put a record at the head, behind a filler where it would cross the end: its place.  => There must be room().
+        O(len(body))."""
+        need = footprint(len(body))
+        if need > self.nbytes - self.head:
+            self._fill()
+        at = self.head
+        assert self.used + need <= self.nbytes, "no room in the ring"
+        HEAD.pack_into(self.memory, at, slot, vpn, len(body), 0)
+        self.memory[at + HEAD.size:at + HEAD.size + len(body)] = body
+        self.head = (at + need) % self.nbytes
+        self.used += need
+        return self.place(at)
+
+    def _fill(self) -> None:
+        """Nothing stands between the head and the end of the area."""
+        left = self.nbytes - self.head
+        if left >= HEAD.size:
+            HEAD.pack_into(self.memory, self.head, 0, 0, 0, 0)
+        self.used += left
+        self.head = 0
+
+    def at(self, offset: int) -> Record:
+        """What stands there.  O(1)."""
+        to_end = self.nbytes - offset
+        if to_end >= HEAD.size:
+            slot, vpn, nbytes, _ = HEAD.unpack_from(self.memory, offset)
+            if slot:
+                return Record(slot, vpn, nbytes, footprint(nbytes))
+        return Record(0, 0, 0, to_end)
+
+    def body(self, offset: int, nbytes: int) -> memoryview:
+        """The body of a record; of no use once something is written.  O(1)."""
+        return self._view[offset + HEAD.size:offset + HEAD.size + nbytes]
+
+    def drop_tail(self, nbytes: int) -> None:
+        """What stands at the tail is wanted no more.  O(1)."""
+        self.tail = (self.tail + nbytes) % self.nbytes
+        self.used -= nbytes
+
+    def shed(self) -> bool:
+        """Give memory back that is free, when nothing is written here any more; whether there is more.  O(SHED).
+
+        What was given back ends at `kept` bytes before the tail comes round to the head again; it begins at the head.
+        """
+        first = -(-self.head // PAGE_SIZE) * PAGE_SIZE
+        free = self.nbytes - self.used - (first - self.head)
+        start = (first + self.nbytes - self.kept) % self.nbytes
+        n = min(free - (self.nbytes - self.kept), SHED, self.nbytes - start) & -PAGE_SIZE
+        if n <= 0:
+            return False
+        self.memory.madvise(mmap.MADV_DONTNEED, start, n)
+        self.kept -= n
+        return True
+
+    def close(self) -> None:
+        """Give the memory back, now or when the last that looks at it is gone.  O(1) here."""
+        try:
+            self._view.release()
+            self.memory.close()
+        except BufferError:
+            pass
