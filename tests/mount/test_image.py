@@ -143,3 +143,20 @@ def test_what_is_no_image_is_refused_in_one_line(tmpfsd: Make, tmp_path: Path) -
         done = subprocess.run([sys.executable, "-m", "tmpfsd", str(tmp_path / "mnt"), "-o", f"image={tmp_path}/{name}"],
                               capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_clone_is_a_mount_of_its_own(tmpfsd: Make, tmp_path: Path) -> None:
+    fs = tmpfsd("ram=8m,size=1g")
+    fill(fs.mnt, 150)
+    before = dump(fs.mnt)
+    (tmp_path / "copy").mkdir()
+    ctl("clone", str(fs.mnt), str(tmp_path / "copy"), "-o", "ram=8m")
+    try:
+        assert dump(tmp_path / "copy") == before
+        touch(tmp_path / "copy" / "d0" / "file-1", b"its own")
+        touch(fs.mnt / "other", b"mine")
+        assert "other" not in os.listdir(tmp_path / "copy") and (fs.mnt / "d0" / "file-1").read_bytes() == b"1" * 7
+    finally:
+        ctl("umount", str(tmp_path / "copy"))
+    done = ctl("clone", str(fs.mnt), str(tmp_path / "copy"), "-o", "backend=wired", check=False)
+    assert done.returncode == 1 and "backend=wired" in done.stderr and done.stderr.count("\n") == 1

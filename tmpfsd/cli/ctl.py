@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "wait": "wait until a mount is as full as that, for scripts",
     "check": "check the whole file system, while requests are served",
     "snapshot": "save a mount in an image, while requests are served",
+    "clone": "mount the present state of a mount a second time",
     "image": "make, look at, verify and unpack images, without a mount",
     "set": "change size, nr_inodes, ram, spin or swap_size of a mount",
     "swapon": "give a mount another swap file",
