@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 from tmpfsd import mountflags
 from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
-from tmpfsd.optionwords import number, one_of, parse_fsname, parse_metrics, parse_switch
+from tmpfsd.optionwords import number, one_of, parse_file, parse_fsname, parse_metrics, parse_switch
 from tmpfsd.owners import parse_gid, parse_mode, parse_uid
-from tmpfsd.swapplaces import default_swap, parse_image, parse_swap
+from tmpfsd.swapplaces import default_swap, parse_image, parse_swap, remote
 
 PAGE_SIZE = 4096
 MIN_RAM = 1 << 20
@@ -65,6 +65,7 @@ class Config:
     swap_size_bytes: int = AS_SIZE
     swap_io: str = "buffered"
     swap_crypt: bool = True
+    swap_password_file: str = ""            # what a server of swap wants to hear
     compress: str = "none"
     zram: int = DEFAULT_ZRAM                # bytes, or where it is negative, per cent of ram_bytes
     image: str = ""                         # the file of a saved file system; "": begin with an empty one
@@ -241,10 +242,12 @@ VALUED: dict[str, Option] = {
     "uid": Option("uid", parse_uid, "a user or a user id"),
     "gid": Option("gid", parse_gid, "a group or a group id"),
     "ram": Option("ram_bytes", parse_ram, SIZES + ", at least 1m"),
-    "swap": Option("swap", parse_swap, "a directory, a file, a block device, several with : between them, or none"),
+    "swap": Option("swap", parse_swap, "a directory, a file, a block device, valkey://HOST:PORT/PREFIX, several with : "
+                   "between them, or none"),
     "swap_size": Option("swap_size_bytes", parse_swap_size, SIZES),
     "swap_io": Option("swap_io", one_of("buffered", "direct"), "buffered or direct"),
     "swap_crypt": Option("swap_crypt", parse_switch, "on or off"),
+    "swap_password_file": Option("swap_password_file", parse_file, "the absolute path of a file"),
     "compress": Option("compress", one_of("zstd", "none"), "zstd or none"),
     "zram": Option("zram", parse_zram, "a size, or % of ram"),
     "image": Option("image", parse_image, "the path of an image"),
@@ -453,6 +456,11 @@ def demand_image(config: Config) -> None:
 
 def agree_on_swap(config: Config) -> tuple[str, ...]:
     """Refuse swap options without swap; return what to warn of."""
+    servers = any(map(remote, config.places))
+    if servers and not config.swap_crypt:
+        raise OptionError("swap_crypt=off: what goes to a server is always encrypted")
+    if config.swap_password_file and not servers:
+        raise OptionError(f"swap_password_file={config.swap_password_file}: is for swap=valkey://")
     if config.swap is not None:
         if config.swap_size_bytes * len(config.swap_more) > MOST_BEHIND:
             raise OptionError(f"swap_size={config.swap_size_bytes}: {len(config.places)} places of that size are too "

@@ -32,6 +32,13 @@ def parse_switch(text: str, _physical: int) -> bool:
     return one_of("on", "off")(text, 0) == "on"
 
 
+def parse_file(text: str, _physical: int) -> str:
+    """Read the path of a file."""
+    if not text.startswith("/"):
+        raise ValueError("must be an absolute path")
+    return text
+
+
 def parse_fsname(text: str, _physical: int) -> str:
     """Read fsname=."""
     if not text.isascii() or not text.isprintable():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from typing import NamedTuple
 
 from tmpfsd.mounts import mountinfo
 
@@ -17,6 +18,9 @@ MAX_PLACES = 16             # uvm.swapset.MAX_FILES
 SWAP_CANDIDATES = ("/var/tmp", "/tmp")
 LEAST_FREE = 64 << 20       # bytes: a disk with less is full
 MOST_LINKS = 40             # as the kernel has it
+TLS = ("valkeys", "rediss")
+REMOTE = re.compile(r"(valkeys?|rediss?)://([^/\s]+)/([A-Za-z0-9._-]{1,64})(?=:|$)", re.ASCII)
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", re.ASCII)
 MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs", "devtmpfs", "fuse.tmpfsd"))
 
 
@@ -72,14 +76,51 @@ def follow(path: str) -> str:
     return here
 
 
+class Remote(NamedTuple):
+    """A place that a server keeps."""
+
+    scheme: str
+    hosts: tuple[tuple[str, int], ...]
+    prefix: str
+
+
+def remote(text: str) -> Remote | None:
+    """Read valkey://HOST:PORT[,HOST:PORT...]/PREFIX; None for a path.  => ValueError."""
+    scheme = re.match(r"(valkeys?|rediss?)://", text)
+    if scheme is None:
+        return None
+    found = REMOTE.fullmatch(text)
+    hosts = [HOST.fullmatch(word) for word in found[2].split(",")] if found is not None else []
+    if found is None or not all(hosts) or not all(0 < int(host[2]) < 65536 for host in hosts if host):
+        raise ValueError(f"must be {scheme[0]}HOST:PORT[,HOST:PORT...]/PREFIX; a password is for swap_password_file=")
+    return Remote(found[1], tuple((host[1].strip("[]"), int(host[2])) for host in hosts if host), found[3])
+
+
+def split_places(text: str) -> list[str]:
+    """The places of swap=, as they are meant: a server's has colons of its own."""
+    words: list[str] = []
+    rest: str | None = text
+    while rest is not None:
+        found = REMOTE.match(rest)
+        if found is not None or remote(rest) is not None:
+            assert found is not None
+            words.append(found[0])
+            rest = rest[found.end() + 1:] if found.end() < len(rest) else None
+            continue
+        word, *more = re.split(r"(?<!\\):", rest, maxsplit=1)
+        words.append(re.sub(r"\\(.)", r"\1", word))
+        rest = more[0] if more else None
+    return words
+
+
 def parse_swap(text: str, _physical: int) -> tuple[str, ...]:
     """Read swap=: the places, () for none; whether they can be used is seen later."""
     if text == "none":
         return ()
-    words = [re.sub(r"\\(.)", r"\1", word) for word in re.split(r"(?<!\\):", text)]
+    words = split_places(text)
     if not all(words):
         raise ValueError("an empty path (a colon in a path is written \\:)")
-    places = tuple(map(follow, words))
+    places = tuple(word if remote(word) else follow(word) for word in words)
     if len(places) > MAX_PLACES:
         raise ValueError(f"at most {MAX_PLACES} places")
     twice = [place for i, place in enumerate(places) if place in places[:i] and not os.path.isdir(place)]

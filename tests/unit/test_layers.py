@@ -10,7 +10,7 @@ import tmpfsd
 PACKAGE = Path(tmpfsd.__file__).parent
 # The ground first.
 FLOORS = ("compiled", "native", "mounts", "machine", "mountflags", "optionwords", "owners", "swapplaces", "options",
-          "uvm", "pool", "tmpfs", "image", "fuse", "server", "cli", "__main__")
+          "uvm", "stores", "pool", "tmpfs", "image", "fuse", "server", "cli", "__main__")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -16,7 +16,8 @@ import tempfile
 from tmpfsd.mounts import alive, mountinfo
 from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import UNLIMITED, Config
-from tmpfsd.swapplaces import MEMORY_FILESYSTEMS
+from tmpfsd.stores.valkey import open_remote
+from tmpfsd.swapplaces import MEMORY_FILESYSTEMS, remote
 from tmpfsd.uvm.store import demand_private
 
 DEVICE = "/dev/fuse"
@@ -88,8 +89,19 @@ def check_mountpoint(path: str) -> str:
 def check_swap(config: Config, mountpoint: str) -> Config:
     """See that swap can be used; return the Config with what was learned of its size."""
     for path in config.places:
-        config = check_place(config, path, mountpoint)
+        if remote(path):
+            check_server(config, path)
+        else:
+            config = check_place(config, path, mountpoint)
     return config
+
+
+def check_server(config: Config, path: str) -> None:
+    """A server of swap must answer, let us in, and keep what it is given."""
+    try:
+        open_remote(path, config.swap_password_file).close()
+    except OSError as error:
+        raise CliError(f"swap={path}: {error.strerror or error}") from None
 
 
 def check_place(config: Config, path: str, mountpoint: str) -> Config:

@@ -14,7 +14,7 @@ from tmpfsd.machine import memory_limit
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable
 from tmpfsd.options import Config, parse_swap_size
-from tmpfsd.swapplaces import follow
+from tmpfsd.swapplaces import follow, remote
 from tmpfsd.uvm.store import open_place
 from tmpfsd.uvm.swap import MOST_PRIORITY, UNSAID
 
@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> None:
     if not UNSAID <= args.priority <= MOST_PRIORITY:
         raise ClientError(f"-p {args.priority}: must be a number from 0 to {MOST_PRIORITY}")
     try:
+        if remote(args.path):
+            raise ClientError(f"{args.path}: a server can be given at the mount only (swap=)")
         path = follow(args.path)
     except ValueError as error:
         raise ClientError(f"{args.path}: {error}") from None

@@ -24,6 +24,7 @@ from collections.abc import Container
 
 from tmpfsd.options import Config
 from tmpfsd.server.errors import MountError
+from tmpfsd.swapplaces import remote
 
 FILES = 1024                    # descriptors: 64 clients, 16 scrapes, 16 swap files, a descriptor each on its way
 LEAST_FILES = 160
@@ -55,7 +56,7 @@ def let_go(keep: Container[int]) -> None:
 def set_limits(config: Config) -> None:
     """Raise the limits of this process that the mount could run into.  => MountError names one that cannot be."""
     file_bytes = 0
-    if not all(map(is_device, config.places)):
+    if not all(remote(place) or is_device(place) for place in config.places):
         file_bytes = config.swap_size_bytes
     needs = ((resource.RLIMIT_FSIZE, "RLIMIT_FSIZE (ulimit -f)", INFINITE, file_bytes,
               "bytes of the swap file (give a smaller swap_size=)"),

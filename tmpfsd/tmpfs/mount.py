@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Callable, Protocol
 
 from tmpfsd.options import Config
+from tmpfsd.swapplaces import remote
 from tmpfsd.tmpfs import check, reap, vnops
 from tmpfsd.tmpfs.btree import BTree
 from tmpfsd.tmpfs.clock import Clock
@@ -21,7 +22,7 @@ from tmpfsd.uvm.codec import Zstd
 from tmpfsd.uvm.errors import NoSwap
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.seal import make_seal
-from tmpfsd.uvm.store import open_store
+from tmpfsd.uvm.store import Store, open_store
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import OWN_WIDTH, RING_BASE, RING_WIDTH, SwapSet, free_base
 from tmpfsd.uvm.tier import compress_in
@@ -157,11 +158,18 @@ class Mount:
         }
 
 
+def _open_store(path: str, config: Config) -> Store:
+    if remote(path):
+        from tmpfsd.stores.valkey import open_remote  # here: others do not wait for it
+        return open_remote(path, config.swap_password_file)
+    return open_store(path, config.swap_io == "direct")
+
+
 def _swap_of(config: Config, image: Backing | None) -> Swap | SwapSet | None:
     files: list[Swap] = []
     try:
         for i, path in enumerate(config.places):
-            store = open_store(path, config.swap_io == "direct")
+            store = _open_store(path, config)
             nslots = max(atop(config.swap_size_bytes) - 1, 0)
             nslots = min(nslots, store.most or nslots)
             # The first, when a file, may grow (`tmpfsctl set swap_size=`); a device may not.

@@ -1,0 +1,396 @@
+"""Swap at a server: a real one, which is killed, emptied, stopped and filled."""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fs.fslib import CRED, ROOT
+from tmpfsd import options
+from tmpfsd.swapplaces import parse_swap, remote
+from tmpfsd.tmpfs import vnops
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.uvm.errors import NoMemory, SwapIOError
+
+MB = 1 << 20
+BINARY = shutil.which("valkey-server") or shutil.which("redis-server")
+GOOD = ("valkey://localhost:6379/x", "redis://10.0.0.1:1/a.b-c_d", "rediss://[::1]:6379/x", "valkeys://h:65535/x",
+        "valkey://a:1,b:2,c:3/x")
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_places_are_told_apart(tmp_path: Path, text: str) -> None:
+    assert parse_swap(text, 0) == (text,) and remote(text) is not None
+    assert parse_swap(f"{tmp_path}:{text}", 0) == (str(tmp_path), text)
+    assert parse_swap(f"{text}:{tmp_path}:{GOOD[0]}9", 0) == (text, str(tmp_path), GOOD[0] + "9")
+    config = options.parse(f"size=64m,swap={text}".replace(",b", "\\,b").replace(",c", "\\,c"))
+    assert config.swap == text
+
+
+@pytest.mark.parametrize("text", (
+    "valkey://", "valkey://h", "valkey://h:1", "valkey://h:1/", "valkey://h/x", "valkey://h:0/x", "valkey://h:65536/x",
+    "valkey://:1/x", "valkey://user:secret@h:1/x", "valkey://h:1/a b", "valkey://h:1,/x", "redis://h:1/x/y",
+    "valkey://h:1/" + "x" * 65, "valkey://h:1/\udcff", "/tmp:valkey://h/x"))
+def test_what_is_no_place_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"must be (valkey|redis)://HOST:PORT"):
+        parse_swap(text, 0)
+
+
+@pytest.mark.parametrize("text, why", (
+    ("swap=valkey://h:1/x,swap_crypt=off", "swap_crypt=off: what goes to a server is always encrypted"),
+    ("swap=/tmp,swap_password_file=/x", "is for swap=valkey://"), ("swap_password_file=x", "must be an absolute path"),
+    ("swap=valkey://h:1/x:valkey://h:1/x", "given twice")))
+def test_options_that_do_not_go_together(text: str, why: str) -> None:
+    with pytest.raises(options.OptionError, match=why):
+        options.parse(text)
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from tmpfsd.stores.valkey import open_remote
+    monkeypatch.setitem(sys.modules, "valkey", None)
+    with pytest.raises(OSError, match=r"pip install 'tmpfsd\[valkey\]'"):
+        open_remote("valkey://127.0.0.1:1/x", "")
+
+
+class Server:
+    """A server of ours, at one port for all its lives."""
+
+    def __init__(self, directory: Path, *more: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.directory, self.more = directory, more
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def place(self) -> str:
+        return f"valkey://127.0.0.1:{self.port}/test"
+
+    def start(self) -> None:
+        assert BINARY is not None
+        command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+                   "--dir", str(self.directory), *self.more]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        raise AssertionError("the server does not start")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def client(self, **how: Any) -> Any:
+        import valkey
+        return valkey.Valkey("127.0.0.1", self.port, **how)
+
+    def keys(self, **how: Any) -> list[bytes]:
+        client = self.client(**how)
+        try:
+            return client.keys("test:*")
+        finally:
+            client.close()
+
+    def ask(self, *words: Any) -> Any:
+        client = self.client()
+        try:
+            return client.execute_command(*words)
+        finally:
+            client.close()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    pytest.importorskip("valkey")
+    if BINARY is None:
+        pytest.skip("no redis-server and no valkey-server is installed")
+    made: list[Server] = []
+
+    def make(*more: str) -> Server:
+        made.append(Server(tmp_path, *more))
+        return made[-1]
+
+    yield make
+    for server in made:
+        if server.process is not None:
+            server.signal(signal.SIGCONT)
+        server.kill()
+
+
+@pytest.fixture
+def mounted() -> Iterator[Callable[..., Mount]]:
+    made: list[Mount] = []
+
+    def make(server: Server, **given: Any) -> Mount:
+        settings = {"ram_bytes": 2 * MB, "size_bytes": 64 * MB, "swap": server.place, "uid": 0, "gid": 0}
+        made.append(Mount(options.Config(**{**settings, **given})))
+        return made[-1]
+
+    yield make
+    for mount in made:
+        mount.close()
+
+
+def content(number: int) -> bytes:
+    return random.Random(number).randbytes(9000)
+
+
+def write(mp: Mount, number: int) -> int:
+    mp.breathe()
+    ino = vnops.create(mp, ROOT, b"file %d" % number, 0o600, CRED)
+    mp.breathe()
+    vnops.write(mp, ino, 0, content(number))
+    return ino
+
+
+def fill(mp: Mount, count: int, first: int = 0) -> dict[int, int]:
+    """Files of 9,000 bytes that do not shrink: inode numbers by number."""
+    return {number: write(mp, number) for number in range(first, first + count)}
+
+
+def read(mp: Mount, ino: int) -> bytes:
+    mp.breathe()
+    return bytes(vnops.read(mp, ino, 0, 9000))
+
+
+def look(mp: Mount, files: dict[int, int]) -> tuple[int, int]:
+    """How many files have what they must have, and how many are refused; nothing else may be."""
+    good = refused = 0
+    for number, ino in files.items():
+        try:
+            assert read(mp, ino) == content(number)
+            good += 1
+        except (FsError, SwapIOError, NoMemory):
+            refused += 1
+    return good, refused
+
+
+def state(mp: Mount) -> str:
+    return str(mp.status()["stores"][0]["state"])
+
+
+def wait_for(mp: Mount, word: str) -> None:
+    until = time.monotonic() + 20
+    while state(mp) != word:
+        assert time.monotonic() < until, state(mp)
+        time.sleep(0.05)
+
+
+def test_filled_and_read_back(serve, mounted) -> None:
+    server = serve()
+    mp = mounted(server)
+    files = fill(mp, 800)
+    stores = mp.status()["stores"]
+    assert stores[0]["kind"] == "valkey" and stores[0]["encrypted"] and stores[0]["used_bytes"] > 4 * MB
+    keys = server.keys()
+    assert len(keys) > 4
+    for key in keys:
+        assert 0 < server.ask("TTL", key) <= 3600           # what a killed daemon leaves goes by itself
+    values = b"".join(server.ask("HVALS", keys[0]))
+    assert not any(content(number)[:4000][i:i + 16] in values for number in range(800) for i in (0, 1000))
+    assert look(mp, files) == (800, 0) and state(mp) == "ok"
+    mp.check()
+    for number in list(files)[::2]:
+        mp.breathe()
+        vnops.unlink(mp, ROOT, b"file %d" % number)
+        del files[number]
+    for _ in range(10_000):
+        mp.breathe()
+        if not mp.idle():
+            break
+    assert look(mp, files) == (400, 0)
+    mp.check()
+    mp.close()
+    assert server.keys() == []
+
+
+def test_two_mounts_with_one_prefix(serve, mounted) -> None:
+    server = serve()
+    one, two = mounted(server), mounted(server)
+    files, others = fill(one, 500), fill(two, 500, 500)
+    assert look(one, files) == look(two, others) == (500, 0)
+    one.close()
+    assert look(two, others) == (500, 0)
+
+
+def test_killed_and_started_empty(serve, mounted) -> None:
+    """Exactly what was there is lost; all else goes on, and what is written then is kept."""
+    server = serve()
+    mp = mounted(server)
+    files = fill(mp, 500)
+    server.kill()
+    began = time.monotonic()
+    good, refused = look(mp, files)
+    assert refused > 100 and good > 0
+    assert time.monotonic() - began < 30                    # 1,000 looks that waited a second each would be longer
+    assert state(mp) == "unreachable"
+    server.start()
+    wait_for(mp, "ok")
+    good, refused = look(mp, files)
+    assert refused > 100 and state(mp).endswith("pages lost")
+    for number in range(500):
+        mp.breathe()
+        try:
+            vnops.unlink(mp, ROOT, b"file %d" % number)
+        except (FsError, SwapIOError):
+            pass                                            # of a page of metadata that is lost
+    more = {}
+    for number in range(1000, 1200):
+        try:
+            more[number] = write(mp, number)
+        except (FsError, SwapIOError, NoMemory):
+            pass                                            # in a directory page that is lost
+    assert look(mp, more) == (len(more), 0)
+    for key in server.keys():
+        assert 0 < server.ask("TTL", key) <= 3600
+
+
+def test_stopped_and_continued(serve, mounted) -> None:
+    """A server that does not answer: one wait, then EIO at once; nothing is lost when it is back."""
+    server = serve()
+    mp = mounted(server)
+    files = fill(mp, 500)
+    server.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    _, refused = look(mp, files)
+    assert refused > 100 and time.monotonic() - began < 30 and state(mp) == "unreachable"
+    server.signal(signal.SIGCONT)
+    wait_for(mp, "ok")
+    assert look(mp, files) == (500, 0)
+    files |= fill(mp, 200, 500)
+    assert look(mp, files) == (700, 0)
+    mp.check()
+
+
+def test_a_server_whose_memory_is_full(serve, mounted) -> None:
+    """ENOSPC to what needs more; what there is can be read, and removing makes room."""
+    server = serve("--maxmemory", "8mb", "--maxmemory-policy", "noeviction")
+    mp, files = mounted(server), {}
+    with pytest.raises((NoMemory, FsError)):
+        for number in range(3000):
+            files[number] = write(mp, number)
+    assert len(files) > 300 and mp.status()["swap"]["disk_full"]
+    assert look(mp, files)[1] == 0
+    mp.check()
+    server.ask("CONFIG", "SET", "maxmemory", "64mb")
+    time.sleep(0.6)                                         # FULL_SECONDS of swap.py
+    more = fill(mp, 300, 5000)
+    assert look(mp, more) == (300, 0) and look(mp, files)[1] == 0 and state(mp) == "ok"
+
+
+def test_refused_at_the_mount(serve, tmp_path: Path) -> None:
+    from tmpfsd.stores.valkey import open_remote
+    server = serve("--requirepass", "correct")
+    secret = tmp_path / "password"
+    began = time.monotonic()
+    with pytest.raises(OSError, match="(?i)authentication"):
+        open_remote(server.place, "")
+    secret.write_text("wrong\n")
+    with pytest.raises(OSError, match="chmod 600"):
+        open_remote(server.place, str(secret))
+    secret.chmod(0o600)
+    with pytest.raises(OSError, match="(?i)invalid username-password|WRONGPASS"):
+        open_remote(server.place, str(secret))
+    with pytest.raises(OSError, match="No such file"):
+        open_remote(server.place, str(tmp_path / "none"))
+    secret.write_text("correct\n")
+    store = open_remote(server.place, str(secret))
+    store.write(1, [memoryview(bytes(4096))])
+    assert len(server.keys(password="correct")) == 1
+    store.close()
+    assert server.keys(password="correct") == []
+    server.kill()
+    with pytest.raises(OSError, match="(?i)refused"):
+        open_remote(server.place, str(secret))
+    assert time.monotonic() - began < 15
+    with pytest.raises(OSError, match="evicts keys"):
+        open_remote(serve("--maxmemory", "64mb", "--maxmemory-policy", "volatile-lru").place, "")
+
+
+def test_no_answer_at_the_mount_is_told_soon() -> None:
+    pytest.importorskip("valkey")
+    from tmpfsd.stores.valkey import open_remote
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(OSError, match="(?i)time"):
+            open_remote(f"valkey://127.0.0.1:{silent.getsockname()[1]}/x", "")
+        assert time.monotonic() - began < 3
+
+
+def test_places_in_any_order_and_row(serve) -> None:
+    """Runs over the ends of chunks, written over, discarded in part and whole."""
+    from tmpfsd.stores.valkey import open_remote
+    server = serve()
+    store, rng, model = open_remote(server.place, ""), random.Random(3), {}
+    try:
+        for _ in range(600):
+            place, n = rng.randrange(1, 2000), rng.randrange(1, 17)
+            if rng.random() < 0.1:
+                n = rng.choice((1, 200, 600))
+                assert store.discard(place, n)
+                for at in range(place, place + n):
+                    model.pop(at, None)
+                continue
+            pages = [rng.randbytes(4096) for _ in range(n)]
+            store.write(place, [memoryview(page) for page in pages])
+            model.update(zip(range(place, place + n), pages))
+            back = [memoryview(bytearray(4096)) for _ in range(n)]
+            store.read(place, back)
+            assert [bytes(page) for page in back] == pages
+        for at, page in model.items():
+            back = [memoryview(bytearray(4096))]
+            store.read(at, back)
+            assert bytes(back[0]) == page
+        with pytest.raises(OSError, match="does not have it"):
+            store.read(5000, [memoryview(bytearray(4096))])
+    finally:
+        store.close()
+    assert server.keys() == []
+
+
+def test_a_copy_reads_by_a_connection_of_its_own(serve) -> None:
+    from tmpfsd.stores.valkey import open_remote
+    server = serve()
+    store = open_remote(server.place, "")
+    try:
+        store.write(1, [memoryview(bytes([7]) * 4096)])
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                page = memoryview(bytearray(4096))
+                for _ in range(50):
+                    store.read(1, [page])
+                store.close()                               # it is not the copy's to remove
+                status = 0 if bytes(page) == bytes([7]) * 4096 else 2
+            finally:
+                os._exit(status)
+        for i in range(50):
+            store.write(300 + i, [memoryview(bytes(4096))])
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        page = memoryview(bytearray(4096))
+        store.read(1, [page])
+        assert bytes(page) == bytes([7]) * 4096
+    finally:
+        store.close()

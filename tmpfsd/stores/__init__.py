@@ -1,0 +1,1 @@
+"""Stores of pages that need a client library of their own; see uvm/store.py."""

@@ -1,0 +1,297 @@
+"""stores/valkey.py: pages kept by a Valkey or Redis server, or a cluster of them, through its client library.
+
+A store as uvm/store.py has it.  CHUNK places stand in one hash, so a run of pages is one command, and what there is to
+be renewed is a key for each 1 MiB.  Keys have a name that nobody else has, whatever the prefix, and a lifetime: what a
+killed daemon leaves is gone after LIFETIME.  What a server sees is sealed (uvm/seal.py).
+
+Nobody waits for long: an operation gives up after SECONDS, and after it all are refused at once, until the keeper has
+found the server answering again.  The keeper is a thread: it asks each PROBE while the server is away, and renews the
+lifetimes while it is there.
+
+Picture     UP --an operation finds no answer--> AWAY --the keeper does--> UP
+            place --> key PREFIX:RUN:{place / CHUNK}, field place % CHUNK
+
+Invariants  P1  _chunks says 1 of each chunk that may have a key.
+            P2  Only the process that opened the store renews and removes keys; a frozen copy only reads.
+
+Limits      A server that evicts keys would lose pages: one that is set to is refused at the mount, not later.
+            A page that the server has lost is EIO to who wants it, and reads again if it is there again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tmpfsd.swapplaces import TLS, Remote, remote
+from tmpfsd.uvm.param import PAGE_SIZE
+
+log = logging.getLogger(__name__)
+
+CHUNK_SHIFT = 8
+CHUNK = 1 << CHUNK_SHIFT
+SECONDS = 1.0               # an operation, and a connection, may take; of a cluster twice that where a node was lost
+PROBE = 0.5                 # between two looks at a server that was away
+LIFETIME = 3600             # of a key
+RENEW = LIFETIME / 4
+RENEWED_AT_ONCE = 64
+CLOSING = 2.0               # seconds that keys may take to be removed
+ATTEMPTS = 1                # of a cluster's client after a node has moved
+
+
+class ValkeyStore:
+    """Pages at a server.  => open_remote() makes one."""
+
+    __slots__ = ("path", "most", "can_discard", "missing", "_where", "_password", "_library", "_client", "_pid",
+                 "_here", "_run", "_chunks", "_away", "_full", "_told", "_wake", "_ended", "_keeper")
+    kind = "valkey"
+
+    def __init__(self, path: str, where: Remote, password: bytes) -> None:
+        self.path = path
+        self.most = 0
+        self.can_discard = True
+        self.missing = 0                    # pages that the server did not have any more
+        self._where, self._password = where, password
+        self._library = library()
+        self._pid = self._here = os.getpid()
+        self._run = os.urandom(8).hex()
+        self._chunks = bytearray()
+        self._away, self._full, self._told = "", False, False
+        self._client: Any = self._connect()
+        self._wake, self._ended = threading.Event(), False
+        self._keeper = threading.Thread(target=self._keep, name="valkey", daemon=True)
+        self._keeper.start()
+
+    # --- the connection ---
+
+    def _connect(self) -> Any:
+        """Return a client of a server that answers.  => OSError says why not."""
+        try:
+            client = self._make()
+            demand_lasting(client)
+            return client
+        except self._library.ValkeyError as error:
+            raise OSError(errno.ECONNREFUSED, text_of(error), self.path) from None
+
+    def _make(self) -> Any:
+        where, library = self._where, self._library
+        retry = importlib.import_module("valkey.retry").Retry(importlib.import_module("valkey.backoff").NoBackoff(), 0)
+        how = {"socket_timeout": SECONDS, "socket_connect_timeout": SECONDS, "password": self._password or None,
+               "retry": retry, "ssl": where.scheme in TLS}
+        if len(where.hosts) == 1:
+            client = library.Valkey(*where.hosts[0], **how)
+            if not client.info("cluster").get("cluster_enabled"):
+                return client
+            client.close()
+        cluster = importlib.import_module("valkey.cluster")
+        return cluster.ValkeyCluster(startup_nodes=[cluster.ClusterNode(*host) for host in where.hosts],
+                                     require_full_coverage=True, cluster_error_retry_attempts=ATTEMPTS, **how)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[Any]:
+        """Give the client; what it raises is an OSError outside.  => EIO at once while the server is away."""
+        if self._here != os.getpid():       # a frozen copy: the connection is its parent's (P2)
+            self._client, self._here = self._connect(), os.getpid()
+        elif self._away:
+            raise OSError(errno.EIO, self._away)
+        errors = self._library.exceptions
+        try:
+            yield self._client
+        except errors.OutOfMemoryError as error:
+            self._say_full()
+            raise OSError(errno.ENOSPC, text_of(error)) from None
+        except (self._library.ValkeyError, OSError) as error:
+            self._say_away(text_of(error))
+            raise OSError(errno.EIO, text_of(error)) from None
+
+    def _say_full(self) -> None:
+        if not self._full:
+            log.warning("swap %s: the server's memory is full (maxmemory)", self.path)
+        self._full = True
+
+    def _say_away(self, why: str) -> None:
+        if not self._away and not self._ended:
+            log.error("swap %s: %s", self.path, why)
+            self._away = why or "no answer"
+            self._wake.set()
+
+    # --- what swap.py wants ---
+
+    def _key(self, chunk: int) -> str:
+        return f"{self._where.prefix}:{self._run}:{{{chunk:x}}}"
+
+    def _pieces(self, place: int, n: int) -> Iterator[tuple[int, int, int]]:
+        """The chunks of a row of places: (chunk, first field, how many)."""
+        while n > 0:
+            field = place & CHUNK - 1
+            count = min(CHUNK - field, n)
+            yield place >> CHUNK_SHIFT, field, count
+            place, n = place + count, n - count
+
+    def read(self, place: int, pages: Sequence[memoryview]) -> None:
+        """See Store: all pages in one round trip.  O(pages)."""
+        values: list[bytes | None] = []
+        with self._asking() as client:
+            pipe = client.pipeline(transaction=False)
+            for chunk, field, count in self._pieces(place, len(pages)):
+                pipe.hmget(self._key(chunk), list(range(field, field + count)))
+            for answer in pipe.execute():
+                values += answer
+        for value, page in zip(values, pages, strict=True):
+            if value is None or len(value) != PAGE_SIZE:
+                self._say_missing(len(pages))
+                raise OSError(errno.EIO, "the server does not have it any more")
+            page[:] = value
+
+    def _say_missing(self, asked: int) -> None:
+        if not self._told:
+            log.error("swap %s: the server has lost pages: it was restarted, or evicts keys", self.path)
+        self._told = True
+        self.missing += asked == 1          # of several each is asked for again
+
+    def write(self, place: int, pages: Sequence[memoryview]) -> None:
+        """See Store: all pages in one round trip.  O(pages)."""
+        pieces = list(self._pieces(place, len(pages)))
+        with self._asking() as client:
+            pipe, done = client.pipeline(transaction=False), 0
+            for chunk, field, count in pieces:
+                fields = {field + i: bytes(pages[done + i]) for i in range(count)}
+                pipe.hset(self._key(chunk), mapping=fields)
+                pipe.expire(self._key(chunk), LIFETIME)     # always: the server may have been restarted empty
+                done += count
+            for chunk, _field, _count in pieces:        # before it is known to have come
+                self._mark(chunk)
+            pipe.execute()
+        self._full = False
+
+    def _has(self, chunk: int) -> bool:
+        return chunk < len(self._chunks) and self._chunks[chunk] > 0
+
+    def _mark(self, chunk: int) -> None:
+        if chunk >= len(self._chunks):
+            self._chunks.extend(bytes(chunk + 1 - len(self._chunks)))
+        self._chunks[chunk] = 1
+
+    def discard(self, place: int, n: int) -> bool:
+        """See Store.  O(n)."""
+        with contextlib.suppress(OSError), self._asking() as client:
+            pipe, gone = client.pipeline(transaction=False), []
+            for chunk, field, count in self._pieces(place, n):
+                if count == CHUNK:
+                    gone.append(chunk)
+                    pipe.unlink(self._key(chunk))
+                elif self._has(chunk):
+                    pipe.hdel(self._key(chunk), *range(field, field + count))
+            pipe.execute()
+            for chunk in gone:
+                if chunk < len(self._chunks):
+                    self._chunks[chunk] = 0
+            return True
+        return False
+
+    def state(self) -> str:
+        """See Store.  O(1)."""
+        if self._away:
+            return "unreachable"
+        if self._full:
+            return "full"
+        return f"{self.missing} pages lost" if self.missing else "ok"
+
+    def descriptors(self) -> list[int]:
+        """See Store: a copy connects anew.  O(1)."""
+        return []
+
+    def close(self) -> None:
+        """See Store: the keys go, as far as CLOSING lasts; the rest expires."""
+        if self._pid != os.getpid():
+            return
+        self._ended = True
+        self._wake.set()
+        self._keeper.join(2 * SECONDS)
+        if not self._away:
+            with contextlib.suppress(self._library.ValkeyError, OSError):
+                self._each("unlink", time.monotonic() + CLOSING)
+        with contextlib.suppress(self._library.ValkeyError, OSError):
+            self._client.close()
+
+    # --- the keeper ---
+
+    def _keep(self) -> None:
+        """Renew what there is, and look for a server that is away."""
+        while not self._ended:
+            self._wake.wait(PROBE if self._away else RENEW)
+            self._wake.clear()
+            if self._ended:
+                return
+            with contextlib.suppress(self._library.ValkeyError, OSError):
+                if self._away:
+                    client, before = self._connect(), self._client
+                    self._client = client
+                    before.close()
+                self._each("expire", time.monotonic() + RENEW, LIFETIME)
+                if self._away:
+                    log.warning("swap %s: the server answers again", self.path)
+                self._away = ""
+
+    def _each(self, command: str, until: float, *more: int) -> None:
+        """Do something to each key, RENEWED_AT_ONCE in a round trip."""
+        chunks = [chunk for chunk, has in enumerate(self._chunks) if has]
+        while chunks and time.monotonic() < until:
+            pipe = self._client.pipeline(transaction=False)
+            for chunk in chunks[:RENEWED_AT_ONCE]:
+                getattr(pipe, command)(self._key(chunk), *more)
+            pipe.execute()
+            del chunks[:RENEWED_AT_ONCE]
+
+
+def text_of(error: Exception) -> str:
+    """One line of what the library says."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def library() -> Any:
+    """The client library.  => OSError where it is not installed."""
+    try:
+        return importlib.import_module("valkey")
+    except ImportError:
+        raise OSError(errno.ENOPKG, "needs the package valkey: pip install 'tmpfsd[valkey]'") from None
+
+
+def demand_lasting(client: Any) -> None:
+    """Refuse a server that evicts keys when its memory is full.  => OSError."""
+    for found in infos(client):
+        if found.get("maxmemory") and found.get("maxmemory_policy", "noeviction") != "noeviction":
+            raise OSError(errno.EINVAL, f"the server evicts keys (maxmemory-policy {found['maxmemory_policy']}): pages "
+                          "would be lost; set it to noeviction")
+
+
+def infos(client: Any) -> list[dict[str, Any]]:
+    """INFO memory of the server, or of each primary of a cluster."""
+    if not hasattr(client, "get_primaries"):
+        return [client.info("memory")]
+    answer = client.info("memory", target_nodes=client.get_primaries())
+    return [answer] if "maxmemory" in answer else list(answer.values())
+
+
+def password_in(path: str) -> bytes:
+    """The password of a file that nobody else can read.  => OSError."""
+    if not path:
+        return b""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_mode & 0o077:
+            raise OSError(errno.EPERM, "others may read it: chmod 600", path)
+        return file.read(4096).strip(b"\r\n")
+
+
+def open_remote(path: str, password_file: str) -> ValkeyStore:
+    """The store of a place that swapplaces.remote() knows.  => OSError."""
+    where = remote(path)
+    assert where is not None
+    return ValkeyStore(path, where, password_in(password_file))
