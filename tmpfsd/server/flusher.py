@@ -6,8 +6,10 @@ whichever way it waits: NOTIFY_RETRIEVE of nothing takes no lock, and the kernel
 
 Picture     LSEEK -> ask() -> thread: INVAL_INODE -> WRITE, WRITE, ...
                               thread: RETRIEVE    -> NOTIFY_REPLY -> the answer to LSEEK
-Limits      One after the other.  A daemon that is killed (SIGKILL) while pages are being written back waits in the
-            kernel for itself: the mount hangs until /sys/fs/fuse/connections/*/abort is written to.
+Ending      settled() while the loop serves; where the loop has failed, close() refuses what the thread waits for.
+Limits      One after the other.
+            A daemon that is killed (SIGKILL) while pages are being written back waits in the kernel for itself: the
+            mount hangs until its connection is aborted (umount -f does that).  Killing who asked does no harm.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import logging
 import os
 import queue
 import threading
+import time
+from collections.abc import Callable
 
 import trio
 
@@ -32,8 +36,8 @@ GRACE = 1.0             # seconds that its end is waited for
 class Flusher:
     """A thread that gives notices; it begins with the first.  => The descriptor is open until close()."""
 
-    def __init__(self, fd: int, seeks: dict[int, tuple[int, int, int]]) -> None:
-        self.fd, self.seeks = fd, seeks             # the session's
+    def __init__(self, fd: int, failed: Callable[[int], object]) -> None:
+        self.fd, self.failed = fd, failed       # failed: what is told in the thread when no NOTIFY_REPLY comes
         self._asked: queue.SimpleQueue[tuple[int, int, int, int] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._begun = self._done = 0
@@ -51,12 +55,16 @@ class Flusher:
         while self._begun != self._done:
             await trio.sleep(LOOK)
 
-    def close(self) -> None:
-        """End the thread; the descriptor may be closed then."""
+    def close(self, refuse: Callable[[], object]) -> None:
+        """End the thread; the descriptor may be closed then.  Nobody serves: refuse() is for what it waits for."""
         thread, self._thread = self._thread, None
-        if thread is not None:
-            self._asked.put(None)
-            thread.join(GRACE)
+        if thread is None:
+            return
+        self._asked.put(None)
+        end = time.monotonic() + GRACE
+        while thread.is_alive() and time.monotonic() < end:
+            refuse()
+            thread.join(LOOK)
 
     def _work(self) -> None:
         while (asked := self._asked.get()) is not None:
@@ -70,6 +78,6 @@ class Flusher:
             os.write(self.fd, notify.retrieve_nothing(ino, unique))
         except OSError as error:
             log.debug("a notice was not taken: %s", error)
-            self.seeks.pop(unique, None)
+            self.failed(unique)
             with contextlib.suppress(OSError):          # ENOENT: nobody waits any more
                 os.write(self.fd, abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -errno.EIO, unique))

@@ -45,7 +45,7 @@ SLICE = MILLISECOND                                     # of what is answered la
 GAP = 8 * MILLISECOND                                   # between two slices while there are requests
 ENDED = (errno.ENODEV, errno.ECONNABORTED)
 AGAIN = (errno.EAGAIN, errno.ENOENT, errno.EINTR)       # ENOENT: the request was taken back while it was being read
-UNIQUE = slice(8, 16)                                   # of a reply's header
+UNIQUE = slice(8, 16)                                   # of the header of a reply, and of a request
 
 
 class Reading:
@@ -100,7 +100,7 @@ class NativeLoop:
         self._epoll.register(fd, select.EPOLLIN)
         self._poll = self._epoll.poll
         self._quiet, self._traffic = trio.Event(), trio.Event()
-        self.flusher = Flusher(fd, session.seeks)
+        self.flusher = Flusher(fd, lambda unique: session.seeks.pop(unique, None))
         session.flush = self.flusher.ask
 
     # What idle work and the commands ask, as of a Dispatcher
@@ -127,7 +127,7 @@ class NativeLoop:
     def close(self) -> None:
         """Give back what waits; run() does so at its end."""
         self._epoll.close()
-        self.flusher.close()
+        self.flusher.close(self._refuse_all)
 
     def stop(self) -> None:
         """End the loop, whichever state it is in."""
@@ -148,7 +148,7 @@ class NativeLoop:
                         await self._sleep()
             finally:
                 self._reading.end()
-                self.flusher.close()
+                self.flusher.close(self._refuse_all)
 
     async def settled(self) -> None:
         """Wait until no thread waits for requests to be served, and let none do so any more."""
@@ -249,6 +249,14 @@ class NativeLoop:
                 os.write(self.fd, replies.refused(unique, errno.EIO))
             except OSError:
                 pass
+
+    def _refuse_all(self) -> None:
+        """Refuse what was asked after the loop has ended, so that no thread of ours waits for it."""
+        with contextlib.suppress(OSError):
+            while True:
+                os.readv(self.fd, (self._buffer,))
+                with contextlib.suppress(OSError):              # what has no answer
+                    os.write(self.fd, replies.refused(int.from_bytes(self._buffer[UNIQUE], "little"), errno.EIO))
 
     def _tell(self) -> None:
         """Write the notices that go with what was answered."""
