@@ -113,6 +113,7 @@ def test_large_files_go_in_requests_of_a_mebibyte(asked: Asked) -> None:
     assert size <= asked.mounted.status()["requests"]["read"] - before <= size + 6
 
 
+@other_edge
 def test_unlink(asked: Asked) -> None:
     d = asked.mounted.mnt
     for number in range(20):
