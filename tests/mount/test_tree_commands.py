@@ -326,6 +326,27 @@ def test_trace(tmpfsd: Make) -> None:
     assert "not a mount point" in refusal("trace", str(fs.mnt / "file-1"))
 
 
+def test_several_paths(tmpfsd: Make) -> None:
+    """Each is done, whatever became of those before it; one that fails is told, and makes the status 1."""
+    fs = tmpfsd("ram=4m")
+    for name in ("one", "two"):
+        grow(fs.mnt / name, 3, 0)
+    one, two, no = (str(fs.mnt / name) for name in ("one", "two", "no"))
+    text = ctl("du", one, two).stdout
+    assert text.startswith(f"{one}:\n") and f"\n\n{two}:\n" in text and text.count("together") == 2
+    both = json.loads(ctl("du", "--json", one, two).stdout)
+    assert [each["path"] for each in both] == [one, two] and both[0]["names"] == both[1]["names"]
+    assert {"path": one, **json.loads(ctl("du", "--json", one).stdout)} == both[0]
+    done = ctl("prefetch", "--json", no, two, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and ": no: " in done.stderr
+    assert [each["path"] for each in json.loads(done.stdout)] == [two]
+    done = ctl("discard", "-y", no, one, no, str(fs.mnt), two, check=False)
+    assert done.returncode == 1 and done.stdout.count("names removed") == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3 and all(": no: " in line for line in lines[:2]) and "the root of the mount" in lines[2]
+    assert os.listdir(fs.mnt) == []
+
+
 def test_umount(tmpfsd: Make, tmp_path: Path) -> None:
     fs = tmpfsd("ram=4m")
     assert "not a mount point" in refusal("umount", str(tmp_path))

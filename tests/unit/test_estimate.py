@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.fs.fslib import CRED
 from tmpfsd.cli import ctl
-from tmpfsd.options import Config
+from tmpfsd.options import Config, parse
 from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.estimate import LEAF_CAP, Shape, _data, estimate, leaves, of_tree, tree_nodes, uniform
 from tmpfsd.tmpfs.mount import Mount
@@ -243,3 +244,17 @@ def test_of_one_file_all_is_its_own() -> None:
 
 def test_files_are_empty_where_no_size_is_said() -> None:
     assert uniform(100, 10) == uniform(100, 10, size=0) != uniform(100, 10, size=1)
+
+
+def test_the_line_to_paste_holds_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """As many files as were said, and their bytes, fit into a mount of those options."""
+    assert ctl.main(["estimate", "--files", "600", "--size", "9000", "--name-length", "30"]) == 0
+    command = capsys.readouterr().out.splitlines()[-1]
+    mount = Mount(parse(f"{command.rpartition('-o ')[2]},ram=1m"))
+    try:
+        for i in range(600):
+            mount.breathe()
+            ino = vnops.create(mount, vnops.ROOT_INO, b"%030d" % i, 0o644, CRED)
+            assert vnops.write(mount, ino, 0, bytes(9000)) == 9000
+    finally:
+        mount.close()

@@ -11,13 +11,14 @@ import sys
 
 from tmpfsd.cli.client import ClientError, follow, on_mount
 from tmpfsd.cli.progress import watch
+from tmpfsd.cli.several import each
 from tmpfsd.cli.streams import complain
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable
 
 EPILOG = """\
 example:
-  tmpfsctl discard --yes /scratch/build-1234
+  tmpfsctl discard --yes /scratch/build-1234 /scratch/build-1235
 
 exit status:
   0  done             1  refused or failed: one line on stderr says why"""
@@ -25,7 +26,7 @@ exit status:
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of discard."""
-    command.add_argument("path", metavar="PATH", help="a directory or file on a tmpfsd mount")
+    command.add_argument("path", metavar="PATH", nargs="+", help="a directory or file on a tmpfsd mount")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask (needed where there is no terminal)")
     command.add_argument("-q", "--quiet", action="store_true", help="say nothing when all went well")
 
@@ -55,21 +56,26 @@ def demand_no_link(path: str, where: mountinfo.Where) -> None:
                           f"{where.path}")
 
 
-def run(args: argparse.Namespace) -> None:
-    """tmpfsctl discard."""
-    where = on_mount(args.path)
+def discard(path: str, args: argparse.Namespace) -> None:
+    """Remove one tree."""
+    where = on_mount(path)
     mount, inside = where.mount, where.inside
     assert mount is not None
     if where.at_mount or not inside:
-        raise ClientError(f"{args.path}: the root of the mount: unmount it instead")
-    demand_no_link(args.path, where)
-    demand_nothing_mounted(args.path, mount.device, inside)
+        raise ClientError(f"{path}: the root of the mount: unmount it instead")
+    demand_no_link(path, where)
+    demand_nothing_mounted(path, mount.device, inside)
     if not args.yes:
-        confirm(args.path)
+        confirm(path)
     answers = follow(mount, "discard", path=inside)
-    result = watch(answers, lambda progress: f"{args.path}: {progress['names']:,} names freed")
+    result = watch(answers, lambda progress: f"{path}: {progress['names']:,} names freed")
     if result["lost"]:
-        complain(f"tmpfsctl: {args.path}: {result['lost']:,} of it could not be read back: their memory stays in use "
+        complain(f"tmpfsctl: {path}: {result['lost']:,} of it could not be read back: their memory stays in use "
                  "until the unmount")
     if not args.quiet:
-        print(f"{printable(args.path)}: {result['names']:,} names removed")
+        print(f"{printable(path)}: {result['names']:,} names removed")
+
+
+def run(args: argparse.Namespace) -> None:
+    """tmpfsctl discard."""
+    each(args.path, lambda path: discard(path, args))

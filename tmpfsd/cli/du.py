@@ -9,11 +9,13 @@ from typing import Any
 
 from tmpfsd.cli.client import follow, place_of
 from tmpfsd.cli.progress import watch
+from tmpfsd.cli.several import each
 from tmpfsd.cli.status import human
+from tmpfsd.mounts.printable import printable
 
 EPILOG = """\
 example:
-  tmpfsctl du /scratch/src
+  tmpfsctl du /scratch/src /scratch/build
 
 exit status:
   0  done             1  refused or failed: one line on stderr says why"""
@@ -21,7 +23,7 @@ exit status:
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of du."""
-    command.add_argument("path", metavar="PATH", help="a directory or file on a tmpfsd mount")
+    command.add_argument("path", metavar="PATH", nargs="+", help="a directory or file on a tmpfsd mount")
     command.add_argument("--json", action="store_true", help="as JSON, for scripts")
 
 
@@ -44,7 +46,18 @@ def lines(total: dict[str, Any]) -> Iterator[str]:
 
 def run(args: argparse.Namespace) -> None:
     """tmpfsctl du."""
-    mount, inside = place_of(args.path)
-    total = watch(follow(mount, "du", path=inside),
-                  lambda progress: f"{args.path}: {progress['names']:,} names")
-    print(json.dumps(total, indent=2) if args.json else "\n".join(lines(total)))
+    found: list[dict[str, Any]] = []
+
+    def work(path: str) -> None:
+        mount, inside = place_of(path)
+        total = watch(follow(mount, "du", path=inside), lambda progress: f"{path}: {progress['names']:,} names")
+        found.append({"path": path, **total} if len(args.path) > 1 else total)
+        if not args.json:
+            head = [f"{printable(path)}:"] if len(args.path) > 1 else []
+            print("\n".join([""] * (len(found) > 1) + head + list(lines(total))))
+
+    try:
+        each(args.path, work)
+    finally:
+        if args.json and found:
+            print(json.dumps(found if len(args.path) > 1 else found[0], indent=2))

@@ -91,12 +91,17 @@ def as_dict(result: Estimate) -> dict[str, object]:
              for name, pages in result.pages.items()]
     return {"files": result.files, "submap_bytes": result.submap_bytes, "auto_bytes": result.auto_bytes,
             "bytes_per_file": round(result.per_file, 1), "data_pages": result.data_pages,
-            "size_bytes": result.size_bytes, "pools": pools}
+            "size_bytes": result.size_bytes, "options": options_of(result), "pools": pools}
 
 
 def kib(npages: int) -> str:
     """Write pages as a size that mount options take."""
     return f"{npages * (PAGE_SIZE >> 10)}k"
+
+
+def options_of(result: Estimate) -> str:
+    """The mount options that hold it, a twentieth more."""
+    return f"size={-(-result.size_bytes * 21 // (20 << 20))}m"
 
 
 def format_estimate(result: Estimate) -> str:
@@ -107,7 +112,8 @@ def format_estimate(result: Estimate) -> str:
     lines += ["", f"{'metadata':<13}{result.per_file:,.0f} bytes for each of {result.files:,} files",
               f"{'fixed':<13}submap={kib(result.npages)} at least",
               f"{'auto':<13}takes {kib(atop(result.auto_bytes))} of address space",
-              f"{'with data':<13}size={kib(atop(result.size_bytes))} at least"]
+              f"{'with data':<13}size={kib(atop(result.size_bytes))} at least",
+              f"{'so':<13}tmpfsd MOUNTPOINT -o {options_of(result)}"]
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tmpfsd.cli.client import follow, place_of
 from tmpfsd.cli.progress import watch
+from tmpfsd.cli.several import each
 from tmpfsd.cli.status import human
 from tmpfsd.mounts.printable import printable
 
@@ -21,7 +22,7 @@ exit status:
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of prefetch."""
-    command.add_argument("path", metavar="PATH", help="a directory or file on a tmpfsd mount")
+    command.add_argument("path", metavar="PATH", nargs="+", help="a directory or file on a tmpfsd mount")
     command.add_argument("--metadata", action="store_true", help="metadata only: as much as find(1) needs")
     command.add_argument("--json", action="store_true", help="as JSON, for scripts")
 
@@ -36,7 +37,18 @@ def line(total: dict[str, Any]) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """tmpfsctl prefetch."""
-    mount, inside = place_of(args.path)
-    total = watch(follow(mount, "prefetch", path=inside, metadata=args.metadata),
-                  lambda progress: f"{args.path}: {line(progress)}")
-    print(json.dumps(total, indent=2) if args.json else printable(f"{args.path}: {line(total)}"))
+    found: list[dict[str, Any]] = []
+
+    def work(path: str) -> None:
+        mount, inside = place_of(path)
+        total = watch(follow(mount, "prefetch", path=inside, metadata=args.metadata),
+                      lambda progress: f"{path}: {line(progress)}")
+        found.append({"path": path, **total} if len(args.path) > 1 else total)
+        if not args.json:
+            print(printable(f"{path}: {line(total)}"))
+
+    try:
+        each(args.path, work)
+    finally:
+        if args.json and found:
+            print(json.dumps(found if len(args.path) > 1 else found[0], indent=2))
