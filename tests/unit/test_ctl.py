@@ -109,7 +109,7 @@ def test_colours_are_for_what_is_nearly_full() -> None:
     assert styles(nothing) == {"warning": "bold red"}
     full = {"path": "/x", "size_bytes": 100, "used_bytes": 96}
     assert styles(status(used_bytes=(1 << 40) * 85 // 100, swap=full)) == {
-        "warning": "bold red", "used": "yellow", "swap": "red", "inodes": "red"}
+        "warning": "bold red", "health": "bold red", "used": "yellow", "swap": "red", "inodes": "red"}
 
 
 def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

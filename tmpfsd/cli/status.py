@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tmpfsd.cli.client import status
+from tmpfsd.cli.health import health
 from tmpfsd.mounts.printable import printable_all
+from tmpfsd.options import UNLIMITED
 from tmpfsd.server.pressure import DISK_FULL, THRESHOLDS, shares
 from tmpfsd.uvm.param import PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE, SPARE
@@ -36,6 +38,8 @@ def human(nbytes: int) -> str:
 
 def share(part: int, whole: int) -> str:
     """Write a size, its limit, and the percentage."""
+    if whole >= UNLIMITED:
+        return f"{human(part)}, no limit"
     percent = f"  ({100 * part / whole:.0f}%)" if whole else ""
     return f"{human(part)} of {human(whole)}{percent}"
 
@@ -44,6 +48,9 @@ def rows(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Return the lines of the table, each a name and a text."""
     swap, submap, data = (state[key] for key in ("swap", "submap", "data"))
     most = state["inodes_max"]
+    found = health(state)
+    yield "health", str(found)
+    yield from (("", text) for text in found.what_helps)
     yield "mount point", state["mountpoint"]
     yield "backend", state["backend"]
     yield "used", share(state["used_bytes"], state["size_bytes"])
@@ -139,7 +146,10 @@ def format_status(state: dict[str, Any]) -> str:
 
 def styles(state: dict[str, Any]) -> dict[str, str]:
     """Return the colour of the lines that begin with a word; full ram is how it is meant to be."""
+    word = health(state).state
     colours = {"warning": "bold red"}
+    if word != "ok":
+        colours["health"] = "yellow" if word == "under pressure" else "bold red"
     for name, share_ in shares(state):
         if name != "ram" and share_.percent >= THRESHOLDS[1]:
             colours[name] = "red" if share_.percent >= THRESHOLDS[0] else "yellow"
@@ -168,6 +178,7 @@ def run(args: argparse.Namespace) -> None:
     """tmpfsctl status."""
     answer = status(args.mountpoint)
     if args.json:
-        print(json.dumps(answer, indent=2))
+        found = health(answer)
+        print(json.dumps({"health": found.state, "why": found.why, "what_helps": found.what_helps, **answer}, indent=2))
     else:
         show(answer)

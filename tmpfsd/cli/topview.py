@@ -15,10 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tmpfsd.cli.health import health
 from tmpfsd.cli.status import human
 from tmpfsd.mounts.printable import printable, printable_all
-from tmpfsd.server.pressure import DISK_FULL, THRESHOLDS, shares
+from tmpfsd.server.pressure import THRESHOLDS, shares
 
+LEAST_FOR_TROUBLE = 14      # lines of a terminal that has one left to say what is the matter
 PAGING = (("faults", "faults"), ("pageins", "in"), ("pageouts", "out"), ("reclaims", "evicted"), ("scans", "scans"),
           ("stalls", "stalls"))
 HELP = """\
@@ -191,6 +193,9 @@ def screen(interval: Interval, settings: Settings, height: int = 0) -> Renderabl
     status = printable_all(interval.after.status)
     head = Text(no_wrap=True, overflow="ellipsis")
     head.append("paused" if settings.paused else f"every {settings.delay:g} s", "reverse" if settings.paused else "")
+    found = health(status)
+    colour = "" if found.state == "ok" else "yellow" if found.state == "under pressure" else "bold red"
+    head.append("  ").append(found.state, colour)
     head.append(f"  pid {status['pid']}  {status['backend']}  ").append(status["mountpoint"], "bold")
     if settings.stale:
         age = time.monotonic() - interval.after.time
@@ -200,8 +205,8 @@ def screen(interval: Interval, settings: Settings, height: int = 0) -> Renderabl
     if settings.help:
         return Group(head, "", HELP)
     trouble = []
-    if status["swap"].get("disk_full"):
-        trouble.append(Text(DISK_FULL, "bold red", no_wrap=True, overflow="ellipsis"))
+    if found.state != "ok" and not 0 < height < LEAST_FOR_TROUBLE:
+        trouble.append(Text("; ".join((str(found), *found.what_helps)), colour, no_wrap=True, overflow="ellipsis"))
     tier = list(compressed(interval))
     npools, nrequests = len(status["pools"]) + 1, len(status["requests"])
     if height:

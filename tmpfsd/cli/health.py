@@ -1,0 +1,75 @@
+"""health.py: whether a mount is well, in a word, and what to do where it is not.
+
+Told from its status alone, as what is worst: `broken`, `swap failing`, `disk full`, `full`, `under pressure`, `ok`.
+
+Limits      What was refused or lost in the past is no state: `tmpfsctl status` warns of that below.  A page that could
+            not be read back is, until it is read or removed.  With compress= and no swap it is not told that ram is
+            full: how much more could be compressed is not known beforehand.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tmpfsd.server.pressure import THRESHOLDS, shares
+from tmpfsd.uvm.param import PAGE_SIZE
+from tmpfsd.uvm.vm import RESERVE, SPARE
+
+MORE = {"used": "size", "inodes": "nr_inodes"}      # what `tmpfsctl set` calls it
+PRESSURE = THRESHOLDS[-1]
+FULL = {"ram": 98}          # per cent; where nothing can leave, of what is not kept for faults and renames
+KEPT = (RESERVE + SPARE) * PAGE_SIZE
+
+
+class Health(NamedTuple):
+    """The state in a word, why, and what helps."""
+
+    state: str
+    why: str = ""
+    what_helps: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.state, self.why)))
+
+
+def health(status: dict[str, Any]) -> Health:
+    """Tell what is worst of what is so now."""
+    return next(troubles(status), Health("ok"))
+
+
+def troubles(status: dict[str, Any]) -> Iterator[Health]:
+    """Tell all that is the matter, the worst first."""
+    swap, place = status["swap"] or {}, shlex.quote(status.get("mountpoint", "MOUNTPOINT"))
+    another_place = f"`tmpfsctl swapon {place} PATH` gives another place"
+    if status.get("broken"):
+        yield Health("broken", "an invariant does not hold, and changes are refused",
+                     ("copy what you need, and unmount",))
+    if status["paging"].get("lost_pages"):
+        yield Health("swap failing", f"{status['paging']['lost_pages']:,} pages cannot be read back",
+                     ("copy what can be read, and mount anew with swap on another disk",))
+    if swap.get("bad_slots"):
+        yield Health("swap failing", f"{swap['bad_slots']:,} slots did not take what was written",
+                     (another_place, "`tmpfsctl swapoff` empties the old one"))
+    if swap.get("disk_full"):
+        yield Health("disk full", "the disk under the swap file is full", ("free space there", another_place))
+    yield from fullness(status, place, another_place)
+
+
+def fullness(status: dict[str, Any], place: str, another_place: str) -> Iterator[Health]:
+    """Tell which limits are reached, or nearly.  Full ram is how it is meant to be, where pages can leave."""
+    can_leave = bool(status["swap"] and status["swap"]["size_bytes"] or (status.get("zram") or {}).get("size_bytes"))
+    found = []
+    for name, share in shares(status):
+        if name == "ram" and can_leave:
+            continue
+        said = MORE.get(name, name)
+        more = f"`tmpfsctl set {place} {said}={'N' if name == 'inodes' else 'SIZE'}` gives more"
+        percent = share.percent if name != "ram" else 100 * share.used / max(share.limit - KEPT, 1)
+        found.append((percent, said, (another_place,) if name == "swap" else ("remove files", more)))
+    for percent, said, helps in sorted(found, reverse=True):
+        if percent >= FULL.get(said, 100):
+            yield Health("full", f"{said} is used up", helps)
+        elif percent >= PRESSURE:
+            yield Health("under pressure", f"{min(int(percent), 99)} % of {said} is used", helps)
