@@ -2,7 +2,7 @@
 # install | uninstall | deb | compile | experiments | clean
 #
 #   make run [MNT=./mnt] [OPTS=ram=128m]     mount, print the status and how to unmount
-#   make test [T=tests/unit]                 all tests, or those of one place
+#   make test [T=tests/unit]                 all tests, in two halves at once, or those of one place
 #   make test-deep                           the file system checked after each operation, and thrashing: minutes more
 #   make coverage                            branch coverage of tmpfsd/uvm, pool and tmpfs by the tests without a mount
 #   make bench [NULLFS=nullfs.c] [EXAMPLE=tmpfs.py] [BENCH_OPTS="--peer 'NAME=COMMAND {mnt}'"]
@@ -70,7 +70,7 @@ deb: $(RUN_STAMP) compile
 	tools/deb.sh "$(DEB)"
 
 test: $(TEST_STAMP) compile
-	$(BIN)/python -m pytest $(T)
+	if [ "$(T)" = tests ]; then tools/test.sh $(BIN)/python; else $(BIN)/python -m pytest $(T); fi
 
 # TMPFSD_CHECK=2 checks everything after each operation, TMPFSD_THRASH=1 evicts every page at every chance.
 test-deep: $(TEST_STAMP) compile
