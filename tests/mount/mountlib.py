@@ -70,8 +70,8 @@ class Mounted:
         return self.daemon.pid
 
     def alive(self) -> bool:
-        """Is there something to ask? False once a test has ended the daemon itself."""
-        return self.process is None or self.process.poll() is None
+        """Is there something to ask? False once a test has unmounted it, or ended the daemon itself."""
+        return is_mounted(self.mnt) and (self.process is None or self.process.poll() is None)
 
     def status(self) -> dict[str, Any]:
         """The JSON of `tmpfsctl status`."""
