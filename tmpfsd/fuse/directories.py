@@ -26,8 +26,8 @@ MOST = 1 << 20                  # bytes of one listing, as of a READ
 TYPE_SHIFT = 12                 # DT_DIR and the like are these bits of the mode
 DOTS = (b".", b"..")
 _read_in, _dirent = abi.READ_IN.unpack, abi.DIRENT.pack
-DIRENT_SIZE, ENTRY_SIZE = abi.DIRENT.size, abi.ENTRY_OUT.size
-_direntplus, PLUS_SIZE = abi.DIRENTPLUS.pack, abi.DIRENTPLUS.size
+_entry_out, ENTRY_SIZE = abi.ENTRY_OUT.pack, abi.ENTRY_OUT.size
+PADDING = tuple(bytes(size) for size in range(8))
 NO_ENTRY = bytes(ENTRY_SIZE)    # of "." and "..", which the kernel does not look at
 
 
@@ -41,6 +41,18 @@ def _asked(s: Session, ino: int, data: bytes) -> tuple[int, int]:
     return offset, min(size, MOST)
 
 
+def _named(name: bytes, number: int, mode: int, key: int) -> bytes:
+    """A dirent."""
+    length = len(name)
+    return _dirent(number, key, length, mode >> TYPE_SHIFT) + name + PADDING[-length & 7]
+
+
+def _reply(s: Session, out: list[bytes]) -> Reply:
+    """What was put out."""
+    body = b"".join(out)
+    return [replies.header(s, len(body)), body]
+
+
 def readdir(s: Session, ino: int, data: bytes) -> Reply:
     """READDIR: fuse_read_in."""
     cookie, room = _asked(s, ino, data)
@@ -48,16 +60,15 @@ def readdir(s: Session, ino: int, data: bytes) -> Reply:
 
     def emit(name: bytes, number: int, mode: int, key: int) -> bool:
         nonlocal room
-        pad = -len(name) & 7
-        room -= DIRENT_SIZE + len(name) + pad
+        entry = _named(name, number, mode, key)
+        room -= len(entry)
         if room < 0:
             return False
-        out.append(_dirent(number, key, len(name), mode >> TYPE_SHIFT) + name + bytes(pad))
+        out.append(entry)
         return True
 
     vnops.list_names(s.mount, ino, cookie, emit)
-    body = b"".join(out)
-    return [replies.header(s, len(body)), body]
+    return _reply(s, out)
 
 
 def readdirplus(s: Session, ino: int, data: bytes) -> Reply:
@@ -67,22 +78,20 @@ def readdirplus(s: Session, ino: int, data: bytes) -> Reply:
 
     def emit(name: bytes, number: int, attributes: tuple, key: int) -> bool:
         nonlocal room
-        pad = -len(name) & 7
-        room -= PLUS_SIZE + len(name) + pad
+        mode, links, uid, gid, rdev, size, blocks, atime, mtime, ctime, generation = attributes
+        entry = _named(name, number, mode, key)
+        room -= ENTRY_SIZE + len(entry)
         if room < 0:
             return False
-        mode, links, uid, gid, rdev, size, blocks, atime, mtime, ctime, generation = attributes
         if name in DOTS:
-            out.append(NO_ENTRY + _dirent(number, key, len(name), mode >> TYPE_SHIFT) + name + bytes(pad))
+            out.append(NO_ENTRY + entry)
             return True
         asec, ansec = divmod(atime, SECOND)
         msec, mnsec = divmod(mtime, SECOND)
         csec, cnsec = divmod(ctime, SECOND)
-        out.append(_direntplus(number, generation, FOREVER, FOREVER, number, size, blocks, asec, msec, csec, ansec,
-                               mnsec, cnsec, mode, links, uid, gid, rdev, BLOCK_SIZE, number, key, len(name),
-                               mode >> TYPE_SHIFT) + name + bytes(pad))
+        out.append(_entry_out(number, generation, FOREVER, FOREVER, number, size, blocks, asec, msec, csec, ansec,
+                              mnsec, cnsec, mode, links, uid, gid, rdev, BLOCK_SIZE) + entry)
         return True
 
     vnops.readdir(s.mount, ino, cookie, emit)
-    body = b"".join(out)
-    return [replies.header(s, len(body)), body]
+    return _reply(s, out)
