@@ -70,7 +70,7 @@ def finish(mounted: Mounted) -> None:
     """Check and unmount; unmounts whatever the check says."""
     gc.collect()  # no file object of a failed test may keep the mount busy
     try:
-        if mounted.alive():
+        if mounted.alive() and mountinfo.find(str(mounted.mnt)):        # else a test unmounted it, and it ends
             mounted.check()
     finally:
         mounted.close()
