@@ -2,18 +2,18 @@
 
 import os
 import random
-import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fs.fslib import CRED, ROOT
+from tests.servers import Server, cluster, need_server
 from tmpfsd import options
 from tmpfsd.swapplaces import parse_swap, remote
 from tmpfsd.tmpfs import vnops
@@ -22,7 +22,6 @@ from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 
 MB = 1 << 20
-BINARY = shutil.which("valkey-server") or shutil.which("redis-server")
 GOOD = ("valkey://localhost:6379/x", "redis://10.0.0.1:1/a.b-c_d", "rediss://[::1]:6379/x", "valkeys://h:65535/x",
         "valkey://a:1,b:2,c:3/x")
 
@@ -63,68 +62,9 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
         open_remote("valkey://127.0.0.1:1/x", "")
 
 
-class Server:
-    """A server of ours, at one port for all its lives."""
-
-    def __init__(self, directory: Path, *more: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        self.directory, self.more = directory, more
-        self.process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    @property
-    def place(self) -> str:
-        return f"valkey://127.0.0.1:{self.port}/test"
-
-    def start(self) -> None:
-        assert BINARY is not None
-        command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                   "--dir", str(self.directory), *self.more]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 10
-        while time.monotonic() < until:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.02)
-        raise AssertionError("the server does not start")
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(10)
-            self.process = None
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def client(self, **how: Any) -> Any:
-        import valkey
-        return valkey.Valkey("127.0.0.1", self.port, **how)
-
-    def keys(self, **how: Any) -> list[bytes]:
-        client = self.client(**how)
-        try:
-            return client.keys("test:*")
-        finally:
-            client.close()
-
-    def ask(self, *words: Any) -> Any:
-        client = self.client()
-        try:
-            return client.execute_command(*words)
-        finally:
-            client.close()
-
-
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    pytest.importorskip("valkey")
-    if BINARY is None:
-        pytest.skip("no redis-server and no valkey-server is installed")
+    need_server()
     made: list[Server] = []
 
     def make(*more: str) -> Server:
@@ -394,3 +334,48 @@ def test_a_copy_reads_by_a_connection_of_its_own(serve) -> None:
         assert bytes(page) == bytes([7]) * 4096
     finally:
         store.close()
+
+
+def test_a_cluster_that_loses_nodes(mounted, tmp_path: Path) -> None:
+    """Each is killed in turn and comes back; what the replicas have by then is not lost, nothing is wrong."""
+    need_server()
+    with ExitStack() as stack:
+        servers = cluster(stack, tmp_path)
+        place = "valkey://" + ",".join(f"127.0.0.1:{each.port}" for each in servers[:3]) + "/test"
+        mp = mounted(servers[0], swap=place)
+        files = fill(mp, 600)
+        assert sum(len(each.keys()) > 0 for each in servers) >= 3           # spread, and with replicas
+        assert look(mp, files) == (600, 0)
+        for round_, primary in enumerate(servers[:3]):
+            until = time.monotonic() + 20
+            while not all(each.linked() for each in servers):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            time.sleep(0.3)                                                 # what was written has reached the replica
+            primary.kill()
+            began = time.monotonic()
+            look(mp, files)                                                 # EIO, or right
+            assert time.monotonic() - began < 30
+            until = time.monotonic() + 30
+            while look(mp, files) != (len(files), 0):
+                assert time.monotonic() < until, (state(mp), look(mp, files))
+                time.sleep(0.2)
+            files |= fill(mp, 100, 1000 * (round_ + 1))
+            primary.start()
+        assert look(mp, files) == (900, 0) and state(mp) == "ok"
+        mp.check()
+        mp.close()
+        assert not any(each.keys() for each in servers)
+
+
+def test_a_cluster_that_lacks_slots(tmp_path: Path) -> None:
+    from tmpfsd.stores.valkey import open_remote
+    need_server()
+    with ExitStack() as stack:
+        server = Server(tmp_path, "--cluster-enabled", "yes")
+        stack.callback(server.kill)
+        server.ask("CLUSTER", "ADDSLOTS", *range(100))
+        began = time.monotonic()
+        with pytest.raises(OSError, match="(?i)slots"):
+            open_remote(server.place, "")
+        assert time.monotonic() - began < 3

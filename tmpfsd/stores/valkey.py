@@ -15,6 +15,7 @@ Invariants  P1  _chunks says 1 of each chunk that may have a key.
             P2  Only the process that opened the store renews and removes keys; a frozen copy only reads.
 
 Limits      A server that evicts keys would lose pages: one that is set to is refused at the mount, not later.
+            Of a cluster that has lost a part, all is away until that is served again.
             A page that the server has lost is EIO to who wants it, and reads again if it is there again.
 """
 
@@ -49,8 +50,8 @@ ATTEMPTS = 1                # of a cluster's client after a node has moved
 class ValkeyStore:
     """Pages at a server.  => open_remote() makes one."""
 
-    __slots__ = ("path", "most", "can_discard", "missing", "_where", "_password", "_library", "_client", "_pid",
-                 "_here", "_run", "_chunks", "_away", "_full", "_told", "_wake", "_ended", "_keeper")
+    __slots__ = ("path", "most", "can_discard", "missing", "_where", "_password", "_library", "_errors", "_client",
+                 "_pid", "_here", "_run", "_chunks", "_away", "_full", "_told", "_wake", "_ended", "_keeper")
     kind = "valkey"
 
     def __init__(self, path: str, where: Remote, password: bytes) -> None:
@@ -60,6 +61,9 @@ class ValkeyStore:
         self.missing = 0                    # pages that the server did not have any more
         self._where, self._password = where, password
         self._library = library()
+        # What goes wrong with a cluster is not derived from what goes wrong with a server; the last is what the library
+        # of a cluster raises when it knows no node any more.
+        self._errors = self._library.ValkeyError, self._library.exceptions.ValkeyClusterException, AttributeError
         self._pid = self._here = os.getpid()
         self._run = os.urandom(8).hex()
         self._chunks = bytearray()
@@ -77,7 +81,7 @@ class ValkeyStore:
             client = self._make()
             demand_lasting(client)
             return client
-        except self._library.ValkeyError as error:
+        except self._errors as error:
             raise OSError(errno.ECONNREFUSED, text_of(error), self.path) from None
 
     def _make(self) -> Any:
@@ -101,13 +105,12 @@ class ValkeyStore:
             self._client, self._here = self._connect(), os.getpid()
         elif self._away:
             raise OSError(errno.EIO, self._away)
-        errors = self._library.exceptions
         try:
             yield self._client
-        except errors.OutOfMemoryError as error:
+        except self._library.exceptions.OutOfMemoryError as error:
             self._say_full()
             raise OSError(errno.ENOSPC, text_of(error)) from None
-        except (self._library.ValkeyError, OSError) as error:
+        except (*self._errors, OSError) as error:
             self._say_away(text_of(error))
             raise OSError(errno.EIO, text_of(error)) from None
 
@@ -210,15 +213,15 @@ class ValkeyStore:
 
     def close(self) -> None:
         """See Store: the keys go, as far as CLOSING lasts; the rest expires."""
-        if self._pid != os.getpid():
+        if self._pid != os.getpid() or self._ended:
             return
         self._ended = True
         self._wake.set()
         self._keeper.join(2 * SECONDS)
         if not self._away:
-            with contextlib.suppress(self._library.ValkeyError, OSError):
+            with contextlib.suppress(*self._errors, OSError):
                 self._each("unlink", time.monotonic() + CLOSING)
-        with contextlib.suppress(self._library.ValkeyError, OSError):
+        with contextlib.suppress(*self._errors, OSError):
             self._client.close()
 
     # --- the keeper ---
@@ -230,7 +233,7 @@ class ValkeyStore:
             self._wake.clear()
             if self._ended:
                 return
-            with contextlib.suppress(self._library.ValkeyError, OSError):
+            with contextlib.suppress(*self._errors, OSError):
                 if self._away:
                     client, before = self._connect(), self._client
                     self._client = client

@@ -1,0 +1,89 @@
+"""A real mount whose swap is a server: filled, checked, the server killed, the daemon killed."""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+from mountlib import Mounted, ctl, eventually, mount_tmpfsd, needs_root
+
+from tests.servers import Server, need_server
+
+pytestmark = [needs_root, pytest.mark.timeout(120)]
+SIZE = 20_000
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    need_server()
+    made = Server(tmp_path)
+    yield made
+    made.kill()
+
+
+@contextmanager
+def mount(server: Server, ends: int = 0) -> Iterator[Mounted]:
+    """A mount of 2 MiB that pages to the server; nothing is checked at its end, as pages may be lost."""
+    mounted = mount_tmpfsd(f"ram=2m,size=64m,swap={server.place}")
+    try:
+        yield mounted
+    finally:
+        with pytest.raises(AssertionError, match=f"ended with {ends}") if ends else nullcontext():
+            mounted.close()
+
+
+def content(number: int) -> bytes:
+    return random.Random(number).randbytes(SIZE)
+
+
+def fill(mnt: Path, count: int) -> None:
+    for number in range(count):
+        (mnt / str(number)).write_bytes(content(number))
+
+
+def good(mnt: Path, count: int) -> int:
+    """How many have what they must have; nothing but EIO else."""
+    found = 0
+    for number in range(count):
+        try:
+            with open(mnt / str(number), "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                assert file.read() == content(number)
+            found += 1
+        except OSError:
+            pass
+    return found
+
+
+def test_filled_checked_and_unmounted(server: Server) -> None:
+    with mount(server) as mounted:
+        fill(mounted.mnt, 500)
+        assert mounted.status()["stores"][0]["used_bytes"] > 4 << 20 and server.keys()
+        assert good(mounted.mnt, 500) == 500
+        assert "consistent" in ctl("check", str(mounted.mnt)).stdout    # by a copy, with a connection of its own
+        assert good(mounted.mnt, 500) == 500
+    assert server.keys() == []
+
+
+def test_a_server_that_is_killed_and_comes_back(server: Server) -> None:
+    with mount(server) as mounted:
+        fill(mounted.mnt, 300)
+        server.kill()
+        assert good(mounted.mnt, 300) < 300
+        assert mounted.status()["stores"][0]["state"] == "unreachable" and "Connection refused" in mounted.log_text()
+        server.start()
+        assert eventually(lambda: mounted.status()["stores"][0]["state"] != "unreachable")
+        assert good(mounted.mnt, 300) < 300 and mounted.alive()
+        assert "the server has lost pages" in mounted.log_text()
+    assert server.keys() == []
+
+
+def test_what_a_killed_daemon_leaves_has_a_lifetime(server: Server) -> None:
+    with mount(server, ends=-9) as mounted:
+        fill(mounted.mnt, 300)
+        mounted.daemon.kill()
+        mounted.daemon.wait(10)
+        keys = server.keys()
+        assert keys and all(0 < server.ask("TTL", key) <= 3600 for key in keys)

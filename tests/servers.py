@@ -1,0 +1,112 @@
+"""Servers of Valkey or Redis for tests: one, and a cluster of three with a replica each."""
+
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BINARY = shutil.which("valkey-server") or shutil.which("redis-server")
+CLIENT = shutil.which("valkey-cli") or shutil.which("redis-cli")
+
+
+def need_server() -> None:
+    """Skip where there is none."""
+    pytest.importorskip("valkey")
+    if BINARY is None or CLIENT is None:
+        pytest.skip("no redis-server and no valkey-server is installed")
+
+
+class Server:
+    """A server of ours, at one port for all its lives."""
+
+    def __init__(self, directory: Path, *more: str) -> None:
+        self.port = free_port()
+        self.directory, self.more = directory, more
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def place(self) -> str:
+        return f"valkey://127.0.0.1:{self.port}/test"
+
+    def start(self) -> None:
+        assert BINARY is not None
+        command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+                   "--dir", str(self.directory), *self.more]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        raise AssertionError("the server does not start")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def client(self, **how: Any) -> Any:
+        import valkey
+        return valkey.Valkey("127.0.0.1", self.port, **how)
+
+    def keys(self, **how: Any) -> list[bytes]:
+        client = self.client(**how)
+        try:
+            return client.keys("test:*")
+        finally:
+            client.close()
+
+    def linked(self) -> bool:
+        """Whether a replica has what its primary had."""
+        client = self.client()
+        try:
+            return bool(client.info("replication").get("master_link_status", "up") == "up")
+        finally:
+            client.close()
+
+    def ask(self, *words: Any) -> Any:
+        client = self.client()
+        try:
+            return client.execute_command(*words)
+        finally:
+            client.close()
+
+
+def free_port() -> int:
+    """A port such that the bus of a cluster finds its own, 10,000 above."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            if probe.getsockname()[1] < 55000:
+                return int(probe.getsockname()[1])
+
+
+def cluster(stack: ExitStack, directory: Path) -> list[Server]:
+    """Six servers that are a cluster: three with a replica each."""
+    servers = []
+    for number in range(6):
+        here = directory / f"node{number}"
+        here.mkdir()
+        servers.append(Server(here, "--cluster-enabled", "yes", "--cluster-node-timeout", "1500",
+                              "--repl-diskless-sync-delay", "0"))
+        stack.callback(servers[-1].kill)
+    subprocess.run([str(CLIENT), "--cluster", "create", *(f"127.0.0.1:{each.port}" for each in servers),
+                    "--cluster-replicas", "1", "--cluster-yes"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 20
+    while not all(b"cluster_state:ok" in each.ask("CLUSTER", "INFO") for each in servers) or not all(
+            each.linked() for each in servers):
+        assert time.monotonic() < until, "the cluster does not come up"
+        time.sleep(0.1)
+    return servers
