@@ -276,7 +276,7 @@ class TestStore:
         status = lives(mounted)
         assert status["paging"]["read_errors"] > 0
         # What fails again and again is told at the first, second, fourth time and so on: writes, and holes.
-        demand_short_log(mounted, 40 + status["paging"]["lost_pages"])
+        demand_short_log(mounted, 32 + status["paging"]["lost_pages"])
         unmount(mounted.mnt)
         assert mounted.daemon.wait(timeout=15) == 0, mounted.log_text()
 

@@ -453,3 +453,16 @@ def test_a_full_disk_is_said_until_a_write_finds_room(make_swap, pages, monkeypa
     assert swap.full
     swap.free(slot + 1, 1)
     assert not swap.full                                    # nothing of ours is left there
+
+
+def test_holes_that_fail_are_told_seldom(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first, the second, the fourth: a store that is dead does not fill the log."""
+    (tmp_path / "swap").write_bytes(bytes(1 << 16))
+    store = FileStore(os.open(tmp_path / "swap", os.O_RDONLY))          # EBADF, which may pass
+    try:
+        with caplog.at_level("INFO"):
+            assert not any(store.discard(1, 1) for _ in range(100))
+        told = [record.getMessage() for record in caplog.records]
+        assert len(told) == 7 and "64 times so far" in told[-1] and store.can_discard
+    finally:
+        store.close()

@@ -23,6 +23,7 @@ import stat
 from typing import Callable, Protocol, Sequence
 
 from tmpfsd.native import mypyc_attr
+from tmpfsd.uvm.lost import seldom
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Store(Protocol):
 class FileStore:
     """A file or a block device; `most` is 0 for a file."""
 
-    __slots__ = ("fd", "path", "kind", "most", "can_discard")
+    __slots__ = ("fd", "path", "kind", "most", "can_discard", "_punch_errors")
 
     def __init__(self, fd: int, path: str = "", size_bytes: int = 0) -> None:
         self.fd = fd
@@ -90,6 +91,7 @@ class FileStore:
         found = os.fstat(fd)
         self.kind = "device" if stat.S_ISBLK(found.st_mode) else "file" if found.st_nlink else "unlinked"
         self.can_discard = True
+        self._punch_errors = 0
 
     def read(self, place: int, pages: Sequence[memoryview]) -> None:
         """See Store.  O(pages)."""
@@ -123,7 +125,10 @@ class FileStore:
                 break
         if error:
             self.can_discard = error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
-            log.info("swap %s: a hole was not punched: %s", self.path, os.strerror(error))
+            self._punch_errors += 1
+            if seldom(self._punch_errors):
+                log.info("swap %s: a hole was not punched, %d times so far: %s", self.path, self._punch_errors,
+                         os.strerror(error))
         return not error
 
     def state(self) -> str:
