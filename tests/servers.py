@@ -77,6 +77,14 @@ class Server:
         finally:
             client.close()
 
+    def is_primary(self) -> bool:
+        """Whether it is one that replicas follow."""
+        client = self.client()
+        try:
+            return bool(client.info("replication")["role"] == "master")
+        finally:
+            client.close()
+
     def ask(self, *words: Any) -> Any:
         client = self.client()
         try:

@@ -14,6 +14,9 @@ Picture     UP --an operation finds no answer--> AWAY --the keeper does--> UP
 Invariants  P1  _chunks says 1 of each chunk that may have a key.
             P2  Only the process that opened the store renews and removes keys; a frozen copy only reads.
 
+Measured on loopback at 7 times `ram`, CPU of the core against a swap file in the page cache, same run, shared machine:
+create 0.95, lookup in order 0.77, lookup at random 0.24: a round trip takes 0.1 ms there.
+
 Limits      A server that evicts keys would lose pages: one that is set to is refused at the mount, not later.
             Of a cluster that has lost a part, all is away until that is served again.
             A page that the server has lost is EIO to who wants it, and reads again if it is there again.
