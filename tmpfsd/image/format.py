@@ -116,21 +116,20 @@ class Writer:
         self.stored = array("I")
         self._compress = zstandard.ZstdCompressor(level=level, write_content_size=False).compress
         self._room = memoryview(mmap.mmap(-1, CLUSTER * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        self._pages = [self._room[i << PAGE_SHIFT:(i + 1) << PAGE_SHIFT] for i in range(CLUSTER)]
         self._filled = 0
         self._out = bytearray(PAGE_SIZE)        # the header's place
         self._at = 0                            # of _out in the file
 
     def room(self, n: int) -> list[memoryview]:
         """Where to put the next pages: 1 to n of them."""
-        n = min(n, CLUSTER - self._filled)
-        return [self._room[i << PAGE_SHIFT:(i + 1) << PAGE_SHIFT] for i in range(self._filled, self._filled + n)]
+        return self._pages[self._filled:self._filled + n]
 
     def filled(self, n: int) -> int:
         """n pages of the room have their bytes; the place of the first."""
         first = len(self.sums)
-        for i in range(n):
-            start = self._filled + i << PAGE_SHIFT
-            self.sums.append(crc32(self._room[start:start + PAGE_SIZE], first + i))
+        for i, page in enumerate(self.room(n)):
+            self.sums.append(crc32(page, first + i))
         self._filled += n
         if self._filled == CLUSTER:
             self._flush_cluster()

@@ -14,7 +14,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 
-from tmpfsd.image.format import FLAGGED, LABELS, ImageError, Writer
+from tmpfsd.image.format import CLUSTER, FLAGGED, LABELS, ImageError, Writer
 from tmpfsd.pool import Pool
 from tmpfsd.pool.table import WORDS_PER_PAGE
 from tmpfsd.tmpfs import node, reap
@@ -112,8 +112,9 @@ def _write_pages(mp: Mount, writer: Writer, flags: bytes, places: array[int], te
                 page[root & PAGE_SIZE - 1] = 1
         else:
             got = _copy(mp, writer, vpn, flags)
-        for i in range(got):
-            _clear(writer.room(got)[i], partial.get(vpn + i))
+        for i, page in enumerate(writer.room(got)):
+            if vpn + i in partial:
+                _clear(page, *partial[vpn + i])
         first = writer.filled(got)
         places[vpn:vpn + got] = array("I", range(first, first + got))
         vpn += got
@@ -123,13 +124,18 @@ def _write_pages(mp: Mount, writer: Writer, flags: bytes, places: array[int], te
 def _copy(mp: Mount, writer: Writer, vpn: int, flags: bytes) -> int:
     """Put pages from vpn on into the writer's room: how many.  => SwapIOError."""
     vm = mp.vm
-    room = writer.room(8)
-    pfn = vm.pfn_of(vpn)
-    if pfn >= 0:
-        room[0][:] = vm.phys.frame(pfn)
-        return 1
+    room, mem, n = writer.room(CLUSTER), vm.phys.mem, 0
+    del room[len(flags) - vpn:]
+    for page in room:
+        pfn = vm.pfn_of(vpn + n)
+        if pfn < 0 or flags[vpn + n] in (0, OWNER_NLOOKUP):
+            break
+        page[:] = mem[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT]
+        n += 1
+    if n:
+        return n
     slot, n = vm.slot_of[vpn], 1
-    while (n < len(room) and vpn + n < len(flags) and flags[vpn + n] not in (0, UNWRITTEN, OWNER_NLOOKUP)
+    while (n < len(room) and flags[vpn + n] not in (0, UNWRITTEN, OWNER_NLOOKUP)
            and vm.slot_of[vpn + n] == slot + n and vm.pfn_of(vpn + n) < 0):
         n += 1
     assert vm.swap is not None
@@ -142,10 +148,9 @@ def _partial(mp: Mount) -> dict[int, tuple[Pool, int]]:
             if vpn and pool.free_items(page)}
 
 
-def _clear(page: memoryview, where: tuple[Pool, int] | None) -> None:
+def _clear(page: memoryview, pool: Pool, which: int) -> None:
     """Zero the free items of a page of a pool."""
-    if where is not None:
-        pool, size = where[0], where[0].item_size
-        for k in pool.free_items(where[1]):
-            page[k * size:(k + 1) * size] = bytes(size)
-        page[pool.items_per_page * size:] = bytes(PAGE_SIZE - pool.items_per_page * size)
+    size = pool.item_size
+    for k in pool.free_items(which):
+        page[k * size:(k + 1) * size] = bytes(size)
+    page[pool.items_per_page * size:] = bytes(PAGE_SIZE - pool.items_per_page * size)
