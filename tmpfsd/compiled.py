@@ -23,7 +23,8 @@ from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleS
 from importlib.util import source_hash, spec_from_file_location
 
 FLOORS = ("uvm", "pool", "tmpfs", "fuse")
-ALSO_READ = ("options.py",)         # not compiled, but what the compiler knows of it is in the extensions
+# Not compiled, but what the compiler knows of them is in the extensions.
+ALSO_READ = ("options.py", "swapplaces.py", "stores/valkey.py")
 GROUP = "tmpfsd"                    # mypyc's name of what is compiled together
 SUFFIX = EXTENSION_SUFFIXES[0]      # names the interpreter's version and the machine
 PACKAGE = os.path.dirname(os.path.abspath(__file__))

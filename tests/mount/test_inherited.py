@@ -204,8 +204,7 @@ def test_in_the_foreground_it_ends_with_its_terminal(place: Path, nohup: bool) -
     if pid == 0:
         with contextlib.suppress(BaseException):
             os.environ["PYTHONPATH"] = str(REPOSITORY)
-            if nohup:
-                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)   # whatever the tests run under
             os.execv(sys.executable, [sys.executable, "-m", "tmpfsd", "-f", str(place), "-o", OPTIONS])
         os._exit(1)
     reader = threading.Thread(target=drain, args=(terminal,), daemon=True)

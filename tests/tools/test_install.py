@@ -66,7 +66,7 @@ def test_the_makefile_calls_it(tree: Path) -> None:
     words = ("PREFIX=/p", "DESTDIR=/d", "DEB=/x")
     ends = {"install": 'install "/p" "/d"', "uninstall": 'uninstall "/p" "/d"', "deb": 'deb.sh "/x"'}
     for target, line in ends.items():
-        assert run("make", "-n", target, *words, cwd=tree).stdout.rstrip().endswith(line)
+        assert run("make", "--no-print-directory", "-n", target, *words, cwd=tree).stdout.rstrip().endswith(line)
 
 
 def test_everything_has_its_place(stage: Path) -> None:

@@ -140,24 +140,6 @@ class TestSpace:
                 wire.ask(abi.LSEEK, ino, abi.LSEEK_IN.pack(offset, whence))
         assert not asked and not wire.session.seeks
 
-    def test_memory_is_short_for_an_answer(self, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-        failpoints.interpreted_only()
-        wire.session.flush = lambda *_what: None
-        ino = wire.mknod(ROOT, b"a")
-        wire.setattr(ino, abi.FATTR_SIZE, size=9 * PAGE_SIZE)
-        assert wire.raw(wire.request(abi.LSEEK, ino, abi.LSEEK_IN.pack(5, os.SEEK_HOLE))) is None
-        seek, refusals = holes.seek, [NoMemory("frames")]
-
-        def short(*args: Any) -> int:
-            if refusals:
-                raise refusals.pop()
-            return seek(*args)
-
-        monkeypatch.setattr(holes, "seek", short)
-        monkeypatch.setattr(reap, "make_room", lambda _mount: True)
-        reply = wire.raw(abi.IN_HEADER.pack(abi.BODY, abi.NOTIFY_REPLY, wire.unique, ino, 0, 0, 0))
-        assert reply == abi.OUT_HEADER.pack(24, 0, wire.unique) + abi.LSEEK_OUT.pack(5) and not wire.session.seeks
-
     def test_no_seek_where_data_may_be_in_the_kernel_only(self) -> None:
         wire = Wire(writeback=True)
         with refused(errno.ENOSYS):
@@ -202,3 +184,22 @@ class TestFlags:
         wire.uid, wire.pid = 1000, 0
         with refused(errno.EPERM):
             self.ioctl(wire, ino, ioctls.FS_IOC_SETFLAGS, b"\x40\0\0\0")
+
+
+def test_memory_is_short_for_an_answer(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    failpoints.interpreted_only()
+    wire.session.flush = lambda *_what: None
+    ino = wire.mknod(ROOT, b"a")
+    wire.setattr(ino, abi.FATTR_SIZE, size=9 * PAGE_SIZE)
+    assert wire.raw(wire.request(abi.LSEEK, ino, abi.LSEEK_IN.pack(5, os.SEEK_HOLE))) is None
+    seek, refusals = holes.seek, [NoMemory("frames")]
+
+    def short(*args: Any) -> int:
+        if refusals:
+            raise refusals.pop()
+        return seek(*args)
+
+    monkeypatch.setattr(holes, "seek", short)
+    monkeypatch.setattr(reap, "make_room", lambda _mount: True)
+    reply = wire.raw(abi.IN_HEADER.pack(abi.BODY, abi.NOTIFY_REPLY, wire.unique, ino, 0, 0, 0))
+    assert reply == abi.OUT_HEADER.pack(24, 0, wire.unique) + abi.LSEEK_OUT.pack(5) and not wire.session.seeks

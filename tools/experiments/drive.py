@@ -27,7 +27,7 @@ from tmpfsd.uvm.param import PAGE_SIZE
 MIB = 1 << 20
 PER_DIR = 1000
 SIZE = 8 << 30
-SALT = bytes(16)
+KEY = 0                     # of the hash of names
 ROOT = vnops.ROOT_INO
 Tick = Callable[[float], None]
 
@@ -49,7 +49,7 @@ def mount(**options: Any) -> Mount:
     Where leaves split is chance, and with it a page or two, which is not what is compared.
     """
     mp = Mount(Config(**{"swap": default_swap(), "size_bytes": SIZE, **options}))
-    mp.dirs._salt = SALT
+    mp.dirs.key = KEY
     return mp
 
 
