@@ -10,7 +10,6 @@ Limits      Names of files with several links are remembered: memory grows with 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -158,10 +157,9 @@ class _Builder:
     def attributes(self, ino: int, path: bytes, state: os.stat_result) -> None:
         """Give a node its owner, mode, times and attributes."""
         mp = self.mp
-        with contextlib.suppress(NotImplementedError):
-            for name in listed(path):
-                mp.breathe()
-                vnops.setxattr(mp, ino, os.fsencode(name), os.getxattr(path, name, follow_symlinks=False), 0, ROOT)
+        for name in listed(path):
+            mp.breathe()
+            vnops.setxattr(mp, ino, os.fsencode(name), os.getxattr(path, name, follow_symlinks=False), 0, ROOT)
         mp.breathe()
         vnops.setattr(mp, ino, ROOT, uid=state.st_uid, gid=state.st_gid)
         times = (state.st_atime_ns, state.st_mtime_ns) if self.time_ns is None else (self.time_ns, self.time_ns)

@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
+from tmpfsd.image.build import ROOT
 from tmpfsd.image.file import Image
 from tmpfsd.image.format import ImageError
 from tmpfsd.image.thaw import thaw
@@ -28,18 +29,6 @@ CHUNK = 1 << 20
 STEP = 64                   # names of a directory at once
 TELL = 256
 RAM = 64 << 20
-
-
-class _Caller:
-    uid = gid = umask = 0
-
-    def in_group(self, _gid: int) -> bool:
-        """Of every group."""
-        return True
-
-    def capable(self, _capability: int) -> bool:
-        """Of everything."""
-        return True
 
 
 def open_alone(path: str) -> Mount:
@@ -200,7 +189,7 @@ class _Extractor:
         if not stat.S_ISLNK(mode):
             os.chmod(path, stat.S_IMODE(mode))
         mp.breathe()
-        for name in vnops.listxattr(mp, ino, _Caller()):
+        for name in vnops.listxattr(mp, ino, ROOT):
             mp.breathe()
             value = bytes(vnops.getxattr(mp, ino, name))
             with contextlib.suppress(PermissionError):

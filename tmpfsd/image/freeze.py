@@ -12,7 +12,7 @@ Limits      Bytes behind the end of a symlink or of a long name may be those of 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from tmpfsd.image.format import CLUSTER, FLAGGED, LABELS, ImageError, Writer
 from tmpfsd.pool import Pool
@@ -65,11 +65,12 @@ def _drop_orphans(mp: Mount) -> None:
     """Free what has no name.  => ImageError: some of it cannot be read back."""
     _reap(mp)
     if mp.mem.norphans:
-        for ino in list(_orphans(mp)):
-            mp.breathe()
-            mp.mem.u32[mp.mem.nlookup_word(ino)] = ORPHAN
-            node.destroy(mp, ino)
-            _reap(mp)
+        for page in range(len(mp.mem.nlookup.pages)):
+            for ino in _orphans(mp, page):
+                mp.breathe()
+                mp.mem.u32[mp.mem.nlookup_word(ino)] = ORPHAN
+                node.destroy(mp, ino)
+                _reap(mp)
     if mp.lost_nodes or mp.mem.norphans:
         raise ImageError("some of what was removed cannot be freed: pages of it cannot be read back")
 
@@ -79,23 +80,21 @@ def _reap(mp: Mount) -> None:
         reap.reap(mp)
 
 
-def _orphans(mp: Mount) -> Iterator[int]:
-    """The inodes without a name."""
-    table = mp.mem.nlookup
-    for page, vpn in enumerate(table.pages):
-        if not vpn:
-            continue
-        mp.breathe()
-        at = mp.vm.read(vpn << PAGE_SHIFT)
-        for k, word in enumerate(array("I", mp.arena[at:at + PAGE_SIZE])):
-            i = page * WORDS_PER_PAGE + k
-            if word & ORPHAN and mp.mem.nodes.is_held(i):
-                yield i + 1
+def _orphans(mp: Mount, page: int) -> list[int]:
+    """The inodes without a name, of one page of lookup counts."""
+    vpn = mp.mem.nlookup.pages[page]
+    if not vpn:
+        return []
+    mp.breathe()
+    at, first = mp.vm.read(vpn << PAGE_SHIFT), page * WORDS_PER_PAGE
+    return [first + k + 1 for k, word in enumerate(array("I", mp.arena[at:at + PAGE_SIZE]))
+            if word & ORPHAN and mp.mem.nodes.is_held(first + k)]
 
 
 def _write_pages(mp: Mount, writer: Writer, flags: bytes, places: array[int], tell: Tell) -> None:
     """Write every page that has content, in the order of their numbers."""
-    partial = _partial(mp)
+    partial = _partial(mp, len(flags))
+    pools = {pool.owner: pool for pool in _pools(mp)}
     root = mp.mem.nlookup.va(ROOT_INO - 1)
     vpn, n = 0, len(flags)
     while vpn < n:
@@ -113,8 +112,8 @@ def _write_pages(mp: Mount, writer: Writer, flags: bytes, places: array[int], te
         else:
             got = _copy(mp, writer, vpn, flags)
         for i, page in enumerate(writer.room(got)):
-            if vpn + i in partial:
-                _clear(page, *partial[vpn + i])
+            if partial[vpn + i]:
+                _clear(page, pools[flags[vpn + i]], partial[vpn + i] - 1)
         first = writer.filled(got)
         places[vpn:vpn + got] = array("I", range(first, first + got))
         vpn += got
@@ -142,10 +141,14 @@ def _copy(mp: Mount, writer: Writer, vpn: int, flags: bytes) -> int:
     return vm.swap.read_cluster(slot, room[:n], range(vpn, vpn + n))
 
 
-def _partial(mp: Mount) -> dict[int, tuple[Pool, int]]:
-    """By number, the pages of pools that have free items."""
-    return {vpn: (pool, page) for pool in _pools(mp) for page, vpn in enumerate(pool.pages)
-            if vpn and pool.free_items(page)}
+def _partial(mp: Mount, nvpns: int) -> array[int]:
+    """By number: which page of its pool it is, from 1 on, where that has free items; else 0."""
+    partial = array("I", bytes(4 * nvpns))
+    for pool in _pools(mp):
+        for page, vpn in enumerate(pool.pages):
+            if vpn and pool.free_items(page):
+                partial[vpn] = page + 1
+    return partial
 
 
 def _clear(page: memoryview, pool: Pool, which: int) -> None:
