@@ -83,7 +83,7 @@ def test_the_time_of_access(fs: Driver) -> None:
 
 def test_a_page_that_cannot_be_read(fs: Driver) -> None:
     if fs.roomy:
-        pytest.skip("nothing is out")
+        pytest.skip("a roomy machine has nothing out")
     ino = fs.create(ROOT, b"a")
     fs.write(ino, 0, os.urandom(1 << 20))
     with failing("pagein", 0), refused(5):

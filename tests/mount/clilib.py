@@ -16,7 +16,7 @@ ROOT = os.geteuid() == 0
 NOBODY = 65534
 SECONDS = 30
 
-pytestmark = pytest.mark.skipif(not FUSE, reason="no /dev/fuse that this user may use")
+needs_fuse = pytest.mark.skipif(not FUSE, reason="no /dev/fuse that this user may use")
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root")
 
 

@@ -16,20 +16,14 @@ import time
 from pathlib import Path
 
 import pytest
-from clilib import assert_refused, gone, run, servers, tmpfsctl, tmpfsd, unmount
+from clilib import NOBODY, ROOT, assert_refused, gone, needs_fuse, needs_root, run, servers, tmpfsctl, tmpfsd, unmount
 from mountlib import need_others_to_run
 
 from tmpfsd.cli import mount, preflight
 from tmpfsd.mounts import mountinfo
 from tmpfsd.server import control
 
-FUSE = os.access("/dev/fuse", os.R_OK | os.W_OK)
-ROOT = os.geteuid() == 0
-NOBODY = 65534
-SECONDS = 30
-
-pytestmark = pytest.mark.skipif(not FUSE, reason="no /dev/fuse that this user may use")
-needs_root = pytest.mark.skipif(not ROOT, reason="needs root")
+pytestmark = needs_fuse
 
 
 WRONG = [

@@ -7,19 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from clilib import assert_refused, gone, run, servers, tmpfsctl, tmpfsd, unmount
+from clilib import NOBODY, assert_refused, gone, needs_fuse, needs_root, run, servers, tmpfsctl, tmpfsd, unmount
 
 from tmpfsd import options
 from tmpfsd.cli import preflight
 from tmpfsd.mounts import mountinfo
 
-FUSE = os.access("/dev/fuse", os.R_OK | os.W_OK)
-ROOT = os.geteuid() == 0
-NOBODY = 65534
-SECONDS = 30
-
-pytestmark = pytest.mark.skipif(not FUSE, reason="no /dev/fuse that this user may use")
-needs_root = pytest.mark.skipif(not ROOT, reason="needs root")
+pytestmark = needs_fuse
 
 
 def test_swap_that_cannot_be_used(mountpoint: Path, tmp_path: Path) -> None:
