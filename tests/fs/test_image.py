@@ -140,6 +140,27 @@ def test_what_has_no_name_is_left_out(tmp_path: Path) -> None:
     fs.mp.close()
 
 
+@pytest.mark.parametrize("size", [40, 200, 900, 1500])
+def test_what_was_removed_beside_what_stays_is_left_out(tmp_path: Path, size: int) -> None:
+    """In a page of which other items are in use."""
+    fs = Driver(make_mount(str(tmp_path)))
+    secret = (b"secret of nobody" * 100)[:size]
+    for name, data in ((b"kept", b"k" * size), (b"removed", secret), (b"kept too", b"k" * size)):
+        ino = fs.create(ROOT, name)
+        fs.write(ino, 0, data)
+    fs.mp.vm.check_level = 0            # a machine that checks fills what is free with poison
+    fs.unlink(ROOT, b"removed")
+    fs.forget_all()
+    image = Image(str(save(fs, tmp_path / "image")))
+    page, seen = memoryview(bytearray(PAGE_SIZE)), b""
+    for place in range(1, image.width + 1):
+        image.read_cluster(place, [page], [0])
+        seen += bytes(page)
+    assert b"secret" not in seen and b"removed" not in seen and seen.count(b"k" * size) == 2
+    image.close()
+    fs.mp.close()
+
+
 def test_what_is_reserved_is_kept(tmp_path: Path) -> None:
     fs = Driver(make_mount(str(tmp_path)))
     ino = fs.create(ROOT, b"reserved")
