@@ -82,6 +82,7 @@ extras=""
 [ "$what" = test ] && extras="[test,fuzz,tools,lint]"
 pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check install "$@"; }
 # What pyproject.toml wants for a build, here to stay: `make compile` needs it again after each change.
-pip "setuptools >= 64" wheel
+pip --upgrade "setuptools >= 64" wheel
 pip "mypy >= 2" || echo "No mypy: what is installed will run interpreted." >&2
-TMPFSD_PURE=1 pip --no-build-isolation -e ".$extras"
+# Built apart from what is here: pyfuse3 wants a newer setuptools than Debian 12 puts into a virtual environment.
+TMPFSD_PURE=1 pip -e ".$extras"
