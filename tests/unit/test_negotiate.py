@@ -80,6 +80,24 @@ def test_asynchronous_direct_writes_are_not_agreed_on() -> None:
         assert flags_of(answer_with(answer(1 | ASYNC_DIO), features)) == 1 | features
 
 
+def limits_of(told: bytes) -> tuple[int, int]:
+    """max_write and max_pages of an answer."""
+    return struct.unpack_from("=I4xH", told, OUT_HEADER.size + 20)
+
+
+@pytest.mark.parametrize("asked, pages, told", [(1 << 20, 256, (256 << 10, 64)), (65536, 32, (65536, 32))])
+def test_a_write_is_not_longer_than_others_can_wait(asked: int, pages: int, told: tuple[int, int]) -> None:
+    said = bytearray(answer(1))
+    struct.pack_into("=I4xH", said, OUT_HEADER.size + 20, asked, pages)
+    assert limits_of(answer_with(bytes(said), 0)) == told
+
+
+def test_an_answer_without_limits_keeps_its_length() -> None:
+    body = OUT_INIT.pack(7, 38, 131072, 1) + bytes(8)
+    said = OUT_HEADER.pack(OUT_HEADER.size + len(body), 0, 2) + body
+    assert len(answer_with(said, ALL)) == len(said)
+
+
 @pytest.mark.parametrize("said", [
     answer(1, error=-71), answer(1, major=6), b"", b"x" * 20, answer(1)[:-1], answer(1 | ASYNC_DIO, error=-5)])
 def test_an_answer_that_is_not_understood_goes_on_as_it_is(kernel: tuple[socket.socket, int], said: bytes) -> None:
@@ -107,4 +125,4 @@ def test_unmounted_before_the_first_request(kernel: tuple[socket.socket, int]) -
 def test_only_init_is_read_for_offers() -> None:
     assert offered(request(ALL), ALL) == ALL
     assert offered(request(ALL, opcode=LOOKUP), ALL) == offered(request(ALL, major=8), ALL) == offered(b"", ALL) == 0
-    assert answer_with(answer(4), 0) == answer(4)
+    assert flags_of(answer_with(answer(4), 0)) == 4

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.fuse import abi, notify, replies
 from tmpfsd.fuse.abi import BODY
+from tmpfsd.fuse.init import MAX_WRITE
 from tmpfsd.tmpfs import copyrange, layout, readv, vnops, writeback
 from tmpfsd.tmpfs.errors import FsError
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from tmpfsd.fuse.session import Reply, Session
 
 DATA = BODY + abi.WRITE_IN.size         # where the bytes of a WRITE begin
-MOST = 1 << 20                          # bytes of one READ: what was agreed on as max_write
 _WRITE, _OPEN, _COPIED = abi.WRITE_OUT.reply(), abi.OPEN_OUT.reply(), abi.COPY_FILE_RANGE_OUT.reply()
 _read_in, _write_in, _pack_write, _WRITE_SIZE = abi.READ_IN.unpack, abi.WRITE_IN.unpack, _WRITE.pack, _WRITE.size
 
@@ -50,7 +50,7 @@ def read(s: Session, ino: int, data: bytes) -> Reply:
     """READ: fuse_read_in.  => D1."""
     offset, size = _read_in(data, BODY)
     demand_regular(s, ino)
-    views = readv.read(s.mount, ino, offset, min(size, MOST))
+    views = readv.read(s.mount, ino, offset, min(size, MAX_WRITE))
     nbytes = sum(map(len, views))
     return [replies.header(s, nbytes), *views]
 

@@ -20,9 +20,9 @@ from tmpfsd.fuse import abi
 from tmpfsd.fuse.abi import BODY, INIT_FLAGS, INIT_IN, INIT_IN_HEAD, INIT_OUT
 from tmpfsd.options import Config
 
-MAX_WRITE = 1 << 20                 # the most bytes of one WRITE, and of one READ
+MAX_WRITE = 256 << 10               # the most bytes of one WRITE, and of one READ: others wait until it is done
 MAX_PAGES = MAX_WRITE >> 12
-MAX_READAHEAD = MAX_WRITE           # the kernel takes the lower of this and its own
+MAX_READAHEAD = 1 << 20             # the kernel takes the lower of this and its own
 MAX_BACKGROUND = 64                 # read-ahead and write-back that may be under way: enough that we never wait for it
 CONGESTION = MAX_BACKGROUND * 3 // 4
 TIME_GRAN = 1                       # nanoseconds
@@ -36,7 +36,7 @@ WANTED = {
     "FUSE_DO_READDIRPLUS": "a listing may bring attributes along ...",
     "FUSE_READDIRPLUS_AUTO": "... where the kernel has seen that they are asked for (ls -l), and not for find",
     "FUSE_PARALLEL_DIROPS": "look-ups in one directory need not wait for each other in the kernel",
-    "FUSE_MAX_PAGES": "requests of 1 MiB instead of 128 KiB",
+    "FUSE_MAX_PAGES": "requests of 256 KiB instead of 128",
     "FUSE_CACHE_SYMLINKS": "the target of a symbolic link never changes: it is asked for once",
     "FUSE_NO_OPEN_SUPPORT": "(nothing is answered to it) OPEN may be ENOSYS",
     "FUSE_NO_OPENDIR_SUPPORT": "(likewise) OPENDIR may be ENOSYS, and listings are cached",

@@ -15,6 +15,8 @@ answer is read here, gets its flags, and goes to the kernel.  From then on libfu
                         what others read meanwhile stays, and buffered reads show old bytes (after 5 of 100 writes of
                         640 KiB beside three readers).  Without it io_submit() waits for its bytes.
 
+It lowers max_write from libfuse's 1 MiB too: who waits behind a write that pages as much out waits for all of it.
+
 Picture     NEW --ask--> ASKED (libfuse reads the request from the socket, and answers there) --tell--> TOLD
 Limits      An answer that is not what <linux/fuse.h> says goes on as it is: slower, and nothing else.
 """
@@ -27,6 +29,9 @@ import os
 import socket
 import struct
 
+from tmpfsd.fuse import abi
+from tmpfsd.fuse.init import MAX_PAGES, MAX_WRITE
+
 log = logging.getLogger(__name__)
 
 # <linux/fuse.h>; both structures are only ever extended at their ends.
@@ -38,6 +43,7 @@ FUSE_INIT, FUSE_MAJOR = 26, 7
 DONT_MASK, ASYNC_DIO, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2 = 1 << 6, 1 << 15, 1 << 23, 1 << 28
 WANTED = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS
 UNWANTED = ASYNC_DIO
+CODES = dict(abi.INIT_OUT.fields)
 MOST_INIT = 1 << 21                             # a read shorter than the session's buffer is refused with EINVAL
 
 
@@ -58,12 +64,19 @@ def understood(answer: bytes) -> bool:
 
 
 def answer_with(answer: bytes, features: int) -> bytes:
-    """Return the answer to INIT with these features and without the UNWANTED ones; an error is returned as it is."""
+    """Return the answer to INIT with these features, without the UNWANTED ones, and with requests of MAX_WRITE at most.
+
+    An error is returned as it is.
+    """
     if not understood(answer):
         return answer
     major, minor, readahead, flags = OUT_INIT.unpack_from(answer, OUT_HEADER.size)
     changed = bytearray(answer)
     OUT_INIT.pack_into(changed, OUT_HEADER.size, major, minor, readahead, flags & ~UNWANTED | features)
+    for name, most in (("max_write", MAX_WRITE), ("max_pages", MAX_PAGES)):
+        field, at = struct.Struct("=" + CODES[name]), OUT_HEADER.size + abi.INIT_OUT.offset[name]
+        if at + field.size <= len(answer):      # older ones are shorter
+            field.pack_into(changed, at, min(field.unpack_from(answer, at)[0], most))
     return bytes(changed)
 
 

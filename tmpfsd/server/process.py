@@ -10,13 +10,14 @@ import logging.handlers
 import os
 import sys
 
+from tmpfsd.fuse.init import MAX_WRITE
 from tmpfsd.mounts.printable import printable
 
 DUMPS = logging.CRITICAL        # a broken invariant and its dump, which has no names that others chose
 PR_SET_DUMPABLE = 4
 PR_SET_IO_FLUSHER = 57
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-MAX_REQUEST = 1 << 20           # the most bytes that the kernel sends in one write or asks for in one read
+READ_AHEAD = 1 << 20
 MAX_RATIO = 40                  # percent
 SYSLOG_SOCKET = "/dev/log"
 
@@ -41,25 +42,25 @@ def harden() -> None:
 def keep_buffers() -> None:
     """Let malloc(3) keep what is freed at the top of the heap.
 
-    The bytes of a write are a new object each time: a heap that gives 1 MiB back and takes it again faults in 256
+    The bytes of a write are a new object each time: a heap that gives 256 KiB back and takes it again faults in 64
     pages for each request.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)       # glibc's
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2 * MAX_REQUEST)
-        mallopt(M_TRIM_THRESHOLD, 4 * MAX_REQUEST)
+        mallopt(M_MMAP_THRESHOLD, 8 * MAX_WRITE)
+        mallopt(M_TRIM_THRESHOLD, 16 * MAX_WRITE)
 
 
 def set_caching(major: int, minor: int) -> None:
     """Set what the kernel reads ahead, and how much it may hold that is not written back.  Root only.
 
-    read_ahead_kb   MAX_REQUEST: 128 KiB, its default, are eight requests instead of one.
+    read_ahead_kb   READ_AHEAD: four requests that may be under way; its default, 128 KiB, is half of one.
     max_ratio       of what the whole machine may hold dirty; FUSE's default is 1 %, at which who writes through mmap
                     waits for us.  Measured: 100 MiB written ten times over takes 0.2 s instead of 1.5 s.
     strict_limit stays 1: were our dirty pages all that the machine may hold, we could be made to wait for ourselves
     when we write to the swap file (without CAP_SYS_RESOURCE there is no PR_SET_IO_FLUSHER).
     """
-    for name, value in (("read_ahead_kb", MAX_REQUEST >> 10), ("max_ratio", MAX_RATIO)):
+    for name, value in (("read_ahead_kb", READ_AHEAD >> 10), ("max_ratio", MAX_RATIO)):
         path = f"/sys/class/bdi/{major}:{minor}/{name}"
         with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as file:
             file.write(str(value))

@@ -19,7 +19,7 @@ from tmpfsd.uvm.errors import VmError
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.mount import Mount
 
-MOST = 1 << 20                      # 2 ms
+MOST = 256 << 10                    # as much as one write has
 CHUNK = 64 << 10                    # read and written at a time
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PACKED_MAX = 2048
 MAX_SIZE = (1 << 63) - 1
 CHUNK = 16                          # pages that may be handled between two breaths when frames are short
-CHUNK_MAX = 256                     # and when they are not: a request's 1 MiB
+CHUNK_MAX = 64                      # and when they are not: a request's 256 KiB
 EXTENT_MAX = (1 << layout.EXTENT_COUNT_BITS) - 1
 
 
