@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +52,29 @@ def count(request: Any) -> Any:
         return "counted"
     finally:
         ENDED.append(done)
+
+
+class Deaf:
+    """A client that is gone when it is told something; what the loop has to do meanwhile is noted."""
+
+    def __init__(self, loop: Any) -> None:
+        self.loop, self.background = loop, -1
+
+    async def send(self, _data: bytes) -> int:
+        self.background = self.loop.background
+        raise BrokenPipeError
+
+
+def undo(undone: list[int]) -> Any:
+    """A command in steps that undoes in steps."""
+    try:
+        while True:
+            yield control.Progress(1, 2)
+    except control.Gone:
+        for step in range(5):
+            undone.append(step)
+            yield control.Progress(1, 2)
+        raise
 
 
 ENDED: list[int] = []
@@ -396,3 +420,34 @@ def test_the_first_place_that_takes_a_socket(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ControlError) as caught:
         control.open_socket(os.geteuid(), "1-2.sock")
     assert all(place in str(caught.value) for place in wrong)
+
+
+def test_a_client_that_goes_is_told_to_the_command() -> None:
+    """It undoes in steps; and while a client takes its time the request loop may block."""
+    loop, undone = SimpleNamespace(background=0, waits=lambda: False), []
+    client = Deaf(loop)
+
+    async def run() -> None:
+        with pytest.raises(control.Gone):
+            await control.follow(client, undo(undone), turns.Turns(loop))
+
+    trio.run(run)
+    assert undone == [*range(5)] and client.background == loop.background == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+@pytest.mark.parametrize("whose, served", [("all", True), ("socket", False), ("directory", False)])
+def test_a_stranger_who_listens_does_not_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str,
+                                               served: bool) -> None:
+    """Else a dead mount could not be cleared away for who makes /tmp/tmpfsd-UID first."""
+    directory = tmp_path / "tmpfsd-0"
+    directory.mkdir(mode=0o700)
+    path = directory / "1-2.sock"
+    monkeypatch.setattr(control, "directories", lambda _uid: [str(directory)])
+    assert not control.is_served(0, 1, 2)
+    with listen(str(path)):
+        if whose != "all":
+            os.chown(path if whose == "socket" else directory, 1001, 1001)
+        before = len(os.listdir("/proc/self/fd"))
+        assert control.is_served(0, 1, 2) == served and len(os.listdir("/proc/self/fd")) == before
+    assert not control.is_served(0, 1, 2)

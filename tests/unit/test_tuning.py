@@ -13,6 +13,8 @@ from tests import failpoints
 from tests.fs.fslib import CRED, ROOT
 from tmpfsd.options import Config
 from tmpfsd.server import inherited
+from tmpfsd.server.commands import gated
+from tmpfsd.server.control import Gone
 from tmpfsd.server.dispatch import Dispatcher
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.tuning import Tuning
@@ -20,6 +22,7 @@ from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import NoMemory
+from tmpfsd.uvm.resize import MAX_LOT
 
 MB = 1 << 20
 BACKENDS = ("wired", "pageable-flag", "pageable-submap", "aobj", "pageable-object")
@@ -53,11 +56,11 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Tuning]]:
             mount.close()
 
 
-def store(mp: Mount, count: int) -> dict[bytes, int]:
+def store(mp: Mount, count: int, stem: bytes = b"file") -> dict[bytes, int]:
     """Make files of 9,000 bytes; their inode numbers by name."""
     files = {}
     for number in range(count):
-        name = b"file %d" % number
+        name = b"%s %d" % (stem, number)
         mp.breathe()
         files[name] = vnops.create(mp, ROOT, name, 0o600, CRED)
         mp.breathe()
@@ -128,6 +131,27 @@ def test_interrupted_it_is_as_before(make) -> None:
     steps.close()
     assert tuning.mount.vm.phys.nframes == 2048 and tuning.mount.vm.limit == 16384 and not tuning.busy
     demand_content(tuning.mount, files)
+
+
+def test_nobody_waits_while_it_is_put_back(make) -> None:
+    """A client that goes is told to the command, which undoes in steps: 12 MiB paged out take longer than a request."""
+    tuning = make(ram_bytes=4 * MB)
+    mount = tuning.mount
+    steps = gated(mount.gate, "set", tuning.set)({"values": ["size=128m", "ram=16m"]})
+    while mount.vm.phys.nframes < 4096:
+        next(steps)
+    files = store(mount, 1000)
+    steps.throw(Gone())
+    count, frames = 0, mount.vm.phys.nframes
+    with pytest.raises(Gone):
+        while True:
+            mount.breathe()
+            next(steps)
+            count += 1
+            assert frames - mount.vm.phys.nframes <= MAX_LOT
+            frames = mount.vm.phys.nframes
+    assert count > 4 and mount.vm.phys.nframes == 1024 and mount.vm.limit == 16384 and not tuning.busy
+    demand_content(mount, files)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

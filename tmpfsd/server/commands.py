@@ -14,7 +14,7 @@ from typing import Any
 
 from tmpfsd import compiled
 from tmpfsd.server import checker, snapshot
-from tmpfsd.server.control import Command, Progress
+from tmpfsd.server.control import Command, Gone, Progress
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.inforce import InForce
 from tmpfsd.server.latency import Latency
@@ -58,14 +58,19 @@ def gated(gate: Gate, name: str, command: Command) -> Command:
     watched = Watched(gate, name)
 
     def steps(inner: Generator[Progress, None, Any]) -> Generator[Progress, None, Any]:
+        gone: Gone | None = None
         try:
             while True:
                 with watched:
                     try:
-                        word = next(inner)
+                        word = next(inner) if gone is None else inner.throw(gone)
                     except StopIteration as end:
                         return end.value
-                yield word
+                gone = None
+                try:
+                    yield word
+                except Gone as error:           # it undoes what it has done, in steps
+                    gone = error
         finally:
             inner.close()
 

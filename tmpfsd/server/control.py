@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 import trio
 
+from tmpfsd.mounts import places
 from tmpfsd.mounts.places import directories, owned, socket_name
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.turns import Turns
@@ -180,11 +181,19 @@ def remove(path: str, made: tuple[int, int, int] | None) -> None:
 
 
 def is_served(uid: int, major: int, minor: int) -> bool:
-    """Tell whether someone listens at a mount's socket.  The mount itself, which may hang, is not asked."""
+    """Tell whether its owner listens at a mount's socket.  The mount itself, which may hang, is not asked."""
     for directory in directories(uid):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-            if sock.connect_ex(os.path.join(directory, socket_name(major, minor))) in (0, errno.EAGAIN):
-                return True
+        found = None
+        with contextlib.suppress(PermissionError):      # another user's: not to be told so
+            found = places.open_socket(directory, socket_name(major, minor), uid)
+        if found is None:
+            continue
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+                if sock.connect_ex(f"/proc/self/fd/{found}") in (0, errno.EAGAIN):
+                    return True
+        finally:
+            os.close(found)
     return False
 
 
@@ -312,31 +321,50 @@ class ControlServer:
 
 
 async def follow(client: Any, steps: Generator[Progress, None, Any], turns: Turns) -> Any:
-    """Run a command that works in steps, tell the client how far it is, and return its result."""
+    """Run a command that works in steps, tell the client how far it is, and return its result.
+
+    A client that goes meanwhile is a Gone in the command, which undoes in steps what it has done.
+    """
     try:
-        with turns.background():
-            return await _go_on(client, steps, turns)
-    except (BrokenPipeError, ConnectionResetError, trio.TooSlowError) as error:
-        raise Gone from error
+        while True:
+            word, result = await _go_on(steps, turns)
+            if word is None:
+                return result
+            try:
+                await send(client, {"ok": True, "progress": word._asdict()})
+            except (BrokenPipeError, ConnectionResetError, trio.TooSlowError) as error:
+                await _break_off(steps, turns)
+                raise Gone from error
     finally:
         steps.close()
 
 
-async def _go_on(client: Any, steps: Generator[Progress, None, Any], turns: Turns) -> Any:
+async def _go_on(steps: Generator[Progress, None, Any], turns: Turns) -> tuple[Progress | None, Any]:
+    """Run steps until there is progress to tell, or, with None, the result."""
     told = trio.current_time()
-    try:
-        turns.begin()
-        while True:
-            word = next(steps)
-            if not turns.over():
-                continue
-            await trio.lowlevel.checkpoint()
+    with turns.background():                    # not while the client takes its time
+        try:
             turns.begin()
-            if trio.current_time() - told >= PROGRESS_SECONDS:
-                told = trio.current_time()
-                await send(client, {"ok": True, "progress": word._asdict()})
-    except StopIteration as end:
-        return end.value
+            while True:
+                word = next(steps)
+                if not turns.over():
+                    continue
+                await trio.lowlevel.checkpoint()
+                if trio.current_time() - told >= PROGRESS_SECONDS:
+                    return word, None
+                turns.begin()
+        except StopIteration as end:
+            return None, end.value
+
+
+async def _break_off(steps: Generator[Progress, None, Any], turns: Turns) -> None:
+    """Let a command undo what it has done, for nobody."""
+    try:
+        steps.throw(Gone())
+        while (await _go_on(steps, turns))[0] is not None:
+            pass
+    except (Gone, StopIteration):
+        pass
 
 
 async def relay(client: Any, parts: AsyncGenerator[dict[str, Any], None]) -> Any:

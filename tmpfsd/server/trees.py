@@ -108,19 +108,22 @@ class Trees:
 
     async def paced(self, steps: Iterator[None]) -> AsyncGenerator[None, None]:
         """Run steps in slices between requests; yields when there is progress to report."""
-        turns, tick = self.turns, clock() + TICK
-        with turns.background():
-            while True:
+        while not await self._ended(steps, clock() + TICK):
+            yield None
+
+    async def _ended(self, steps: Iterator[None], tick: int) -> bool:
+        """Run steps until there is progress to report; whether that was the last."""
+        turns = self.turns
+        with turns.background():                # not while the client takes its time
+            while clock() < tick:
                 turns.begin()
                 for _ in steps:
                     if turns.over():
                         break
                 else:
-                    return
+                    return True
                 await trio.lowlevel.checkpoint()
-                if clock() >= tick:
-                    yield None
-                    tick = clock() + TICK
+        return False
 
     def demand_changes(self) -> None:
         """Refuse what the kernel would refuse to ask for."""

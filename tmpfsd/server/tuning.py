@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import itertools
 import logging
 import os
 import stat
@@ -106,17 +107,25 @@ class Tuning:
     def set(self, request: Mapping[str, Any]) -> Steps:
         """Change limits; the result has for each key what it was and what it is."""
         values = parse(request.get("values"))
-        with self.alone("set"), contextlib.ExitStack() as undo:
+        with self.alone("set"):
             answer = {}
+            undo: list[Iterator[Progress]] = []
             if values.get("zram", 0) < 0:
                 values["zram"] = -values["zram"] * values.get("ram", self.ram_bytes) // 100 & -options.PAGE_SIZE
-            for name in sorted(values, key=self._last(values).index):
-                change: Callable[[Any], Iterator[Progress]] = getattr(self, f"_set_{name}")
-                was = getattr(self, f"_{name}")()
-                undo.callback(put_back, change, was)
-                yield from change(values[name])
-                answer[name] = {"was": was, "is": values[name]}
-            undo.pop_all()
+            try:
+                for name in sorted(values, key=self._last(values).index):
+                    change: Callable[[Any], Iterator[Progress]] = getattr(self, f"_set_{name}")
+                    was = getattr(self, f"_{name}")()
+                    undo.insert(0, put_back(change, was))
+                    yield from change(values[name])
+                    answer[name] = {"was": was, "is": values[name]}
+            except GeneratorExit:               # the daemon ends: no step may follow
+                for _ in itertools.chain(*undo):
+                    pass
+                raise
+            except Exception:
+                yield from itertools.chain(*undo)
+                raise
         fields = {options.VALUED[name].field: value for name, value in values.items()}
         if values.get("zram"):
             fields["compress"] = "zstd"
@@ -357,10 +366,9 @@ def closed(swap: Swap | ZLog, word: Progress) -> Iterator[Progress]:
         yield word
 
 
-def put_back(change: Callable[[Any], Iterator[Progress]], was: Any) -> None:
-    """Change a value to what it was, all steps at once.  Cannot be refused: there was room for it before."""
+def put_back(change: Callable[[Any], Iterator[Progress]], was: Any) -> Iterator[Progress]:
+    """Change a value to what it was.  Cannot be refused: there was room for it before."""
     try:
-        for _ in change(was):
-            pass
+        yield from change(was)
     except ControlError as error:       # ram had just grown, and filled up with wired pages meanwhile
         log.error("%s", error)
