@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 CLUSTER: Final = 16         # pages written together: 64 KiB
 WRITE_TRIES: Final = 3      # slots tried for one page before it stays
+MOST_BATCH = 128            # pages that one breath evicts beyond those that must be free: half a millisecond
 FAR = 64                    # slots from a bad one to the next that is tried, and its square
 LIVES: Final = 16           # rounds that a page of an index is let off: a page of nodes serves a twelfth of its files
 MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
@@ -81,7 +82,7 @@ class PageDaemon(Queues):
         """Know the frames that there are now; those that are gone were on no queue.  O(frames that are new)."""
         nframes = self.vm.phys.nframes
         self.know_frames(nframes)
-        self.batch = min(max(nframes >> 5, CLUSTER), 512, (nframes - self.vm.reserve + 3) // 4)
+        self.batch = min(max(nframes >> 5, CLUSTER), MOST_BATCH, (nframes - self.vm.reserve + 3) // 4)
         self.resting_until = self.vain_until = 0.0
 
     def keep_index(self, owner: int) -> None:
