@@ -132,8 +132,16 @@ def test_the_client_hears_that_it_is_alive(asking: Asking) -> None:
 
 def test_the_copy_holds_nothing_of_the_mount(asking: Asking) -> None:
     child, = children(asking.daemon.pid)
-    held = [os.readlink(f"/proc/{child}/fd/{fd}") for fd in os.listdir(f"/proc/{child}/fd")]
-    assert all("/dev/fuse" not in name for name in held) and len(held) <= 3, held
+    held: list[str] = []
+
+    def closed() -> bool:           # it has what the daemon had when it begins
+        try:
+            held[:] = [os.readlink(f"/proc/{child}/fd/{fd}") for fd in os.listdir(f"/proc/{child}/fd")]
+        except FileNotFoundError:   # it closes them just now
+            return False
+        return all("/dev/fuse" not in name for name in held) and len(held) <= 3
+
+    assert eventually(closed), held
     asking.daemon.kill()
     asking.daemon.wait(10)
     stat = Path(f"/proc/{child}/stat")
