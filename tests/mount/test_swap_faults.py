@@ -233,6 +233,20 @@ class TestStore:
         more = fill(mounted, 100, 10)
         assert len(more) == 10 and not lost(mounted, more)
 
+    @pytest.mark.parametrize("fault", [errno.EIO, "flip"], ids=str)
+    def test_a_check_tells_what_is_lost(self, store, tmpfsd_on, fault):
+        """Pages that cannot be read are told, and the mount stays what it is; they are back when the store is."""
+        mounted = tmpfsd_on()
+        numbers = fill(mounted, 0, 60)
+        store.set(read=fault)
+        done = ctl("check", str(mounted.mnt), check=False)
+        assert "pages cannot be read back" in done.stdout + done.stderr, done
+        status = lives(mounted)
+        assert status["paging"]["lost_pages"] > 0 and not status["broken"]
+        assert "lost: a page of" in mounted.log_text()
+        demand_short_log(mounted, 24 + status["paging"]["lost_pages"])
+        well_again(mounted, store, numbers)
+
     def test_delays(self, store, tmpfsd_on):
         """A slow store makes all slow and nothing else."""
         mounted = tmpfsd_on()

@@ -2,6 +2,8 @@
 
 import os
 import random
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -78,6 +80,36 @@ def test_a_server_that_is_killed_and_comes_back(server: Server) -> None:
         assert good(mounted.mnt, 300) < 300 and mounted.alive()
         assert "the server has lost pages" in mounted.log_text()
     assert server.keys() == []
+
+
+def test_a_check_after_a_server_came_back_empty(server: Server) -> None:
+    """What is lost is counted and told; no invariant is broken by it, and the mount is written to as before."""
+    with mount(server) as mounted:
+        fill(mounted.mnt, 300)
+        server.kill()
+        server.start()
+        done = ctl("check", str(mounted.mnt), check=False)
+        assert "pages cannot be read back" in done.stdout + done.stderr, done
+        status = mounted.status()
+        assert status["paging"]["lost_pages"] > 100 and not status["broken"] and mounted.alive()
+        assert "cannot be read back" in ctl("status", str(mounted.mnt)).stdout
+        (mounted.mnt / "299").write_bytes(b"written")        # the node of a file that was just made is in memory
+        assert (mounted.mnt / "299").read_bytes() == b"written"
+
+
+def test_a_check_while_the_server_is_away_ends_soon(server: Server) -> None:
+    with mount(server) as mounted:
+        fill(mounted.mnt, 300)
+        server.signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            done = ctl("check", str(mounted.mnt), check=False)
+            assert "pages cannot be read back" in done.stdout + done.stderr and time.monotonic() - began < 20, done
+        finally:
+            server.signal(signal.SIGCONT)
+        assert not mounted.status()["broken"]
+        assert eventually(lambda: good(mounted.mnt, 300) == 300)
+        assert mounted.status()["paging"]["lost_pages"] == 0 or "consistent" in ctl("check", str(mounted.mnt)).stdout
 
 
 def test_what_a_killed_daemon_leaves_has_a_lifetime(server: Server) -> None:

@@ -41,6 +41,7 @@ class FaultySwap(Swap):
         self.room = -1                          # bytes that it takes before it is full; -1: any
         self.bad_write: set[int] = set()        # slots
         self.bad_read: set[int] = set()
+        self.bad_once: set[int] = set()         # as bad_read, for one read each
         self.short = False                      # moves half a page more than a page at a time
         self.writes: list[range] = []           # the slots of each write that was tried
         self.reads: list[range] = []
@@ -54,7 +55,8 @@ class FaultySwap(Swap):
                 raise OSError(errno.ENOSPC, "full")
             if self.room >= 0:
                 self.room -= len(pages) << 12
-        elif slots & self.bad_read:
+        elif slots & self.bad_read or slots & self.bad_once:
+            self.bad_once -= slots
             raise OSError(errno.EIO, "faulty")
         if self.short:
             pages = [pages[0], pages[1][:2048]] if len(pages) > 1 else pages

@@ -7,7 +7,7 @@ import pytest
 
 from tmpfsd.uvm import lost
 from tmpfsd.uvm.errors import Inconsistent, SwapIOError
-from tmpfsd.uvm.lost import Lost, seldom
+from tmpfsd.uvm.lost import Lost, Unreadable, heed, seldom
 from tmpfsd.uvm.vm import Vm
 
 
@@ -100,6 +100,75 @@ def test_a_dead_device_does_not_fill_the_log(
     assert vm.daemon.write_errors > 200 and vm.frame_errors > 200
     assert len(caplog.records) < 40 and all(record.levelno == logging.ERROR for record in caplog.records)
     assert "page-out failed" in caplog.text and "no frame" in caplog.text
+
+
+def found_in(vm: Vm) -> Unreadable:
+    """What a check of a copy would find."""
+    vm.unreadable = found = Unreadable(vm)
+    try:
+        vm.check()
+    finally:
+        vm.unreadable = None
+    return found
+
+
+def test_a_check_reads_twice_what_fails(vm: Vm) -> None:
+    vm.swap.bad_once = {vm.slot_of[5], vm.slot_of[9]}
+    vm.check()
+    vm.swap.bad_once = {vm.slot_of[5], vm.slot_of[9]}
+    assert (found_in(vm).nlost, found_in(vm).pages) == (0, [])
+
+
+def test_a_slot_that_does_not_answer_is_a_lost_page_and_no_inconsistency(vm: Vm) -> None:
+    vm.swap.bad_read = {vm.slot_of[5], vm.slot_of[9]}
+    vm.check()
+    assert not vm.lost.pages                    # it has only looked
+    found = found_in(vm)
+    assert (found.nlost, found.pages) == (2, [(5, vm.slot_of[5]), (9, vm.slot_of[9])])
+    heed(vm, found.pages)
+    assert vm.lost.pages == {5, 9} and found_in(vm).nlost == 2
+
+
+def test_wrong_bytes_are_a_lost_page_to_who_knows_that_stores_lie(vm: Vm) -> None:
+    """They are S3 to tests and to who checks each operation: there nobody else writes to the store."""
+    vm.swap.flip(vm.slot_of[5])
+    with pytest.raises(Inconsistent, match="S3"):
+        vm.check()
+    found = found_in(vm)
+    assert (found.nlost, found.pages) == (1, [(5, vm.slot_of[5])])
+    vm.swap.flip(vm.slot_of[5])
+
+
+def test_a_resident_page_whose_slot_is_bad_is_written_anew(
+        vm: Vm, number_in: Callable[[Vm, int], int], caplog: pytest.LogCaptureFixture) -> None:
+    assert number_in(vm, 5) == 5
+    bad = vm.slot_of[5]
+    vm.swap.bad_read = {bad}
+    found = found_in(vm)
+    assert (found.nlost, found.pages) == (0, [(5, bad)])
+    heed(vm, found.pages)
+    assert not vm.lost.pages and "1 pages are written anew" in caplog.text
+    vm.daemon.evict_all()
+    assert vm.slot_of[5] != bad and not vm.is_resident(5) and number_in(vm, 5) == 5
+
+
+def test_what_has_changed_since_is_not_heeded(vm: Vm, fill: Callable[..., list[int]]) -> None:
+    vm.swap.bad_read = {vm.slot_of[vpn] for vpn in (5, 6, 7)}
+    pages = found_in(vm).pages
+    vm.swap.bad_read.clear()
+    vm.free_page(5)
+    vm.write(6 << 12)
+    vm.daemon.evict_all()                       # 6 is in another slot now
+    heed(vm, [*pages, (1 << 20, 3)])
+    assert vm.lost.pages == {7}
+    vm.read(7 << 12)
+
+
+def test_what_a_check_notes_is_bounded(vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost, "MOST", 3)
+    vm.swap.bad_read = {vm.slot_of[vpn] for vpn in range(1, 33)}
+    found = found_in(vm)
+    assert found.nlost == 32 and len(found.pages) == 3
 
 
 def test_seldom() -> None:

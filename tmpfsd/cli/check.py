@@ -17,7 +17,8 @@ A frozen copy of the daemon is checked; requests are served meanwhile.  What the
 takes.  Where swap is nearly full the mount may need what the check kept, and it has to be asked for again.
 
 exit status:
-  0  consistent       1  inconsistent, or not checked: no such mount, a page that cannot be read"""
+  0  consistent; the data of pages that cannot be read back may be lost, and their number is told
+  1  inconsistent, or not checked: no such mount, a page of metadata that cannot be read back"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

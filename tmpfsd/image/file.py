@@ -22,7 +22,7 @@ from zlib import crc32
 import zstandard
 
 from tmpfsd.image.format import CODES, ImageError, unpack_header
-from tmpfsd.uvm.errors import SwapIOError, demand
+from tmpfsd.uvm.errors import SwapIOError, WrongPage, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
 KEPT = 8                    # clusters that are kept unpacked: 512 KiB
@@ -104,8 +104,10 @@ class Image:
                 got += self._read(slot + got, pages[got:])
         except (OSError, ImageError) as error:
             if not got:
-                why = error.strerror if isinstance(error, OSError) else str(error)
-                raise SwapIOError(f"image {self.path}: page {slot}: {why}") from error
+                where = f"image {self.path}: page {slot}"
+                if isinstance(error, OSError):
+                    raise SwapIOError(f"{where}: {error.strerror}") from error
+                raise WrongPage(f"{where}: {error}") from error
         self.pages_read += got
         return got
 
@@ -151,7 +153,7 @@ class Image:
         """See Backing."""
         try:
             return self.read_cluster(slot, [self._scratch], [vpn]) == 1
-        except SwapIOError:
+        except WrongPage:
             return False
 
     def descriptors(self) -> list[int]:

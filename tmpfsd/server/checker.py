@@ -16,7 +16,7 @@ Invariants  J1 The child ends with the daemon, at the latest (PR_SET_PDEATHSIG),
 Limits      fork() copies page tables: 3 ms for 128 MiB of `ram` in use, 7 for 256, 20 for 1 GiB, and requests wait for
             that.  What they change afterwards is copied, 4.6 us a page, up to `ram` once more.  Huge pages
             (MADV_HUGEPAGE) made the first fork ten times faster and later ones hardly; to touch one first took 5 ms.
-            Pages that only the check finds lost are in its answer, not in the status.
+            Of slots that it cannot read the daemon learns the first 1024 (uvm/lost.py), the answer has their number.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tmpfsd.server.errors import ControlError
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent, VmError
 from tmpfsd.uvm.frozen import Hold, become_copy
+from tmpfsd.uvm.lost import Unreadable, heed
 
 ALIVE_SECONDS = 0.5         # between two words to the client, who takes long silence for a hang
 NICE = 19
@@ -53,17 +54,21 @@ async def check(mount: Mount) -> AsyncGenerator[dict[str, Any], None]:
 
     => Inconsistent: an invariant does not hold.  => ControlError: it could not be checked.
     """
-    async with contextlib.aclosing(in_copy(mount, _look, "checked")) as parts:
+    def believe(word: dict[str, Any]) -> None:
+        heed(mount.vm, word.get("pages", ()))
+
+    async with contextlib.aclosing(in_copy(mount, _look, "checked", told=believe)) as parts:
         async for part in parts:
             yield part if "progress" in part else {"result": _verdict(part["said"], part["broken"])}
 
 
-async def in_copy(mount: Mount, work: Work, done: str,
-                  keep: tuple[int, ...] = ()) -> AsyncGenerator[dict[str, Any], None]:
+async def in_copy(mount: Mount, work: Work, done: str, keep: tuple[int, ...] = (),
+                  told: Callable[[dict[str, Any]], None] | None = None) -> AsyncGenerator[dict[str, Any], None]:
     """Have a frozen copy of the daemon do something; yields {"progress": ...}, and at last what it said and whether
     the hold was broken.
 
-    => keep: descriptors that it needs.  => ControlError: not done.
+    => keep: descriptors that it needs.  told(last word): called while the slots are still as the copy saw them.
+    => ControlError: not done.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     daemon = os.getpid()
@@ -85,6 +90,8 @@ async def in_copy(mount: Mount, work: Work, done: str,
                     yield word
                 else:
                     verdict = word
+        if told is not None and not hold.broken:
+            told(verdict)
     finally:
         hold.let_go()
         os.close(reader)
@@ -131,7 +138,8 @@ def _verdict(word: dict[str, Any], broken: bool) -> str:
     if "broken" in word:
         raise Inconsistent(*word["broken"])
     if "error" in word:
-        raise ControlError(f"not checked: {word['error']}")
+        lost = f"{word['lost']} pages cannot be read back, of metadata too: " if word["lost"] else ""
+        raise ControlError(f"not checked: {lost}{word['error']}")
     if "lost" not in word:
         raise ControlError("not checked: the mount needed swap space that the check kept from being used again"
                            if broken else "not checked: the checking process was killed: is memory short?")
@@ -175,6 +183,7 @@ def _settle(mount: Mount, writer: int, more: tuple[int, ...]) -> None:
 
 def _look(mount: Mount, writer: int) -> dict[str, Any]:
     """Check; what to say."""
+    found = mount.vm.unreadable = Unreadable(mount.vm)
     try:
         mount.vm.check(deep=False)      # as it was, before there are more frames
         become_copy(mount.vm)
@@ -182,10 +191,10 @@ def _look(mount: Mount, writer: int) -> dict[str, Any]:
     except Inconsistent as error:
         return {"broken": [error.invariant, str(error).removeprefix(f"{error.invariant}: "), error.dump]}
     except VmError as error:            # a page that cannot be read is no broken invariant
-        return {"error": str(error)}
+        return {"error": str(error), "lost": found.nlost, "pages": found.pages}
     except Exception as error:
         return {"broken": [type(error).__name__, f"the check itself failed: {error}", ""]}
-    return {"lost": len(mount.vm.lost.pages)}
+    return {"lost": found.nlost, "pages": found.pages}
 
 
 def say(writer: int, word: dict[str, Any]) -> None:

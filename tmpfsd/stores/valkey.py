@@ -6,7 +6,7 @@ killed daemon leaves is gone after LIFETIME.  What a server sees is sealed (uvm/
 
 Nobody waits for long: an operation gives up after SECONDS, and after it all are refused at once, until the keeper has
 found the server answering again.  The keeper is a thread: it asks each PROBE while the server is away, and renews the
-lifetimes while it is there.
+lifetimes while it is there.  A frozen copy (uvm/frozen.py) has no keeper, and connects again after SECONDS.
 
 Picture     UP --an operation finds no answer--> AWAY --the keeper does--> UP
             place --> key PREFIX:RUN:{place / CHUNK}, field place % CHUNK
@@ -54,7 +54,7 @@ class ValkeyStore:
     """Pages at a server.  => open_remote() makes one."""
 
     __slots__ = ("path", "most", "can_discard", "missing", "_where", "_password", "_library", "_errors", "_client",
-                 "_pid", "_here", "_run", "_chunks", "_away", "_full", "_told", "_wake", "_ended", "_keeper")
+                 "_pid", "_here", "_run", "_chunks", "_away", "_again", "_full", "_told", "_wake", "_ended", "_keeper")
     kind = "valkey"
 
     def __init__(self, path: str, where: Remote, password: bytes) -> None:
@@ -71,6 +71,7 @@ class ValkeyStore:
         self._run = os.urandom(8).hex()
         self._chunks = bytearray()
         self._away, self._full, self._told = "", False, False
+        self._again = 0.0                   # when a frozen copy may connect again
         self._client: Any = self._connect()
         self._wake, self._ended = threading.Event(), False
         self._keeper = threading.Thread(target=self._keep, name="valkey", daemon=True)
@@ -104,8 +105,8 @@ class ValkeyStore:
     @contextlib.contextmanager
     def _asking(self) -> Iterator[Any]:
         """Give the client; what it raises is an OSError outside.  => EIO at once while the server is away."""
-        if self._here != os.getpid():       # a frozen copy: the connection is its parent's (P2)
-            self._client, self._here = self._connect(), os.getpid()
+        if self._pid != os.getpid():
+            self._connect_copy()
         elif self._away:
             raise OSError(errno.EIO, self._away)
         try:
@@ -117,6 +118,19 @@ class ValkeyStore:
             self._say_away(text_of(error))
             raise OSError(errno.EIO, text_of(error)) from None
 
+    def _connect_copy(self) -> None:
+        """Have a client in a frozen copy, as the connection is its parent's (P2).  => OSError; at once, for a while."""
+        if self._here == os.getpid() and not self._away:
+            return
+        if self._here == os.getpid() and time.monotonic() < self._again:
+            raise OSError(errno.EIO, self._away)
+        self._here, self._away = os.getpid(), ""
+        try:
+            self._client = self._connect()
+        except OSError as error:
+            self._say_away(error.strerror or "")
+            raise
+
     def _say_full(self) -> None:
         if not self._full:
             log.warning("swap %s: the server's memory is full (maxmemory)", self.path)
@@ -126,7 +140,9 @@ class ValkeyStore:
         if not self._away and not self._ended:
             log.error("swap %s: %s", self.path, why)
             self._away = why or "no answer"
-            self._wake.set()
+            self._again = time.monotonic() + SECONDS
+            if self._pid == os.getpid():    # a copy has no keeper, and the lock of its event may be held for ever
+                self._wake.set()
 
     # --- what swap.py wants ---
 

@@ -23,7 +23,7 @@ from tmpfsd.tmpfs.layout import (
     EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN, ROOT_INO, SPEC, unpack_extent
 )
 from tmpfsd.tmpfs.mem import OWNER_DATA
-from tmpfsd.uvm.errors import demand
+from tmpfsd.uvm.errors import SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE
 from tmpfsd.uvm.unwritten import UNWRITTEN, is_unwritten
@@ -179,9 +179,17 @@ def _check_beyond(mp: Mount, ino: int, size: int) -> None:
             for i in range(max(behind - first, 0), count):
                 if not is_unwritten(mp.vm, vpn + i):
                     mp.breathe()
-                    at = mp.mem.data(vpn + i)
-                    demand(mp.arena[at:at + PAGE_SIZE] == ZERO_PAGE, "R2",
+                    demand(_tail(mp, vpn + i, 0) in (ZERO_PAGE, None), "R2",
                            f"inode {ino}: page {first + i} behind its end, size {size}")
+
+
+def _tail(mp: Mount, vpn: int, start: int) -> bytes | None:
+    """A page of data from start on; None where it is lost, which says nothing about the file system."""
+    try:
+        at = mp.mem.data(vpn)
+    except SwapIOError:
+        return None
+    return bytes(mp.arena[at + start:at + PAGE_SIZE])
 
 
 def _check_tail(mp: Mount, ino: int, size: int) -> None:
@@ -189,9 +197,8 @@ def _check_tail(mp: Mount, ino: int, size: int) -> None:
     if size & PAGE_MASK and last is not None:
         vpn, count = unpack_extent(last[1])
         if last[0] + count > size >> PAGE_SHIFT and not is_unwritten(mp.vm, vpn + (size >> PAGE_SHIFT) - last[0]):
-            at = mp.mem.data(vpn + (size >> PAGE_SHIFT) - last[0])
-            tail = mp.arena[at + (size & PAGE_MASK):at + PAGE_SIZE]
-            demand(not any(tail), "R1", f"inode {ino}: bytes behind the end are not zero")
+            tail = _tail(mp, vpn + (size >> PAGE_SHIFT) - last[0], size & PAGE_MASK)
+            demand(not any(tail or b""), "R1", f"inode {ino}: bytes behind the end are not zero")
 
 
 def _check_directory(mp: Mount, ino: int, size: int, seen: _Seen) -> None:

@@ -28,6 +28,12 @@ class SwapIOError(VmError):
     errno: ClassVar[int] = errno.EIO
 
 
+class WrongPage(SwapIOError):
+    """What a store has answered with is not the page: it was changed there, or it is another's."""
+
+    errno: ClassVar[int] = errno.EIO
+
+
 class Inconsistent(VmError):
     """An invariant does not hold: its number, what was seen, and the state around it."""
 

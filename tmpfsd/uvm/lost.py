@@ -8,10 +8,21 @@ Picture     OUT --fault fails--> LOST --fault goes well, or all of it is written
 
 Invariants
     L1  A page in the list is out.
+A check finds such pages too (vmcheck.py).  It looks at what a copy of the machine has, so it is heeded only where the
+page still has the slot that it had.  If the page of a bad slot is resident, it is written anew, and is not lost.
+
 Limits      MOST pages are in the list.  Those beyond are logged in one line, and their slots are used again.
 """
 
+from __future__ import annotations
+
 import logging
+from typing import TYPE_CHECKING, Sequence
+
+from tmpfsd.uvm.errors import SwapIOError
+
+if TYPE_CHECKING:
+    from tmpfsd.uvm.vm import Vm
 
 log = logging.getLogger(__name__)
 
@@ -50,3 +61,35 @@ class Lost:
         self.pages.remove(vpn)
         self._told = self._told and bool(self.pages)
         return True
+
+
+class Unreadable:
+    """What a check has found in the slots of one machine: how many pages are lost, and which slots are bad."""
+
+    __slots__ = ("nlost", "pages")
+
+    def __init__(self, vm: Vm) -> None:
+        self.nlost = len(vm.lost.pages)
+        self.pages: list[tuple[int, int]] = []      # with their slots, resident ones too; at most MOST
+
+    def add(self, vpn: int, slot: int, resident: bool) -> None:
+        """The slot of page vpn does not answer with it.  O(1)."""
+        self.nlost += not resident
+        if len(self.pages) < MOST:
+            self.pages.append((vpn, slot))
+
+
+def heed(vm: Vm, pages: Sequence[Sequence[int]]) -> None:
+    """Believe what a check of a copy has found: which pages have slots that are bad.  O(pages)."""
+    anew = 0
+    for vpn, slot in pages:
+        if not slot or vpn >= len(vm.slot_of) or vm.slot_of[vpn] != slot:
+            continue
+        pfn = vm.pfn_of(vpn)
+        if pfn >= 0:
+            vm.phys.dirty[pfn] = 1
+            anew += 1
+        else:
+            vm.lost.add(vpn, vm.owner_of(vpn), SwapIOError(f"slot {slot}, page {vpn}: a check could not read it"))
+    if anew:
+        log.warning("%d pages are written anew: they are in memory, and their slots cannot be read", anew)

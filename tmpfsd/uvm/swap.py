@@ -29,7 +29,7 @@ from typing import Any, Callable, Sequence
 
 from tmpfsd.native import mypyc_attr
 from tmpfsd.uvm import failpoint
-from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
+from tmpfsd.uvm.errors import NoSwap, SwapIOError, WrongPage, demand
 from tmpfsd.uvm.lost import seldom
 from tmpfsd.uvm.param import PAGE_SIZE, ptoa
 from tmpfsd.uvm.seal import Crc, Seal
@@ -202,7 +202,7 @@ class Swap:
             raise SwapIOError(f"slot {slot}, page {vpns[0]}: {error.strerror}") from error
         got = self.seal.unseal(place, room, pages, vpns)
         if not got:
-            raise SwapIOError(f"slot {slot}, page {vpns[0]}: wrong checksum")
+            raise WrongPage(f"slot {slot}, page {vpns[0]}: wrong checksum")
         return got
 
     def trim(self, budget: int = 32) -> bool:
@@ -269,11 +269,14 @@ class Swap:
             demand(not self._arena.is_free(slot), "S2", f"slot {slot} is held and free")
 
     def verify(self, slot: int, vpn: int) -> bool:
-        """Whether a held slot answers with its page (S3); reads it without changing anything.  O(1)."""
+        """Whether a held slot answers with its page (S3); reads it without changing anything.  O(1).
+
+        => SwapIOError: it does not answer.
+        """
         page = memoryview(_scratch)
         try:
             self.read_cluster(slot, [page], [vpn])
-        except SwapIOError:
+        except WrongPage:
             return False
         return True
 

@@ -38,7 +38,7 @@ from tmpfsd.native import i64
 from tmpfsd.uvm import backing, failpoint
 from tmpfsd.uvm.aobj import UNMAPPED, Windows
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
-from tmpfsd.uvm.lost import Lost, seldom
+from tmpfsd.uvm.lost import Lost, Unreadable, seldom
 from tmpfsd.uvm.overdraft import Overdraft
 from tmpfsd.uvm.pagedaemon import CLUSTER, PageDaemon
 from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, WINDOWED, WIRED
@@ -71,8 +71,8 @@ class Vm:
     __slots__ = ("phys", "swap", "tier", "image", "kernel_map", "daemon", "windows", "reserve", "low",
                  "most_slotless", "spare", "limit",
                  "frame_of", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
-                 "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "undefined",
-                 "thrash", "check_level", "trace", "overdrawn", "overdraft",
+                 "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "unreadable",
+                 "undefined", "thrash", "check_level", "trace", "overdrawn", "overdraft",
                  "_most_spare", "_referenced", "_dirty", "_free")
 
     def __init__(self, ram_bytes: int, swap: Swap | SwapSet | None = None, limit: int = UNLIMITED,
@@ -98,6 +98,7 @@ class Vm:
         self.owners = [""] * MAX_OWNERS     # what the log calls them
         self.faults = self.pageins = self.read_errors = self.frame_errors = 0
         self.lost = Lost()
+        self.unreadable: Unreadable | None = None       # a frozen copy's, for what its check finds
         self.undefined = Undefined()
         # Told of each page that comes in, is written, or leaves: ("in" | "out" | "drop", page, how many in a row).
         self.trace: Callable[[str, int, int], None] | None = None
