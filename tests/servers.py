@@ -1,5 +1,7 @@
 """Servers of Valkey or Redis for tests: one, and a cluster of three with a replica each."""
 
+import datetime
+import ipaddress
 import shutil
 import socket
 import subprocess
@@ -9,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
+PEM = Encoding.PEM
 BINARY = shutil.which("valkey-server") or shutil.which("redis-server")
 CLIENT = shutil.which("valkey-cli") or shutil.which("redis-cli")
 
@@ -21,22 +29,52 @@ def need_server() -> None:
         pytest.skip("no redis-server and no valkey-server is installed")
 
 
-class Server:
-    """A server of ours, at one port for all its lives."""
+class Certificates:
+    """An authority of our own, and what it says of a server that is called `name` (an address)."""
 
-    def __init__(self, directory: Path, *more: str) -> None:
+    def __init__(self, directory: Path, name: str = "127.0.0.1") -> None:
+        directory.mkdir(exist_ok=True)
+        self.authority, self.certificate, self.key = (directory / part for part in ("ca.pem", "cert.pem", "key.pem"))
+        ours, theirs = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority of tests")])
+        root = self._begin(subject, subject, ours).add_extension(x509.BasicConstraints(True, None), True)
+        self.authority.write_bytes(root.sign(ours, hashes.SHA256()).public_bytes(PEM))
+        named = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(name))])
+        of_server = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a server of tests")])
+        leaf = self._begin(of_server, subject, theirs).add_extension(named, False)
+        self.certificate.write_bytes(leaf.sign(ours, hashes.SHA256()).public_bytes(PEM))
+        self.key.write_bytes(theirs.private_bytes(PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+    @staticmethod
+    def _begin(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        day = datetime.timedelta(1)
+        return x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number(), now - day,
+                                       now + day)
+
+
+class Server:
+    """A server of ours, at one port for all its lives; with `tls` it speaks nothing else there."""
+
+    def __init__(self, directory: Path, *more: str, tls: "Certificates | None" = None) -> None:
         self.port = free_port()
         self.directory, self.more = directory, more
+        self.tls = tls
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
     @property
     def place(self) -> str:
-        return f"valkey://127.0.0.1:{self.port}/test"
+        return f"{'rediss' if self.tls else 'valkey'}://127.0.0.1:{self.port}/test"
 
     def start(self) -> None:
         assert BINARY is not None
-        command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+        listen = ["--port", str(self.port)]
+        if self.tls is not None:
+            listen = ["--port", "0", "--tls-port", str(self.port), "--tls-cert-file", str(self.tls.certificate),
+                      "--tls-key-file", str(self.tls.key), "--tls-ca-cert-file", str(self.tls.authority),
+                      "--tls-auth-clients", "no"]
+        command = [BINARY, *listen, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
                    "--dir", str(self.directory), *self.more]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 10
@@ -60,6 +98,8 @@ class Server:
 
     def client(self, **how: Any) -> Any:
         import valkey
+        if self.tls is not None:
+            how |= {"ssl": True, "ssl_ca_certs": str(self.tls.authority)}
         return valkey.Valkey("127.0.0.1", self.port, **how)
 
     def keys(self, **how: Any) -> list[bytes]:

@@ -23,7 +23,7 @@ from tmpfsd import mountflags
 from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
 from tmpfsd.optionwords import number, one_of, parse_file, parse_fsname, parse_metrics, parse_switch
 from tmpfsd.owners import parse_gid, parse_mode, parse_uid
-from tmpfsd.swapplaces import default_swap, parse_image, parse_swap, remote
+from tmpfsd.swapplaces import TLS, default_swap, parse_image, parse_swap, remote
 
 PAGE_SIZE = 4096
 MIN_RAM = 1 << 20
@@ -66,6 +66,7 @@ class Config:
     swap_io: str = "buffered"
     swap_crypt: bool = True
     swap_password_file: str = ""            # what a server of swap wants to hear
+    swap_ca_file: str = ""                  # whose word for such a server is taken, beside the system's
     compress: str = "none"
     zram: int = DEFAULT_ZRAM                # bytes, or where it is negative, per cent of ram_bytes
     image: str = ""                         # the file of a saved file system; "": begin with an empty one
@@ -248,6 +249,7 @@ VALUED: dict[str, Option] = {
     "swap_io": Option("swap_io", one_of("buffered", "direct"), "buffered or direct"),
     "swap_crypt": Option("swap_crypt", parse_switch, "on or off"),
     "swap_password_file": Option("swap_password_file", parse_file, "the absolute path of a file"),
+    "swap_ca_file": Option("swap_ca_file", parse_file, "the absolute path of a file"),
     "compress": Option("compress", one_of("zstd", "none"), "zstd or none"),
     "zram": Option("zram", parse_zram, "a size, or % of ram"),
     "image": Option("image", parse_image, "the path of an image"),
@@ -461,6 +463,8 @@ def agree_on_swap(config: Config) -> tuple[str, ...]:
         raise OptionError("swap_crypt=off: what goes to a server is always encrypted")
     if config.swap_password_file and not servers:
         raise OptionError(f"swap_password_file={config.swap_password_file}: is for swap=valkey://")
+    if config.swap_ca_file and not any(place.partition(":")[0] in TLS for place in config.places):
+        raise OptionError(f"swap_ca_file={config.swap_ca_file}: is for swap=valkeys://")
     if config.swap is not None:
         if config.swap_size_bytes * len(config.swap_more) > MOST_BEHIND:
             raise OptionError(f"swap_size={config.swap_size_bytes}: {len(config.places)} places of that size are too "

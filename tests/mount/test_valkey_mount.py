@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mountlib import Mounted, ctl, eventually, mount_tmpfsd, needs_root
 
-from tests.servers import Server, need_server
+from tests.servers import Certificates, Server, need_server
 
 pytestmark = [needs_root, pytest.mark.timeout(120)]
 SIZE = 20_000
@@ -110,6 +110,37 @@ def test_a_check_while_the_server_is_away_ends_soon(server: Server) -> None:
         assert not mounted.status()["broken"]
         assert eventually(lambda: good(mounted.mnt, 300) == 300)
         assert mounted.status()["paging"]["lost_pages"] == 0 or "consistent" in ctl("check", str(mounted.mnt)).stdout
+
+
+def test_swapon_of_a_server_with_tls(tmp_path: Path) -> None:
+    """A live mount is given a server, pages to it, and lets it go."""
+    need_server()
+    known, secret = Certificates(tmp_path / "known"), tmp_path / "password"
+    secret.write_text("correct")
+    secret.chmod(0o600)
+    server = Server(tmp_path, "--requirepass", "correct", tls=known)
+    mounted = mount_tmpfsd("ram=2m,size=64m,swap=/var/tmp,swap_size=64m,swap_crypt=off")
+    mnt, files = str(mounted.mnt), ("--password-file", str(secret), "--ca-file", str(known.authority))
+    try:
+        for words, why in (((), "CERTIFICATE_VERIFY_FAILED"), (files[2:], "Authentication"),
+                           (("--ca-file", "/nowhere"), "No such file"),
+                           (("--ca-file", "/etc/hostname"), "certificates")):
+            done = ctl("swapon", mnt, server.place, *words, check=False)
+            assert done.returncode == 1 and why.lower() in done.stderr.lower() and done.stderr.count("\n") == 1, done
+        done = ctl("swapon", mnt, "/var/tmp", "--ca-file", "/x", check=False)
+        assert done.returncode == 1 and "is for a server" in done.stderr
+        ctl("swapon", mnt, server.place, "--size", "32m", "-p", "7", *files)
+        store, = [each for each in mounted.status()["stores"] if each["kind"] == "valkey"]
+        assert store["encrypted"] and store["priority"] == 7 and store["size_bytes"] <= 32 << 20
+        fill(mounted.mnt, 500)
+        assert good(mounted.mnt, 500) == 500 and server.keys(password="correct")
+        ctl("check", mnt)
+        ctl("swapoff", mnt, server.place)
+        assert [each["kind"] for each in mounted.status()["stores"]] == ["unlinked"]
+        assert server.keys(password="correct") == [] and good(mounted.mnt, 500) == 500
+    finally:
+        mounted.close()
+        server.kill()
 
 
 def test_what_a_killed_daemon_leaves_has_a_lifetime(server: Server) -> None:

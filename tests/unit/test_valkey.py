@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fs.fslib import CRED, ROOT
-from tests.servers import Server, cluster, need_server
+from tests.servers import Certificates, Server, cluster, need_server
 from tmpfsd import options
 from tmpfsd.swapplaces import parse_swap, remote
 from tmpfsd.tmpfs import vnops
@@ -47,6 +47,7 @@ def test_what_is_no_place_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text, why", (
     ("swap=valkey://h:1/x,swap_crypt=off", "swap_crypt=off: what goes to a server is always encrypted"),
     ("swap=/tmp,swap_password_file=/x", "is for swap=valkey://"), ("swap_password_file=x", "must be an absolute path"),
+    ("swap=valkey://h:1/x,swap_ca_file=/x", "is for swap=valkeys://"), ("swap_ca_file=x", "must be an absolute path"),
     ("swap=valkey://h:1/x:valkey://h:1/x", "given twice")))
 def test_options_that_do_not_go_together(text: str, why: str) -> None:
     with pytest.raises(options.OptionError, match=why):
@@ -67,8 +68,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     need_server()
     made: list[Server] = []
 
-    def make(*more: str) -> Server:
-        made.append(Server(tmp_path, *more))
+    def make(*more: str, **how: Any) -> Server:
+        made.append(Server(tmp_path, *more, **how))
         return made[-1]
 
     yield make
@@ -266,6 +267,75 @@ def test_refused_at_the_mount(serve, tmp_path: Path) -> None:
     assert time.monotonic() - began < 15
     with pytest.raises(OSError, match="evicts keys"):
         open_remote(serve("--maxmemory", "64mb", "--maxmemory-policy", "volatile-lru").place, "")
+
+
+def test_with_tls_and_a_password(serve, mounted, tmp_path: Path) -> None:
+    """Pages go and come through TLS, the keeper connects so too, and who is not known is refused."""
+    from tmpfsd.stores.valkey import open_remote
+    known, other, secret = Certificates(tmp_path / "known"), Certificates(tmp_path / "other"), tmp_path / "password"
+    secret.write_text("correct\n")
+    secret.chmod(0o600)
+    server = serve("--requirepass", "correct", tls=known)
+    given = {"swap_password_file": str(secret), "swap_ca_file": str(known.authority)}
+    mp = mounted(server, **given)
+    files = fill(mp, 500)
+    assert look(mp, files) == (500, 0) and len(server.keys(password="correct")) > 4
+    server.kill()
+    assert look(mp, files)[1] > 100 and state(mp) == "unreachable"
+    server.start()
+    wait_for(mp, "ok")
+    more = fill(mp, 300, 1000)
+    assert look(mp, more) == (300, 0)
+    mp.close()
+    assert server.keys(password="correct") == []
+    for authority in ("", str(other.authority)):
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+            open_remote(server.place, str(secret), authority)
+    with pytest.raises(OSError, match="(?i)authentication"):
+        open_remote(server.place, "", str(known.authority))
+    with pytest.raises(OSError):                            # TLS is all it speaks
+        open_remote(server.place.replace("rediss", "redis"), str(secret))
+
+
+def test_a_certificate_for_another_name(serve, tmp_path: Path) -> None:
+    from tmpfsd.stores.valkey import open_remote
+    elsewhere = Certificates(tmp_path / "known", "127.0.0.2")
+    with pytest.raises(OSError, match="IP address mismatch"):
+        open_remote(serve(tls=elsewhere).place, "", str(elsewhere.authority))
+
+
+def test_tls_to_who_speaks_none(serve, tmp_path: Path) -> None:
+    from tmpfsd.stores.valkey import open_remote
+    known = Certificates(tmp_path / "known")
+    began = time.monotonic()
+    with pytest.raises(OSError):
+        open_remote(serve().place.replace("valkey", "valkeys"), "", str(known.authority))
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("text", ("", "nonsense", "x" * 40_000,
+                                  "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "\xff"))
+def test_what_is_no_certificate_is_refused(tmp_path: Path, text: str) -> None:
+    from tmpfsd.stores.valkey import authority_in
+    (tmp_path / "ca").write_text(text, "latin1")
+    with pytest.raises(OSError, match="not a file of certificates"):
+        authority_in(str(tmp_path / "ca"))
+
+
+def test_the_keeper_asks_for_some_keys_at_once(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every chunk that has a key, in round trips of a bounded size; nothing is listed beforehand."""
+    from tmpfsd.stores import valkey as module
+    monkeypatch.setattr(module, "RENEWED_AT_ONCE", 3)
+    server = serve()
+    store = module.open_remote(server.place, "")
+    for chunk in (0, 1, 5, 6, 7, 100, 3000):
+        store.write(chunk * module.CHUNK + 1, [memoryview(bytes(4096))])
+    for key in server.keys():
+        server.ask("PERSIST", key)
+    store._each("expire", time.monotonic() + 5, 77)
+    assert [server.ask("TTL", key) for key in server.keys()] == [77] * 7
+    store.close()
+    assert server.keys() == []
 
 
 def test_no_answer_at_the_mount_is_told_soon() -> None:

@@ -99,7 +99,7 @@ def check_swap(config: Config, mountpoint: str) -> Config:
 def check_server(config: Config, path: str) -> None:
     """A server of swap must answer, let us in, and keep what it is given."""
     try:
-        open_remote(path, config.swap_password_file).close()
+        open_remote(path, config.swap_password_file, config.swap_ca_file).close()
     except OSError as error:
         raise CliError(f"swap={path}: {error.strerror or error}") from None
 

@@ -10,6 +10,7 @@ import sys
 from tmpfsd.cli.bar import ask_with_bar
 from tmpfsd.cli.status import human
 from tmpfsd.mounts.printable import printable
+from tmpfsd.uvm.zlog import ZRAM
 
 EPILOG = """\
 example:
@@ -34,7 +35,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Follow the draining to its end."""
-    path = os.path.realpath(args.path)
+    path = args.path if args.path == ZRAM or "://" in args.path else os.path.realpath(args.path)
     try:
         answer = ask_with_bar(args.mountpoint, "swapoff", f"draining {path}", path=path)
     except KeyboardInterrupt:

@@ -1,10 +1,13 @@
-"""swapon.py: tmpfsctl swapon: give a live mount another swap file."""
+"""swapon.py: tmpfsctl swapon: give a live mount another swap file, or a server."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+from collections.abc import Iterator
+from typing import Any
 
 from tmpfsd.cli.client import ClientError, ask, status
 from tmpfsd.cli.preflight import CliError, check_swap
@@ -14,6 +17,7 @@ from tmpfsd.machine import memory_limit
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable
 from tmpfsd.options import Config, parse_swap_size
+from tmpfsd.stores.valkey import authority_in, password_in
 from tmpfsd.swapplaces import follow, remote
 from tmpfsd.uvm.store import open_place
 from tmpfsd.uvm.swap import MOST_PRIORITY, UNSAID
@@ -22,11 +26,12 @@ MOST_ADDED = 1 << 40        # of a mount without a limit: slot numbers end, and 
 EPILOG = """\
 example:
   tmpfsctl swapon /mnt/x /var/tmp --size 4g
+  tmpfsctl swapon /mnt/x valkeys://store:6379/x --password-file /root/password --ca-file /root/ca.pem
 
 PATH is a directory (for an unlinked file of mode 0600), a file that is yours alone, mode 0600 (it is made
 where there is none), or a block device; what is in it is lost.  Without --size it is as large as the mount's
 size, or as the device.  Files are filled in order of priority (-p); those without one come last, in the order
-in which they were given.
+in which they were given.  PATH may also be a server, valkey://HOST:PORT[,HOST:PORT...]/PREFIX (as swap= has it).
 
 exit status:
   0  in use           1  refused, and nothing was changed"""
@@ -39,6 +44,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--size", metavar="SIZE", help="with k, m, g, t or %% of memory")
     command.add_argument("-p", "--priority", metavar="N", type=int, default=UNSAID,
                          help=f"0 to {MOST_PRIORITY}: what is higher is filled first, what is equal in turn")
+    command.add_argument("--password-file", metavar="FILE", default="", help="with a server's password; yours alone")
+    command.add_argument("--ca-file", metavar="FILE", default="", help="with certificates that speak for a server")
     command.add_argument("--json", action="store_true", help="print the swap file as JSON")
 
 
@@ -55,33 +62,49 @@ def size_of(args: argparse.Namespace) -> int:
     return nbytes
 
 
+@contextlib.contextmanager
+def what_we_may_open(path: str, config: Config) -> Iterator[dict[str, Any]]:
+    """Give what goes with the request: the daemon may not have the right to it that we have.  => ClientError."""
+    if remote(path):
+        try:
+            password, authority = password_in(config.swap_password_file), authority_in(config.swap_ca_file)
+        except OSError as error:
+            raise ClientError(f"{error.filename}: {error.strerror or error}") from None
+        yield {"password": password.decode(errors="surrogateescape"), "authority": authority}
+        return
+    for option, file in (("--password-file", config.swap_password_file), ("--ca-file", config.swap_ca_file)):
+        if file:
+            raise ClientError(f"{option} {file}: is for a server")
+    try:
+        descriptor = open_place(path)
+    except OSError as error:
+        raise ClientError(f"{path}: {error.strerror or error}") from None
+    try:
+        yield {"descriptor": descriptor}
+    finally:
+        os.close(descriptor)
+
+
 def run(args: argparse.Namespace) -> None:
     """See that the file can be used, open it, then have the mount use it."""
     size = size_of(args)
     if not UNSAID <= args.priority <= MOST_PRIORITY:
         raise ClientError(f"-p {args.priority}: must be a number from 0 to {MOST_PRIORITY}")
     try:
-        if remote(args.path):
-            raise ClientError(f"{args.path}: a server can be given at the mount only (swap=)")
-        path = follow(args.path)
+        path = args.path if remote(args.path) else follow(args.path)
     except ValueError as error:
         raise ClientError(f"{args.path}: {error}") from None
     limit = status(args.mountpoint)["size_bytes"]
     given = frozenset(("swap_size",)) if size else frozenset()
-    config = Config(size_bytes=limit, swap=path, swap_size_bytes=size or min(limit, MOST_ADDED), given=given)
+    config = Config(size_bytes=limit, swap=path, swap_size_bytes=size or min(limit, MOST_ADDED), given=given,
+                    swap_password_file=args.password_file, swap_ca_file=args.ca_file)
     try:
         config = check_swap(config, mountinfo.resolve(args.mountpoint))
     except CliError as error:
         raise ClientError(str(error)) from None
-    try:
-        descriptor = open_place(path)       # by us: the daemon may not have the right to it that we have
-    except OSError as error:
-        raise ClientError(f"{path}: {error.strerror or error}") from None
-    try:
+    with what_we_may_open(path, config) as ours:
         answer = ask(args.mountpoint, "swapon", path=path, size_bytes=config.swap_size_bytes, priority=args.priority,
-                     descriptor=descriptor)
-    finally:
-        os.close(descriptor)
+                     **ours)
     for warning in config.warnings:
         complain(f"tmpfsctl: warning: {warning}")
     print(json.dumps(answer, indent=2) if args.json else

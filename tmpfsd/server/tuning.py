@@ -28,6 +28,7 @@ from tmpfsd.server.control import Command, Progress
 from tmpfsd.server.dispatch import MICROSECOND
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.nativeloop import Loop
+from tmpfsd.server.opening import is_server, opened
 from tmpfsd.tmpfs.mem import MAX_NODES
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.codec import Zstd
@@ -45,6 +46,7 @@ from tmpfsd.uvm.zresize import resize_ring
 
 log = logging.getLogger(__name__)
 
+LOCAL = ("file", "unlinked", "device")      # kinds of stores of this machine
 CLOSING = 0.0002            # seconds of a look whether a file is closed
 
 SETTABLE = ("size", "nr_inodes", "ram", "spin", "swap_size", "zram")
@@ -251,45 +253,52 @@ class Tuning:
 
     # swap
 
-    def swapon(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def swapon(self, request: Mapping[str, Any]) -> dict[str, Any] | Steps:
         """Take a swap file in; it was looked at by whoever asks (cli/preflight.py), and opened where that was needed.
 
         => A descriptor that comes with the request is what is paged to, and path is the name that is shown: the daemon
-        may have given up the right to open it (privileges.py).
+        may have given up the right to open it (privileges.py).  To connect to a server takes steps.
         """
         path, nbytes = request.get("path"), request.get("size_bytes")
-        if not isinstance(path, str) or not os.path.isabs(path):
+        if not isinstance(path, str) or not (is_server(path) or os.path.isabs(path)):
             raise ControlError("path: must be an absolute path")
         if not isinstance(nbytes, int) or nbytes < 2 * options.PAGE_SIZE:
             raise ControlError(f"{path}: size: must be at least two pages")
         priority = request.get("priority", UNSAID)
         if not isinstance(priority, int) or not UNSAID <= priority <= MOST_PRIORITY:
             raise ControlError(f"{path}: priority: must be a number from 0 to {MOST_PRIORITY}")
+        if is_server(path):
+            return self._swapon_server(path, nbytes, priority, request)
         with self.alone("swapon"):
-            swap = self._open(path, nbytes, priority, request.get("descriptors") or [])
-            try:
-                swapon(self.mount.vm, swap)
-            except NoSwap:
-                swap.close()
-                raise
-        log.info("swapon %s: %d bytes", path, ptoa(swap.nslots))
-        return swap.stats()
+            return self._take_in(self._open(path, request.get("descriptors") or []), nbytes, priority)
 
-    def _open(self, path: str, nbytes: int, priority: int, descriptors: list[int]) -> Swap:
-        swap, direct = self.mount.vm.swap, self.mount.config.swap_io == "direct"
+    def _swapon_server(self, path: str, nbytes: int, priority: int, request: Mapping[str, Any]) -> Steps:
+        with self.alone("swapon"):
+            store = yield from opened(path, request)
+            return self._take_in(store, nbytes, priority)
+
+    def _open(self, path: str, descriptors: list[int]) -> Store:
+        direct = self.mount.config.swap_io == "direct"
         try:
-            store = take_swap(descriptors, path, direct) if descriptors else open_store(path, direct)
+            return take_swap(descriptors, path, direct) if descriptors else open_store(path, direct)
         except OSError as error:
             why = "its file system has no O_DIRECT (swap_io=direct)" if direct and error.errno == errno.EINVAL else ""
             raise ControlError(f"{path}: {why or error.strerror or error}") from None
-        nslots = min(atop(nbytes) - 1, store.most or atop(nbytes) - 1)
+
+    def _take_in(self, store: Store, nbytes: int, priority: int) -> dict[str, Any]:
+        """Have a store used; it is closed where that is refused.  What goes to a server is always encrypted."""
+        vm, nslots = self.mount.vm, min(atop(nbytes) - 1, store.most or atop(nbytes) - 1)
+        encrypt = self.mount.config.swap_crypt or store.kind not in LOCAL
         try:
-            demand_length(store, path, ptoa(nslots + 1))
-            base = free_base(swap.files if swap is not None else [], nslots, self.mount.vm.image)
-            return Swap(store, nslots, base, nslots, make_seal(self.mount.config.swap_crypt), priority)
+            demand_length(store, store.path, ptoa(nslots + 1))
+            base = free_base(vm.swap.files if vm.swap is not None else [], nslots, vm.image)
+            swap = Swap(store, nslots, base, nslots, make_seal(encrypt), priority)
+            swapon(vm, swap)
         except (NoSwap, ControlError):
             store.close()
             raise
+        log.info("swapon %s: %d bytes", store.path, ptoa(swap.nslots))
+        return swap.stats()
 
     def swapoff(self, request: Mapping[str, Any]) -> Steps:
         """Drain a swap file and let it go; what is on it goes elsewhere."""

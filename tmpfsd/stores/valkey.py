@@ -46,6 +46,7 @@ PROBE = 0.5                 # between two looks at a server that was away
 LIFETIME = 3600             # of a key
 RENEW = LIFETIME / 4
 RENEWED_AT_ONCE = 64
+MOST_AUTHORITY = 32 << 10   # bytes of certificates: it must fit into a line of the control socket
 CLOSING = 2.0               # seconds that keys may take to be removed
 ATTEMPTS = 1                # of a cluster's client after a node has moved
 
@@ -53,16 +54,17 @@ ATTEMPTS = 1                # of a cluster's client after a node has moved
 class ValkeyStore:
     """Pages at a server.  => open_remote() makes one."""
 
-    __slots__ = ("path", "most", "can_discard", "missing", "_where", "_password", "_library", "_errors", "_client",
-                 "_pid", "_here", "_run", "_chunks", "_away", "_again", "_full", "_told", "_wake", "_ended", "_keeper")
+    __slots__ = ("path", "most", "can_discard", "missing", "_where", "_password", "_authority", "_library",
+                 "_errors", "_client", "_pid", "_here", "_run", "_chunks", "_away", "_again", "_full", "_told",
+                 "_wake", "_ended", "_keeper")
     kind = "valkey"
 
-    def __init__(self, path: str, where: Remote, password: bytes) -> None:
+    def __init__(self, path: str, where: Remote, password: bytes, authority: str) -> None:
         self.path = path
         self.most = 0
         self.can_discard = True
         self.missing = 0                    # pages that the server did not have any more
-        self._where, self._password = where, password
+        self._where, self._password, self._authority = where, password, authority
         self._library = library()
         # What goes wrong with a cluster is not derived from what goes wrong with a server; the last is what the library
         # of a cluster raises when it knows no node any more.
@@ -93,6 +95,8 @@ class ValkeyStore:
         retry = importlib.import_module("valkey.retry").Retry(importlib.import_module("valkey.backoff").NoBackoff(), 0)
         how = {"socket_timeout": SECONDS, "socket_connect_timeout": SECONDS, "password": self._password or None,
                "retry": retry, "ssl": where.scheme in TLS}
+        if where.scheme in TLS:     # the library looks at the name in a certificate only if it is told to
+            how |= {"ssl_check_hostname": True, "ssl_ca_data": self._authority or None}
         if len(where.hosts) == 1:
             client = library.Valkey(*where.hosts[0], **how)
             if not client.info("cluster").get("cluster_enabled"):
@@ -264,13 +268,13 @@ class ValkeyStore:
 
     def _each(self, command: str, until: float, *more: int) -> None:
         """Do something to each key, RENEWED_AT_ONCE in a round trip."""
-        chunks = [chunk for chunk, has in enumerate(self._chunks) if has]
-        while chunks and time.monotonic() < until:
-            pipe = self._client.pipeline(transaction=False)
-            for chunk in chunks[:RENEWED_AT_ONCE]:
+        chunk = self._chunks.find(1)
+        while chunk >= 0 and time.monotonic() < until:
+            pipe, n = self._client.pipeline(transaction=False), 0
+            while chunk >= 0 and n < RENEWED_AT_ONCE:
                 getattr(pipe, command)(self._key(chunk), *more)
+                chunk, n = self._chunks.find(1, chunk + 1), n + 1
             pipe.execute()
-            del chunks[:RENEWED_AT_ONCE]
 
 
 def text_of(error: Exception) -> str:
@@ -312,8 +316,28 @@ def password_in(path: str) -> bytes:
         return file.read(4096).strip(b"\r\n")
 
 
-def open_remote(path: str, password_file: str) -> ValkeyStore:
+def authority_in(path: str) -> str:
+    """The certificates of a file, of those whose word for a server is taken.  => OSError."""
+    if not path:
+        return ""
+    ssl = importlib.import_module("ssl")        # here: others do not wait for it
+    with open(path, "rb") as file:
+        text = file.read(MOST_AUTHORITY + 1)
+    try:
+        if 0 < len(text) <= MOST_AUTHORITY and ssl.create_default_context(cadata=text.decode("ascii")):
+            return text.decode("ascii")
+    except (ValueError, ssl.SSLError):
+        pass
+    raise OSError(errno.EINVAL, "is not a file of certificates (PEM)", path)
+
+
+def open_remote(path: str, password_file: str, authority_file: str = "") -> ValkeyStore:
     """The store of a place that swapplaces.remote() knows.  => OSError."""
+    return open_with(path, password_in(password_file), authority_in(authority_file))
+
+
+def open_with(path: str, password: bytes, authority: str) -> ValkeyStore:
+    """As open_remote(), with what was read of the files.  => OSError."""
     where = remote(path)
     assert where is not None
-    return ValkeyStore(path, where, password_in(password_file))
+    return ValkeyStore(path, where, password, authority)

@@ -161,7 +161,7 @@ class Mount:
 def _open_store(path: str, config: Config) -> Store:
     if remote(path):
         from tmpfsd.stores.valkey import open_remote  # here: others do not wait for it
-        return open_remote(path, config.swap_password_file)
+        return open_remote(path, config.swap_password_file, config.swap_ca_file)
     return open_store(path, config.swap_io == "direct")
 
 
