@@ -3,13 +3,14 @@
 A tree is walked in the order of names and put into a file system of this process, which pages out as ever; that is
 frozen.  With `mtime` every time is that one, and the key of the hash is 0: the same tree gives the same bytes.
 
-Limits      Names of files with several links are remembered: memory grows with those.  Sockets, FIFOs and devices are
-            made as they are.  What cannot be read is an error, and nothing is made.
+Limits      Sockets, FIFOs and devices are made as they are.  What cannot be read is an error, and nothing is made.
+            The names of a directory that is walked are in memory, sorted, as those of the directories above it.
             With mtime, names that collide in mounts of the image can be made by anybody.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 from tmpfsd.image.format import Writer
 from tmpfsd.image.freeze import freeze
+from tmpfsd.image.links import Links
 from tmpfsd.machine import memory_limit
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import layout, vnops, xattr
@@ -56,7 +58,9 @@ def build(directory: bytes, fd: int, mtime: int | None = None, tell: Tell = lamb
     try:
         if mtime is not None:
             _stop_clock(mp, mtime * NANO)
-        _Builder(mp, tell, None if mtime is None else mtime * NANO).tree(directory)
+        builder = _Builder(mp, tell, None if mtime is None else mtime * NANO)
+        with contextlib.closing(builder.links):
+            builder.tree(directory)
         return freeze(mp, Writer(fd), made=mtime or 0)
     finally:
         mp.close()
@@ -77,7 +81,7 @@ class _Builder:
         self.mp = mp
         self.tell = tell
         self.time_ns = time_ns
-        self.links: dict[tuple[int, int], int] = {}     # by device and inode, of files with several names
+        self.links = Links()            # the inode here of each file with several names
         self.files = self.bytes = 0
 
     def tree(self, top: bytes) -> None:
@@ -109,9 +113,9 @@ class _Builder:
         mp, mode = self.mp, state.st_mode
         mp.breathe()
         several = state.st_nlink > 1
-        known = self.links.get((state.st_dev, state.st_ino)) if several else None
+        known = self.links.get(state.st_dev, state.st_ino) if several else None
         if known is not None:
-            vnops.forget(mp, vnops.link(mp, known, dino, name), 1)
+            vnops.forget(mp, vnops.link(mp, int.from_bytes(known, "little"), dino, name), 1)
             return
         if stat.S_ISLNK(mode):
             ino = vnops.symlink(mp, dino, name, os.readlink(path), ROOT)
@@ -123,7 +127,7 @@ class _Builder:
             ino = vnops.mknod(mp, dino, name, stat.S_IFMT(mode) | 0o600, self.device(state), ROOT)
         self.attributes(ino, path, state)
         if several:
-            self.links[state.st_dev, state.st_ino] = ino
+            self.links.put(state.st_dev, state.st_ino, ino.to_bytes(8, "little"))
         vnops.forget(mp, ino, 1)
 
     def device(self, state: os.stat_result) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from tmpfsd.image.build import ROOT
 from tmpfsd.image.file import Image
 from tmpfsd.image.format import ImageError
+from tmpfsd.image.links import Links
 from tmpfsd.image.thaw import thaw
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import layout, listing, vnops
@@ -70,7 +71,9 @@ def extract(path: str, directory: str, tell: Tell = lambda _done, _of: None) -> 
             os.mkdir(top, 0o700)
         if os.listdir(top):
             raise OSError(errno.ENOTEMPTY, "must be an empty directory", directory)
-        return _Extractor(mp, tell).tree(top)
+        extractor = _Extractor(mp, tell)
+        with contextlib.closing(extractor.links):
+            return extractor.tree(top)
     finally:
         mp.close()
 
@@ -81,7 +84,7 @@ class _Extractor:
     def __init__(self, mp: Mount, tell: Tell) -> None:
         self.mp = mp
         self.tell = tell
-        self.links: dict[int, bytes] = {}       # by inode, a name of each file that has several
+        self.links = Links()                    # a name of each file that has several
         self.done = 0
 
     def tree(self, top: bytes) -> int:
@@ -136,8 +139,9 @@ class _Extractor:
         """Make all that is no directory."""
         mp = self.mp
         mode, links, _uid, _gid, rdev, size = vnops.getattr(mp, ino)[:6]
-        if links > 1 and ino in self.links:
-            os.link(self.links[ino], path, follow_symlinks=False)
+        known = self.links.get(0, ino) if links > 1 else None
+        if known is not None:
+            os.link(known, path, follow_symlinks=False)
             return
         if stat.S_ISLNK(mode):
             os.symlink(vnops.readlink(mp, ino), path)
@@ -148,7 +152,7 @@ class _Extractor:
             os.mknod(path, stat.S_IFMT(mode) | 0o600, os.makedev(major, minor))
         self.attributes(ino, path)
         if links > 1:
-            self.links[ino] = path
+            self.links.put(0, ino, path)
 
     def content(self, ino: int, path: bytes, size: int) -> None:
         """Write the bytes of a file where it has any."""
