@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -160,3 +161,56 @@ def test_a_clone_is_a_mount_of_its_own(tmpfsd: Make, tmp_path: Path) -> None:
         ctl("umount", str(tmp_path / "copy"))
     done = ctl("clone", str(fs.mnt), str(tmp_path / "copy"), "-o", "backend=wired", check=False)
     assert done.returncode == 1 and "backend=wired" in done.stderr and done.stderr.count("\n") == 1
+
+
+def drop_cache(path: Path) -> None:
+    """Have the kernel ask for a file's bytes again."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def test_a_working_set_comes_along(tmpfsd: Make, tmp_path: Path) -> None:
+    """A job reads some files of many; a mount of the image has those in memory, with nobody asking."""
+    fs = tmpfsd("ram=64m,size=1g")
+    for i in range(64):
+        touch(fs.mnt / f"file{i}", os.urandom(256 << 10))
+    for path in fs.mnt.iterdir():
+        drop_cache(path)
+    ctl("flush", str(fs.mnt))
+    assert "noted" in ctl("trace", "--record", str(fs.mnt)).stdout
+    for i in range(0, 64, 8):
+        (fs.mnt / f"file{i}").read_bytes()
+    image, plain = tmp_path / "hot", tmp_path / "plain"
+    ctl("snapshot", "--hot", str(fs.mnt), str(image))
+    ctl("snapshot", str(fs.mnt), str(plain))
+    hot = json.loads(ctl("image", "info", "--json", str(image)).stdout)["hot_pages"]
+    assert 8 * 64 <= hot < 12 * 64 and json.loads(ctl("image", "info", "--json", str(plain)).stdout)["hot_pages"] == 0
+    ctl("image", "verify", str(image))
+    warm, cold = tmpfsd(f"ram=64m,image={image}"), tmpfsd(f"ram=64m,image={plain}")
+    assert eventually(lambda: warm.status()["image"]["pages_read"] >= hot)
+    assert cold.status()["image"]["pages_read"] < 64
+    before = warm.status()["paging"]["pageins"]
+    for i in range(0, 64, 8):
+        assert (warm.mnt / f"file{i}").read_bytes() == (fs.mnt / f"file{i}").read_bytes()
+    assert warm.status()["paging"]["pageins"] - before < 32
+    small = tmpfsd(f"ram=1m,image={image}")         # has no room for it
+    assert (small.mnt / "file1").read_bytes() == (fs.mnt / "file1").read_bytes()
+    for each in (warm, small):
+        assert ctl("check", str(each.mnt)).stdout.endswith(": consistent\n")
+
+
+def test_requests_do_not_wait_for_it(tmpfsd: Make, tmp_path: Path) -> None:
+    fs = tmpfsd("ram=64m,size=1g")
+    for i in range(32):
+        touch(fs.mnt / f"file{i}", os.urandom(1 << 20))
+    image = tmp_path / "image"
+    ctl("snapshot", "--hot", str(fs.mnt), str(image))
+    warm = tmpfsd(f"ram=64m,image={image}")
+    worst, seen = 0.0, 0
+    while seen < 3000 and warm.status()["image"]["pages_read"] < 8000:
+        for _ in range(100):
+            start = time.perf_counter()
+            os.statvfs(warm.mnt)
+            worst, seen = max(worst, time.perf_counter() - start), seen + 1
+    assert worst < 0.25             # a step is a page; other tests run beside

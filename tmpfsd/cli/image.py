@@ -102,7 +102,8 @@ def info(args: argparse.Namespace) -> None:
         return
     made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found["made"])) if found["made"] else "not said"
     rows = (("version", found["version"]), ("made", made), ("inodes", f"{found['inodes']:,}"),
-            ("holds", f"{found['bytes']:,} bytes"), ("file", f"{found['file_bytes']:,} bytes"))
+            ("holds", f"{found['bytes']:,} bytes"), ("file", f"{found['file_bytes']:,} bytes"),
+            ("hot", f"{found['hot_pages']:,} pages"))
     for name, value in rows:
         print(f"{name:<12}{value}")
 

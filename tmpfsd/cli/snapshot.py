@@ -19,6 +19,9 @@ A frozen copy of the daemon writes it; requests are served meanwhile.  What they
 takes.  FILE is replaced when all of it is on disk.  What the kernel holds back of writes through mmap or with
 writeback is not in it: sync -f first.
 
+With --hot the image names the pages that were used since the mount began with an image, or since tmpfsctl trace
+--record; else those in memory.  A mount of it reads them first, in the background, as far as ram has room.
+
 exit status:
   0  saved            1  not saved: FILE is as it was"""
 
@@ -27,20 +30,22 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of snapshot."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
     command.add_argument("file", metavar="FILE")
+    command.add_argument("--hot", action="store_true",
+                         help="with which pages were used: a mount of the image reads them first")
 
 
 def run(args: argparse.Namespace) -> None:
     """Save, and say what was saved."""
-    done = save(args.mountpoint, args.file)
+    done = save(args.mountpoint, args.file, args.hot)
     print(printable(f"{args.file}: {done['inodes']:,} inodes, {done['bytes']:,} bytes"))
 
 
-def save(mountpoint: str, path: str) -> dict[str, Any]:
+def save(mountpoint: str, path: str, hot: bool = False) -> dict[str, Any]:
     """Save a mount in a file; what was saved.  => ClientError."""
     mounted = find(mountpoint)
     try:
         with new_file(path) as file:
-            done: dict[str, Any] = watch(follow(mounted, "snapshot", descriptor=file.fd), text)
+            done: dict[str, Any] = watch(follow(mounted, "snapshot", descriptor=file.fd, hot=hot), text)
             file.commit()
     except OSError as error:
         raise ClientError(f"{path}: {error.strerror or error}") from None

@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tmpfsd.cli.client import ClientError, follow, place_of
+from tmpfsd.cli.client import SILENCE, ClientError, ask_mount, follow, place_of
 from tmpfsd.mounts.printable import printable
 
 EPILOG = """\
 example:
   tmpfsctl trace --count 100 /scratch
+  tmpfsctl trace --record /scratch      # then run the job, and: tmpfsctl snapshot --hot /scratch FILE
 
 exit status:
   0  done             1  refused or failed: one line on stderr says why"""
@@ -34,6 +35,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of trace."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
     command.add_argument("--count", type=count, metavar="N", help="end after N events")
+    command.add_argument("--record", action="store_true",
+                         help="note from now on which pages are used, for snapshot --hot; tell nothing")
     command.add_argument("--json", action="store_true", help="a JSON object a line, for scripts")
 
 
@@ -59,6 +62,13 @@ def run(args: argparse.Namespace) -> None:
     mount, inside = place_of(args.mountpoint)
     if inside:
         raise ClientError(f"{args.mountpoint}: not a mount point")
+    if args.record:
+        if args.count is not None:
+            raise ClientError("trace: --count is not for --record")
+        pages = ask_mount(mount, args.mountpoint, SILENCE, "record")["pages"]
+        print(printable(f"{args.mountpoint}: of {pages:,} pages it is noted which are used") if not args.json
+              else json.dumps({"pages": pages}))
+        return
     told = 0
     for event in events(follow(mount, "trace")):
         print(json.dumps(event) if args.json else printable(text_of(event)))

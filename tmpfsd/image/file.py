@@ -48,16 +48,19 @@ class Image:
         self.base, self.width = 1, self.header.nplaces
         self.nheld = self.width
         self.pages_read = 0
+        self.hot = array("I")                       # pages that are to be read first; see warm.py
         self._decompress = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW).decompress
         self._kept: dict[int, bytes] = {}           # at most KEPT, the one used last is the last
         self._scratch = memoryview(mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
-    def table(self, name: str) -> bytes:
-        """The bytes of a table.  O(its bytes).  => ImageError."""
+    def table(self, name: str, width: int = 1) -> bytes:
+        """The bytes of a table, whole elements of a width.  O(its bytes).  => ImageError."""
         where = self.header.tables.get(name)
         if where is None:
             raise ImageError(f"corrupted: there is no table {name}")
         offset, nbytes, checksum, _width = where
+        if nbytes % width:
+            raise ImageError(f"corrupted: the table {name} does not have elements of {width} bytes")
         data = bytearray(nbytes)
         done = 0
         with memoryview(data) as view:
@@ -156,6 +159,11 @@ class Image:
         except WrongPage:
             return False
 
+    def will_need(self, slot: int) -> None:
+        """Have the system read the cluster of a page that is wanted soon.  O(1)."""
+        cluster = (slot - 1) // self.header.cluster
+        os.posix_fadvise(self.fd, self._offsets[cluster], self._stored[cluster], os.POSIX_FADV_WILLNEED)
+
     def descriptors(self) -> list[int]:
         """See Backing."""
         return [self.fd]
@@ -166,7 +174,8 @@ class Image:
 
     def stats(self) -> dict[str, object]:
         """The key `image` of the status."""
-        return {"path": self.path, "pages": self.nheld, "pages_read": self.pages_read}
+        return {"path": self.path, "pages": self.nheld, "pages_read": self.pages_read,
+                "hot_pages": self.header.nhot}
 
     def close(self) -> None:
         """See Backing."""

@@ -64,6 +64,11 @@ class Header:
     state: int = 0
     tables: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)      # a fixed number of them
 
+    @property
+    def nhot(self) -> int:
+        """How many pages are to be read first."""
+        return self.tables["hot"][1] // 4 if "hot" in self.tables else 0
+
 
 def pack_header(header: Header) -> bytes:
     """The page of a header."""
@@ -185,4 +190,4 @@ def describe(header: Header) -> dict[str, Any]:
     stored = round_page(header.file_bytes)
     return {"version": VERSION, "file_bytes": stored, "pages": header.nplaces,
             "bytes": header.npages << PAGE_SHIFT, "inodes": header.ninodes, "made": header.made,
-            "cluster_pages": header.cluster}
+            "cluster_pages": header.cluster, "hot_pages": header.nhot}

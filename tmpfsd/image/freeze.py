@@ -32,8 +32,12 @@ WIDTHS = (4, 2, 8, 1)       # of Pool.save()
 _TO_OWNER = bytes(flags & OWNER_MASK for flags in range(256))
 
 
-def freeze(mp: Mount, writer: Writer, tell: Tell = lambda _done, _of: None, made: int = 0) -> int:
-    """Write all of a mount; the bytes of the file.  O(pages).  => ImageError, VmError, OSError."""
+def freeze(mp: Mount, writer: Writer, tell: Tell = lambda _done, _of: None, made: int = 0,
+           hot: array[int] | None = None) -> int:
+    """Write all of a mount; the bytes of the file.  O(pages).  => ImageError, VmError, OSError.
+
+    => hot: pages that a mount of the image reads first, as far as they are in it.
+    """
     _drop_orphans(mp)
     flags = bytes(mp.vm.flags).rstrip(b"\0").translate(_TO_OWNER)
     places = array("I", bytes(4 * len(flags)))
@@ -49,6 +53,9 @@ def freeze(mp: Mount, writer: Writer, tell: Tell = lambda _done, _of: None, made
                       for name, data, width in zip(names, pool.save(), WIDTHS))
     pages, uses = mp.mem.nlookup.save()
     tables.update({"nlookup.pages": (pages, 4), "nlookup.uses": (uses, 2)})
+    if hot is not None:
+        named = array("I", (vpn for vpn in hot if vpn < len(places) and places[vpn]))
+        tables["hot"] = (named.tobytes(), 4)
     return writer.finish(tables)
 
 

@@ -6,6 +6,7 @@ Picture     Image --Thawed--> Mount(config, saved) --restore()--> all is out, in
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from stat import S_IFDIR
 
 from tmpfsd.image.file import Image
@@ -19,6 +20,7 @@ from tmpfsd.uvm import backing
 from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.param import PAGE_SHIFT
 from tmpfsd.uvm.unwritten import UNWRITTEN
+from tmpfsd.uvm.used import Used
 
 PARTS = ("pages", "nfree", "bits", "group")
 
@@ -51,6 +53,8 @@ class Thawed:
                 raise ImageError(f"corrupted: pool {each.name} has other pages than it says")
         if mp.mem.ninodes() != header.ninodes or not mp.mem.nodes.is_held(ROOT_INO - 1):
             raise ImageError("corrupted: it has other inodes than it says")
+        image.hot = self._hot(places)
+        mp.vm.used = Used(mp.vm)
         mp.dirs.key, mp.generation = header.key, header.generation
         mp.flagged, mp.labels = bool(header.state & FLAGGED), bool(header.state & LABELS)
 
@@ -63,6 +67,16 @@ class Thawed:
                 or len(found) and max(found) > header.nplaces
                 or header.nplaces != header.npages - owners.count(UNWRITTEN)):
             raise ImageError("corrupted: its page table says what cannot be")
+
+    def _hot(self, places: bytes) -> array[int]:
+        """The pages to be read first.  O(those).  => ImageError: it names others than the image has."""
+        if "hot" not in self.slots.header.tables:
+            return array("I")
+        hot, found = array("I", self.slots.table("hot", 4)), memoryview(places).cast("I")
+        if (len(hot) > self.slots.header.nplaces or len(hot) and max(hot) >= len(found)
+                or 0 in map(found.__getitem__, hot)):
+            raise ImageError("corrupted: the table hot names pages that the image does not have")
+        return hot
 
 
 def thaw(config: Config, path: str) -> Mount:

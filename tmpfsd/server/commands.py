@@ -26,6 +26,7 @@ from tmpfsd.server.tuning import Tuning
 from tmpfsd.tmpfs.gate import Gate
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent
+from tmpfsd.uvm.used import Used
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class Commands:
         commands = {"status": self.status, "check": self.check,
                     "snapshot": self.snapshot, "ping": lambda _request: "pong",
                     "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace,
+                    "record": self.record,
                     "latency": self.latency.ask, **self.tuning.table(), **Remount(self.tuning).table(),
                     **({"flags": self.in_force.ask} if self.in_force is not None else {})}
         return {name: gated(self.mount.gate, name, command) for name, command in commands.items()}
@@ -129,6 +131,12 @@ class Commands:
                 "broken": self.mount.gate.broken, "pid": os.getpid(), "edge": self.edge,
                 "compiled": compiled.active()}
 
+    def record(self, _request: Any) -> dict[str, int]:
+        """Note from now on which pages are used, and forget which were."""
+        vm = self.mount.vm
+        vm.used = Used(vm)
+        return {"pages": vm.npages}
+
     async def check(self, _request: Any) -> AsyncGenerator[dict[str, Any], None]:
         """Check the whole file system, as it is now, while requests are served."""
         async with contextlib.aclosing(self._alone("check", checker.check(self.mount))) as parts:
@@ -139,7 +147,7 @@ class Commands:
         """Save the whole file system, as it is now, in a file that is handed over, while requests are served."""
         if self.mount.gate.broken:
             raise ControlError("snapshot: an invariant does not hold (the log has it)")
-        written = snapshot.snapshot(self.mount, request.get("descriptors") or [])
+        written = snapshot.snapshot(self.mount, request.get("descriptors") or [], request.get("hot") is True)
         async with contextlib.aclosing(self._alone("snapshot", written)) as parts:
             async for part in parts:
                 yield part

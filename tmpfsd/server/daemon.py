@@ -204,6 +204,7 @@ class Daemon:
             privileges.drop(self.mountpoint)
             nursery.start_soon(self.idle_worker)
             nursery.start_soon(self.trees.reaper)
+            nursery.start_soon(self.trees.warmer)
             nursery.start_soon(self.operations.forgetter)
             nursery.start_soon(Pressure(self.mount.status).watch, self.dispatcher)
             assert self.in_force is not None

@@ -29,14 +29,15 @@ from tmpfsd.server.errors import ControlError
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent, VmError
 from tmpfsd.uvm.frozen import become_copy
+from tmpfsd.uvm.used import used_pages
 
 REAP_SECONDS = 0.02         # between two looks whether the reaper is done
 
 
-async def snapshot(mount: Mount, descriptors: list[int]) -> AsyncGenerator[dict[str, Any], None]:
+async def snapshot(mount: Mount, descriptors: list[int], hot: bool = False) -> AsyncGenerator[dict[str, Any], None]:
     """Save a copy of the mount in the file that came with the request; yields progress, at last {"result": ...}.
 
-    => ControlError: not saved, and the file holds anything.
+    => hot: with the pages that were used.  => ControlError: not saved, and the file holds anything.
     """
     if not descriptors:
         raise ControlError("snapshot: no file was handed over")
@@ -50,7 +51,7 @@ async def snapshot(mount: Mount, descriptors: list[int]) -> AsyncGenerator[dict[
             with trio.move_on_after(ALIVE_SECONDS):
                 while mount.doomed:
                     await trio.sleep(REAP_SECONDS)
-        async with contextlib.aclosing(in_copy(mount, partial(_save, fd), "saved", (fd,))) as parts:
+        async with contextlib.aclosing(in_copy(mount, partial(_save, fd, hot), "saved", (fd,))) as parts:
             async for part in parts:
                 yield part if "progress" in part else {"result": _result(part["said"], part["broken"])}
     finally:
@@ -67,13 +68,14 @@ def _result(word: dict[str, Any], broken: bool) -> dict[str, Any]:
     return word
 
 
-def _save(fd: int, mount: Mount, pipe: int) -> dict[str, Any]:
+def _save(fd: int, hot: bool, mount: Mount, pipe: int) -> dict[str, Any]:
     """Be the copy, and write; the last word."""
     mount.on_doomed = lambda: None
     try:
+        pages = used_pages(mount.vm) if hot else None
         become_copy(mount.vm)
         nbytes = freeze(mount, Writer(fd), lambda done, of: say(pipe, {"progress": {"done": done, "of": of}}),
-                        int(time.time()))
+                        int(time.time()), pages)
         os.fsync(fd)
     except OSError as error:
         return {"error": error.strerror or str(error)}

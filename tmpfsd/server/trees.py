@@ -24,6 +24,7 @@ from typing import Any
 import pyfuse3
 import trio
 
+from tmpfsd.image.warm import Warm
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.operations import Operations
 from tmpfsd.tmpfs import discard, reap, trees, vnops
@@ -191,6 +192,15 @@ class Trees:
         if self.operations.check_each:
             mount.check()
         return known
+
+    async def warmer(self) -> None:
+        """Page in what the image of the mount names as used, first and in order."""
+        try:
+            async with contextlib.aclosing(self.paced(Warm(self.mount).run())) as ticks:
+                async for _ in ticks:
+                    pass
+        except Exception as error:
+            self.mount.gate.errno_of(error, "reading what was used")
 
     # Looking at a tree
 

@@ -172,6 +172,8 @@ class PageDaemon(Queues):
         vm = self.vm
         if vm.phys.referenced[pfn]:
             vm.phys.referenced[pfn] = 0
+            if vm.used is not None:
+                vm.used.note(vm.phys.owner[pfn])
             self.requeue(pfn, INACTIVE if self.fresh[pfn] else ACTIVE)
             self.fresh[pfn] = 0
             self.lives[pfn] = self.lives_of[vm.flags[vm.phys.owner[pfn]]]
@@ -202,6 +204,8 @@ class PageDaemon(Queues):
             left -= 1
             self.patience -= 1
             pfn = self._head(ACTIVE)
+            if referenced[pfn] and self.vm.used is not None:
+                self.vm.used.note(self.vm.phys.owner[pfn])
             self.requeue(pfn, ACTIVE if referenced[pfn] else INACTIVE)
             referenced[pfn] = 0
         if left == 0 and not count[INACTIVE] and count[ACTIVE]:
@@ -213,6 +217,8 @@ class PageDaemon(Queues):
         vpn = vm.phys.owner[pfn]
         if vm.trace is not None:
             vm.trace("drop", vpn, 1)
+        if vm.used is not None and vm.phys.referenced[pfn]:
+            vm.used.note(vpn)
         if vm.windows is not None:
             vm.windows.unmap(pfn)
         vm.frame_of[vpn] = -2 - self.clock

@@ -50,6 +50,7 @@ from tmpfsd.uvm.swapset import SwapSet
 from tmpfsd.uvm.tier import Tier
 from tmpfsd.uvm.undefined import Undefined
 from tmpfsd.uvm.unwritten import UNWRITTEN, bring_in
+from tmpfsd.uvm.used import Used
 from tmpfsd.uvm.vmcheck import check_vm
 from tmpfsd.uvm.vmmap import VmMap
 
@@ -72,7 +73,7 @@ class Vm:
                  "most_slotless", "spare", "limit",
                  "frame_of", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
                  "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "unreadable",
-                 "undefined", "thrash", "check_level", "trace", "overdrawn", "overdraft",
+                 "undefined", "thrash", "check_level", "trace", "used", "overdrawn", "overdraft",
                  "_most_spare", "_referenced", "_dirty", "_free")
 
     def __init__(self, ram_bytes: int, swap: Swap | SwapSet | None = None, limit: int = UNLIMITED,
@@ -102,6 +103,7 @@ class Vm:
         self.undefined = Undefined()
         # Told of each page that comes in, is written, or leaves: ("in" | "out" | "drop", page, how many in a row).
         self.trace: Callable[[str, int, int], None] | None = None
+        self.used: Used | None = None       # who notes which pages are used
         self.thrash = os.environ.get("TMPFSD_THRASH") == "1"
         self.check_level = int(os.environ.get("TMPFSD_CHECK", "0"))
         self._referenced, self._dirty = self.phys.referenced, self.phys.dirty
@@ -422,6 +424,8 @@ class Vm:
         self.pageins += got
         if self.trace is not None and got:
             self.trace("in", vpn, got)
+        if self.used is not None:
+            self.used.note(vpn)
         for i in range(got):
             self._enter(vpn + i, pfns[i])
         if self.lost.pages:
