@@ -41,7 +41,7 @@ from tests.stress.worker import Worker
 from tmpfsd.cli import client
 from tmpfsd.mounts import mountinfo, places
 from tmpfsd.options import Config
-from tmpfsd.server import commands, control, dispatch, operations, trees
+from tmpfsd.server import commands, control, loop, operations, trees
 from tmpfsd.tmpfs.mount import Mount
 
 MB = 1 << 20
@@ -263,7 +263,7 @@ def turns(count: int, seconds: float) -> list[str]:
                 before = time.thread_time()
                 await trio.lowlevel.checkpoint()            # as the dispatcher does, every TURN
                 taken.append(time.thread_time() - before)
-                time.sleep(dispatch.TURN)
+                time.sleep(loop.TURN * loop.NANO)
             nursery.cancel_scope.cancel()
 
     with tempfile.TemporaryDirectory() as directory:

@@ -14,7 +14,8 @@ import trio
 pyfuse3 = pytest.importorskip("pyfuse3")
 
 from tmpfsd.server import dispatch  # noqa: E402  (needs pyfuse3)
-from tmpfsd.server.dispatch import LINGER, MICROSECOND, MOST_SPIN, TURN, Dispatcher  # noqa: E402
+from tmpfsd.server.dispatch import Dispatcher  # noqa: E402
+from tmpfsd.server.loop import FIRST_SPIN, LINGER, MICROSECOND, MOST_SPIN, NANO, TURN  # noqa: E402
 
 
 class Clock:
@@ -177,7 +178,7 @@ def test_others_get_their_turn_under_load(pipe: SimpleNamespace) -> None:
             while (now := time.monotonic()) < start + 0.1 or turns < 5:
                 await dispatcher.wait_readable(pipe.reader)
             nursery.cancel_scope.cancel()
-        assert turns <= (now - start) / TURN + 2
+        assert turns <= (now - start) / (TURN * NANO) + 2
     trio.run(main)
 
 
@@ -246,7 +247,7 @@ def test_no_spin_with_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 3})
     dispatcher = Dispatcher("auto")
     dispatcher._adapt(30 * MICROSECOND)
-    assert dispatcher.spin == dispatch.FIRST_SPIN
+    assert dispatcher.spin == FIRST_SPIN
 
 
 def test_it_does_not_block_while_others_have_work(pipe: SimpleNamespace) -> None:

@@ -18,7 +18,8 @@ from tmpfsd.server.control import Command, Gone, Progress
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.inforce import InForce
 from tmpfsd.server.latency import Latency
-from tmpfsd.server.nativeloop import Loop, NativeLoop
+from tmpfsd.server.loop import Loop
+from tmpfsd.server.nativeloop import NativeLoop
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.remount import Remount
 from tmpfsd.server.trees import Trees

@@ -38,10 +38,11 @@ from tmpfsd.options import Config, quote
 from tmpfsd.server import control, edge, inherited, metrics, privileges, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
-from tmpfsd.server.dispatch import install, tick
+from tmpfsd.server.dispatch import install
 from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.inforce import InForce
-from tmpfsd.server.nativeloop import Loop, NativeLoop
+from tmpfsd.server.loop import Loop, tick
+from tmpfsd.server.nativeloop import NativeLoop
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.pressure import Pressure, shares
 from tmpfsd.server.trees import Trees

@@ -8,11 +8,8 @@ hands to trio.
 
 Picture     SPIN (poll(0)) -nothing for a while-> BLOCK (poll of 1 ms) -quiet for LINGER-> SLEEP (trio)
             READ (no poll: pyfuse3's read waits) -no request between two ticks-> SLEEP
-            A request ends a SPIN and a BLOCK.  spin=auto grows the spin when a request came just after it ended, and
-            halves it when none came for long, as the kernel's haltpoll governor does.  Where that leaves none, READ
-            follows: it costs one system call, which there must be anyway.  Each tick looks anew whether a spin would
-            have paid.  In SLEEP the spin is 0: an idle mount costs no CPU.  With one core there is no spin: it
-            would hold the client up.
+            A request ends a SPIN and a BLOCK.  loop.py sizes the spin.  Where that leaves none, READ follows: it costs
+            one system call, which there must be anyway.  Each tick looks anew whether a spin would have paid.
 Ticks       While there is traffic SIGALRM comes every TURN.  It gives the other tasks (control socket, signals) their
             turn, and ends a read that blocks: pyfuse3 takes it for EINTR and asks again.  SPIN and BLOCK need that as
             well: a request whose caller is killed between our poll() and pyfuse3's read() is gone (seen 15 times in
@@ -27,37 +24,21 @@ Limits      pyfuse3 reads with the interpreter lock held: there is no READ while
 from __future__ import annotations
 
 import logging
-import os
 import select
 import signal
 import threading
 from collections.abc import Callable
 from time import perf_counter_ns
-from typing import Any
 
 import pyfuse3
 import trio
 
+from tmpfsd.server.loop import LINGER, TURN, Loop, tick
 from tmpfsd.server.negotiate import Negotiation
 
 log = logging.getLogger(__name__)
 
-MICROSECOND, MILLISECOND = 1_000, 1_000_000
-FIRST_SPIN = 10 * MICROSECOND
-MOST_SPIN = 50 * MICROSECOND            # more does not catch more requests: the waking of a core is in it
-LINGER = 4 * MILLISECOND
-TURN = 0.004                            # seconds
 EXPECTED = ("init", "main", "terminate", "close", "Operations", "EntryAttributes", "readdir_reply")
-
-
-def tick(seconds: float) -> None:
-    """Have SIGALRM come every so many seconds from now on; 0 for never."""
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-
-
-def one_core() -> bool:
-    """Tell whether this process has one core only, which its clients then need to send a request."""
-    return len(os.sched_getaffinity(0)) == 1
 
 
 class OneReader:
@@ -72,8 +53,8 @@ class OneReader:
         """Give it back."""
 
 
-class Dispatcher:
-    """What pyfuse3 sees as trio (and as trio.lowlevel): the names that it uses, no more."""
+class Dispatcher(Loop):
+    """What pyfuse3 sees as trio (and as trio.lowlevel): the names that it uses."""
 
     ClosedResourceError = trio.ClosedResourceError
     Lock = OneReader
@@ -82,36 +63,12 @@ class Dispatcher:
     current_task = staticmethod(trio.lowlevel.current_task)
 
     def __init__(self, spin: str | int = "auto", clock: Callable[[], int] = perf_counter_ns) -> None:
-        self.adaptive = spin == "auto"
-        self.spin = 0 if self.adaptive else int(spin) * MICROSECOND
-        self.closed = False
-        self.background = 0                 # how many have work for the time between requests (turns.py)
+        super().__init__(spin, clock)
         self.lowlevel = self
         self.negotiation: Negotiation | None = None
-        self._clock = clock
-        self._alone = one_core()            # spinning would keep the client from running
         self._fd = -1
-        self._poll: Callable[[int], Any] = lambda _timeout: []
         self._ticked = self._served = False     # since the last turn
         self._read = False                      # no spin, and no other thread that needs the interpreter
-        self._quiet, self._traffic = trio.Event(), trio.Event()
-
-    @property
-    def quiet(self) -> bool:
-        """Whether the loop sleeps in trio, with no request in sight."""
-        return self._quiet.is_set()
-
-    def waits(self) -> bool:
-        """Whether a request waits."""
-        return bool(self._poll(0))
-
-    async def wait_quiet(self) -> None:
-        """Wait until there is no traffic."""
-        await self._quiet.wait()
-
-    async def wait_traffic(self) -> None:
-        """Wait until there is traffic again."""
-        await self._traffic.wait()
 
     def notify_closing(self, fd: int) -> None:
         """End the wait of the request loop, whichever state it is in."""
@@ -193,30 +150,14 @@ class Dispatcher:
             await self._yield()
         await self._sleep(fd)
 
-    def _adapt(self, waited: int) -> None:
-        """Size the spin by how long the request took to come."""
-        if not self.adaptive:
-            return
-        if waited <= 2 * MOST_SPIN and not self._alone:
-            self.spin = min(max(FIRST_SPIN, 2 * self.spin), MOST_SPIN)
-        else:
-            self.spin = self.spin >> 1 if self.spin > FIRST_SPIN else 0
-
     async def _sleep(self, fd: int) -> None:
-        """Wait in trio; idle work is done meanwhile."""
-        if self.adaptive:
-            self.spin = 0
+        """As any loop; no ticks meanwhile."""
         self._read = False
         tick(0)
-        self._traffic = trio.Event()
-        self._quiet.set()
         try:
-            await trio.lowlevel.wait_readable(fd)
+            await super()._sleep(fd)
         finally:
             tick(TURN)
-            self._alone = one_core()
-            self._quiet = trio.Event()
-            self._traffic.set()
 
 
 def as_expected() -> bool:

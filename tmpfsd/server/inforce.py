@@ -17,13 +17,11 @@ import logging
 import os
 import select
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tmpfsd import mountflags
+from tmpfsd.server.loop import Loop
 from tmpfsd.tmpfs.mount import Mount
-
-if TYPE_CHECKING:
-    from tmpfsd.server.nativeloop import Loop
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,9 @@ One turn is plain Python, some milliseconds long; between two turns the other ta
 
 Picture     SPIN (epoll(0)) -nothing for a while-> BLOCK (epoll of 1 ms) -quiet for LINGER-> SLEEP (trio)
             READ (a read that blocks) -no request between two ticks-> SLEEP
-            A request ends any of them.  spin=auto grows the spin when a request came just after it ended, and halves it
-            when none came for long; where that leaves none, READ follows, which costs two system calls a request, not
-            three.  In SLEEP the spin is 0: an idle mount costs no CPU.  With one core there is no spin: it would hold
-            the client up.  With more, the first request of each turn shows whether a spin would have paid.
+            A request ends any of them.  loop.py sizes the spin; where that leaves none, READ follows, which costs two
+            system calls a request, not three.  With several cores the first request of each turn shows whether a spin
+            would have paid.
             A turn ends after TURN, at a tick, or when nothing came for a millisecond: then trio runs once.
             What is answered later (fuse/later.py) gets a slice when nothing waits, and each GAP when something does.
 Ticks       In READ alone SIGALRM comes every TURN.  Its handler makes the descriptor one that does not block: the
@@ -34,12 +33,11 @@ import trio
 from tmpfsd.fuse import replies
 from tmpfsd.fuse.init import BUFFER
 from tmpfsd.fuse.session import Reply, Session
-from tmpfsd.server.dispatch import FIRST_SPIN, LINGER, MICROSECOND, MILLISECOND, MOST_SPIN, Dispatcher, one_core, tick
 from tmpfsd.server.flusher import Flusher
+from tmpfsd.server.loop import LINGER, MILLISECOND, TURN, Loop, tick
 
 log = logging.getLogger(__name__)
 
-TURN = 4 * MILLISECOND
 BLOCK = 0.001                                           # seconds
 SLICE = MILLISECOND                                     # of what is answered later (fuse/later.py)
 GAP = 8 * MILLISECOND                                   # between two slices while there are requests
@@ -62,7 +60,7 @@ class Reading:
         """Let reads block, until a tick; they come until end()."""
         if not self._ticking:
             signal.signal(signal.SIGALRM, self._tick)
-            tick(TURN / 1e9)
+            tick(TURN)
             self._ticking = True
         self.blocks = True
         os.set_blocking(self.fd, True)
@@ -80,49 +78,22 @@ class Reading:
             os.set_blocking(self.fd, False)
 
 
-class NativeLoop:
-    """The loop of one mount; its waiting is tuned and watched as a Dispatcher's is."""
+class NativeLoop(Loop):
+    """The loop of one mount."""
 
     def __init__(self, fd: int, session: Session, spin: str | int = "auto",
                  clock: Callable[[], int] = perf_counter_ns) -> None:
+        super().__init__(spin, clock)
         self.fd, self.session = fd, session
-        self.adaptive = spin == "auto"
-        self.spin = 0 if self.adaptive else int(spin) * MICROSECOND
-        self.closed = False
-        self.background = 0                     # how many have work for the time between requests (turns.py)
-        self._clock = clock
         self._last = clock()                    # when the last request came
         self._sliced = 0                        # when work for a later answer was done last
-        self._alone = one_core()
         self._reading = Reading(fd)
         self._buffer = memoryview(bytearray(BUFFER))
         self._epoll = select.epoll()            # 2 to 7 us of CPU a request less than poll(2), on one core
         self._epoll.register(fd, select.EPOLLIN)
         self._poll = self._epoll.poll
-        self._quiet, self._traffic = trio.Event(), trio.Event()
         self.flusher = Flusher(fd, lambda unique: session.seeks.pop(unique, None))
         session.flush = self.flusher.ask
-
-    # What idle work and the commands ask, as of a Dispatcher
-
-    @property
-    def quiet(self) -> bool:
-        """Whether the loop sleeps in trio, with no request in sight."""
-        return self._quiet.is_set()
-
-    def waits(self) -> bool:
-        """Whether a request waits."""
-        return bool(self._poll(0))
-
-    async def wait_quiet(self) -> None:
-        """Wait until there is no traffic."""
-        await self._quiet.wait()
-
-    async def wait_traffic(self) -> None:
-        """Wait until there is traffic again."""
-        await self._traffic.wait()
-
-    # The loop
 
     def close(self) -> None:
         """Give back what waits; run() does so at its end."""
@@ -145,7 +116,7 @@ class NativeLoop:
                         self._turn()
                     await trio.lowlevel.checkpoint()
                     if not self.closed and self._clock() - self._last > LINGER:
-                        await self._sleep()
+                        await self._sleep(self.fd)
             finally:
                 self._reading.end()
                 self.flusher.close(self._refuse_all)
@@ -267,29 +238,10 @@ class NativeLoop:
             except OSError as error:            # ENOENT: the kernel knows no such thing
                 log.debug("a notice was not taken: %s", error)
 
-    def _adapt(self, waited: int) -> None:
-        """Size the spin by how long the request took to come."""
-        if not self.adaptive:
-            return
-        if waited <= 2 * MOST_SPIN and not self._alone:
-            self.spin = min(max(FIRST_SPIN, 2 * self.spin), MOST_SPIN)
-        else:
-            self.spin = self.spin >> 1 if self.spin > FIRST_SPIN else 0
-
-    async def _sleep(self) -> None:
-        """Wait in trio; idle work is done meanwhile."""
-        if self.adaptive:
-            self.spin = 0
+    async def _sleep(self, fd: int) -> None:
+        """As any loop; no ticks meanwhile."""
         self._reading.end()
-        self._traffic = trio.Event()
-        self._quiet.set()
         try:
-            await trio.lowlevel.wait_readable(self.fd)
+            await super()._sleep(fd)
         finally:
-            self._alone = one_core()
             self._last = self._clock()
-            self._quiet = trio.Event()
-            self._traffic.set()
-
-
-Loop = Dispatcher | NativeLoop         # what waits for the requests of a mount

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:                       # the commands use this module, and need not wait for pyfuse3 and trio
-    from tmpfsd.server.nativeloop import Loop
+    from tmpfsd.server.loop import Loop
 
 log = logging.getLogger(__name__)
 

@@ -25,9 +25,8 @@ from tmpfsd.machine import memory_limit, physical_memory
 from tmpfsd.options import OptionError
 from tmpfsd.server import inherited
 from tmpfsd.server.control import Command, Progress
-from tmpfsd.server.dispatch import MICROSECOND
 from tmpfsd.server.errors import ControlError
-from tmpfsd.server.nativeloop import Loop
+from tmpfsd.server.loop import MICROSECOND, Loop
 from tmpfsd.server.opening import is_server, opened
 from tmpfsd.tmpfs.mem import MAX_NODES
 from tmpfsd.tmpfs.mount import Mount

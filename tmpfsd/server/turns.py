@@ -16,10 +16,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tmpfsd.server.nativeloop import Loop
+from tmpfsd.server.loop import Loop
 
 LOOK = 50_000               # nanoseconds between two looks for a request
 MOST = 2_000_000            # nanoseconds of a slice
