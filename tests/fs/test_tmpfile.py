@@ -7,7 +7,7 @@ from typing import Callable
 import pytest
 
 from tests.fs.fslib import CRED, POINTS, ROOT, USER, Driver, failing, refused
-from tmpfsd.tmpfs import tmpfile
+from tmpfsd.tmpfs import fileattr, layout, tmpfile
 from tmpfsd.uvm.errors import VmError
 
 
@@ -45,6 +45,15 @@ def test_group_and_directory(fs: Driver) -> None:
     assert fs.getattr(make(fs, dino)).gid == fs.getattr(dino).gid != USER.gid
     with refused(errno.ENOTDIR):
         make(fs, fs.create(ROOT, b"f"))
+
+
+def test_flags_of_its_directory(fs: Driver) -> None:
+    fileattr.put(fs.mp, ROOT, layout.FL_NODUMP | layout.FL_NOATIME, CRED)
+    for linkable in (True, False):
+        assert fileattr.get(fs.mp, make(fs, linkable=linkable)) == layout.FL_NODUMP | layout.FL_NOATIME
+    ino = make(fs)
+    fs.link(ino, ROOT, b"name")
+    assert fileattr.get(fs.mp, ino) == layout.FL_NODUMP | layout.FL_NOATIME
 
 
 def test_nr_inodes(make_fs: Callable[..., Driver]) -> None:

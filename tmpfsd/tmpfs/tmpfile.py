@@ -14,7 +14,7 @@ import errno
 import stat
 from typing import TYPE_CHECKING, Any
 
-from tmpfsd.tmpfs import acl, layout, xattr
+from tmpfsd.tmpfs import acl, fileattr, layout, xattr
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import KIND_INLINE, LINKABLE, NLOOKUP_MAX
 from tmpfsd.uvm.errors import VmError
@@ -29,7 +29,7 @@ def make(mp: Mount, dino: int, mode: int, cred: Any, linkable: bool) -> int:
     if mp.acl:
         mode, attributes = acl.inherit(mp, dino, mode, cred.umask)
     try:
-        gid = _group(mp, dino, cred)
+        gid, flags = _taken_over(mp, dino, mode, cred)
         mp.mem.demand_inodes()
         ino = mp.mem.get_orphan()
     except (FsError, VmError):
@@ -37,17 +37,17 @@ def make(mp: Mount, dino: int, mode: int, cred: Any, linkable: bool) -> int:
         raise
     mp.generation += 1
     layout.init_node(mp.arena, mp.mem.node_w(ino), mode, KIND_INLINE, 0, cred.uid, gid, 0, mp.generation, mp.now(),
-                     attributes, LINKABLE if linkable else 0)
+                     attributes, flags | (LINKABLE if linkable else 0))
     return ino
 
 
-def _group(mp: Mount, dino: int, cred: Any) -> int:
-    """The group of what is made in a directory, be it one that was removed, as on tmpfs.  => FsError ENOTDIR."""
+def _taken_over(mp: Mount, dino: int, mode: int, cred: Any) -> tuple[int, int]:
+    """Group and flags of what is made in a directory, be it one that was removed, as on tmpfs.  => FsError ENOTDIR."""
     dat = mp.mem.node(dino)
     dmode, _uid, gid = layout.tn_access(mp.arena, dat)
     if not stat.S_ISDIR(dmode):
         raise FsError(errno.ENOTDIR)
-    return gid if dmode & stat.S_ISGID else cred.gid
+    return gid if dmode & stat.S_ISGID else cred.gid, fileattr.inherited(mp, dat, mode)
 
 
 def demand_linkable(mp: Mount, at: int) -> None:
