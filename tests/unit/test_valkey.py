@@ -310,7 +310,7 @@ def test_tls_to_who_speaks_none(serve, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(OSError):
         open_remote(serve().place.replace("valkey", "valkeys"), "", str(known.authority))
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10              # likewise
 
 
 @pytest.mark.parametrize("text", ("", "nonsense", "x" * 40_000,
@@ -345,7 +345,7 @@ def test_no_answer_at_the_mount_is_told_soon() -> None:
         began = time.monotonic()
         with pytest.raises(OSError, match="(?i)time"):
             open_remote(f"valkey://127.0.0.1:{silent.getsockname()[1]}/x", "")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10          # 3 s, with room for a busy machine
 
 
 def test_places_in_any_order_and_row(serve) -> None:
@@ -448,4 +448,4 @@ def test_a_cluster_that_lacks_slots(tmp_path: Path) -> None:
         began = time.monotonic()
         with pytest.raises(OSError, match="(?i)slots"):
             open_remote(server.place, "")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10          # 3 s, with room for a busy machine
