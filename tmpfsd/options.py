@@ -23,7 +23,7 @@ from tmpfsd import mountflags
 from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
 from tmpfsd.optionwords import number, one_of, parse_file, parse_fsname, parse_metrics, parse_switch
 from tmpfsd.owners import parse_gid, parse_mode, parse_uid
-from tmpfsd.swapplaces import TLS, default_swap, parse_image, parse_swap, remote
+from tmpfsd.swapplaces import TLS, default_swap, is_url, parse_image, parse_swap, remote
 
 PAGE_SIZE = 4096
 MIN_RAM = 1 << 20
@@ -37,6 +37,7 @@ MAX_INODES = (1 << 31) - 1
 MAX_SPIN = 100_000
 MAX_WINDOWS = 65_536
 DEFAULT_ZRAM = -50          # per cent of ram
+MIN_CACHE = 4 << 20
 MIN_ZRAM, MOST_ZRAM = 1 << 20, 16 << 30         # a place in uvm/area.py has 31 bits
 MIN_WINDOWS = 64            # uvm.vm.RESERVE: what an operation may touch between two breaths
 DEFAULT_RAM = 128 << 20
@@ -70,6 +71,7 @@ class Config:
     compress: str = "none"
     zram: int = DEFAULT_ZRAM                # bytes, or where it is negative, per cent of ram_bytes
     image: str = ""                         # the file of a saved file system; "": begin with an empty one
+    image_cache_bytes: int = 256 << 20      # of one on a server: blocks that are kept on the disk
     backend: str = "pageable-submap"
     submap: str | int = "auto"
     submap_sharing: str = "shared"
@@ -235,6 +237,14 @@ def parse_zram(text: str, _physical: int) -> int:
     return nbytes
 
 
+def parse_cache(text: str, physical: int) -> int:
+    """Read image_cache=."""
+    nbytes = parse_size(text, physical)
+    if nbytes < MIN_CACHE:
+        raise ValueError("too small: at least 4m")
+    return nbytes
+
+
 VALUED: dict[str, Option] = {
     "size": Option("size_bytes", parse_total, SIZES + ", 0 for no limit"),
     "nr_blocks": Option("size_bytes", parse_blocks, "a number of blocks of 4096 bytes, 0 for no limit"),
@@ -252,7 +262,8 @@ VALUED: dict[str, Option] = {
     "swap_ca_file": Option("swap_ca_file", parse_file, "the absolute path of a file"),
     "compress": Option("compress", one_of("zstd", "none"), "zstd or none"),
     "zram": Option("zram", parse_zram, "a size, or % of ram"),
-    "image": Option("image", parse_image, "the path of an image"),
+    "image": Option("image", parse_image, "the path of an image, or its URL"),
+    "image_cache": Option("image_cache_bytes", parse_cache, SIZES + ", at least 4m"),
     "backend": Option("backend", one_of(*BACKENDS), " or ".join(BACKENDS)),
     "submap": Option("submap", parse_submap, "auto or a size"),
     "submap_sharing": Option("submap_sharing", one_of("shared", "per-pool"), "shared or per-pool"),
@@ -434,8 +445,7 @@ def agree(values: dict[str, Any]) -> Config:
     if "compress" in given and config.compress != "none" and config.zram and not config.zram_bytes:
         raise OptionError(f"compress={config.compress}: ram={config.ram_bytes >> 20}m has no room for 1m of zram "
                           "beside 1m of frames")
-    if config.image:
-        demand_image(config)
+    demand_image(config)
     if config.swap_size_bytes == 0 and config.swap is not None:
         if backend not in NEVER_OUT:
             raise OptionError(f"swap_size=0: backend={backend} pages out; give a size, or swap=none")
@@ -445,6 +455,10 @@ def agree(values: dict[str, Any]) -> Config:
 
 def demand_image(config: Config) -> None:
     """Refuse what cannot be where a mount begins with an image."""
+    if "image_cache" in config.given and not is_url(config.image):
+        raise OptionError(f"image_cache={config.image_cache_bytes}: is for image=SCHEME://..., what is on a server")
+    if not config.image:
+        return
     what = f"image={config.image}"
     if config.backend in (*NEVER_OUT, "aobj"):
         raise OptionError(f"{what}: backend={config.backend}: its pages cannot be out, those of an image are")

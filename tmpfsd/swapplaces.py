@@ -20,6 +20,8 @@ LEAST_FREE = 64 << 20       # bytes: a disk with less is full
 MOST_LINKS = 40             # as the kernel has it
 TLS = ("valkeys", "rediss")
 REMOTE = re.compile(r"(valkeys?|rediss?)://([^/\s]+)/([A-Za-z0-9._-]{1,64})(?=:|$)", re.ASCII)
+SCHEME = re.compile(r"[a-z][a-z0-9+.]*://", re.ASCII)
+URL = re.compile(r"[a-z][a-z0-9+.]*://[^@/\s]+/[^@\s]+", re.ASCII)
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", re.ASCII)
 MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs", "devtmpfs", "fuse.tmpfsd"))
 
@@ -129,6 +131,15 @@ def parse_swap(text: str, _physical: int) -> tuple[str, ...]:
     return places
 
 
+def is_url(text: str) -> bool:
+    """Whether image= names a file on a server."""
+    return SCHEME.match(text) is not None
+
+
 def parse_image(text: str, _physical: int) -> str:
-    """Read image=: an absolute path without symbolic links; what is there is looked at later."""
-    return follow(text)
+    """Read image=: an absolute path without symbolic links, or a URL; what is there is looked at later."""
+    if not is_url(text):
+        return follow(text)
+    if URL.fullmatch(text) is None:
+        raise ValueError("must be SCHEME://HOST/PATH, without a user, a password or a space")
+    return text

@@ -47,10 +47,17 @@ def made(tmp_path: Path) -> Iterator[Path]:
     fs.mp.close()
 
 
+def steps(warm: Warm) -> Iterator[None]:
+    """Read, in steps."""
+    for batch in warm.batches():
+        warm.bring(warm.slots(batch))
+        yield from warm.read(batch)
+
+
 def read_all(fs: Driver) -> Warm:
     """Read what is hot."""
     warm = Warm(fs.mp)
-    for _ in warm.run():
+    for _ in steps(warm):
         pass
     return warm
 
@@ -77,7 +84,7 @@ def test_reading_changes_nothing(made: Path, mode: str) -> None:
     """While files are read, changed and removed between its steps."""
     plain, fs = open_image(made), open_image(made, mode)
     changed = []
-    for step, _ in enumerate(Warm(fs.mp).run()):
+    for step, _ in enumerate(steps(Warm(fs.mp))):
         names = fs.entries(ROOT)
         if step % 5 == 0 and len(names) > FILES // 2:
             name = sorted(names)[step % len(names)]

@@ -46,6 +46,10 @@ def troubles(status: dict[str, Any]) -> Iterator[Health]:
     if status.get("broken"):
         yield Health("broken", "an invariant does not hold, and changes are refused",
                      ("copy what you need, and unmount",))
+    image = status.get("image") or {}
+    if image.get("state", "ok") != "ok":
+        yield Health("swap failing", f"the image cannot be read: {image['state']}",
+                     ("it is read again when its server answers",))
     if status["paging"].get("lost_pages"):
         yield Health("swap failing", f"{status['paging']['lost_pages']:,} pages cannot be read back",
                      ("copy what can be read, and mount anew with swap on another disk",))

@@ -1,7 +1,8 @@
 """image/file.py: an image that is read: its tables at the mount, its pages when they are needed.
 
 It is what memory takes for slots (uvm/backing.py).  Pages are read with preadv(2): a file that is mapped would kill the
-daemon (SIGBUS) when somebody cuts it.  Ten mounts of one image have its bytes once, in the host's page cache.
+daemon (SIGBUS) when somebody cuts it.  One on a server is read by range (source.py).
+Ten mounts of one image have its bytes once, in the host's page cache.
 
 Picture     slot = place --cluster--> bytes in the file --zstd, or as they are--> page --checksum--> memory, or EIO
 
@@ -13,8 +14,6 @@ Limits      A checksum finds accidents, not malice: whoever makes an image can m
 from __future__ import annotations
 
 import mmap
-import os
-import stat
 from array import array
 from collections.abc import Sequence
 from zlib import crc32
@@ -22,6 +21,7 @@ from zlib import crc32
 import zstandard
 
 from tmpfsd.image.format import CODES, ImageError, unpack_header
+from tmpfsd.image.source import open_source
 from tmpfsd.uvm.errors import SwapIOError, WrongPage, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
@@ -33,17 +33,15 @@ UNKNOWN = (-1, (1 << 64) - 1)
 class Image:
     """An open image.  => ImageError, OSError."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, cache_bytes: int = 0, directory: str | None = None) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        self.source = open_source(path, cache_bytes, directory)
         try:
-            if not stat.S_ISREG(os.fstat(self.fd).st_mode):
-                raise ImageError("not a regular file")
-            self.header = unpack_header(os.pread(self.fd, PAGE_SIZE, 0), os.fstat(self.fd).st_size)
+            self.header = unpack_header(self.source.read(0, PAGE_SIZE), self.source.size)
             self._sums, self._offsets, self._stored = self.array("sum"), self.array("offset"), self.array("stored")
             self._demand_clusters()
         except BaseException:
-            os.close(self.fd)
+            self.source.close()
             raise
         self.base, self.width = 1, self.header.nplaces
         self.nheld = self.width
@@ -61,14 +59,10 @@ class Image:
         offset, nbytes, checksum, _width = where
         if nbytes % width:
             raise ImageError(f"corrupted: the table {name} does not have elements of {width} bytes")
-        data = bytearray(nbytes)
-        done = 0
-        with memoryview(data) as view:
-            while done < nbytes and (got := os.preadv(self.fd, [view[done:]], offset + done)):
-                done += got
-        if done < nbytes or crc32(data) != checksum:
+        data = self.source.read(offset, nbytes)
+        if len(data) < nbytes or crc32(data) != checksum:
             raise ImageError(f"corrupted: the table {name} does not have its checksum")
-        return bytes(data)
+        return data
 
     def array(self, name: str) -> array[int]:
         """A table as an array.  O(its bytes).  => ImageError."""
@@ -116,11 +110,23 @@ class Image:
 
     def _read(self, place: int, pages: Sequence[memoryview]) -> int:
         """Fill pages of one cluster; how many.  => ImageError, OSError."""
+        cluster = (place - 1) // self.header.cluster
+        for again in (True, False):
+            try:
+                return self._read_once(place, pages)
+            except ImageError:
+                self._kept.pop(cluster, None)
+                if not self.source.wrong(self._offsets[cluster], self._stored[cluster]) or not again:
+                    raise
+        raise AssertionError
+
+    def _read_once(self, place: int, pages: Sequence[memoryview]) -> int:
         cluster, k = divmod(place - 1, self.header.cluster)
         size = min(self.header.cluster, self.width - cluster * self.header.cluster)
         n = min(len(pages), size - k)
         if self._stored[cluster] == size << PAGE_SHIFT:
-            if os.preadv(self.fd, pages[:n], self._offsets[cluster] + (k << PAGE_SHIFT)) != n << PAGE_SHIFT:
+            where = self._offsets[cluster] + (k << PAGE_SHIFT)
+            if self.source.read_into(where, pages[:n]) != n << PAGE_SHIFT:
                 raise ImageError("truncated")
         else:
             whole = self._unpacked(cluster, size)
@@ -128,7 +134,6 @@ class Image:
                 pages[i][:] = whole[k + i << PAGE_SHIFT:(k + i + 1) << PAGE_SHIFT]
         for i in range(n):
             if crc32(pages[i], place + i) != self._sums[place + i]:
-                self._kept.pop(cluster, None)
                 if i:
                     return i
                 raise ImageError("corrupted: it does not have its checksum")
@@ -138,8 +143,12 @@ class Image:
         """The pages of a compressed cluster.  => ImageError, OSError."""
         whole = self._kept.pop(cluster, None)
         if whole is None:
-            body = os.pread(self.fd, self._stored[cluster], self._offsets[cluster])
+            body = bytearray(self._stored[cluster])
+            with memoryview(body) as view:
+                got = self.source.read_into(self._offsets[cluster], [view])
             try:
+                if got < len(body):
+                    raise ImageError("truncated")
                 if zstandard.frame_content_size(body) not in (*UNKNOWN, size << PAGE_SHIFT):
                     raise ImageError("corrupted: it is of another size")
                 whole = self._decompress(body, max_output_size=size << PAGE_SHIFT)
@@ -159,14 +168,14 @@ class Image:
         except WrongPage:
             return False
 
-    def will_need(self, slot: int) -> None:
-        """Have the system read the cluster of a page that is wanted soon.  O(1)."""
+    def bring(self, slot: int) -> None:
+        """Have the cluster of a page where it is read at once; of a thread that may wait.  => OSError."""
         cluster = (slot - 1) // self.header.cluster
-        os.posix_fadvise(self.fd, self._offsets[cluster], self._stored[cluster], os.POSIX_FADV_WILLNEED)
+        self.source.bring(self._offsets[cluster], self._stored[cluster])
 
     def descriptors(self) -> list[int]:
         """See Backing."""
-        return [self.fd]
+        return self.source.descriptors()
 
     def check(self, held: set[int]) -> None:
         """See Backing."""
@@ -175,10 +184,8 @@ class Image:
     def stats(self) -> dict[str, object]:
         """The key `image` of the status."""
         return {"path": self.path, "pages": self.nheld, "pages_read": self.pages_read,
-                "hot_pages": self.header.nhot}
+                "hot_pages": self.header.nhot, "state": self.source.state()}
 
     def close(self) -> None:
         """See Backing."""
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd = -1
+        self.source.close()

@@ -82,7 +82,7 @@ class Thawed:
 def thaw(config: Config, path: str) -> Mount:
     """Make a mount of an image.  => ImageError, OSError, VmError; nothing is left open then."""
     try:
-        image = Image(path)
+        image = Image(path, config.image_cache_bytes, config.swap)
     except ImageError as error:
         raise ImageError(f"image={path}: {error}") from None
     try:

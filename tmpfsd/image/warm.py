@@ -2,19 +2,18 @@
 
 A mount that begins with an image has nothing in memory.  What the last run used (uvm/used.py) is in the table `hot`.
 
-Picture     hot --AHEAD pages before--> the system is told --a step for each page, between requests--> a fault, as ever
-            ended by: all are in; few frames are free; pages that cannot be read
+Picture     hot --BATCH pages--> bring(), in a thread: they are in the host's page cache, or that of a remote image
+                --read(), a step for each page, between requests--> a fault, as ever
+            ended by: all are in; few frames are free; pages that cannot be had
 
-Breathing   Each step.  Nothing leaves memory for what may be used: it ends while more frames are free than reclaim
-            wants.
-Limits      A page that is not in the host's page cache holds up who comes while it is read.
+Breathing   Each step of read().  Nothing leaves memory for what may be used: it ends while more frames are free than
+            reclaim wants.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 
 from tmpfsd.image.file import Image
 from tmpfsd.tmpfs.mount import Mount
@@ -23,7 +22,7 @@ from tmpfsd.uvm.errors import SwapIOError
 from tmpfsd.uvm.pagekind import NO_FRAME
 from tmpfsd.uvm.vm import READAHEAD
 
-AHEAD = 64                  # pages
+BATCH = 64                  # pages
 MANY_ERRORS = 4
 
 
@@ -38,31 +37,42 @@ class Warm:
             self.hot, self.image.hot = self.image.hot, self.hot
         self.npages = self.nerrors = 0          # read; that could not be
 
-    def run(self) -> Iterator[None]:
-        """Read, a page in a step."""
-        mp, told = self.mp, 0
-        for at, vpn in enumerate(self.hot):
-            if self.nerrors > MANY_ERRORS:
+    def batches(self) -> Iterator[array[int]]:
+        """The pages, some at a time, as long as there is room."""
+        for at in range(0, len(self.hot), BATCH):
+            if not self._may_go_on():
                 return
-            if len(mp.vm.phys.free_frames) <= mp.vm.low + mp.vm.daemon.batch + READAHEAD:
+            yield self.hot[at:at + BATCH]
+
+    def slots(self, batch: array[int]) -> array[int]:
+        """Where those of a batch are that are out."""
+        return array("I", (self.mp.vm.slot_of[vpn] for vpn in batch if self._is_out(vpn)))
+
+    def bring(self, slots: array[int]) -> None:
+        """Have them where they are read at once; of a thread.  => OSError."""
+        for slot in slots:
+            if self.image is not None:
+                self.image.bring(slot)
+
+    def read(self, batch: array[int]) -> Iterator[None]:
+        """Read a batch, a page in a step."""
+        for vpn in batch:
+            if not self._may_go_on():
                 return
-            mp.breathe()
-            while told < min(at + AHEAD, len(self.hot)):
-                self._tell(self.hot[told])
-                told += 1
+            self.mp.breathe()
             if self._is_out(vpn):
                 self._read(vpn)
                 yield
+
+    def _may_go_on(self) -> bool:
+        vm = self.mp.vm
+        return (self.nerrors <= MANY_ERRORS
+                and len(vm.phys.free_frames) > vm.low + vm.daemon.batch + READAHEAD)
 
     def _is_out(self, vpn: int) -> bool:
         """Whether a page is still as the image has it, and not in."""
         vm, image = self.mp.vm, self.image
         return UNMAPPED < vm.frame_of[vpn] < NO_FRAME and image is not None and image.owns(vm.slot_of[vpn])
-
-    def _tell(self, vpn: int) -> None:
-        if self._is_out(vpn) and self.image is not None:
-            with suppress(OSError):
-                self.image.will_need(self.mp.vm.slot_of[vpn])
 
     def _read(self, vpn: int) -> None:
         """Page in; it does not count as used."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 import time
@@ -34,6 +35,8 @@ from tmpfsd.tmpfs.layout import tn_mode
 from tmpfsd.tmpfs.mem import OWNER_DATA
 from tmpfsd.uvm.errors import Inconsistent, VmError
 from tmpfsd.uvm.pagekind import OWNER_MASK
+
+log = logging.getLogger(__name__)
 
 TICK = 200_000_000          # between two reports of progress
 PAUSE = 0.05                # seconds between two looks at the ring
@@ -195,10 +198,15 @@ class Trees:
 
     async def warmer(self) -> None:
         """Page in what the image of the mount names as used, first and in order."""
+        warm = Warm(self.mount)
         try:
-            async with contextlib.aclosing(self.paced(Warm(self.mount).run())) as ticks:
-                async for _ in ticks:
-                    pass
+            for batch in warm.batches():
+                await trio.to_thread.run_sync(warm.bring, warm.slots(batch), abandon_on_cancel=True)
+                async with contextlib.aclosing(self.paced(warm.read(batch))) as ticks:
+                    async for _ in ticks:
+                        pass
+        except OSError as error:
+            log.warning("what was used is not read ahead any more: %s", error.strerror or error)
         except Exception as error:
             self.mount.gate.errno_of(error, "reading what was used")
 

@@ -31,7 +31,7 @@ from tmpfsd.uvm.vm import SPARE, Vm
 from tmpfsd.uvm.zlog import ZLog
 
 NO_ZRAM = {"size_bytes": 0, "used_bytes": 0, "stored_bytes": 0, "ratio": 0.0, "hits": 0, "writebacks": 0}
-NO_IMAGE: dict[str, object] = {"path": "", "pages": 0, "pages_read": 0, "hot_pages": 0}
+NO_IMAGE: dict[str, object] = {"path": "", "pages": 0, "pages_read": 0, "hot_pages": 0, "state": "ok"}
 STORE_KEYS = ("kind", "path", "priority", "size_bytes", "used_bytes", "state", "encrypted")
 
 
