@@ -10,6 +10,7 @@ import pytest
 from tests import failpoints
 from tests.fs.fslib import ROOT, Driver, refused
 from tmpfsd.tmpfs import directory
+from tmpfsd.tmpfs.btree import BTree, Path
 from tmpfsd.tmpfs.directory import BUCKET_SHIFT, COUNTERS, FIRST_KEY, HASH_MASK, REST_MASK, Directories
 
 
@@ -111,6 +112,21 @@ def test_names_that_come_back(fs: Driver) -> None:
             fs.check()
     fs.check()
     assert set(fs.entries(ROOT)) == there
+
+
+def test_a_small_directory_is_looked_up_once_for_a_listing(fs: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    failpoints.interpreted_only()
+    dino, seek, seeks = fs.mkdir(ROOT, b"d"), BTree.seek, []
+
+    def counted(tree: BTree, at: int, key: int) -> Path:
+        seeks.append(key)
+        return seek(tree, at, key)
+
+    for n in range(5):
+        fs.create(dino, b"%d" % n)
+    monkeypatch.setattr(BTree, "seek", counted)
+    assert len(fs.readdir_some(dino, 0, 100)) == 7
+    assert len(seeks) == 1
 
 
 def test_a_listing_leads_on_from_any_entry_of_a_bucket(weak_hash: None, fs: Driver) -> None:

@@ -8,7 +8,12 @@ Breathing   Nothing here breathes.
 from __future__ import annotations
 
 from tmpfsd.tmpfs.btree import BTree
-from tmpfsd.tmpfs.layout import BT_HEAD
+from tmpfsd.tmpfs.layout import BT_HEAD, tn_tree
+
+
+def is_one_leaf(tree: BTree, at: int) -> bool:
+    """Whether all that the owner at an offset has stands in one leaf, or it has nothing.  O(1)."""
+    return tn_tree(tree.mem.arena, at)[1] == 0
 
 
 def nodes_from(tree: BTree, at: int, key: int) -> tuple[list[int], int | None]:

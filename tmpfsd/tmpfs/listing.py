@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable, Iterator
 
+from tmpfsd.tmpfs.btwalk import is_one_leaf
 from tmpfsd.tmpfs.directory import COOKIE_DOT, COOKIE_DOTDOT, COOKIE_SHIFT
 from tmpfsd.tmpfs.layout import tn_links, tn_mode, tn_parent, tn_stat
 from tmpfsd.tmpfs.node import hold
@@ -93,3 +94,5 @@ def _entries(mp: Mount, ino: int, cookie: int) -> Iterator[tuple[bytes, int, int
             hold(mp, number, 0)
             cookie = key >> COOKIE_SHIFT
             yield name, number, cookie
+        if is_one_leaf(mp.dirs.tree, mp.mem.node(ino)):     # as most directories are: that was all
+            return
