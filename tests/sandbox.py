@@ -1,7 +1,8 @@
 """tests/sandbox.py: scripts that install, mount and unmount, in a mount namespace of their own.
 
 /etc and /sbin are overlays there, so that nothing of what a script installs stays behind; what it left mounted
-below its directory is unmounted.
+below its directory is unmounted.  A new namespace has a copy of each mount, which would keep the daemons of other
+tests from ending: it lets go of those first.
 """
 
 import os
@@ -19,6 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 UNSHARE = ["unshare", "-m", "--propagation", "private", "bash", "-c"]
 PRELUDE = """
 set -e
+umount -a -l -t fuse.tmpfsd
 mount -t tmpfs none "$HERE/over" && mkdir "$HERE"/over/{a,b,c,d}
 mount -t overlay none -o "lowerdir=/etc,upperdir=$HERE/over/a,workdir=$HERE/over/b" /etc
 mount -t overlay none -o "lowerdir=$SBIN,upperdir=$HERE/over/c,workdir=$HERE/over/d" "$SBIN"

@@ -22,7 +22,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -39,6 +39,7 @@ PAGE = 4096
 NOBODY, OTHER = 65534, 12345  # two users with no rights; neither needs to be in the password file
 DIRENT = struct.Struct("=QqHB")  # struct linux_dirent64: d_ino, d_off, d_reclen, d_type
 EDGE = os.environ.get("TMPFSD_TEST_EDGE", "")  # the edge= of every mount that does not say its own
+COPY_SECONDS = 60  # that another's mount namespace may keep a mount of ours
 LIVE: set["Mounted"] = set()
 INJECTED: Counter[str] = Counter()  # I/O faults by test; conftest.py prints how many
 
@@ -52,6 +53,7 @@ class Mounted:
     def __init__(self, kind: str, mnt: Path, options: str,
                  process: "subprocess.Popen[bytes] | None" = None, log: "Path | None" = None) -> None:
         self.kind, self.mnt, self.options, self.process, self.log = kind, mnt, options, process, log
+        self.device: "tuple[int, int] | None" = None        # once it is mounted
 
     @property
     def daemon(self) -> "subprocess.Popen[bytes]":
@@ -102,12 +104,21 @@ class Mounted:
 
     def _reap(self, seconds: float) -> None:
         try:
-            status = self.daemon.wait(timeout=seconds)
+            status = self.wait(seconds)
         except subprocess.TimeoutExpired:
             self.daemon.kill()
             self.daemon.wait(timeout=10)
             pytest.fail(f"daemon {self.pid} outlived its mount: {self.log_text()}")
         assert status == 0, f"daemon ended with {status}: {self.log_text()}"
+
+    def wait(self, seconds: float) -> int:
+        """How the daemon ended.  Whoever makes a mount namespace has a copy of the mount: it lives as long as that."""
+        try:
+            return self.daemon.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            if not is_elsewhere(self.device):
+                raise
+            return self.daemon.wait(timeout=COPY_SECONDS)
 
 
 def need_others_to_run() -> None:
@@ -127,6 +138,15 @@ def abort_all() -> None:
 def is_mounted(mnt: Path) -> bool:
     """Is something mounted here? Read from the kernel's table: a dead mount would hang or refuse a stat."""
     return any(mount.path == str(mnt) for mount in mountinfo.table())
+
+
+def is_elsewhere(device: "tuple[int, int] | None") -> bool:
+    """Has any mount namespace a mount of this file system?"""
+    for path in Path("/proc").glob("[0-9]*/mountinfo"):
+        with suppress(OSError), open(path, "rb", buffering=0) as file:       # it has ended, or is not ours to read
+            if any(mount.device == device for mount in mountinfo.table(file)):
+                return True
+    return False
 
 
 def unmount(mnt: Path) -> bool:
@@ -191,6 +211,7 @@ def _wait_until_served(mounted: Mounted) -> None:
             mounted.close()
             pytest.fail(f"tmpfsd -o {mounted.options} did not mount: {text}")
         time.sleep(0.01)
+    mounted.device = next(mount.device for mount in mountinfo.table() if mount.path == str(mounted.mnt))
     os.statvfs(mounted.mnt)
 
 

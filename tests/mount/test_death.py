@@ -14,8 +14,8 @@ from typing import Any, Callable
 
 import pytest
 from mountlib import (
-    NOBODY, REPOSITORY, Mounted, ctl, eventually, fails_with, is_mounted, mount_tmpfsd, need_others_to_run, needs_root,
-    new_mountpoint, reap, spawn, touch, unmount
+    NOBODY, REPOSITORY, Mounted, ctl, eventually, fails_with, is_elsewhere, is_mounted, mount_tmpfsd,
+    need_others_to_run, needs_root, new_mountpoint, reap, spawn, touch, unmount
 )
 
 from tests.stress.worker import Worker
@@ -277,6 +277,17 @@ class TestFullLog:
         os.close(reader)
         self.run(writer)
         os.close(writer)
+
+
+@needs_root
+def test_a_copy_in_another_mount_namespace_is_waited_for(tmpfsd: Callable[..., Mounted]) -> None:
+    """As a container has one, or a test that runs beside: no fault of the daemon, which serves it until it ends."""
+    mounted = tmpfsd("ram=1m,size=16m")
+    with subprocess.Popen(["unshare", "-m", "--propagation", "private", "sh", "-c", "echo; sleep 1"],
+                          stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"\n"
+        assert not unmount(mounted.mnt) and is_elsewhere(mounted.device)
+        assert mounted.wait(0.1) == 0 and not is_elsewhere(mounted.device)
 
 
 def test_nothing_is_left_after_many_mounts(tmpfsd: Callable[..., Mounted]) -> None:
