@@ -21,7 +21,10 @@ from typing import Any, NamedTuple
 
 from tmpfsd import mountflags
 from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
-from tmpfsd.optionwords import number, one_of, parse_file, parse_fsname, parse_metrics, parse_switch
+from tmpfsd.optionwords import (
+    MIN_WINDOWS, UNITS, number, one_of, parse_file, parse_fsname, parse_inodes, parse_limit, parse_metrics,
+    parse_switch, parse_windows
+)
 from tmpfsd.owners import parse_gid, parse_mode, parse_uid
 from tmpfsd.swapplaces import TLS, default_swap, is_url, parse_image, parse_swap, remote
 
@@ -33,13 +36,10 @@ MAX_SIZE = (1 << 64) - PAGE_SIZE        # as the kernel's tmpfs; what can be had
 UNLIMITED = MAX_SIZE                    # of size=0
 MOST_SWAP = 8 << 40         # of one place: there can be no more pages (uvm.swapset.OWN_WIDTH)
 MOST_BEHIND = 6 << 40       # of all places behind the first: the numbers of slots that are left (uvm.swapset.RING_BASE)
-MAX_INODES = (1 << 31) - 1
 MAX_SPIN = 100_000
-MAX_WINDOWS = 65_536
 DEFAULT_ZRAM = -50          # per cent of ram
 MIN_CACHE = 4 << 20
 MIN_ZRAM, MOST_ZRAM = 1 << 20, 16 << 30         # a place in uvm/area.py has 31 bits
-MIN_WINDOWS = 64            # uvm.vm.RESERVE: what an operation may touch between two breaths
 DEFAULT_RAM = 128 << 20
 AS_SIZE = -1                # swap_size_bytes: as large as size_bytes
 
@@ -81,6 +81,13 @@ class Config:
     acl: bool = False
     xattr: bool = True
     writeback: bool = False
+    quota: bool = False                     # both of these
+    usrquota: bool = False
+    grpquota: bool = False
+    usrquota_bytes: int = 0                 # of each user but root; 0: no limit
+    usrquota_inodes: int = 0
+    grpquota_bytes: int = 0
+    grpquota_inodes: int = 0
     readonly: bool = False
     noatime: bool = False
     nodiratime: bool = False
@@ -108,6 +115,16 @@ class Config:
         return nbytes if nbytes >= MIN_ZRAM and self.ram_bytes - nbytes >= MIN_RAM else 0
 
     @property
+    def user_quota(self) -> bool:
+        """Whether what each user has is counted."""
+        return self.quota or self.usrquota
+
+    @property
+    def group_quota(self) -> bool:
+        """Whether what each group has is counted."""
+        return self.quota or self.grpquota
+
+    @property
     def places(self) -> tuple[str, ...]:
         """All places of swap, in the order in which they are filled."""
         return () if self.swap is None else (self.swap, *self.swap_more)
@@ -121,8 +138,8 @@ class Option(NamedTuple):
     allowed: str
 
 
-UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60}
 SIZE = re.compile(r"([0-9]{1,20})([kmgtpe%]?)", re.IGNORECASE | re.ASCII)
+LIMITS = "a number above 0 with k, m, g, t, p or e"
 SIZES = "a whole number of bytes with k, m, g, t, p, e, or % of memory"
 
 
@@ -203,26 +220,6 @@ def parse_submap(text: str, physical: int) -> str | int:
     return nbytes
 
 
-def parse_inodes(text: str, _physical: int) -> int:
-    """Read nr_inodes=; k, m and g as the kernel's tmpfs takes them."""
-    match = re.fullmatch(r"([0-9]{1,12})([kmg]?)", text, re.IGNORECASE | re.ASCII)
-    if not match:
-        raise ValueError("must be a whole number with k, m or g, or 0 for no limit of its own")
-    inodes = int(match[1]) * UNITS[match[2].lower()]
-    if inodes > MAX_INODES:
-        raise ValueError(f"too many: at most {MAX_INODES}")
-    return inodes
-
-
-def parse_windows(text: str, physical: int) -> int:
-    """Read windows=; fewer than an operation can need are refused."""
-    windows = int(number(1, MAX_WINDOWS)(text, physical))
-    if windows < MIN_WINDOWS:
-        raise ValueError(f"an operation holds two records at once and up to {MIN_WINDOWS} pages (its reserve): "
-                         f"at least {MIN_WINDOWS}")
-    return windows
-
-
 def parse_zram(text: str, _physical: int) -> int:
     """Read zram=: bytes, or per cent of ram= as a negative number."""
     nbytes = parse_size(text, 100)
@@ -271,6 +268,10 @@ VALUED: dict[str, Option] = {
     "edge": Option("edge", one_of("auto", "native", "pyfuse3"), "auto, native or pyfuse3"),
     "spin": Option("spin", number(0, MAX_SPIN, "auto"), "auto or microseconds"),
     "fsname": Option("fsname", parse_fsname, "a name"),
+    "usrquota_block_hardlimit": Option("usrquota_bytes", parse_limit, LIMITS),
+    "usrquota_inode_hardlimit": Option("usrquota_inodes", parse_limit, LIMITS),
+    "grpquota_block_hardlimit": Option("grpquota_bytes", parse_limit, LIMITS),
+    "grpquota_inode_hardlimit": Option("grpquota_inodes", parse_limit, LIMITS),
     "metrics": Option("metrics", parse_metrics, "the path of a socket, a port, or HOST:PORT"),
 }
 
@@ -282,6 +283,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "nodiratime": ("nodiratime", True), "diratime": ("nodiratime", False),
     "strictatime": ("strictatime", True), "nostrictatime": ("strictatime", False),
     "noperm": ("noperm", True),
+    "quota": ("quota", True), "usrquota": ("usrquota", True), "grpquota": ("grpquota", True),
     "noswap": ("swap", ()),         # as swap=none, which is read so
 }
 
@@ -310,8 +312,6 @@ OPPOSITES = (
 REFUSED = {
     "huge": "there are no huge pages here, pages are paged one by one",
     "mpol": "memory is one arena of this process; run tmpfsd under numactl instead",
-    "usrquota": "there are no quotas here", "grpquota": "there are no quotas here",
-    "quota": "there are no quotas here",
     "casefold": "names are bytes here", "strict_encoding": "names are bytes here",
     "subtype": "it is always tmpfsd", "allow_root": "give allow_other instead",
 }
@@ -445,12 +445,21 @@ def agree(values: dict[str, Any]) -> Config:
     if "compress" in given and config.compress != "none" and config.zram and not config.zram_bytes:
         raise OptionError(f"compress={config.compress}: ram={config.ram_bytes >> 20}m has no room for 1m of zram "
                           "beside 1m of frames")
+    demand_quotas(config)
     demand_image(config)
     if config.swap_size_bytes == 0 and config.swap is not None:
         if backend not in NEVER_OUT:
             raise OptionError(f"swap_size=0: backend={backend} pages out; give a size, or swap=none")
         values["swap"], values["swap_more"] = None, ()
     return Config(**values, warnings=agree_on_swap(Config(**values)))
+
+
+def demand_quotas(config: Config) -> None:
+    """Refuse limits of what is not counted (the kernel's tmpfs takes them, without effect)."""
+    for name in sorted(config.given):
+        kind = name.partition("_")[0]
+        if name.endswith("_hardlimit") and not config.given & {kind, "quota"}:
+            raise OptionError(f"{name}={getattr(config, VALUED[name].field)}: needs {kind}, or quota")
 
 
 def demand_image(config: Config) -> None:
@@ -466,6 +475,8 @@ def demand_image(config: Config) -> None:
         raise OptionError(f"{what}: submap={config.submap}: pages of an image are in no fixed submap")
     if config.compress != "none":
         raise OptionError(f"{what}: compress={config.compress}: a compressed tier takes no pages of an image")
+    if config.user_quota or config.group_quota:
+        raise OptionError(f"{what}: an image says of no user what he has, so there are no quotas with it")
     if config.swap is None or not config.swap_size_bytes:
         raise OptionError(f"{what}: needs swap, to which what is changed is paged out")
 

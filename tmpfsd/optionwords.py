@@ -1,10 +1,16 @@
-"""optionwords.py: parsers of option values that are words or plain numbers.  A ValueError says what is allowed."""
+"""optionwords.py: parsers of option values that are words or numbers without %.  A ValueError says what is allowed."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable
+
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60}
+MAX_INODES = (1 << 31) - 1
+MAX_WINDOWS = 65_536
+MIN_WINDOWS = 64            # uvm.vm.RESERVE: what an operation may touch between two breaths
+MOST_LIMIT = (1 << 63) - 1          # SHMEM_QUOTA_MAX_SPC_LIMIT of Linux
 
 
 def number(least: int, most: int, *words: str) -> Callable[[str, int], str | int]:
@@ -16,6 +22,37 @@ def number(least: int, most: int, *words: str) -> Callable[[str, int], str | int
             raise ValueError("must be " + " or ".join((*words, f"a number from {least} to {most}")))
         return int(text)
     return parser
+
+
+def parse_inodes(text: str, _physical: int) -> int:
+    """Read nr_inodes=; k, m and g as the kernel's tmpfs takes them."""
+    match = re.fullmatch(r"([0-9]{1,12})([kmg]?)", text, re.IGNORECASE | re.ASCII)
+    if not match:
+        raise ValueError("must be a whole number with k, m or g, or 0 for no limit of its own")
+    inodes = int(match[1]) * UNITS[match[2].lower()]
+    if inodes > MAX_INODES:
+        raise ValueError(f"too many: at most {MAX_INODES}")
+    return inodes
+
+
+def parse_limit(text: str, _physical: int) -> int:
+    """Read a limit of a quota, bytes or inodes, as the kernel's tmpfs does."""
+    match = re.fullmatch(r"([0-9]{1,20})([kmgtpe]?)", text, re.IGNORECASE | re.ASCII)
+    if not match or not int(match[1]):
+        raise ValueError("must be a whole number above 0 with k, m, g, t, p or e")
+    limit = int(match[1]) * UNITS[match[2].lower()]
+    if limit > MOST_LIMIT:
+        raise ValueError("too large: less than 8e")
+    return limit
+
+
+def parse_windows(text: str, physical: int) -> int:
+    """Read windows=; fewer than an operation can need are refused."""
+    windows = int(number(1, MAX_WINDOWS)(text, physical))
+    if windows < MIN_WINDOWS:
+        raise ValueError(f"an operation holds two records at once and up to {MIN_WINDOWS} pages (its reserve): "
+                         f"at least {MIN_WINDOWS}")
+    return windows
 
 
 def one_of(*words: str) -> Callable[[str, int], str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.fuzz import fuzzlib
-from tmpfsd import options
+from tmpfsd import options, optionwords
 from tmpfsd.options import OptionError
 from tmpfsd.owners import MAX_ID
 
@@ -37,7 +37,7 @@ def one(data: bytes) -> None:
     for nbytes in (config.size_bytes, config.ram_bytes, config.swap_size_bytes):
         assert nbytes % options.PAGE_SIZE == 0 and 0 <= nbytes <= options.MAX_SIZE
     assert options.MIN_RAM <= config.ram_bytes <= PHYSICAL and config.size_bytes >= options.MIN_SIZE
-    assert 0 <= config.mode <= 0o7777 and 0 <= config.nr_inodes <= options.MAX_INODES
+    assert 0 <= config.mode <= 0o7777 and 0 <= config.nr_inodes <= optionwords.MAX_INODES
     assert 0 <= config.uid <= MAX_ID and 0 <= config.gid <= MAX_ID
     assert config.backend in options.BACKENDS and config.fsname.isprintable()
     assert config.swap is None or "\0" not in config.swap and config.swap.startswith("/")

@@ -54,7 +54,7 @@ def vnops(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def fake_mount(**more: Any) -> SimpleNamespace:
     """A mount of which only this is asked."""
     return SimpleNamespace(**{"breathe": lambda: None, "check_level": 0, "gate": Gate(dict), "doomed": 0,
-                              "strictatime": False, **more})
+                              "strictatime": False, "quota": None, **more})
 
 
 @pytest.fixture

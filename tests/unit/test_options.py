@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tmpfsd import options
+from tmpfsd import options, optionwords
 from tmpfsd.options import Config, OptionError, parse, split
 from tmpfsd.uvm.vm import RESERVE
 
@@ -65,7 +65,7 @@ def test_values() -> None:
 
 
 def test_most_inodes() -> None:
-    assert read("nr_inodes=2147483647").nr_inodes == options.MAX_INODES
+    assert read("nr_inodes=2147483647").nr_inodes == optionwords.MAX_INODES
 
 
 def test_what_mount_and_fstab_write_is_ignored() -> None:
@@ -114,7 +114,10 @@ def test_swap_is_made_absolute(tmp_path: "os.PathLike[str]", monkeypatch: pytest
     ("nr_blocks", "needs a value"), ("nr_blocks=4p", "less than 4p"), ("nr_blocks=99999999999999999999e", "less than"),
     ("noswap=1", "takes no value"), ("inode64=1", "takes no value"), ("huge=neverland", "no huge pages"),
     ("mpol=default:0", "numactl"),
-    ("usrquota", "quotas"),
+    ("usrquota=1m", "takes no value"), ("usrquota_block_hardlimit=1m", "needs usrquota, or quota"),
+    ("grpquota_inode_hardlimit=5", "needs grpquota, or quota"), ("usrquota_block_hardlimit=0", "above 0"),
+    ("usrquota_block_hardlimit=8e", "less than 8e"), ("usrquota_inode_hardlimit=50%", "whole number"),
+    ("prjquota", "unknown option"),
 ])
 def test_refused_by_name(text: str, why: str) -> None:
     with pytest.raises(OptionError) as caught:
@@ -191,7 +194,7 @@ def test_backends(backend: str) -> None:
 
 
 def test_the_fewest_windows_are_the_reserve_of_an_operation() -> None:
-    assert options.MIN_WINDOWS == RESERVE
+    assert optionwords.MIN_WINDOWS == RESERVE
     assert read(f"backend=aobj,windows={RESERVE}").windows == RESERVE
 
 

@@ -119,3 +119,33 @@ def test_no_limit_of_inodes_is_shown_as_0_where_it_was_asked_for(text: str, show
         assert [bool(n) for n in vnops.statfs(mount)[4:7]] == [shown] * 3
     finally:
         mount.close()
+
+
+@pytest.mark.parametrize("text, users, groups", [
+    ("usrquota", True, False), ("grpquota", False, True), ("quota", True, True), ("usrquota,grpquota", True, True),
+    ("", False, False),
+])
+def test_quotas(text: str, users: bool, groups: bool) -> None:
+    config = read(text)
+    assert (config.user_quota, config.group_quota) == (users, groups)
+
+
+def test_limits_of_quotas_are_those_of_a_new_account() -> None:
+    config = read("quota,usrquota_block_hardlimit=1M,usrquota_inode_hardlimit=2k,grpquota_block_hardlimit=3g,"
+                  "grpquota_inode_hardlimit=4")
+    assert (config.usrquota_bytes, config.usrquota_inodes) == (1 << 20, 2048)
+    assert (config.grpquota_bytes, config.grpquota_inodes) == (3 << 30, 4)
+
+
+def test_quotas_cannot_be_changed_by_a_remount() -> None:
+    """As in the kernel; what is so already is no change."""
+    now = read("usrquota,usrquota_block_hardlimit=1m")
+    assert changes(["usrquota", "usrquota_block_hardlimit=1024k"], now) == []
+    for word in ("grpquota", "quota", "usrquota_block_hardlimit=2m"):
+        with pytest.raises(ControlError, match=f"^{word}: cannot be changed"):
+            changes([word], now)
+
+
+def test_an_image_has_no_quotas() -> None:
+    with pytest.raises(ValueError, match="^image=/x: .*no quotas"):
+        read("image=/x,usrquota")

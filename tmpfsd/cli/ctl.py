@@ -30,6 +30,7 @@ SUBCOMMANDS = {
     "clone": "mount the present state of a mount a second time",
     "image": "make, look at, verify and unpack images, without a mount",
     "set": "change size, nr_inodes, ram, spin or swap_size of a mount",
+    "quota": "show what users and groups have and may have, and set limits of one",
     "swapon": "give a mount another swap file",
     "swapoff": "drain a swap file of a mount and let it go",
     "flush": "page everything out that may leave memory",

@@ -138,7 +138,8 @@ class Session:
     """The connection of one mount.  What handlers need of a request is in `unique` and `caller`."""
 
     __slots__ = ("mount", "config", "policy", "agreed", "unique", "caller", "notices", "later",
-                 "flush", "seeks", "on_init", "refusal", "_known", "_requests", "_check_each", "_table", "_silent")
+                 "flush", "seeks", "on_init", "refusal", "_known", "_requests", "_check_each", "_table", "_silent",
+                 "_quota")
 
     def __init__(self, mount: Mount, config: Config, policy: Policy) -> None:
         self.mount, self.config, self.policy = mount, config, policy
@@ -155,6 +156,7 @@ class Session:
         for name in NAMES:
             self._requests.setdefault(name, 0)
         self._known = mount.mem.nodes.is_held
+        self._quota = mount.quota
         self._check_each = mount.check_level >= 2      # TMPFSD_CHECK=2
         self._table, self._silent = OPERATIONS.copy(), NO_ANSWER.copy()
 
@@ -173,6 +175,8 @@ class Session:
         self.unique = unique
         caller = self.caller
         caller.uid, caller.gid, caller.pid = uid, gid, pid
+        if self._quota is not None:
+            self._quota.caller = caller
         try:
             if operation.changes:
                 self.policy.demand_writable()

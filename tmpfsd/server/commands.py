@@ -21,6 +21,7 @@ from tmpfsd.server.latency import Latency
 from tmpfsd.server.loop import Loop
 from tmpfsd.server.nativeloop import NativeLoop
 from tmpfsd.server.operations import Operations
+from tmpfsd.server.quotas import Quotas
 from tmpfsd.server.remount import Remount
 from tmpfsd.server.trees import Trees
 from tmpfsd.server.tuning import Tuning
@@ -120,6 +121,7 @@ class Commands:
                     "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace,
                     "record": self.record,
                     "latency": self.latency.ask, **self.tuning.table(), **Remount(self.tuning).table(),
+                    **Quotas(self.mount).table(),
                     **({"flags": self.in_force.ask} if self.in_force is not None else {})}
         return {name: gated(self.mount.gate, name, command) for name, command in commands.items()}
 

@@ -21,12 +21,12 @@ from typing import Any
 
 import pyfuse3
 import trio
-from pyfuse3 import EntryAttributes, FileInfo, FUSEError
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from tmpfsd.options import Config
 from tmpfsd.server.turns import Turns
 from tmpfsd.tmpfs import reap, vnops, writeback, xattr
-from tmpfsd.tmpfs.caller import Caller
+from tmpfsd.tmpfs.caller import Caller, Privileged
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import NoMemory, VmError
@@ -34,6 +34,10 @@ from tmpfsd.uvm.errors import NoMemory, VmError
 FOREVER = 1_000_000_000         # seconds
 FORGETS = 64                    # references dropped at once: 0.2 ms
 MOST_FORGOTTEN = 1 << 18        # references that wait: 4 lists of the longest, some 30 MB
+
+
+INO, PRIVILEGED = (1 << 32) - 1, 1 << 32        # of the handle of an open file
+ANYBODY = Privileged()
 
 
 def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., Any]:
@@ -47,6 +51,8 @@ def handler(func: Callable[..., Any], changes: bool = False) -> Callable[..., An
             if changes:
                 self.gate.demand_writable()
             self.breathe()
+            if self.quota is not None:
+                self.quota.caller = caller_of(args[-1]) if isinstance(args[-1], RequestContext) else None
             try:
                 answer = func(self, *args)
             except NoMemory as error:
@@ -130,6 +136,7 @@ class Operations(pyfuse3.Operations):
         self.enable_acl = config.acl
         self.xattr = config.xattr
         self.gate = mount.gate
+        self.quota = mount.quota
         self.check_each = mount.check_level >= 2     # TMPFSD_CHECK=2
         self.forgotten: deque[Sequence[tuple[int, int]]] = deque()     # what forgetter() has still to do
         self.nforgotten = 0                 # references in it
@@ -172,7 +179,7 @@ class Operations(pyfuse3.Operations):
     def create(self, parent: int, name: bytes, mode: int, _flags: int,
                ctx: Any) -> tuple[FileInfo, EntryAttributes]:
         ino = vnops.create(self.mount, parent, name, mode, ctx)
-        return FileInfo(fh=ino, keep_cache=True), self.entry(ino)
+        return FileInfo(fh=ino | self.privilege(), keep_cache=True), self.entry(ino)
 
     @changing
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: Any) -> EntryAttributes:
@@ -301,11 +308,16 @@ class Operations(pyfuse3.Operations):
             self.gate.demand_writable()
         vnops.open(self.mount, ino, flags, caller_of(ctx))
         # With strictatime each opening begins with a read that is sent here.
-        return FileInfo(fh=ino, keep_cache=not self.mount.strictatime)
+        return FileInfo(fh=ino | (self.privilege() if flags & os.O_ACCMODE else 0),
+                        keep_cache=not self.mount.strictatime)
+
+    def privilege(self) -> int:
+        """PRIVILEGED where no quota holds for the caller: the binding does not say who writes, but who opened."""
+        return PRIVILEGED if self.quota is not None and self.quota.exempt() else 0
 
     @handler
     def read(self, fh: int, offset: int, size: int) -> Any:
-        return vnops.read(self.mount, fh, offset, size)
+        return vnops.read(self.mount, fh & INO, offset, size)
 
     @handler
     def write(self, fh: int, offset: int, data: bytes) -> int:
@@ -315,6 +327,9 @@ class Operations(pyfuse3.Operations):
         and is counted as lost (README, Limits).
         """
         mount = self.mount
+        if self.quota is not None:
+            self.quota.caller = ANYBODY if fh & PRIVILEGED else None
+            fh &= INO
         try:
             mount.gate.demand_writable()
             try:
@@ -345,7 +360,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     def release(self, _fh: int) -> None:
-        pass                                # there is no state of an open file: fh is the inode
+        pass                                # there is no state of an open file: fh is the inode and PRIVILEGED
 
     # Directories
 

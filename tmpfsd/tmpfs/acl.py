@@ -147,6 +147,19 @@ def may_write(mp: Mount, at: int, cred: Any) -> bool:
                 or mode & stat.S_IWGRP and (mp.acl or cred.in_group(gid)))
 
 
+def without_set_id(mode: int, gid: int, cred: Any) -> int:
+    """A mode as it is after a write or chown (setattr_should_drop_suidgid() of Linux fs/attr.c).
+
+    Setgid without the group's x marks mandatory locking, and is left to members of the group and to CAP_FSETID.
+    """
+    if stat.S_ISDIR(mode):
+        return mode
+    drop = stat.S_ISUID
+    if mode & stat.S_IXGRP or not cred.in_group(gid) and not cred.capable(CAP_FSETID):
+        drop |= stat.S_ISGID
+    return mode & ~drop
+
+
 def strip_at_write(mp: Mount, ino: int, at: int, new_mode: int) -> None:
     """Have the next write of a node, which must come at once, take its set-id bits.  => FsError EPERM.
 

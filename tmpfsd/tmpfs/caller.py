@@ -16,7 +16,8 @@ import os
 from functools import lru_cache
 from typing import NamedTuple
 
-CAP_FOWNER, CAP_FSETID, CAP_LINUX_IMMUTABLE, CAP_SYS_ADMIN = 3, 4, 9, 21       # <linux/capability.h>
+# <linux/capability.h>
+CAP_FOWNER, CAP_FSETID, CAP_LINUX_IMMUTABLE, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 3, 4, 9, 21, 24
 
 
 class Seen(NamedTuple):
@@ -46,6 +47,14 @@ class Caller:
         """Tell whether the caller has a capability."""
         seen = look(self.pid)
         return bool(seen.capabilities >> capability & 1) if seen.known else self.uid == 0
+
+
+class Privileged(Caller):
+    """Somebody who has every capability, whoever it was."""
+
+    def capable(self, capability: int) -> bool:
+        """Yes."""
+        return True
 
 
 def look(pid: int) -> Seen:

@@ -23,6 +23,7 @@ from tmpfsd.tmpfs.layout import (
     EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN, ROOT_INO, SPEC, unpack_extent
 )
 from tmpfsd.tmpfs.mem import OWNER_DATA
+from tmpfsd.tmpfs.quota import Charges
 from tmpfsd.uvm.errors import SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE
@@ -50,6 +51,16 @@ class _Seen:
         self.doomed: set[int] = set()
         self.ends = {ROOT_INO}      # where a way up may end: the root, and directories whose name is gone
         self.norphans = 0
+        self.charges: Charges = [{}, {}]
+
+    def charge(self, mp: Mount, ino: int) -> None:
+        """Count what a node takes of the quotas of its owner."""
+        at = mp.mem.node(ino)
+        blocks = layout.tn_blocks(mp.arena, at) if ino not in self.doomed else 0
+        for table, number in zip(self.charges, layout.tn_owner(mp.arena, at)):
+            charge = table.setdefault(number, [0, 0])
+            charge[0] += blocks
+            charge[1] += layout.tn_links(mp.arena, at) > 0
 
     def use_string(self, mp: Mount, handle: int, what: str) -> None:
         """An item has one user, and is handed out."""
@@ -73,12 +84,16 @@ def check(mp: Mount, tell: Tell = lambda _done, _of: None) -> None:
         if not i & TELL - 1:
             tell(npages + i, of)
         _check_node(mp, ino, seen)
+        if mp.quota is not None:
+            seen.charge(mp, ino)
     for i, ino in enumerate(_inodes(mp)):
         if not i & TELL - 1:
             tell(npages + nnodes + i, of)
         _check_links(mp, ino, seen)
     _check_reachable(mp, seen)
     demand(seen.norphans == mp.mem.norphans, "N3", f"{seen.norphans} orphans, counted {mp.mem.norphans}")
+    if mp.quota is not None and not mp.lost_nodes:
+        mp.quota.check(seen.charges)
     _check_leaks(mp, seen)
     mp.vm.check(deep=False)
 

@@ -31,7 +31,9 @@ from tmpfsd.tmpfs.layout import (
     KIND_INLINE, KIND_TREE, clear_spec, directory_spec, pack_extent, set_tn_kind, set_tn_pages, set_tn_size, tn_kind,
     tn_pages, tn_size, touch, unpack_extent
 )
-from tmpfsd.tmpfs.regfile import MAX_SIZE, PACKED_MAX, extent_at, free_packed, make_packed, packed_w, unpack
+from tmpfsd.tmpfs.regfile import (
+    MAX_SIZE, PACKED_MAX, add_pages, extent_at, free_packed, make_packed, packed_w, resize_packed, unpack
+)
 from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.unwritten import is_unwritten
@@ -74,7 +76,10 @@ def _truncate_packed(mp: Mount, at: int, size: int) -> None:
     arena, old = mp.arena, tn_size(mp.arena, at)
     if size > PACKED_MAX:
         unpack(mp, at)
-    elif size > old:
+        set_tn_size(arena, at, size)
+        touch(arena, at, mp.now())
+        return
+    if size > old:
         make_packed(mp, at, size)
     elif not size:
         free_packed(mp, at)
@@ -82,7 +87,7 @@ def _truncate_packed(mp: Mount, at: int, size: int) -> None:
     elif size < old:
         start = packed_w(mp, at)
         arena[start + size:start + old] = bytes(old - size)
-    set_tn_size(arena, at, size)
+    resize_packed(mp, at, size)
     touch(arena, at, mp.now())
 
 
@@ -130,7 +135,7 @@ def _tail(mp: Mount, at: int, size: int) -> int:
 def _free(mp: Mount, at: int, vpn: int, npages: int) -> None:
     """Give pages of a file back."""
     mp.mem.free_data(vpn, npages)
-    set_tn_pages(mp.arena, at, tn_pages(mp.arena, at) - npages)
+    add_pages(mp, at, -npages)
 
 
 def _part(mp: Mount, ino: int, size: int) -> None:
@@ -149,7 +154,7 @@ def _part(mp: Mount, ino: int, size: int) -> None:
     except BaseException:
         mem.put_orphan(other)
         raise
-    set_tn_pages(arena, at, tn_pages(arena, at) - npages)
+    add_pages(mp, at, -npages)
     set_tn_pages(arena, to, npages)
     if tail:
         arena[tail:tail + PAGE_SIZE - (size & PAGE_MASK)] = bytes(PAGE_SIZE - (size & PAGE_MASK))
@@ -244,7 +249,8 @@ def free_some(mp: Mount, at: int) -> int:
         if left:
             mp.extents.set(at, first, pack_extent(vpn, left))
         whole += not left
-        _free(mp, at, vpn + left, count - left)
+        mp.mem.free_data(vpn + left, count - left)          # charged to nobody: it is doomed
+        set_tn_pages(mp.arena, at, tn_pages(mp.arena, at) - (count - left))
         room -= count - left
         if not room:
             break

@@ -95,6 +95,9 @@ def _doom(mp: Mount, entry: _Entry, now: int) -> None:
     count = min((mem.u32[entry.word] & NLOOKUP_MAX) + 1, NLOOKUP_MAX)
     mem.u32[entry.word] = ORPHAN | count
     mem.norphans += 1
+    if mp.quota is not None:
+        mp.quota.add_at(arena, at, 0, -1)
+        mp.quota.ntrees += 1
     doomed.push(mp, entry.ino, at)
 
 
@@ -146,6 +149,8 @@ def _touch(mp: Mount, dat: int, key: int) -> tuple[list[_Entry], Path]:
 def _next(mp: Mount, dino: int, dat: int) -> None:
     """Take the first directory off the list: it is empty, or what is left of it cannot be read."""
     doomed.pop(mp, dat)
+    if mp.quota is not None:
+        mp.quota.ntrees -= 1
     if mp.dirs.is_empty(dat):
         node.forget(mp, dino, 1)
     else:
@@ -167,6 +172,8 @@ def _end(mp: Mount, dino: int, entries: list[_Entry]) -> list[Gone]:
         elif links == 1 and not is_dir and node.is_bare(mp, at):
             if value & EXTERNAL:
                 mem.strings.put(value ^ EXTERNAL)
+            if mp.quota is not None:
+                mp.quota.add_at(arena, at, -layout.tn_blocks(arena, at), -1)
             mem.put_node(ino)
             continue
         _unbind(mp, entry)

@@ -22,9 +22,9 @@ from tmpfsd.tmpfs import fileattr
 from tmpfsd.tmpfs.cut import STEP_PAGES, pages_between, take_off
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
-    KIND_TREE, pack_extent, set_tn_pages, set_tn_size, tn_kind, tn_pages, tn_size, touch, unpack_extent
+    BLOCKS_PER_PAGE, KIND_TREE, pack_extent, set_tn_size, tn_blocks, tn_kind, tn_pages, tn_size, touch, unpack_extent
 )
-from tmpfsd.tmpfs.regfile import EXTENT_MAX, MAX_SIZE, extent_at, unpack
+from tmpfsd.tmpfs.regfile import EXTENT_MAX, MAX_SIZE, add_pages, extent_at, unpack
 from tmpfsd.uvm import unwritten
 from tmpfsd.uvm.errors import NoMemory, SwapIOError, VmError
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT
@@ -46,7 +46,7 @@ class Reservation:
     each.  => Breathes.
     """
 
-    __slots__ = ("mp", "ino", "page", "last", "end", "keep_size", "added", "failure")
+    __slots__ = ("mp", "ino", "page", "last", "end", "keep_size", "added", "failure", "exempt")
 
     def __init__(self, mp: Mount, ino: int, offset: int, length: int, keep_size: bool) -> None:
         if mp.flagged:
@@ -57,12 +57,22 @@ class Reservation:
         self.page, self.last = offset >> PAGE_SHIFT, self.end + PAGE_MASK >> PAGE_SHIFT
         self.added: list[Run] = []
         self.failure: VmError | None = None         # why all that was added is taken away again
+        self.exempt = mp.quota is not None and mp.quota.exempt()    # now: later steps are nobody's
         at = mp.mem.node(ino)
         unwritten.demand_room(mp.vm, self.last - self.page - tn_pages(mp.arena, at))
         if tn_kind(mp.arena, at) == KIND_TREE:
-            unwritten.demand_room(mp.vm, self.last - self.page - pages_between(mp, ino, self.page, self.last))
+            missing = self.last - self.page - pages_between(mp, ino, self.page, self.last)
+            unwritten.demand_room(mp.vm, missing)
+            self._demand_quota(missing * BLOCKS_PER_PAGE)
         else:
+            self._demand_quota((self.last - self.page) * BLOCKS_PER_PAGE - tn_blocks(mp.arena, at))
             unpack(mp, mp.mem.node_w(ino))
+
+    def _demand_quota(self, blocks: int) -> None:
+        """=> OverQuota: before all that there is room for is reserved, and given back."""
+        quota = self.mp.quota
+        if quota is not None and not self.exempt:
+            quota.demand_at(self.mp.arena, self.mp.mem.node(self.ino), blocks)
 
     def step(self) -> bool:
         """Do some of it; whether there is more.  O(SLICE), or O(STEP_PAGES) to undo.  => Errors as above, at the end.
@@ -75,7 +85,7 @@ class Reservation:
                     self._commit()
                     return False
             except NoMemory as shortage:
-                if not self.mp.make_room():
+                if not self.mp.make_room(shortage):
                     self.failure = shortage
             except SwapIOError as error:
                 self.failure = error
@@ -94,10 +104,15 @@ class Reservation:
             vpn, count, before = extent_at(mp, at, self.page)
             count = min(count, self.last - self.page)
             if not vpn:
-                count = _fill_hole(mp, at, self.page, min(count, SLICE), before)
+                count = _fill_hole(mp, at, self.page, self._allowed(at, min(count, SLICE)), before)
                 self.added.append((self.page, count))
             self.page += count
         return self.page < self.last
+
+    def _allowed(self, at: int, npages: int) -> int:
+        """How many of so many pages the file's owner may have.  => OverQuota: not one."""
+        quota = self.mp.quota
+        return npages if quota is None else quota.room_at(self.mp.arena, at, npages, self.exempt)
 
     def _commit(self) -> None:
         """=> SwapIOError."""
@@ -162,5 +177,5 @@ def _fill_hole(mp: Mount, at: int, page: int, count: int, before: tuple[int, int
     except BaseException:
         mp.mem.free_data(first, count)
         raise
-    set_tn_pages(mp.arena, at, tn_pages(mp.arena, at) + count)
+    add_pages(mp, at, count)
     return count

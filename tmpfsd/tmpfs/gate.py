@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.quota import OverQuota
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
 from tmpfsd.uvm.lost import seldom
 
@@ -52,6 +53,8 @@ class Gate:
             error = Inconsistent("assert", str(error), "".join(traceback.format_exception(error)))
         if isinstance(error, Inconsistent):
             self.broke(error, what)
+        elif isinstance(error, OverQuota):
+            log.debug("%s: %s", what, error)        # one user's matter: the mount is not full
         elif isinstance(error, NoMemory):
             self.count_refusal(str(error))
         elif not isinstance(error, (FsError, VmError)):

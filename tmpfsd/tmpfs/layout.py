@@ -155,7 +155,8 @@ NAMELEN: Final = 3
 assert (SPEC, NAME, NAMELEN) == tuple(TMPFS_NODE.offset[field] for field in ("tn_spec", "tn_name", "tn_namelen"))
 _LOW: Final = (1 << 64) - 1
 _HIGHEST = (1 << 79) - 1
-_PER_PAGE: Final = PAGE_SIZE // 512
+BLOCK: Final = 512                  # what st_blocks counts in
+BLOCKS_PER_PAGE: Final = PAGE_SIZE // BLOCK
 
 
 def init_node(mem, at: int, mode: int, kind: int, links: int, uid: int, gid: int, size: int, gen: int, now: int,
@@ -166,6 +167,17 @@ def init_node(mem, at: int, mode: int, kind: int, links: int, uid: int, gid: int
                rdev, 0, spec, name)
 
 
+def packed_blocks(size: int) -> int:
+    """st_blocks of a packed file."""
+    return (size + BLOCK - 1) // BLOCK
+
+
+def tn_blocks(mem, at: int) -> int:
+    """st_blocks."""
+    blocks: int = tn_stat(mem, at)[6]
+    return blocks
+
+
 def tn_stat(mem, at: int) -> tuple:
     """(mode, nlink, uid, gid, rdev, size, blocks, atime_ns, mtime_ns, ctime_ns, generation)."""
     (mode, kind, links, uid, gid, size, gen, atime, mtime, ctime,
@@ -174,7 +186,7 @@ def tn_stat(mem, at: int) -> tuple:
         atime += atimehi << 64
         mtime += mtimehi << 64
     # What is packed takes no page of its own, but st_blocks must not be 0: tar and cp would take it for a hole.
-    blocks = pages * _PER_PAGE if kind == KIND_TREE or mode & 0o170000 != 0o100000 else (size + 511) >> 9
+    blocks = pages * BLOCKS_PER_PAGE if kind == KIND_TREE or mode & 0o170000 != 0o100000 else packed_blocks(size)
     if rdev and mode & 0o170000 not in _DEVICES:
         rdev = 0
     return mode, links, uid, gid, rdev, size, blocks, atime, mtime, ctime, gen

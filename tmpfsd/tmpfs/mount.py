@@ -17,9 +17,10 @@ from tmpfsd.tmpfs.directory import Directories
 from tmpfsd.tmpfs.discard import Gone
 from tmpfsd.tmpfs.gate import Gate
 from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
+from tmpfsd.tmpfs.quota import Quota
 from tmpfsd.uvm.backing import Backing
 from tmpfsd.uvm.codec import Zstd
-from tmpfsd.uvm.errors import NoSwap
+from tmpfsd.uvm.errors import NoMemory, NoSwap
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.seal import make_seal
 from tmpfsd.uvm.store import Store, open_store
@@ -51,7 +52,8 @@ class Mount:
 
     __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "clock", "now", "generation",
                  "lost_nodes", "flagged", "gate", "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels",
-                 "strips", "nr_inodes", "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold")
+                 "strips", "nr_inodes", "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold",
+                 "quota")
 
     def __init__(self, config: Config, saved: Saved | None = None) -> None:
         self.config = config
@@ -84,6 +86,7 @@ class Mount:
         # By node, its generation and next mode: those between a SETATTR and its WRITE, at most acl.STRIPS_MAX.
         self.strips: dict[int, tuple[int, int]] = {}
         self.nr_inodes = config.nr_inodes
+        self.quota: Quota | None = Quota(config) if config.user_quota or config.group_quota else None
         self.check_level = self.vm.check_level      # TMPFSD_CHECK; at 2 the server calls check() after each operation
         if saved is not None:
             self._restore(saved)
@@ -105,9 +108,9 @@ class Mount:
         """One slice of background work; whether there is more.  There is none once an invariant broke."""
         return not self.gate.broken and self.vm.idle()
 
-    def make_room(self) -> bool:
-        """Free some of what is doomed; whether what was refused memory may be tried again.  => Breathes."""
-        return bool(self.doomed) and reap.make_room(self)
+    def make_room(self, shortage: NoMemory | None = None) -> bool:
+        """Free some of what is doomed; whether what was refused may be tried again.  => Breathes."""
+        return bool(self.doomed) and reap.helps(self, shortage) and reap.make_room(self)
 
     def check(self, tell: check.Tell = lambda _done, _of: None) -> None:
         """Raise Inconsistent where an invariant of any floor does not hold.  Changes residency only."""

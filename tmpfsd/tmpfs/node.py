@@ -66,6 +66,8 @@ def drop_links(mp: Mount, at: int, ino: int, n: int, now: int) -> bool:
     word = mp.mem.nlookup_word(ino)
     mp.mem.u32[word] |= ORPHAN
     mp.mem.norphans += 1
+    if mp.quota is not None:
+        mp.quota.add_at(mp.arena, at, 0, -1)
     return mp.mem.u32[word] == ORPHAN
 
 
@@ -92,6 +94,8 @@ def destroy(mp: Mount, ino: int) -> None:
         if attributes and xattr.remove_some(mp, ino, doomed.FEW_ATTRIBUTES):
             _doom(mp, ino)
             return
+        if mp.quota is not None:
+            mp.quota.forget_at(arena, mem.node(ino))
     except SwapIOError as error:
         mp.lost_nodes += 1
         if seldom(mp.lost_nodes):
@@ -105,6 +109,8 @@ def _doom(mp: Mount, ino: int) -> None:
     """Have the reaper free the node; it looks like a regular file with a tree from then on.  => SwapIOError."""
     mem, arena = mp.mem, mp.arena
     word, at = mem.nlookup_word(ino), mem.node_w(ino)
+    if mp.quota is not None:
+        mp.quota.forget_at(arena, at)
     if layout.tn_kind(arena, at) != KIND_TREE:
         layout.clear_spec(arena, at)
         layout.set_tn_kind(arena, at, KIND_TREE)

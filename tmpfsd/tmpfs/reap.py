@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from tmpfsd.tmpfs import cut, discard, doomed, layout, node, xattr
 from tmpfsd.tmpfs.discard import Gone
+from tmpfsd.tmpfs.quota import OverQuota
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.lost import seldom
 
@@ -74,10 +75,18 @@ def make_room(mp: Mount) -> bool:
     return steps > 0
 
 
+def helps(mp: Mount, shortage: NoMemory | None) -> bool:
+    """Tell whether reaping may help against what an operation was refused for.
+
+    A file that is doomed is charged to nobody; what is in a doomed directory is charged until it is met.
+    """
+    return not isinstance(shortage, OverQuota) or mp.quota is not None and mp.quota.ntrees > 0
+
+
 def retry(mp: Mount, refusal: NoMemory, operation: Callable[..., Any], *args: Any) -> Any:
     """Try an operation that was refused memory again while reaping goes on.  => Its answer; the refusal.  => Breathes.
     """
-    while make_room(mp):
+    while helps(mp, refusal) and make_room(mp):
         try:
             return operation(*args)
         except NoMemory as error:

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
-    INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, pack_extent, set_tn_kind, set_tn_pages,
-    set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size, tn_string, unpack_extent
+    BLOCKS_PER_PAGE, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, pack_extent, packed_blocks,
+    set_tn_kind, set_tn_pages, set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size, tn_string, unpack_extent
 )
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
@@ -149,7 +149,7 @@ def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview) -> int:
         if need <= PACKED_MAX:
             start = make_packed(mp, at, need) + offset
             mp.arena[start:start + len(data)] = data
-            set_tn_size(mp.arena, at, need)
+            resize_packed(mp, at, need)
             return len(data)
         unpack(mp, at)
     return _write_pages(mp, ino, offset, memoryview(data))
@@ -165,8 +165,8 @@ def _write_pages(mp: Mount, ino: int, offset: int, data: memoryview) -> int:
             try:
                 for piece in _write_chunk(mp, mp.mem.node_w(ino), offset + done, data[done:done + n]):
                     done += piece
-            except NoMemory:
-                if not mp.make_room():
+            except NoMemory as shortage:
+                if not mp.make_room(shortage):
                     raise
     except (NoMemory, SwapIOError):
         if not done:
@@ -231,6 +231,8 @@ def _fill_hole(mp: Mount, at: int, before: tuple[int, int] | None, pages: range,
     => NoMemory, SwapIOError; nothing has changed.
     """
     mem, arena = mp.mem, mp.arena
+    if mp.quota is not None:
+        pages = pages[:mp.quota.room_at(arena, at, len(pages))]
     page, follows, length = pages[0], 0, 0
     if before is not None:
         vpn, length = unpack_extent(before[1])
@@ -249,11 +251,18 @@ def _fill_hole(mp: Mount, at: int, before: tuple[int, int] | None, pages: range,
     except BaseException:
         mem.free_data(first, count)
         raise
-    set_tn_pages(arena, at, tn_pages(arena, at) + count)
+    add_pages(mp, at, count)
     if tn_size(arena, at) <= page + count - 1 << PAGE_SHIFT:
         # R2: an extent never lies beyond the size, whatever comes after this.
         set_tn_size(arena, at, (page + count - 1 << PAGE_SHIFT) + 1)
     return first, count
+
+
+def add_pages(mp: Mount, at: int, npages: int) -> None:
+    """A file has so many pages more, or fewer: they are counted and charged."""
+    set_tn_pages(mp.arena, at, tn_pages(mp.arena, at) + npages)
+    if mp.quota is not None:
+        mp.quota.add_at(mp.arena, at, npages * BLOCKS_PER_PAGE)
 
 
 def _zero_page(mp: Mount, vpn: int) -> None:
@@ -262,8 +271,13 @@ def _zero_page(mp: Mount, vpn: int) -> None:
 
 
 def make_packed(mp: Mount, at: int, need: int) -> int:
-    """Room for `need` bytes in a packed file: the offset of its bytes.  => NoMemory, SwapIOError; nothing changed."""
+    """Room for `need` bytes in a packed file: the offset of its bytes.  => NoMemory, SwapIOError; nothing changed.
+
+    => The caller gives it that size, by resize_packed().
+    """
     mem, arena = mp.mem, mp.arena
+    if mp.quota is not None:
+        mp.quota.demand_at(arena, at, packed_blocks(need) - packed_blocks(tn_size(arena, at)))
     kind = tn_kind(arena, at)
     if kind == KIND_INLINE and need <= INLINE_MAX:
         return at + SPEC
@@ -281,6 +295,13 @@ def make_packed(mp: Mount, at: int, need: int) -> int:
     return to
 
 
+def resize_packed(mp: Mount, at: int, size: int) -> None:
+    """A packed file has this size now: it is charged."""
+    if mp.quota is not None:
+        mp.quota.add_at(mp.arena, at, packed_blocks(size) - packed_blocks(tn_size(mp.arena, at)))
+    set_tn_size(mp.arena, at, size)
+
+
 def free_packed(mp: Mount, at: int) -> None:
     """Forget a packed file's bytes; the type-specific part is zero afterwards."""
     if tn_kind(mp.arena, at) == KIND_STRING:
@@ -296,6 +317,9 @@ def unpack(mp: Mount, at: int) -> None:
         free_packed(mp, at)
         set_tn_kind(arena, at, KIND_TREE)
         return
+    more = BLOCKS_PER_PAGE - packed_blocks(size)
+    if mp.quota is not None:
+        mp.quota.demand_at(arena, at, more)
     kind, spec = tn_kind(arena, at), arena[at + SPEC:at + SPEC + INLINE_MAX]
     vpn, _count = mem.alloc_data(1)
     try:
@@ -313,3 +337,5 @@ def unpack(mp: Mount, at: int) -> None:
         mem.strings.put(handle)
     set_tn_kind(arena, at, KIND_TREE)
     set_tn_pages(arena, at, 1)
+    if mp.quota is not None:
+        mp.quota.add_at(arena, at, more)

@@ -150,6 +150,8 @@ def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
     kept, leaves = target.value & layout.EXTERNAL, whiteout_cred is None
     try:
         if not leaves:
+            if mp.quota is not None:
+                mp.quota.demand(_whiteout_owner(mp, source, whiteout_cred), 0, 1)
             white = mp.mem.get_node(0)
             white_value = dirs.new_value(white, source.name, slot_free=True)
         with mp.vm.overdraft:
@@ -216,13 +218,20 @@ def _enter(source: Place, target: Place, value: int, leaves: bool) -> bool:
     return leaves
 
 
+def _whiteout_owner(mp: Mount, source: Place, cred: Any) -> tuple[int, int]:
+    """Whose the node is that is left where something was."""
+    dmode, _uid, gid = layout.tn_access(mp.arena, source.dat)
+    return cred.uid, gid if dmode & stat.S_ISGID else cred.gid
+
+
 def _leave_whiteout(mp: Mount, source: Place, white: int, value: int, cred: Any, now: int) -> None:
     """Let the source's entry lead to the new node `white`."""
     mp.dirs.set(source.dat, source.key, value)
     mp.generation += 1
-    dmode, _uid, gid = layout.tn_access(mp.arena, source.dat)
-    layout.init_node(mp.arena, mp.mem.node_w(white), stat.S_IFCHR, layout.KIND_NONE, 1, cred.uid,
-                     gid if dmode & stat.S_ISGID else cred.gid, 0, mp.generation, now)
+    uid, gid = _whiteout_owner(mp, source, cred)
+    layout.init_node(mp.arena, mp.mem.node_w(white), stat.S_IFCHR, layout.KIND_NONE, 1, uid, gid, 0, mp.generation, now)
+    if mp.quota is not None:
+        mp.quota.add((uid, gid), 0, 1)
     mp.dirs.bind(value, source.name)
 
 

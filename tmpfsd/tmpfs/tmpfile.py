@@ -31,6 +31,8 @@ def make(mp: Mount, dino: int, mode: int, cred: Any, linkable: bool) -> int:
     try:
         gid, flags = _taken_over(mp, dino, mode, cred)
         mp.mem.demand_inodes()
+        if mp.quota is not None:
+            mp.quota.demand((cred.uid, gid), 0, 1)
         ino = mp.mem.get_orphan()
     except (FsError, VmError):
         xattr.free_tree(mp, attributes)
@@ -51,10 +53,12 @@ def _taken_over(mp: Mount, dino: int, mode: int, cred: Any) -> tuple[int, int]:
 
 
 def demand_linkable(mp: Mount, at: int) -> None:
-    """See that a node without a link may have one.  => FsError ENOENT; NoMemory: nr_inodes are used up."""
+    """See that a node without a link may have one.  => FsError ENOENT; NoMemory: nr_inodes or a quota are used up."""
     if not stat.S_ISREG(layout.tn_mode(mp.arena, at)) or not layout.tn_flags(mp.arena, at) & LINKABLE:
         raise FsError(errno.ENOENT)
     mp.mem.demand_inodes()
+    if mp.quota is not None:
+        mp.quota.demand(layout.tn_owner(mp.arena, at), 0, 1)
 
 
 def adopt(mp: Mount, at: int, ino: int) -> None:
@@ -62,3 +66,5 @@ def adopt(mp: Mount, at: int, ino: int) -> None:
     layout.set_tn_flags(mp.arena, at, layout.tn_flags(mp.arena, at) & ~LINKABLE)
     mp.mem.u32[mp.mem.nlookup_word(ino)] &= NLOOKUP_MAX
     mp.mem.norphans -= 1
+    if mp.quota is not None:
+        mp.quota.add_at(mp.arena, at, 0, 1)

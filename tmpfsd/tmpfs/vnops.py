@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID, S_IXGRP
+from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID
 from typing import TYPE_CHECKING, Any, Final
 
 from tmpfsd.options import UNLIMITED
@@ -191,6 +191,8 @@ def _make_with(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: in
         gid = cred.gid
     elif is_dir:
         mode |= S_ISGID
+    if mp.quota is not None:
+        mp.quota.demand((cred.uid, gid), 0, 1)
     ino = mem.get_node(1, DIRECTORIES if is_dir else OTHERS)
     value = handle = 0
     try:
@@ -217,6 +219,8 @@ def _make_with(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: in
     init_node(arena, mem.node_w(ino), mode, kind, links, cred.uid, gid, size, mp.generation, now, attributes,
               rdev or fileattr.inherited(mp, dat, mode), spec, b"" if value & EXTERNAL else name)
     touch(arena, dat, now)
+    if mp.quota is not None:
+        mp.quota.add((cred.uid, gid), 0, 1)
     return ino
 
 
@@ -227,6 +231,8 @@ def make_root(mp: Mount, mode: int, uid: int, gid: int) -> None:
     mp.generation += 1
     init_node(mp.arena, mp.mem.node_w(ino), S_IFDIR | mode, KIND_TREE, 2, uid, gid, DIR_SIZE, mp.generation, mp.now(),
               0, 0, directory_spec(ino))
+    if mp.quota is not None:
+        mp.quota.add((uid, gid), 0, 1)
 
 
 # --- links ---
@@ -318,6 +324,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
         times = atime_ns is not None or mtime_ns is not None
         others = any(value is not None for value in (mode, uid, gid, size))
         fileattr.demand_settable(mp, ino, others or times and not touched, times)
+    owner = _new_owner(mp, ino, uid, gid) if mp.quota is not None and (uid is not None or gid is not None) else None
     if size is None:
         mp.vm.demand_room()
     if mode is not None and mp.acl:
@@ -333,7 +340,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
         new_mode = old_mode & TYPE_MASK | stat.S_IMODE(mode)
     elif old_mode & (S_ISUID | S_ISGID) and (uid is not None or gid is not None or (
             atime_ns is mtime_ns is ctime_ns is None if size is None else not cred.capable(CAP_FSETID))):
-        new_mode = _without_set_id(old_mode, old_gid, cred)
+        new_mode = acl.without_set_id(old_mode, old_gid, cred)
         if new_mode != old_mode and uid is gid is size is None and not acl.may_write(mp, at, cred):
             acl.strip_at_write(mp, ino, at, new_mode)
             return
@@ -341,6 +348,8 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
         return
     mp.clock.heard(max(atime_ns or 0, mtime_ns or 0))
     layout.set_tn_mode(arena, at, new_mode)
+    if owner is not None and mp.quota is not None:
+        mp.quota.move(arena, at, owner)
     layout.set_tn_owner(arena, at, old_uid if uid is None else uid, old_gid if gid is None else gid)
     if atime_ns is not None:
         layout.set_tn_atime(arena, at, atime_ns)
@@ -349,17 +358,14 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
     set_tn_ctime(arena, at, mp.now() if ctime_ns is None else max(-CTIME_MAX, min(ctime_ns, CTIME_MAX)))
 
 
-def _without_set_id(mode: int, gid: int, cred: Any) -> int:
-    """A mode as it is after a write or chown (setattr_should_drop_suidgid() of Linux fs/attr.c).
-
-    Setgid without the group's x marks mandatory locking, and is left to members of the group and to CAP_FSETID.
-    """
-    if mode & TYPE_MASK == S_IFDIR:
-        return mode
-    drop = S_ISUID
-    if mode & S_IXGRP or not cred.in_group(gid) and not cred.capable(CAP_FSETID):
-        drop |= S_ISGID
-    return mode & ~drop
+def _new_owner(mp: Mount, ino: int, uid: int | None, gid: int | None) -> tuple[int, int]:
+    """Whose a node is after a chown.  => OverQuota."""
+    at = mp.mem.node(ino)
+    before = layout.tn_owner(mp.arena, at)
+    owner = before[0] if uid is None else uid, before[1] if gid is None else gid
+    if mp.quota is not None:
+        mp.quota.demand_move(mp.arena, at, owner)
+    return owner
 
 
 def _is_empty(mp: Mount, ino: int) -> bool:
@@ -397,7 +403,7 @@ def open(mp: Mount, ino: int, flags: int, cred: Any = None) -> None:
     at = mp.mem.node_w(ino)
     mode, _uid, gid = tn_access(mp.arena, at)
     if cred is not None and mode & (S_ISUID | S_ISGID) and not cred.capable(CAP_FSETID):
-        layout.set_tn_mode(mp.arena, at, _without_set_id(mode, gid, cred))
+        layout.set_tn_mode(mp.arena, at, acl.without_set_id(mode, gid, cred))
 
 
 def read(mp: Mount, ino: int, offset: int, size: int) -> bytes | bytearray:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview, appends: bool = False) -> int:
     """Write all of it.  => Errors as vnops.write(), FsError EROFS; what was written before stays.  => Breathes."""
     done = 0
+    if mp.quota is not None:
+        mp.quota.caller = None          # the page cache does not say whose write it was
     try:
         mp.gate.demand_writable()
         while done < len(data):

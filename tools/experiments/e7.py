@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from tmpfsd.options import MIN_WINDOWS, OptionError, parse
+from tmpfsd.options import OptionError, parse
+from tmpfsd.optionwords import MIN_WINDOWS
 from tmpfsd.tmpfs import vnops
 from tmpfsd.uvm.errors import Inconsistent
 from tmpfsd.uvm.param import PAGE_SIZE

@@ -1,0 +1,219 @@
+"""tmpfs/quota.py: what each user and each group has and may have, as the quotas of the kernel's tmpfs.
+
+A node is charged to its owner and to its group: the blocks that stat(2) says of it, and one inode while it has a name,
+which is what nr_inodes counts, too.  A file that is open and has no name keeps its blocks charged to the last close.
+One that nobody can reach any more is charged to nobody, though its pages are freed later (doomed.py).
+
+Picture     demand(), room() --OverQuota: EDQUOT--> the operation acquires --> add(), in the same breath: cannot fail
+            mount.quota is None where there are none, so that a mount without them pays one comparison
+
+Invariants
+    Q1  The blocks of an account are those of its nodes that are not on the list of the doomed, and its inodes those of
+        its nodes that have a name.
+    Q2  There is an account exactly where something is charged, or where limits of its own were set.
+
+Breathing   Nothing here breathes.
+
+Limits      This is a dict by user and one by group, on Python's heap: they grow with users, not with files.  Even where
+            root gives each file an owner of its own there are at most MOST_ACCOUNTS of each kind: the next owner is
+            refused, EDQUOT.
+            Whoever has CAP_SYS_RESOURCE is held back by no limit, as in the kernel; a write of the kernel's page cache
+            is nobody's, so the limits hold for it (writeback.py).
+            Names and extended attributes are not charged, as in the kernel; there are no soft limits.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final
+
+from tmpfsd.options import Config
+from tmpfsd.tmpfs.caller import CAP_SYS_RESOURCE
+from tmpfsd.tmpfs.layout import BLOCK, BLOCKS_PER_PAGE, tn_blocks, tn_links, tn_owner
+from tmpfsd.uvm.errors import NoMemory, demand
+
+log = logging.getLogger(__name__)
+
+MOST_ACCOUNTS: Final = 8192
+NO_LIMIT: Final = 1 << 62           # blocks or inodes
+USER, GROUP = 0, 1                  # which of an owner's two numbers
+
+Owner = tuple[int, int]             # user and group
+Charges = list[dict[int, list[int]]]        # what check.py counts: [blocks, inodes] by number, of users and groups
+
+
+class OverQuota(NoMemory):
+    """An account has no room left; nothing has changed."""
+
+    errno: ClassVar[int] = errno.EDQUOT
+
+
+class Account:
+    """What a user or a group has, and its limits."""
+
+    __slots__ = ("blocks", "inodes", "most_blocks", "most_inodes", "own")
+
+    def __init__(self, most_blocks: int, most_inodes: int) -> None:
+        self.blocks = self.inodes = 0
+        self.most_blocks, self.most_inodes = most_blocks, most_inodes
+        self.own = False                # whether its limits were set for it alone
+
+
+class Accounts:
+    """The accounts of all users, or of all groups."""
+
+    __slots__ = ("which", "name", "most_blocks", "most_inodes", "table", "told")
+
+    def __init__(self, which: int, name: str, most_bytes: int, most_inodes: int) -> None:
+        self.which, self.name = which, name
+        self.most_blocks = most_bytes // BLOCK if most_bytes else NO_LIMIT
+        self.most_inodes = most_inodes or NO_LIMIT
+        self.table: dict[int, Account] = {}
+        self.told = False               # whether the log has heard of too many
+
+    def fresh(self, number: int) -> Account:
+        """What an account begins with; the limits of the mount are not root's."""
+        return Account(self.most_blocks, self.most_inodes) if number else Account(NO_LIMIT, NO_LIMIT)
+
+    def find(self, number: int) -> Account:
+        """The account of a number, for reading.  => OverQuota: there is none, and can be no more of them."""
+        account = self.table.get(number)
+        if account is not None:
+            return account
+        if len(self.table) >= MOST_ACCOUNTS:
+            if not self.told:
+                self.told = True
+                log.warning("quota: %d %ss have files here, no more can be counted: others get EDQUOT", MOST_ACCOUNTS,
+                            self.name)
+            raise OverQuota(f"more than {MOST_ACCOUNTS} {self.name}s")
+        return self.fresh(number)
+
+    def add(self, number: int, blocks: int, inodes: int) -> None:
+        """Charge, or give back what is below 0.  => Cannot fail."""
+        account = self.table.get(number)
+        if account is None:
+            account = self.table[number] = self.fresh(number)
+        account.blocks += blocks
+        account.inodes += inodes
+        assert account.blocks >= 0 and account.inodes >= 0, f"{self.name} {number}: {account.blocks}, {account.inodes}"
+        if not account.blocks and not account.inodes and not account.own:
+            del self.table[number]
+
+    def limit(self, number: int, most_bytes: int | None, most_inodes: int | None) -> None:
+        """Set limits of one account, 0 for none.  => OverQuota: there can be no more accounts."""
+        account = self.table.setdefault(number, self.find(number))
+        account.own = True
+        if most_bytes is not None:
+            account.most_blocks = most_bytes // BLOCK if most_bytes else NO_LIMIT
+        if most_inodes is not None:
+            account.most_inodes = most_inodes or NO_LIMIT
+
+    def rows(self) -> list[list[int]]:
+        """[number, bytes, limit, inodes, limit] of each account, in order; a limit of 0 is none.  O(MOST_ACCOUNTS)."""
+        return [[number, account.blocks * BLOCK,
+                 account.most_blocks * BLOCK if account.most_blocks < NO_LIMIT else 0,
+                 account.inodes, account.most_inodes if account.most_inodes < NO_LIMIT else 0]
+                for number, account in sorted(self.table.items())]
+
+
+class Quota:
+    """The quotas of one mount; `caller` is whose request is being served, None for nobody in particular."""
+
+    __slots__ = ("kinds", "caller", "ntrees")
+
+    def __init__(self, config: Config) -> None:
+        self.kinds: list[Accounts] = []
+        if config.user_quota:
+            self.kinds.append(Accounts(USER, "user", config.usrquota_bytes, config.usrquota_inodes))
+        if config.group_quota:
+            self.kinds.append(Accounts(GROUP, "group", config.grpquota_bytes, config.grpquota_inodes))
+        self.caller: Any = None
+        self.ntrees = 0                 # doomed directories: what is in them is still charged
+
+    def exempt(self) -> bool:
+        """Tell whether no limit holds for the caller."""
+        return self.caller is not None and bool(self.caller.capable(CAP_SYS_RESOURCE))
+
+    # --- by the numbers of an owner ---
+
+    def demand(self, owner: Owner, blocks: int, inodes: int) -> None:
+        """See that an owner may have so much more.  => OverQuota."""
+        for accounts in self.kinds:
+            self._demand(accounts, owner[accounts.which], blocks, inodes)
+
+    def _demand(self, accounts: Accounts, number: int, blocks: int, inodes: int) -> None:
+        account = accounts.find(number)
+        over = (blocks > 0 and account.blocks + blocks > account.most_blocks
+                or inodes > 0 and account.inodes + inodes > account.most_inodes)
+        if over and not self.exempt():
+            raise OverQuota(f"the quota of {accounts.name} {number}")
+
+    def add(self, owner: Owner, blocks: int, inodes: int) -> None:
+        """Charge an owner, or give back what is below 0.  => Cannot fail."""
+        for accounts in self.kinds:
+            accounts.add(owner[accounts.which], blocks, inodes)
+
+    # --- by a node ---
+
+    def demand_at(self, mem: Any, at: int, blocks: int) -> None:
+        """See that a node may have so many more blocks.  => OverQuota."""
+        if blocks > 0:
+            self.demand(tn_owner(mem, at), blocks, 0)
+
+    def add_at(self, mem: Any, at: int, blocks: int, inodes: int = 0) -> None:
+        """Charge the owner of a node, or give back what is below 0.  => Cannot fail."""
+        if blocks or inodes:
+            self.add(tn_owner(mem, at), blocks, inodes)
+
+    def room_at(self, mem: Any, at: int, npages: int, exempt: bool | None = None) -> int:
+        """How many of so many pages a node may have; `exempt` where the caller is not the one to ask.  => OverQuota."""
+        owner, room = tn_owner(mem, at), npages
+        for accounts in self.kinds:
+            account = accounts.find(owner[accounts.which])
+            room = min(room, (account.most_blocks - account.blocks) // BLOCKS_PER_PAGE)
+        if room == npages or (self.exempt() if exempt is None else exempt):
+            return npages
+        if room <= 0:
+            raise OverQuota(f"the quota of {owner[0]}:{owner[1]}")
+        return room
+
+    def forget_at(self, mem: Any, at: int) -> None:
+        """A node is charged to nobody any more: it goes, or is doomed, and has no name already.  => Cannot fail."""
+        self.add_at(mem, at, -tn_blocks(mem, at))
+
+    # --- a new owner ---
+
+    def demand_move(self, mem: Any, at: int, owner: Owner) -> None:
+        """See that a node may go to an owner.  => OverQuota."""
+        before, blocks, inodes = tn_owner(mem, at), tn_blocks(mem, at), int(tn_links(mem, at) > 0)
+        for accounts in self.kinds:
+            if before[accounts.which] != owner[accounts.which]:
+                self._demand(accounts, owner[accounts.which], blocks, inodes)
+
+    def move(self, mem: Any, at: int, owner: Owner) -> None:
+        """A node goes to an owner, which its record does not say yet.  => Cannot fail, after demand_move()."""
+        before, blocks, inodes = tn_owner(mem, at), tn_blocks(mem, at), int(tn_links(mem, at) > 0)
+        if before != owner:
+            self.add(owner, blocks, inodes)
+            self.add(before, -blocks, -inodes)
+
+    # --- the whole ---
+
+    def check(self, counted: Charges) -> None:
+        """Demand that the accounts say what was counted (Q1, Q2).  O(accounts)."""
+        for accounts in self.kinds:
+            found = counted[accounts.which]
+            for number, account in accounts.table.items():
+                blocks, inodes = found.pop(number, [0, 0])
+                demand((blocks, inodes) == (account.blocks, account.inodes), "Q1",
+                       f"{accounts.name} {number} has {blocks} blocks, {inodes} inodes, "
+                       f"is charged {account.blocks}, {account.inodes}")
+                demand(blocks or inodes or account.own, "Q2", f"{accounts.name} {number} has nothing, and an account")
+            for number, (blocks, inodes) in found.items():
+                demand(not blocks and not inodes, "Q2", f"{accounts.name} {number} has {blocks} blocks, no account")
+
+    def __iter__(self) -> Iterator[Accounts]:
+        """The kinds of accounts that there are."""
+        return iter(self.kinds)
