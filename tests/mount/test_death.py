@@ -14,8 +14,8 @@ from typing import Any, Callable
 
 import pytest
 from mountlib import (
-    NOBODY, REPOSITORY, Mounted, ctl, eventually, fails_with, is_elsewhere, is_mounted, mount_tmpfsd,
-    need_others_to_run, needs_root, new_mountpoint, reap, spawn, touch, unmount
+    NOBODY, REPOSITORY, Mounted, ctl, eventually, fails_with, is_elsewhere, is_exiting, is_mounted, mount_tmpfsd,
+    need_others_to_run, needs_root, new_mountpoint, reap, spawn, touch, unmount, what_it_does
 )
 
 from tests.stress.worker import Worker
@@ -288,6 +288,13 @@ def test_a_copy_in_another_mount_namespace_is_waited_for(tmpfsd: Callable[..., M
         assert other.stdout is not None and other.stdout.readline() == b"\n"
         assert not unmount(mounted.mnt) and is_elsewhere(mounted.device)
         assert mounted.wait(0.1) == 0 and not is_elsewhere(mounted.device)
+
+
+def test_a_process_that_exits_is_known() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        assert not is_exiting(process.pid) and what_it_does(process.pid).startswith("cat ")
+        process.kill()
+        assert eventually(lambda: is_exiting(process.pid))          # a zombie: nobody has waited for it
 
 
 def test_nothing_is_left_after_many_mounts(tmpfsd: Callable[..., Mounted]) -> None:
