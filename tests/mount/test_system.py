@@ -168,11 +168,24 @@ def test_systemd_takes_the_unit(here: Path, tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if "tmpfsd" in line] == []
 
 
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
+def test_the_unit_is_hardened(here: Path, tmp_path: Path) -> None:
+    """As far as a unit can be that mounts for all others."""
+    unit = tmp_path / "tmpfsd@.service"
+    unit.write_text(install.TEMPLATE.format(command=here / "bin" / "tmpfsd"))
+    words = ["systemd-analyze", "security", "--offline=true", "--threshold=50", str(unit)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=50, check=False)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("a systemd before 250")
+    assert done.returncode == 0, done.stdout[-300:] + done.stderr
+
+
 def directives(unit: str, instance: str, path: str) -> dict[str, str]:
     """What a unit of one instance says, without a line twice."""
     lines = [line.partition("=") for line in unit.splitlines() if "=" in line and not line.startswith("#")]
     found = {name: text.replace("%f", path).replace("%i", instance) for name, _, text in lines}
-    assert len(found) == len(lines) and "%" not in "".join(found.values())
+    lists = [name for name, _, _ in lines if name == "DeviceAllow"]      # which may only be written so
+    assert len(found) + len(lists) - bool(lists) == len(lines) and "%" not in "".join(found.values())
     return found
 
 
@@ -205,6 +218,10 @@ def test_the_unit_serves_as_systemd_would_run_it(here: Path, tmp_path: Path, opt
                 assert status["ram_bytes"] == (2 << 20 if options else 128 << 20)
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(timeout=float(unit["TimeoutStopSec"])) == 0 and not is_mounted(mnt)
+                assert supervisor.recv(100) == b"STOPPING=1"
+                supervisor.setblocking(False)
+                with pytest.raises(BlockingIOError):            # once
+                    supervisor.recv(100)
             finally:
                 process.kill()
                 unmount(mnt)

@@ -41,12 +41,24 @@ ExecStart={command} tmpfsd %f -f -o ${{OPTIONS}}
 Restart=no
 TimeoutStopSec=30
 # Only what needs no mount namespace of the unit's own: in one of its own, nobody else would see the mount.
+# To mount and unmount; to open the swap file and the mount point wherever they are; to be the last that is killed when
+# memory is short, and not to wait for itself; to give up groups.  Once it has mounted it keeps only the first.
+CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_SYS_RESOURCE CAP_SETGID
+DevicePolicy=closed
+DeviceAllow=/dev/fuse rw
+DeviceAllow=block-* rw
 LockPersonality=yes
 NoNewPrivileges=yes
+ProtectClock=yes
+ProtectHostname=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 RestrictNamespaces=yes
 RestrictRealtime=yes
+RestrictSUIDSGID=yes
 SystemCallArchitectures=native
+SystemCallErrorNumber=EPERM
+SystemCallFilter=@system-service @mount
+UMask=0077
 
 [Install]
 WantedBy=multi-user.target

@@ -18,7 +18,6 @@ import logging
 import os
 import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -115,14 +114,6 @@ def serve(config: Config, mountpoint: str, foreground: bool, debug: bool, report
     from tmpfsd.server import daemon, process
     process.start_log(mountpoint, foreground, debug)
     daemon.run(config, mountpoint, report)
-
-
-def tell_supervisor() -> None:
-    """Tell systemd that the mount answers, where it waits for that (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address.startswith(("/", "@")):
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(b"READY=1", address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
 def child(config: Config, mountpoint: str, debug: bool, pipe: int) -> int:
@@ -249,7 +240,8 @@ def mount(args: argparse.Namespace) -> None:
     if args.foreground:
         from tmpfsd.server import inherited
         inherited.let_go(inherited.handed_over())
-        serve(config, mountpoint, True, args.debug, tell_supervisor)
+        from tmpfsd.server.process import tell_supervisor
+        serve(config, mountpoint, True, args.debug, lambda: tell_supervisor(b"READY=1"))
     else:
         background(config, mountpoint, args.debug)
 

@@ -121,6 +121,7 @@ class Daemon:
         self.place: mountinfo.MountPoint | None = None
         self.in_force: InForce | None = None
         self.mounts = open(mountinfo.TABLE, "rb", buffering=0)       # no descriptor may be left when it ends
+        self.stopping = False
         self.socket_path = ""
         self.socket_made: tuple[int, int, int] | None = None
         self.metrics = metrics.listen(config.metrics) if config.metrics else None
@@ -216,6 +217,7 @@ class Daemon:
                 await (self.native.run() if self.native else pyfuse3.main(min_tasks=1, max_tasks=1))
             finally:
                 tick(0)     # trio closes its wake-up descriptor before it takes it back from the signal handler
+                self.say_stopping()
             nursery.cancel_scope.cancel()
         if self.native and self.native.session.refusal:
             raise MountError(self.native.session.refusal)
@@ -260,12 +262,19 @@ class Daemon:
 
     async def end(self, number: int) -> None:
         """End the mount."""
+        self.say_stopping()
         log.info("%s: unmounting", signal.Signals(number).name)
         if await self.try_unmount():
             await trio.sleep(GRACE)     # the loop ends by itself, if nobody bound the mount elsewhere
         with contextlib.suppress(trio.TooSlowError):
             await self.settle()
         self.end_loop()
+
+    def say_stopping(self) -> None:
+        """Tell systemd, once, that the mount ends, by a signal or by an unmount: what follows may take a while."""
+        if not self.stopping:
+            self.stopping = True
+            process.tell_supervisor(b"STOPPING=1")
 
     def end_loop(self) -> None:
         """Tell the request loop to end."""

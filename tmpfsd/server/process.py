@@ -8,6 +8,7 @@ import gc
 import logging
 import logging.handlers
 import os
+import socket
 import sys
 
 from tmpfsd.fuse.init import MAX_WRITE
@@ -64,6 +65,15 @@ def set_caching(major: int, minor: int) -> None:
         path = f"/sys/class/bdi/{major}:{minor}/{name}"
         with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as file:
             file.write(str(value))
+
+
+def tell_supervisor(word: bytes) -> None:
+    """Tell systemd how the service is, where it waits for that (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith(("/", "@")):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.sendto(word, address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
 def fuse_device(descriptors: set[int]) -> tuple[int, int] | None:
