@@ -3,7 +3,7 @@
 #
 #   PREFIX/lib/tmpfsd     the package and the libraries that it needs: nothing else of this machine's Python is touched
 #   PREFIX/sbin           tmpfsd and tmpfsctl, which look for it beside themselves
-#   PREFIX/share          manual pages and what bash and zsh complete
+#   PREFIX/share          manual pages and what bash, fish and zsh complete
 #   /sbin, /etc/systemd   the helper of mount(8) and a unit, by `tmpfsctl install`
 #
 # All of it goes below DESTDIR, where one is given, and may be moved from there to /.
@@ -22,7 +22,8 @@ stage=$root$prefix
 venv=.venv
 pages="tmpfsd.8 tmpfsctl.8"
 completions="share/bash-completion/completions/tmpfsd share/bash-completion/completions/tmpfsctl
-             share/zsh/site-functions/_tmpfsd"
+             share/zsh/site-functions/_tmpfsd
+             share/fish/vendor_completions.d/tmpfsd.fish share/fish/vendor_completions.d/tmpfsctl.fish"
 
 ctl() { "$venv/bin/python" -c 'from tmpfsd.cli.ctl import main; raise SystemExit(main())' "$@"; }
 
@@ -60,7 +61,7 @@ install_all() {
     for page in $pages; do install -m 644 "tools/man/$page" "$stage/share/man/man8/"; done
     for file in $completions; do
         mkdir -p "$(dirname "$stage/$file")"
-        case $file in *zsh*) shell=zsh ;; *) shell=bash ;; esac
+        case $file in *zsh*) shell=zsh ;; *fish*) shell=fish ;; *) shell=bash ;; esac
         ctl completion "$shell" > "$stage/$file"
     done
     ctl install --root "${root:-/}" --program "$prefix/sbin/tmpfsd"

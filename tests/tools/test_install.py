@@ -23,7 +23,8 @@ HELPER, UNIT = "sbin/mount.fuse.tmpfsd", "etc/systemd/system/tmpfsd@.service"
 PREFIX = "/opt/some-prefix"
 FILES = {"sbin/tmpfsd", "sbin/tmpfsctl", "share/man/man8/tmpfsd.8", "share/man/man8/tmpfsctl.8",
          "share/bash-completion/completions/tmpfsd", "share/bash-completion/completions/tmpfsctl",
-         "share/zsh/site-functions/_tmpfsd"}
+         "share/zsh/site-functions/_tmpfsd", "share/fish/vendor_completions.d/tmpfsd.fish",
+         "share/fish/vendor_completions.d/tmpfsctl.fish"}
 ENV = {**os.environ, "TMPFSD_PURE": "1", "PIP_NO_DEPS": "1"}
 
 
@@ -77,7 +78,8 @@ def test_everything_has_its_place(stage: Path) -> None:
     for name in FILES:
         assert (prefix / name).stat().st_size > 300 or name.startswith("sbin")
         assert (prefix / name).stat().st_mode & 0o777 == (0o755 if name.startswith("sbin") else 0o644)
-    for shell, name in (("bash", "bash-completion/completions/tmpfsctl"), ("zsh", "zsh/site-functions/_tmpfsd")):
+    for shell, name in (("bash", "bash-completion/completions/tmpfsctl"), ("zsh", "zsh/site-functions/_tmpfsd"),
+                        ("fish", "fish/vendor_completions.d/tmpfsctl.fish")):
         assert (prefix / "share" / name).read_text() == completion.script(shell) + "\n"
     assert not [path.name for path in (prefix / "lib").iterdir() if path.name != "tmpfsd"]
 

@@ -128,6 +128,34 @@ def started(name: str, place: Path) -> Iterator[Shell]:
         shell.close()
 
 
+# What fish says may follow a line; it has its own way with quotes, ~ and blanks.
+FISH = (
+    ("tmpfsctl sta", "status"), ("tmpfsctl --debug fl", "flush"), ("tmpfsctl discard -y --q", "--quiet"),
+    ("tmpfsctl completion z", "zsh"), ("tmpfsctl status to", "town/"), ("tmpfsctl set town nr", "nr_inodes="),
+    ("tmpfsd to", "town/"), ("tmpfsd -o ram=64m,noat", "ram=64m,noatime"), ("tmpfsd -o backend=wi", "backend=wired"),
+)
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="no fish here")
+@pytest.mark.parametrize("way", ["sourced", "a file"])
+def test_fish_completes(way: str, tmp_path: Path) -> None:
+    sandbox.write_commands(tmp_path / "bin")
+    (tmp_path / "town").mkdir()
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8", "HOME": str(tmp_path),
+                   "TMPFSD_PURE": "1"}
+    start = "tmpfsctl completion fish | source"
+    if way == "a file":
+        files = "~/.config/fish/completions"
+        start = f"for c in tmpfsd tmpfsctl; tmpfsctl completion fish > {files}/$c.fish; end"
+        (tmp_path / ".config/fish/completions").mkdir(parents=True)
+    lines = "; ".join(f"complete -C '{line}'; echo ---" for line, _ in FISH)
+    done = subprocess.run(["fish", "-c", f"{start}; {lines}"], cwd=tmp_path, env=environment, capture_output=True,
+                          text=True, timeout=60)
+    found = [[word.split("\t")[0].strip() for word in part.strip().split("\n")]
+             for part in done.stdout.split("---\n")[:-1]]
+    assert done.stderr == "" and found == [[word] for _, word in FISH]
+
+
 @pytest.mark.parametrize("name", START)
 def test_tab_completes(name: str, tmp_path: Path) -> None:
     shell_command = COMMANDS[name.partition(",")[0]][0]

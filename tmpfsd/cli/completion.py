@@ -1,4 +1,4 @@
-"""completion.py: what bash and zsh complete of tmpfsd and tmpfsctl, by argcomplete.
+"""completion.py: what bash, fish and zsh complete of tmpfsd and tmpfsctl, by argcomplete.
 
 Picture     TAB -> the function that `tmpfsctl completion` prints -> the command itself, with _ARGCOMPLETE in its
             environment -> autocomplete(parser): the words that may follow, and the end of the process
@@ -25,11 +25,12 @@ example:
   tmpfsctl completion bash > /etc/bash_completion.d/tmpfsd
 
 Without root: source <(tmpfsctl completion bash), or zsh, in ~/.bashrc or ~/.zshrc.  For zsh it may also be a file
-_tmpfsd in a directory of fpath.  It asks the commands, which must be in PATH, at each TAB, and need not be renewed.
+_tmpfsd in a directory of fpath.  For fish: tmpfsctl completion fish > ~/.config/fish/completions/tmpfsctl.fish, and
+the same as tmpfsd.fish.  It asks the commands, which must be in PATH, at each TAB, and need not be renewed.
 
 exit status:
   0  done             1  refused or failed: one line on stderr says why"""
-SHELLS = ("bash", "zsh")
+SHELLS = ("bash", "fish", "zsh")
 SECONDS = 0.5
 # The words that a mount option may have; those of PATHS have paths.
 WORDS: dict[str, tuple[str, ...]] = {
