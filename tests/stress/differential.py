@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.mount import mountlib
@@ -113,6 +114,7 @@ class Pair:
 
     def __init__(self, kernel: str, ours: str, acl: bool, native: bool = False) -> None:
         self.acl, self.native = acl, native
+        self.roots = Path(kernel), Path(ours)
         self.sides: list[Side] = []
         self.pageins = 0                # of ours, at the end
         self.outcomes: Counter[tuple[str, Any]] = Counter()      # (kind, errno): how often
