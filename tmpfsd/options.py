@@ -473,8 +473,6 @@ def demand_image(config: Config) -> None:
         raise OptionError(f"{what}: backend={config.backend}: its pages cannot be out, those of an image are")
     if config.submap != "auto":
         raise OptionError(f"{what}: submap={config.submap}: pages of an image are in no fixed submap")
-    if config.compress != "none":
-        raise OptionError(f"{what}: compress={config.compress}: a compressed tier takes no pages of an image")
     if config.user_quota or config.group_quota:
         raise OptionError(f"{what}: an image says of no user what he has, so there are no quotas with it")
     if config.swap is None or not config.swap_size_bytes:

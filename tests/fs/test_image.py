@@ -22,6 +22,7 @@ from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
 EIO, ENOSPC = 5, 28
+RING_BYTES = 1 << 20
 
 
 def save(fs: Driver, path: Path) -> Path:
@@ -93,12 +94,21 @@ def test_it_thaws_alike(made: tuple[Path, dict[int, tuple]], mode: str, backend:
     fs.mp.close()
 
 
+def compressed(mode: str, **options: Any) -> dict[str, Any]:
+    """Options of a mount that has a compressed tier beside its frames."""
+    frames = (STARVING_FRAMES if mode == "starving" else 768) << PAGE_SHIFT
+    return {"compress": "zstd", "zram": RING_BYTES, "ram_bytes": max(frames, 1 << 20) + RING_BYTES, **options}
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_changes_are_the_mounts_own(made: tuple[Path, dict[int, tuple]], mode: str) -> None:
+@pytest.mark.parametrize("tier", (False, True), ids=("plain", "tier"))
+def test_changes_are_the_mounts_own(made: tuple[Path, dict[int, tuple]], mode: str, tier: bool) -> None:
     """Two mounts of one image, each changed; a snapshot of one is what it is, and the image stays as it was."""
     path, dump = made
     before = path.read_bytes()
-    one, two = open_image(path, mode), open_image(path, mode)
+    options = compressed(mode) if tier else {}
+    one, two = open_image(path, mode, **options), open_image(path, mode, **options)
+    assert (one.mp.vm.tier is not None) == tier
     directory = one.mkdir(ROOT, b"new")
     for i in range(120):
         one.write(one.create(directory, b"%d" % i), 0, os.urandom(5000))
@@ -177,12 +187,15 @@ def test_what_is_reserved_is_kept(tmp_path: Path) -> None:
     fs.mp.close()
 
 
-def test_swap_that_is_full_refuses_changes(made: tuple[Path, dict[int, tuple]]) -> None:
+@pytest.mark.parametrize("tier", (False, True), ids=("plain", "tier"))
+@pytest.mark.parametrize("nslots", (300, 700))
+def test_swap_that_is_full_refuses_changes(made: tuple[Path, dict[int, tuple]], nslots: int, tier: bool) -> None:
     """What is there can be read, and removed, though next to nothing can be changed."""
     path, dump = made
-    fs = open_image(path, "starving", swap_size_bytes=300 << PAGE_SHIFT)
-    directory = fs.mkdir(ROOT, b"new")
+    options = compressed("starving") if tier else {}
+    fs = open_image(path, "starving", swap_size_bytes=nslots << PAGE_SHIFT, **options)
     with refused(ENOSPC):
+        directory = fs.mkdir(ROOT, b"new")
         for i in range(100_000):
             fs.write(fs.create(directory, b"%d" % i), 0, os.urandom(9000))
     for ino in list(dump):

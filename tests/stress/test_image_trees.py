@@ -18,7 +18,8 @@ from tests.stress.looks import Answer
 pytestmark = mountlib.needs_root
 SEED = int(os.environ.get("TMPFSD_SEED", "1"))
 STEPS = 1_500
-MOUNTS = {"starving": ("ram=1m,acl", CHECKED), "thrash": ("ram=2m,acl", THRASHING)}
+MOUNTS = {"starving": ("ram=1m,acl", CHECKED), "thrash": ("ram=2m,acl", THRASHING),
+          "tier": ("ram=2m,compress=zstd,zram=1m,acl", THRASHING)}
 
 
 def dump(mnt: Path) -> Answer:

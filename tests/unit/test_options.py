@@ -156,7 +156,10 @@ def test_refused_by_name(text: str, why: str) -> None:
     ("compress=zstd,ram=1m", "compress=zstd", "no room for 1m of zram"),
     ("zram=4m", "zram=4194304", "compress=none"),
     ("image=/x,swap=none", "image=/x", "needs swap"), ("image=/x,backend=wired", "image=/x", "backend=wired"),
-    ("image=/x,submap=4m", "image=/x", "submap=4194304"), ("image=/x,compress=zstd", "image=/x", "compress=zstd"),
+    ("image=/x,submap=4m", "image=/x", "submap=4194304"),
+    ("image=/x,image_cache=4m", "image_cache=4194304", "on a server"),
+    ("image_cache=4m", "image_cache=4194304", "on a server"),
+    ("image=https://h/x,swap=none", "image=https://h/x", "needs swap"),
     ("swap=/x,swap_size=0", "swap_size=0", "pages out"),
 ])
 def test_contradictions(text: str, named: str, why: str) -> None:
@@ -250,3 +253,19 @@ def test_zram_is_a_part_of_ram(text: str, nbytes: int) -> None:
 
 def test_compressed_pages_are_somewhere_to_page_to() -> None:
     assert not read("swap=none,compress=zstd,ram=16m").warnings
+
+
+@pytest.mark.parametrize(("text", "image"), [
+    ("image=https://host/a%20b?x=1", "https://host/a%20b?x=1"), ("image=s3://bucket/key/of", "s3://bucket/key/of"),
+    ("image=/a/b,compress=zstd,ram=16m", "/a/b"),
+])
+def test_images(text: str, image: str) -> None:
+    assert read(text).image == image
+
+
+@pytest.mark.parametrize("text", ["image=https://user:secret@host/x", "image=https://", "image=https://host",
+                                  "image=s3://bucket/a b", "image=https://host/x,image_cache=1m"])
+def test_images_that_are_refused(text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        read(text)
+    assert str(caught.value).startswith("image") and "\n" not in str(caught.value)

@@ -236,11 +236,11 @@ def demand_room(vm: Vm, swap: Swap | ZLog) -> None:
     """See that other files and memory have room for what a file holds.  O(files).  => NoSwap."""
     assert vm.swap is not None
     others = sum(file.nfree for file in vm.swap.files if file is not swap and file.space)
-    others = max(others - keep_slots(vm), 0)
     memory = max(vm.most_slotless - vm.nslotless, 0)
     if vm.tier is not None and swap is not vm.tier.ring:
         ring = vm.tier.ring
         others += max(ring.most_live - ring.live_bytes, 0) >> PAGE_SHIFT
+    others = max(others - keep_slots(vm), 0)
     if swap.nheld > others + memory:
         raise NoSwap(f"it holds {ptoa(swap.nheld) >> 10}k; other swap files have room for {ptoa(others) >> 10}k, "
                      f"ram for {ptoa(memory) >> 10}k")

@@ -6,12 +6,14 @@ page that is resident the record is dropped, and the page is dirty and without a
 written to a store, up to 16 in one call, in order of age; where no store has room they are carried to the head, which
 gains what is dead between them.
 
-Why a page with a slot can always leave, as the page daemon's reserve demands: a slot of a store can be written over in
-place, a record of the ring cannot, and a page may come back from there, be written over, and shrink less.  So something
-is kept back for such pages: `keep_bytes` of the ring, or `keep_slots` of the stores, twice what an operation can
-change between two breaths.  Where there is neither, tight() is true: pages without a slot get none (so V6 refuses
-new ones, ENOSPC), and what changes pages that there are is refused too (Vm.demand_room()), except what removes.  Each
-operation that began before finds what was kept back, and after it only removals change anything.
+Why a page with a slot can always leave, as the page daemon's reserve demands: a slot of a store can be written over
+in place, a record of the ring cannot, and a page may come back from there, be written over, and shrink less.  So
+something is kept back for such pages: `keep_bytes` of the ring, or `keep_slots` of the stores, twice what an
+operation can change between two breaths.  A changed page of an image cannot be written over in place either, and any
+number of them may be in frames: as much is kept back for these, too (backing.py).  Where there is neither, tight() is
+true: pages without a slot get none (so V6 refuses new ones, ENOSPC), and what changes pages that there are is refused
+too (Vm.demand_room()), except what removes.  Each operation that began before finds what was kept back, and after it
+only removals change anything.
 
 Picture     page --take--> head of the ring ... tail --skip_dead, drop, write back, carry--> gone, or a store
 
@@ -32,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.area import footprint
+from tmpfsd.uvm.backing import keep_slots
 from tmpfsd.uvm.errors import NoSwap
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.swapset import SwapSet
@@ -61,18 +64,26 @@ def compress_in(vm: Vm, ring: ZLog) -> None:
 class Tier:
     """The compressed tier of one machine."""
 
-    __slots__ = ("vm", "ring", "keep_bytes", "keep_slots", "writebacks", "carried", "_buffer", "_scratch")
+    __slots__ = ("vm", "ring", "writebacks", "carried", "_buffer", "_scratch")
 
     def __init__(self, vm: Vm, ring: ZLog) -> None:
         self.vm = vm
         self.ring = ring
-        self.keep_slots = 2 * vm.reserve + CLUSTER
-        self.keep_bytes = self.keep_slots * WHOLE
         self.writebacks = self.carried = 0
         # Page aligned, as O_DIRECT demands.
         self._buffer = mmap.mmap(-1, CLUSTER * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         view = memoryview(self._buffer)
         self._scratch = [view[i << PAGE_SHIFT:(i + 1) << PAGE_SHIFT] for i in range(CLUSTER)]
+
+    @property
+    def keep_slots(self) -> int:
+        """How many slots of the stores are kept back, where the ring has no room.  O(1)."""
+        return keep_slots(self.vm) + 2 * self.vm.reserve + CLUSTER
+
+    @property
+    def keep_bytes(self) -> int:
+        """How many bytes of the ring are kept back, where the stores have no room.  O(1)."""
+        return self.keep_slots * WHOLE
 
     def stores_have_room(self) -> bool:
         """Whether stores have more than what is kept of them for pages that must leave.  O(files)."""
