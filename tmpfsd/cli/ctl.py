@@ -23,6 +23,7 @@ from tmpfsd.cli.mount import Parser, describe
 SUBCOMMANDS = {
     "status": "show memory, swap, paging and pools of a mount",
     "top": "watch requests, paging and memory of a mount",
+    "advise": "tell how many page-ins there would be with more ram or less",
     "list": "list all tmpfsd mounts of this machine",
     "wait": "wait until a mount is as full as that, for scripts",
     "check": "check the whole file system, while requests are served",

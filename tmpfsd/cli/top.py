@@ -54,8 +54,10 @@ def console() -> Console:
 
 def look(path: str) -> Look:
     """Ask the mount."""
-    latency = client.ask(path, "latency")
-    return Look(time.monotonic(), client.status(path), latency)
+    latency, advice = client.ask(path, "latency"), {}
+    with contextlib.suppress(client.ClientError):       # of a mount that cannot tell, or of an older daemon
+        advice = client.ask(path, "advise")
+    return Look(time.monotonic(), client.status(path), latency, advice)
 
 
 def press(settings: Settings, key: str) -> bool:

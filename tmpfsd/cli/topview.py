@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tmpfsd.cli.advise import FEW
 from tmpfsd.cli.health import health
 from tmpfsd.cli.status import human
 from tmpfsd.mounts.printable import printable, printable_all
@@ -39,6 +40,7 @@ class Look(NamedTuple):
     time: float
     status: dict[str, Any]
     latency: dict[str, list[int]]
+    advice: dict[str, Any] = {}
 
 
 class Request(NamedTuple):
@@ -107,7 +109,7 @@ class Interval:
         pools = [{key: pool[key] for key in ("name", "pages", "resident_pages", "swapped_pages")} for pool in
                  (*status["pools"], {"name": "data", **status["data"]})]
         return {"mountpoint": status["mountpoint"], "seconds": self.seconds,
-                "paging_per_second": self.paging(), "zram": self.zram(), "pools": pools,
+                "paging_per_second": self.paging(), "zram": self.zram(), "advice": self.after.advice, "pools": pools,
                 "disk_full": bool(status["swap"].get("disk_full")),
                 "percent": {name: share.percent for name, share in shares(status)},
                 "requests": {each.name: {"per_second": each.rate, "total": each.total, "latency_us": each.latency}
@@ -159,6 +161,19 @@ def compressed(interval: Interval) -> Iterator[Text]:
     yield text
 
 
+def advised(interval: Interval) -> Iterator[Text]:
+    """Show in one line how much memory would be enough, where something is known of it."""
+    found = interval.after.advice
+    if not found or found["sampled_accesses"] < FEW:
+        return
+    rates = {each["ram_bytes"]: each["pageins_per_second"] for each in found["curve"]}
+    text = Text("ram", no_wrap=True, overflow="ellipsis")
+    text.append("  enough ").append(human(found["enough_bytes"]) if found["enough_bytes"] else "more", "bold")
+    for factor, index in (("half", 2), ("twice", 6)):
+        text.append(f"  in/s with {factor} ").append(f"{list(rates.values())[index]:,.0f}", "bold")
+    yield text
+
+
 def pools(status: dict[str, Any], rows: int) -> Table:
     """Show what is resident of each pool, the largest first."""
     table = Table(box=None, expand=True, padding=(0, 1), header_style="reverse", pad_edge=False)
@@ -207,7 +222,7 @@ def screen(interval: Interval, settings: Settings, height: int = 0) -> Renderabl
     trouble = []
     if found.state != "ok" and not 0 < height < LEAST_FOR_TROUBLE:
         trouble.append(Text("; ".join((str(found), *found.what_helps)), colour, no_wrap=True, overflow="ellipsis"))
-    tier = list(compressed(interval))
+    tier = [*compressed(interval), *advised(interval)]
     npools, nrequests = len(status["pools"]) + 1, len(status["requests"])
     if height:
         # Of the lines, without heads and the blank ones.

@@ -14,6 +14,7 @@ from typing import Any
 
 from tmpfsd import compiled
 from tmpfsd.server import checker, snapshot
+from tmpfsd.server.advice import Advice
 from tmpfsd.server.control import Command, Gone, Progress
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.inforce import InForce
@@ -106,6 +107,7 @@ class Commands:
         self.tuning = Tuning(mount, dispatcher)
         self.in_force = in_force
         native = dispatcher if isinstance(dispatcher, NativeLoop) else None
+        self.advice = Advice(mount)
         self.latency = Latency(operations, native.session if native else None)
         self.operations = operations
         self.where = where
@@ -119,9 +121,8 @@ class Commands:
         commands = {"status": self.status, "check": self.check,
                     "snapshot": self.snapshot, "ping": lambda _request: "pong",
                     "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace,
-                    "record": self.record,
-                    "latency": self.latency.ask, **self.tuning.table(), **Remount(self.tuning).table(),
-                    **Quotas(self.mount).table(),
+                    "record": self.record, "latency": self.latency.ask, "advise": self.advice.ask,
+                    **self.tuning.table(), **Remount(self.tuning).table(), **Quotas(self.mount).table(),
                     **({"flags": self.in_force.ask} if self.in_force is not None else {})}
         return {name: gated(self.mount.gate, name, command) for name, command in commands.items()}
 

@@ -236,6 +236,7 @@ class Daemon:
         self.socket_path, self.socket_made = path, control.identity(path)
         nursery.start_soon(ControlServer(commands.table(), os.geteuid(), self.trees.turns).serve, listener)
         nursery.start_soon(commands.latency.run)
+        nursery.start_soon(commands.advice.run)
 
     async def tell_ready(self, ready: trio.Event) -> None:
         """Report once the kernel's INIT was served."""

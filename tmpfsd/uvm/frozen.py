@@ -60,7 +60,7 @@ class Hold:
 
 def become_copy(vm: Vm) -> None:
     """Be the copy: never write to swap, and have frames to page in to.  O(frames)."""
-    vm.trace = None
+    vm.trace = vm.sampler = None
     vm.thrash = False
     for file in vm.swap.files if vm.swap is not None else []:
         file.read_only = True

@@ -100,6 +100,8 @@ def bring_in(vm: Vm, vpn: int, whole: bool = False) -> int:
     vm.daemon.fresh[pfn] = 1
     vm.daemon.enter(pfn)
     vm.daemon.slotted[pfn] = vm.slot_of[vpn] != 0
+    if vm.sampler is not None:
+        vm.sampler.made(vpn, 1)
     return pfn
 
 

@@ -31,6 +31,7 @@ Breathing   breathe() is the only place where offsets go stale.
 
 import logging
 import os
+import time
 from array import array
 from typing import Callable, Final, Iterable
 
@@ -45,6 +46,7 @@ from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, WINDO
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE, PhysMem
 from tmpfsd.uvm.queues import ACTIVE, INACTIVE
+from tmpfsd.uvm.sampler import Sampler
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import SwapSet
 from tmpfsd.uvm.tier import Tier
@@ -73,7 +75,7 @@ class Vm:
                  "most_slotless", "spare", "limit",
                  "frame_of", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
                  "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "unreadable",
-                 "undefined", "thrash", "check_level", "trace", "used", "overdrawn", "overdraft",
+                 "sampler", "undefined", "thrash", "check_level", "trace", "used", "overdrawn", "overdraft",
                  "_most_spare", "_referenced", "_dirty", "_free")
 
     def __init__(self, ram_bytes: int, swap: Swap | SwapSet | None = None, limit: int = UNLIMITED,
@@ -100,6 +102,7 @@ class Vm:
         self.faults = self.pageins = self.read_errors = self.frame_errors = 0
         self.lost = Lost()
         self.unreadable: Unreadable | None = None       # a frozen copy's, for what its check finds
+        self.sampler: Sampler | None = None             # while somebody asks how much memory would be enough
         self.undefined = Undefined()
         # Told of each page that comes in, is written, or leaves: ("in" | "out" | "drop", page, how many in a row).
         self.trace: Callable[[str, int, int], None] | None = None
@@ -194,6 +197,8 @@ class Vm:
         if not kind & (WIRED | UNOWNED):
             self.daemon.fresh[pfn] = 1
             self.daemon.enter(pfn)
+        if self.sampler is not None:
+            self.sampler.made(vpn, 1)
 
     def alloc_data_pages(self, vpn: int, n: int, owner: int) -> int:
         """Give up to n pages in a row frames whose bytes are what they were; how many got one, at least 1.
@@ -225,6 +230,8 @@ class Vm:
         self.nslotless += room
         self.pages_of[owner] += room
         self.resident_of[owner] += room
+        if self.sampler is not None:
+            self.sampler.made(vpn, room)
         return room
 
     def forget_content(self, vpn: int, n: int = 1) -> int:
@@ -237,7 +244,7 @@ class Vm:
         frame_of = self.frame_of
         for page in range(vpn, vpn + n):
             mark = frame_of[page]
-            if mark >= 0:
+            if mark >= 0 or mark <= UNMAPPED and not self.flags[page] & WINDOWED:
                 continue
             if mark == NO_FRAME and self._free and self.flags[page] == UNWRITTEN:
                 bring_in(self, page, whole=True)
@@ -254,6 +261,8 @@ class Vm:
             self._enter(page, pfn)
             self.undefined.pages.add(page)
             self.undefined.old.add(page)
+            if self.sampler is not None:
+                self.sampler.made(page, 1)
         return n
 
     def free_page(self, vpn: int) -> None:
@@ -279,6 +288,8 @@ class Vm:
     def _free_one(self, vpn: int) -> None:
         flags, pfn = self.flags[vpn], self.pfn_of(vpn)
         assert flags, "page freed twice"
+        if self.sampler is not None:
+            self.sampler.forget(vpn)
         self.pages_of[flags & OWNER_MASK] -= 1
         self.nwired -= flags & WIRED > 0
         self.nunowned -= flags & UNOWNED > 0
@@ -394,8 +405,13 @@ class Vm:
         if failpoint.hook:
             failpoint.hook("Vm.fault")
         mark = self.frame_of[vpn] if vpn < len(self.flags) else NO_FRAME
-        if mark <= UNMAPPED and self.windows is not None:
-            self.windows.map(vpn, UNMAPPED - mark)
+        if mark <= UNMAPPED:
+            if self.windows is not None and self.flags[vpn] & WINDOWED:
+                self.windows.map(vpn, UNMAPPED - mark)
+            else:
+                self.frame_of[vpn] = UNMAPPED - mark
+                if self.sampler is not None:
+                    self.sampler.touched(vpn, 0)
             return UNMAPPED - mark
         self.faults += 1
         if mark == NO_FRAME and vpn < len(self.flags) and self.flags[vpn] == UNWRITTEN:
@@ -411,6 +427,7 @@ class Vm:
             raise SwapIOError(f"no frame for page {vpn}: the swap device does not take pages")
         pfns = [self.phys.alloc(vpn + i) for i in range(run)]
         got = 0
+        began = time.monotonic() if self.sampler is not None else 0.0
         try:
             frames = [self.phys.frame(pfn) for pfn in pfns]
             got = self.swap.read_cluster(self.slot_of[vpn], frames, range(vpn, vpn + run))
@@ -433,6 +450,8 @@ class Vm:
                 self.lost.remove(vpn + i)
         if self.windows is not None and self.flags[vpn] & WINDOWED:
             self.windows.map(vpn, pfns[0])
+        if self.sampler is not None:
+            self.sampler.came_in(vpn, got, mark, began)
         return pfns[0]
 
     def _enter(self, vpn: int, pfn: int) -> None:
