@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Final, Iterator
 
 from tmpfsd.uvm.aobj import UNMAPPED
 from tmpfsd.uvm.mini import Mini
+from tmpfsd.uvm.pagedaemon import CLUSTER, MOST_BATCH
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
@@ -73,7 +74,7 @@ class Sampler:
     def usable(self, nframes: float) -> float:
         """How many pages that may leave are in memory, on the average, where there are so many frames.  O(1)."""
         vm = self.vm
-        kept = vm.low + min(max(nframes / 32, 16), 512) / 2
+        kept = vm.low + min(max(nframes / 32, CLUSTER), MOST_BATCH) / 2
         return max(nframes - kept - vm.nwired - vm.nunowned, 1.0)
 
     def measure(self) -> None:
@@ -125,7 +126,7 @@ class Sampler:
         first = vpn not in self._known
         distance = 0.0
         if first and mark:
-            distance = (self.vm.daemon.clock - (-2 - mark)) & CLOCK
+            distance = float((self.vm.daemon.clock - (-2 - mark)) & CLOCK)
         self._tell(vpn, first, bool(mark), distance, False)
 
     def made(self, vpn: int, n: int) -> None:
