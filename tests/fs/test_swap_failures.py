@@ -47,7 +47,7 @@ def attempt(scene: Scene, case: Case, point: str, n: int) -> tuple[int, int]:
     finally:
         vm.daemon.resting_until = 0.0
         for file in vm.swap.files:
-            file._full_until = 0.0
+            file._full_until = file._rest_until = 0.0
 
 
 RING_POINTS = ("ring", "full ring")

@@ -132,6 +132,7 @@ def small_steps(monkeypatch) -> None:
 def test_nothing_is_lost(make_vm, make_swap, monkeypatch, faults: bool, thrash: bool, seed: int) -> None:
     monkeypatch.setattr("tmpfsd.uvm.pagedaemon.BACKOFF", 0)
     monkeypatch.setattr("tmpfsd.uvm.swap.FULL_SECONDS", 0)
+    monkeypatch.setattr("tmpfsd.uvm.swap.MOST_PAUSE", 1e-9)
     vm = make_vm(200, nslots=200)
     vm.thrash = thrash
     play = Play(vm, seed, make_swap, faults)

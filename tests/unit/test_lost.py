@@ -86,6 +86,7 @@ def test_a_dead_device_does_not_fill_the_log(
         make_vm: Callable[..., Vm], fill: Callable[..., list[int]], caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tmpfsd.uvm.pagedaemon.BACKOFF", 0.0)
+    monkeypatch.setattr("tmpfsd.uvm.swap.MOST_PAUSE", 1e-9)
     vm = make_vm(nslots=10_000)
     vpns = fill(vm, 100)
     vm.daemon.evict_all()

@@ -6,10 +6,11 @@ import time
 import pytest
 
 from tests import failpoints
-from tmpfsd.uvm import pagedaemon
+from tmpfsd.uvm import pagedaemon, swap
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.pagedaemon import BACKOFF
 from tmpfsd.uvm.queues import HELD
+from tmpfsd.uvm.swapset import free_base, swapon
 from tmpfsd.uvm.vm import Vm
 
 
@@ -166,6 +167,54 @@ def test_a_dead_device_is_not_tried_for_every_page_at_each_breath(make_vm, fill)
     vm.breathe()
     assert len(vm.swap.writes) <= 100
     assert vm.swap.nbad <= 100
+
+
+def test_a_dead_store_is_asked_ever_less_often(make_vm, fill, number_in, monkeypatch, caplog) -> None:
+    """A minute of it, looked at each hundredth of a second: pages that have slots, and new ones."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    vm = make_vm(64, reserve=16, nslots=100_000)
+    vpns = fill(vm, 100)
+    vm.swap.dead = True
+    del vm.swap.writes[:]
+    for step in range(6000):
+        vm.breathe()
+        vm.idle()
+        for work in (lambda: vm.write(vpns[step % 100] << 12), lambda: vpns.extend(fill(vm, 1))):
+            try:
+                work()
+            except (SwapIOError, NoMemory):
+                pass
+        now[0] += 0.01
+    assert swap.STREAK < len(vm.swap.writes) <= swap.STREAK + 10 + 60 / swap.MOST_PAUSE
+    assert vm.swap.state() == "failing" and not vm.swap.space
+    vm.swap.dead = False
+    now[0] += swap.MOST_PAUSE
+    survive(vm, vpns, number_in)
+    vpns += fill(vm, 100)
+    survive(vm, vpns, number_in)
+    assert vm.swap.state() != "failing" and vm.swap.space
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("swap ")]
+    assert len(told) == 2 and "takes no pages" in told[0] and "takes pages again" in told[1]
+    del caplog.records[:]
+
+
+def test_another_store_is_used_while_one_is_dead(make_vm, make_swap, fill, number_in) -> None:
+    """It was tried for each cluster, and its slots retired one by one."""
+    vm = make_vm(64, reserve=16, nslots=10_000)
+    first, second = vm.swap, make_swap(10_000, free_base(vm.swap.files, 10_000))
+    swapon(vm, second)
+    first.dead = True
+    vpns = fill(vm, 1000)
+    assert len(first.writes) <= swap.STREAK + 5 and first.nbad <= swap.STREAK
+    survive(vm, vpns, number_in)
+
+
+def test_a_bad_place_now_and_then_is_no_dead_store(make_vm, fill, number_in) -> None:
+    vm = make_vm(64, reserve=16, nslots=10_000)
+    vm.swap.bad_write = set(range(1, 5000, 20))
+    survive(vm, fill(vm, 2000), number_in)
+    assert vm.swap.nbad > 20 and not vm.swap.resting
 
 
 def test_after_a_reclaim_in_vain_the_daemon_rests(make_vm, fill, monkeypatch) -> None:

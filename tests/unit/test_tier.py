@@ -234,7 +234,7 @@ def test_a_store_that_fails(machine: MakeMachine, fault: str) -> None:
     assert refused == 0 or fault == "dead"
     here.vm.check()
     store.dead, store.room = False, -1
-    here.vm.daemon.resting_until = store._full_until = 0.0
+    here.vm.daemon.resting_until = store._full_until = store._rest_until = 0.0
     here.survive()
 
 

@@ -66,7 +66,7 @@ class PageDaemon(Queues):
     """The queues of one Vm and the policy over them."""
 
     __slots__ = ("vm", "lives_of", "clock", "batch", "patience", "hand", "resting_until", "vain_until", "scans",
-                 "reclaims", "stalls", "pageouts", "write_errors")
+                 "reclaims", "stalls", "pageouts", "write_errors", "denied")
 
     def __init__(self, vm: Vm) -> None:
         super().__init__()
@@ -76,6 +76,7 @@ class PageDaemon(Queues):
         self.hand = 0                       # where _take() goes on
         self.clock = 0                      # pages that have left; what refault distances are measured in
         self.scans = self.reclaims = self.stalls = self.pageouts = self.write_errors = 0
+        self.denied = 0                     # write errors, and pages that were not written as their store rests
         self.resize()
 
     def resize(self) -> None:
@@ -105,13 +106,13 @@ class PageDaemon(Queues):
             self.stalls += 1
             self.vain_until = now + BACKOFF         # no queue has a page: looking harder finds none
             return
-        vm, errors = self.vm, self.write_errors
+        vm, denied = self.vm, self.denied
         self.make_free(vm.low + self.batch)
         if len(vm.phys.free_frames) < vm.low:
             self._take(vm.low)
         if len(vm.phys.free_frames) < vm.reserve:
             self.stalls += 1
-            if self.write_errors > errors:
+            if self.denied > denied:
                 self.resting_until = now + BACKOFF
 
     def make_free(self, nframes: int, patience: int = PATIENCE) -> None:
@@ -119,10 +120,10 @@ class PageDaemon(Queues):
 
         => Offsets are stale afterwards.
         """
-        free, errors = self.vm.phys.free_frames, self.write_errors
+        free, denied = self.vm.phys.free_frames, self.denied
         self._retry_held()
         self.patience = patience
-        while len(free) < nframes and self.patience > 0 and self.write_errors < errors + MANY_ERRORS:
+        while len(free) < nframes and self.patience > 0 and self.denied < denied + MANY_ERRORS:
             self._balance()
             if not self.count[INACTIVE]:
                 break
@@ -135,16 +136,16 @@ class PageDaemon(Queues):
         By V6 there are enough that have one, wherever they wait; `slotted` is searched for them as fast as memory is
         read.  So the reserve is full after each reclaim, unless the device does not take pages.
         """
-        free, errors = self.vm.phys.free_frames, self.write_errors
+        free, denied = self.vm.phys.free_frames, self.denied
         for _ in range(2 * nframes):
             queue = INACTIVE if self.count[INACTIVE] else ACTIVE
-            if len(free) >= nframes or not self.count[queue] or self.write_errors >= errors + MANY_ERRORS:
+            if len(free) >= nframes or not self.count[queue] or self.denied >= denied + MANY_ERRORS:
                 break
             pfn = self._head(queue)
             if self._has_no_room(pfn) or not self._evict(pfn):
                 self._put_aside(pfn)
         for _ in range(2 * nframes):
-            if len(free) >= nframes or self.write_errors >= errors + MANY_ERRORS:
+            if len(free) >= nframes or self.denied >= denied + MANY_ERRORS:
                 break
             self.hand = self.slotted.find(1, self.hand) + 1 or self.slotted.find(1) + 1
             if not self.hand:
@@ -255,12 +256,14 @@ class PageDaemon(Queues):
                 if self.queue[pfn] == ACTIVE:
                     self.requeue(pfn, INACTIVE)
             yield 0
-        stayed, errors = 0, self.write_errors
+        for file in self.vm.swap.files if self.vm.swap is not None else ():
+            file.ask_again()
+        stayed, denied = 0, self.denied
         pfn = 0
         while pfn < len(self.queue):
             self.patience = STEP_PATIENCE
             while pfn < len(self.queue) and self.patience > 0:
-                if self.queue[pfn] != NOT_QUEUED and (self.write_errors > errors + MANY_ERRORS or not self._evict(pfn)):
+                if self.queue[pfn] != NOT_QUEUED and (self.denied > denied + MANY_ERRORS or not self._evict(pfn)):
                     stayed += 1
                 self.patience -= 1
                 pfn += 1
@@ -412,6 +415,9 @@ class PageDaemon(Queues):
         if vm.image is not None and vm.image.owns(slot):
             backing.surrender(vm, vpn)
             return False
+        if vm.swap.rests_at(slot):
+            self.denied += 1
+            return False
         vm.swap.end_hold()              # whoever reads there must not see half of it
         try:
             self._write(slot, vpn, vpn + 1)
@@ -425,6 +431,7 @@ class PageDaemon(Queues):
     def failed(self, error: OSError, slot: int) -> bool:
         """Note a write error at a slot; whether it only means that the disk is full.  O(1)."""
         self.write_errors += 1
+        self.denied += 1
         if seldom(self.write_errors):
             log.error("page-out failed, %d times so far: %s", self.write_errors, error.strerror)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -22,6 +22,7 @@ Invariants
 
 from __future__ import annotations
 
+import errno
 import logging
 import mmap
 import time
@@ -42,6 +43,8 @@ FULL_SECONDS = 0.5                      # between two looks at a disk that was f
 UNPARK = 4096                           # slots unparked at once
 HOLE = 4096                             # slots of a hole, and of all holes of one call but for the last
 UNSAID = -1                             # priority: below all that was said, in order of age
+STREAK = 8                              # writes that fail in a row before a store gets a rest
+FIRST_PAUSE, MOST_PAUSE = 0.05, 1.0     # seconds of rest: the first, and what doubling it ends at
 MOST_PRIORITY = 32767                   # as swapon(8) has it
 
 
@@ -52,10 +55,13 @@ class Swap:
     `space` is false for a while after a write found the disk full, or until a slot is freed: meanwhile
     only slots that have their disk blocks are written.  While it drains no slot is given out.
     `full` is for people: the last write that needed room on the disk found none.
+    A store that fails STREAK writes in a row rests: nothing is written there for a while.  Then it is asked once more,
+    and rests twice as long where it fails again.  The first write that succeeds ends that.
     """
 
     __slots__ = ("store", "seal", "priority", "nslots", "base", "width", "draining", "full", "nheld", "nbad", "nparked",
-                 "untrimmed", "hold", "read_only", "_arena", "_trim_at", "_full_until")
+                 "untrimmed", "hold", "read_only", "_arena", "_trim_at", "_full_until", "_rest_until",
+                 "_pause", "_nfailed", "_nrests")
 
     def __init__(self, store: Store, nslots: int, base: int = 1, width: int = 0, seal: Seal | None = None,
                  priority: int = UNSAID) -> None:
@@ -69,7 +75,10 @@ class Swap:
         self.nheld = self.nbad = self.nparked = 0
         self.hold: Callable[[], None] | None = None     # what ends a hold (frozen.py) when a slot is needed
         self.read_only = False                  # of a frozen copy
-        self._full_until = 0.0
+        self._full_until = self._rest_until = 0.0
+        self._pause = 0.0                       # of the present rest; 0 while the store works
+        self._nfailed = 0                       # writes that failed in a row
+        self._nrests = 0                        # how often the store stopped working
         self.untrimmed = 0                      # slots freed since the last trim began
         self._arena = Vmem(base, nslots)        # S1
         self._trim_at = 0
@@ -93,8 +102,21 @@ class Swap:
 
     @property
     def space(self) -> bool:
-        """Whether the disk under the swap file may have room for more.  O(1)."""
-        return not self._full_until or time.monotonic() >= self._full_until
+        """Whether the store may take more: the disk under it was not full just now, and it does not rest.  O(1)."""
+        return (not self._full_until or time.monotonic() >= self._full_until) and not self.resting
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is to be written there now, as it failed.  O(1)."""
+        return self._rest_until > 0 and time.monotonic() < self._rest_until
+
+    def ask_again(self) -> None:
+        """End a rest: somebody who waits for it asks.  O(1)."""
+        self._rest_until = 0.0
+
+    def rests_at(self, _slot: int) -> bool:
+        """Whether the store of a slot rests.  O(1)."""
+        return self.resting
 
     def owns(self, slot: int) -> bool:
         """Whether a slot is of this file.  O(1)."""
@@ -119,7 +141,7 @@ class Swap:
         if failpoint.hook:
             failpoint.hook("Swap.alloc")
         if not self.space:
-            raise NoSwap("the disk under the swap file is full")
+            raise NoSwap("the swap file fails" if self.resting else "the disk under the swap file is full")
         n = min(n, self.nfree)
         if n and not self._arena.nfree:
             self.end_hold()
@@ -179,12 +201,38 @@ class Swap:
 
     def write_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> None:
         """Write pages to the slots from slot on.  O(pages).  => OSError, and any of them may hold anything."""
-        if failpoint.hook:
-            failpoint.hook("Swap.write_cluster")
         place = self._place(slot)
-        self.store.write(place, self.seal.seal(place, pages, vpns))
+        try:
+            if failpoint.hook:
+                failpoint.hook("Swap.write_cluster")
+            self.store.write(place, self.seal.seal(place, pages, vpns))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                self._write_failed(error)
+            raise
+        if self._nfailed:
+            self._write_succeeded()
         if self.full and self.space:
             self.full = False
+
+    def _write_failed(self, error: OSError) -> None:
+        """Give the store a rest where it seems to be at fault, and not a place on it."""
+        self._nfailed += 1
+        if self._nfailed < STREAK:
+            return
+        if not self._pause:
+            self._nrests += 1
+            if seldom(self._nrests):
+                log.error("swap %s: takes no pages: %s; it is asked again, ever less often, up to once in %g s",
+                          self.path, error.strerror, MOST_PAUSE)
+        self._pause = min(max(2 * self._pause, FIRST_PAUSE), MOST_PAUSE)
+        self._rest_until = time.monotonic() + self._pause
+
+    def _write_succeeded(self) -> None:
+        """The store works, or works again."""
+        if self._pause and seldom(self._nrests):
+            log.warning("swap %s: takes pages again", self.path)
+        self._nfailed, self._pause, self._rest_until = 0, 0.0, 0.0
 
     def read_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
         """Read slots from slot on into pages: how many are whole and right, counted from the first.
@@ -246,7 +294,9 @@ class Swap:
 
     def state(self) -> str:
         """`ok`, or what is the matter, in a word or two.  O(1)."""
-        return "draining" if self.draining else "disk full" if self.full else self.store.state()
+        if self.draining:
+            return "draining"
+        return "failing" if self._pause else "disk full" if self.full else self.store.state()
 
     def close(self) -> None:
         """Let the store go.  O(1)."""

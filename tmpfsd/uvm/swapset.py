@@ -87,6 +87,15 @@ class SwapSet:
         """Whether some file's disk may have room for more."""
         return any(file.space and not file.draining for file in self.files)
 
+    @property
+    def resting(self) -> bool:
+        """Whether all files rest, as they fail."""
+        return all(file.resting for file in self.files)
+
+    def rests_at(self, slot: int) -> bool:
+        """See Swap."""
+        return self.file_of(slot).resting
+
     def of(self, slot: int) -> Swap | ZLog | Backing:
         """The file, the ring or the image that owns a slot."""
         if self.image is not None and self.image.owns(slot):
@@ -233,8 +242,10 @@ def swapoff(vm: Vm, swap: Swap | ZLog) -> Generator[int, None, None]:
 
 
 def demand_room(vm: Vm, swap: Swap | ZLog) -> None:
-    """See that other files and memory have room for what a file holds.  O(files).  => NoSwap."""
+    """See that other files, also one that rests, and memory have room for what a file holds.  O(files).  => NoSwap."""
     assert vm.swap is not None
+    for file in vm.swap.files:
+        file.ask_again()
     others = sum(file.nfree for file in vm.swap.files if file is not swap and file.space)
     memory = max(vm.most_slotless - vm.nslotless, 0)
     if vm.tier is not None and swap is not vm.tier.ring:
