@@ -15,7 +15,6 @@ from mountlib import REPOSITORY, ctl, eventually, is_mounted, needs_root, unmoun
 
 from tmpfsd.options import parse_size
 
-ROOT = Path("/sys/fs/cgroup/memory")
 MB = 1 << 20
 FILL = """
 import os, sys
@@ -24,16 +23,52 @@ for number in range(int(sys.argv[2])):
         file.write(number.to_bytes(4, "little") * (1 << 18))
 print("filled")
 """
+
+
+def find_place(mounts: str) -> tuple[int, Path] | None:
+    """The version, and where a cgroup that limits memory can be made."""
+    for line in mounts.splitlines():
+        _source, path, fstype, options, *_ = line.split(" ")
+        top = Path(path)
+        if fstype == "cgroup" and "memory" in options.split(","):
+            return 1, top
+        if fstype == "cgroup2" and "memory" in controllers(top, "cgroup.controllers"):
+            return 2, top
+    return None
+
+
+def controllers(top: Path, name: str) -> list[str]:
+    """The words of a file of a cgroup; none where there is no such file."""
+    try:
+        return (top / name).read_text().split()
+    except OSError:
+        return []
+
+
+PLACE = find_place(Path("/proc/mounts").read_text())
 pytestmark = [needs_root, pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse"),
-              pytest.mark.skipif(not (ROOT / "memory.limit_in_bytes").exists(), reason="no cgroup of version 1")]
+              pytest.mark.skipif(PLACE is None, reason="no cgroup, of version 1 or 2, that limits memory")]
 
 
 class Group:
     """One memory cgroup."""
 
     def __init__(self, limit: str) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="tmpfsd-test-", dir=ROOT))
-        (self.path / "memory.limit_in_bytes").write_text(limit)
+        assert PLACE is not None
+        self.version, top = PLACE
+        if self.version == 2 and "memory" not in controllers(top, "cgroup.subtree_control"):
+            (top / "cgroup.subtree_control").write_text("+memory")      # for those below, as systemd has it anyway
+        self.path = Path(tempfile.mkdtemp(prefix="tmpfsd-test-", dir=top))
+        self.file = self.path / ("memory.limit_in_bytes" if self.version == 1 else "memory.max")
+        try:
+            self.file.write_text(limit)
+        except OSError:
+            self.path.rmdir()
+            raise
+
+    def limit(self) -> int:
+        """How many bytes it may have."""
+        return parse_size(self.file.read_text().strip(), 0)
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         """Run a command in it."""
@@ -43,7 +78,7 @@ class Group:
 
     def kills(self) -> int:
         """How many processes were killed for lack of memory."""
-        words = (self.path / "memory.oom_control").read_text().split()
+        words = (self.path / ("memory.oom_control" if self.version == 1 else "memory.events")).read_text().split()
         return int(words[words.index("oom_kill") + 1])
 
 
@@ -84,7 +119,7 @@ def test_the_default_mount_survives_being_filled(group: Group, mnt: Path) -> Non
         started = group.run(sys.executable, "-m", "tmpfsd", str(mnt))
         assert (started.returncode, started.stderr) == (0, "")
         status = status_of(mnt)
-        limit = parse_size((group.path / "memory.limit_in_bytes").read_text().strip(), 0)
+        limit = group.limit()
         assert status["size_bytes"] == limit // 2 and status["ram_bytes"] <= (limit - 32 * MB) // 2
         count = status["size_bytes"] // MB - 2
         filled = group.run(sys.executable, "-c", FILL, str(mnt), str(count))
@@ -110,3 +145,27 @@ def test_ram_that_cannot_fit_is_warned_of(group: Group, mnt: Path) -> None:
 def status_of(mnt: Path) -> dict[str, Any]:
     """The status."""
     return json.loads(ctl("status", str(mnt), "--json").stdout)
+
+
+@pytest.mark.parametrize("mounts, words, found", [
+    ("cgroup {top} cgroup rw,memory 0 0", {}, 1), ("cgroup {top} cgroup rw,cpu 0 0", {}, None),
+    ("cgroup2 {top} cgroup2 rw 0 0", {"cgroup.controllers": "cpu memory"}, 2),
+    ("cgroup2 {top} cgroup2 rw 0 0", {"cgroup.controllers": "cpu"}, None), ("", {}, None),
+    ("cgroup2 {top} cgroup2 rw 0 0\ncgroup {top} cgroup rw,memory 0 0", {"cgroup.controllers": ""}, 1),
+])
+def test_either_version_is_found(tmp_path: Path, mounts: str, words: dict[str, str], found: int | None) -> None:
+    """Of a machine that has both, the one with the memory controller."""
+    for name, text in words.items():
+        (tmp_path / name).write_text(text)
+    place = find_place(mounts.format(top=tmp_path))
+    assert (place and place[0]) == found
+
+
+def test_a_group_of_version_2_is_limited_and_counts_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of a directory that looks like one."""
+    (tmp_path / "cgroup.subtree_control").write_text("")
+    monkeypatch.setitem(globals(), "PLACE", (2, tmp_path))
+    made = Group("48m")
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory" and made.limit() == 48 * MB
+    (made.path / "memory.events").write_text("low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\noom_group_kill 0\n")
+    assert made.kills() == 2
