@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 from tmpfsd.swapplaces import default_swap  # noqa: E402
 from tmpfsd.tmpfs.estimate import estimate  # noqa: E402
 from tools.experiments import __main__ as experiments  # noqa: E402
-from tools.experiments import cgroup, child, e1, e4, e6, report, trees  # noqa: E402
+from tools.experiments import cgroup, child, e1, e4, e6, e11, report, trees  # noqa: E402
 from tools.experiments.scale import Scale  # noqa: E402
 
 needs_swap = pytest.mark.skipif(default_swap() is None, reason="no directory for swap that is not in memory")
@@ -108,6 +108,23 @@ def test_flag_that_did_something_is_not_hidden() -> None:
     results["pageable-flag/0"] = {**run, "pageouts": 3}
     first, second = e6._answer(results)
     assert not first.holds and second.holds and "Not borne out" in str(first)
+
+
+def test_images_where_nothing_can_be_mounted(tmp_path: Path) -> None:
+    gone = {"skipped": "/dev/fuse is missing"}
+    made = {"seconds": 1.0, "bytes": 10}
+    results = {"ways": {"files": 10, "made": {"tar": made, "image": made, "hot": gone, "squashfs": gone},
+                        "ways": dict.fromkeys(e11.WAYS, gone), "together": gone, "empty": gone}, "snapshot": gone}
+    body, claims = e11.render(results, tmp_path)
+    assert "\n".join(body).count("/dev/fuse is missing") == len(e11.WAYS) + 1
+    assert "Nothing could be mounted" in str(claims[0]) and not list(tmp_path.iterdir())
+    way = {"first": 0.5, "job": 0.1, "find": 1.0, "memory": 1 << 20, "disk": 1 << 20}
+    results["ways"].update(ways={**dict.fromkeys(e11.WAYS, way), e11.TAR: {**way, "first": 60.0, "find": 0.8}},
+                           empty={"first": 0.4})
+    body, claims = e11.render(results, tmp_path)
+    text = "\n".join(body)
+    assert "resident mount: 0.80, goal at least 0.7: met" in text and "tmpfsd: 120.00, goal at least 100: met" in text
+    assert not claims[0].holds and (tmp_path / "e11.png").exists()
 
 
 @pytest.mark.parametrize("name", trees.TREES)

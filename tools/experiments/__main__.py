@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tmpfsd.swapplaces import default_swap
-from tools.experiments import e1, e2, e3, e4, e5, e6, e7, machine
+from tools.experiments import e1, e2, e3, e4, e5, e6, e7, e11, machine
 from tools.experiments.child import Job, JobError, run
 from tools.experiments.report import section
-from tools.experiments.scale import FILES_CGROUP, QUICK_FILES_CGROUP, Scale
+from tools.experiments.scale import FILES_CGROUP, FILES_IMAGE, QUICK_FILES_CGROUP, Scale
 from tools.results import keep, load
 
-EXPERIMENTS: dict[str, Any] = {"E1": e1, "E2": e2, "E3": e3, "E4": e4, "E5": e5, "E6": e6, "E7": e7}
+EXPERIMENTS: dict[str, Any] = {"E1": e1, "E2": e2, "E3": e3, "E4": e4, "E5": e5, "E6": e6, "E7": e7, "E11": e11}
 RESULTS, REPORT = "results.json", "README.md"
 QUICK_OUT = Path("build/experiments")           # never over the figures of a full run
 HEAD = """# Experiments
@@ -28,7 +28,7 @@ map (E6). `make experiments` measures them again on every backend and writes thi
 in the run that is named with it, and each sentence about a result was checked against the result by the program that
 wrote it.
 
-    make experiments                                          # everything, about a quarter of an hour
+    make experiments                                          # everything, half an hour and more
     python -m tools.experiments --only E3,E7                  # parts; the others keep their last results
     python -m tools.experiments --quick --out DIR             # small sizes: shows that it works, not how well
     python -m tools.experiments --render                      # the report again from results.json
@@ -44,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--render", action="store_true", help="measure nothing, write the report from the results")
     it.add_argument("--files-cgroup", type=int, metavar="N",
                     help=f"files on the mount in a cgroup of 128 MiB ({FILES_CGROUP:,}; 0: leave it out)")
+    it.add_argument("--files-image", type=int, metavar="N", default=FILES_IMAGE,
+                    help=f"files of the tree of E11 ({FILES_IMAGE:,})")
     return it
 
 
@@ -117,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         most = args.files_cgroup
         if most is None:
             most = QUICK_FILES_CGROUP if args.quick else FILES_CGROUP
-        failed = run_all(names, Scale(args.quick, most), results, args.out)
+        failed = run_all(names, Scale(args.quick, most, args.files_image), results, args.out)
     write_report(results, args.out)
     return int(failed)
 
