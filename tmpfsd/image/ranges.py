@@ -55,6 +55,16 @@ class Ranges:
         return bytes(data)
 
 
+def load(url: str) -> None:
+    """Load the libraries that a URL needs: half a second that no server is to blame for.  => OSError."""
+    try:
+        library("fsspec").get_filesystem_class(url.split("://")[0])
+    except ImportError as error:
+        raise OSError(errno.ENOPKG, f"{text_of(error)}: pip install 'tmpfsd[remote]'", url) from None
+    except ValueError as error:
+        raise OSError(errno.EINVAL, text_of(error), url) from None
+
+
 async def _gives_parts(files: Any, path: str) -> bool:
     """Whether a server of HTTP heeds ranges: one that does not would send the whole file each time."""
     session = await files.set_session()

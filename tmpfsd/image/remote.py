@@ -29,13 +29,13 @@ from queue import SimpleQueue
 
 from tmpfsd.image.blocks import BLOCK, BLOCK_SHIFT, Blocks
 from tmpfsd.image.format import ImageError
-from tmpfsd.image.ranges import Ranges, as_oserror
+from tmpfsd.image.ranges import Ranges, as_oserror, load
 from tmpfsd.swapplaces import default_swap
 from tmpfsd.uvm.param import PAGE_SIZE
 
 log = logging.getLogger(__name__)
 
-OPEN_SECONDS = 1.5          # for the first answer
+OPEN_SECONDS = 1.5          # for the first answer, when the libraries are loaded
 SECONDS = 1.0               # a request waits
 PATIENT_SECONDS = 15.0      # what is no request waits, for each block
 PROBE = 0.5                 # between two looks at a server that was away
@@ -80,6 +80,7 @@ class RemoteFile:
 
     def _open(self) -> Ranges:
         """=> OSError: no answer within OPEN_SECONDS, or one that is no file's."""
+        load(self._url)
         found: list[Ranges | OSError] = []
 
         def work() -> None:
