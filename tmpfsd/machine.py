@@ -93,3 +93,30 @@ def limits_of(directory: bytes) -> Iterator[int]:
     found = re.search(rb"^hierarchical_memory_limit ([0-9]{1,20})$", read(directory + b"/memory.stat"), re.MULTILINE)
     if found:
         yield int(found[1])
+
+
+def groups(cgroups: str = CGROUPS, mounts: str = MOUNTS) -> Iterator[tuple[int, bytes]]:
+    """Return the directories of the groups that this process is in, with the version of their hierarchy."""
+    ours = dict(memberships(read(cgroups)))
+    for root, point, version in hierarchies(read(mounts)):
+        if version in ours:
+            yield from ((version, directory) for directory in way_up(ours[version], root, point))
+
+
+def pressure_files(cgroups: str = CGROUPS, mounts: str = MOUNTS) -> list[bytes]:
+    """Return the files that say how long tasks stood still for want of memory: the machine's, and our own group's."""
+    own = [directory for version, directory in groups(cgroups, mounts) if version == 2]
+    return [b"/proc/pressure/memory", *(directory + b"/memory.pressure" for directory in own[:1])]
+
+
+def available_memory(cgroups: str = CGROUPS, mounts: str = MOUNTS, meminfo: str = "/proc/meminfo") -> tuple[int, int]:
+    """Return how many bytes can be had without anybody's harm, and of how many: the machine's, or a group's if less."""
+    fields = dict(re.findall(rb"^(MemTotal|MemAvailable): *([0-9]{1,18}) kB$", read(meminfo), re.MULTILINE))
+    found = [(int(fields.get(b"MemAvailable", 0)) << 10, int(fields.get(b"MemTotal", 0)) << 10)]
+    for version, directory in groups(cgroups, mounts):
+        most = min([1 << 62, *limits_of(directory)])
+        text = read(directory + (b"/memory.current" if version == 2 else b"/memory.usage_in_bytes")).strip()
+        cache = re.search(rb"^(?:total_)?inactive_file ([0-9]{1,20})$", read(directory + b"/memory.stat"), re.MULTILINE)
+        if most < found[0][1] and text.isdigit():
+            found.append((max(most - int(text) + (int(cache[1]) if cache else 0), 0), most))
+    return min(found, key=lambda each: each[0] / max(each[1], 1))

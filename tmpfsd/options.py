@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from tmpfsd import mountflags
 from tmpfsd.machine import OWN_MEMORY, memory_limit, physical_memory
 from tmpfsd.optionwords import (
-    MIN_WINDOWS, UNITS, number, one_of, parse_file, parse_fsname, parse_inodes, parse_limit, parse_metrics,
+    MIN_WINDOWS, UNITS, Auto, number, one_of, parse_file, parse_fsname, parse_inodes, parse_limit, parse_metrics,
     parse_switch, parse_windows
 )
 from tmpfsd.owners import parse_gid, parse_mode, parse_uid
@@ -69,6 +69,7 @@ class Config:
     swap_password_file: str = ""            # what a server of swap wants to hear
     swap_ca_file: str = ""                  # whose word for such a server is taken, beside the system's
     compress: str = "none"
+    ram_auto: Auto | None = None            # ram_bytes is what it begins with then
     zram: int = DEFAULT_ZRAM                # bytes, or where it is negative, per cent of ram_bytes
     image: str = ""                         # the file of a saved file system; "": begin with an empty one
     image_cache_bytes: int = 256 << 20      # of one on a server: blocks that are kept on the disk
@@ -202,8 +203,21 @@ def parse_blocks(text: str, _physical: int) -> int:
     return nbytes or UNLIMITED
 
 
-def parse_ram(text: str, physical: int) -> int:
+def parse_ram(text: str, physical: int) -> int | Auto:
     """Read ram=; rounded down, for it is a promise not to use more."""
+    if text == "auto":
+        return Auto(max(default_ram(physical) // 4 & -PAGE_SIZE, MIN_RAM), max(physical // 2 & -PAGE_SIZE, MIN_RAM))
+    if text.startswith("auto:"):
+        low, dash, high = text[5:].partition("-")
+        bounds = Auto(parse_bytes(low, physical), parse_bytes(high, physical)) if dash else Auto(1, 0)
+        if bounds.low > bounds.high:
+            raise ValueError("must be auto, or auto:MIN-MAX")
+        return bounds
+    return parse_bytes(text, physical)
+
+
+def parse_bytes(text: str, physical: int) -> int:
+    """Read so much ram."""
     nbytes = parse_size(text, physical)
     if nbytes < MIN_RAM:
         raise ValueError("too small: at least 1m")
@@ -249,7 +263,7 @@ VALUED: dict[str, Option] = {
     "mode": Option("mode", parse_mode, "an octal mode"),
     "uid": Option("uid", parse_uid, "a user or a user id"),
     "gid": Option("gid", parse_gid, "a group or a group id"),
-    "ram": Option("ram_bytes", parse_ram, SIZES + ", at least 1m"),
+    "ram": Option("ram_bytes", parse_ram, SIZES + ", at least 1m, or auto[:MIN-MAX]"),
     "swap": Option("swap", parse_swap, "a directory, a file, a block device, valkey://HOST:PORT/PREFIX, several with : "
                    "between them, or none"),
     "swap_size": Option("swap_size_bytes", parse_swap_size, SIZES),
@@ -352,6 +366,8 @@ def parse(options: str | Iterable[str] = "", *, physical: int | None = None,
     values.setdefault("size_bytes", round_up(physical // 2))
     values.setdefault("ram_bytes", default_ram(physical))
     demand_memory(values["ram_bytes"], whole)
+    if isinstance(ram := values["ram_bytes"], Auto):
+        values |= {"ram_auto": ram, "ram_bytes": min(max(default_ram(physical), ram.low), ram.high)}
     if "swap" in values:
         values["swap"], *more = values["swap"] or (None,)
         values["swap_more"] = tuple(more)
@@ -363,9 +379,9 @@ def parse(options: str | Iterable[str] = "", *, physical: int | None = None,
     return dataclasses.replace(config, warnings=(*config.warnings, *beyond(config.ram_bytes, physical)))
 
 
-def demand_memory(ram_bytes: int, whole: int) -> None:
+def demand_memory(ram: int | Auto, whole: int) -> None:
     """Refuse more than the machine has.  (The limit of a container can be changed: that is warned of only.)"""
-    if ram_bytes > whole:
+    if (ram_bytes := ram.high if isinstance(ram, Auto) else ram) > whole:
         raise OptionError(f"ram={ram_bytes >> 20}m: more than the physical memory of this machine ({whole >> 20}m)")
 
 

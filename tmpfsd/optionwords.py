@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60}
 MAX_INODES = (1 << 31) - 1
@@ -93,3 +94,10 @@ def parse_metrics(text: str, _physical: int) -> str:
     if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
         raise ValueError("must be the absolute path of a socket, a port, or HOST:PORT")
     return f"{host or '127.0.0.1'}:{port}"
+
+
+class Auto(NamedTuple):
+    """ram=auto: it follows the pressure on memory, between so many bytes."""
+
+    low: int
+    high: int

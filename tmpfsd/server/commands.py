@@ -132,7 +132,7 @@ class Commands:
         mountpoint, detached = self.where()
         return {"mountpoint": mountpoint, "detached": detached, **self.mount.status(), "requests": requests,
                 "refused": self.mount.gate.refused, "lost_writes": self.mount.gate.lost_writes,
-                "broken": self.mount.gate.broken, "pid": os.getpid(), "edge": self.edge,
+                "broken": self.mount.gate.broken, "ram_auto": self.ram_auto(), "pid": os.getpid(), "edge": self.edge,
                 "compiled": compiled.active()}
 
     def record(self, _request: Any) -> dict[str, int]:
@@ -140,6 +140,14 @@ class Commands:
         vm = self.mount.vm
         vm.used = Used(vm)
         return {"pages": vm.npages}
+
+    def ram_auto(self) -> dict[str, float] | None:
+        """Say between what ram follows the pressure on memory, and how much there is; None where it does not."""
+        governor = self.tuning.governor
+        if governor is None:
+            return None
+        return {"min_bytes": governor.bounds.low, "max_bytes": governor.bounds.high,
+                "pressure": round(governor.pressure, 4)}
 
     async def check(self, _request: Any) -> AsyncGenerator[dict[str, Any], None]:
         """Check the whole file system, as it is now, while requests are served."""

@@ -35,7 +35,7 @@ from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable
 from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import Config, quote
-from tmpfsd.server import control, edge, inherited, metrics, privileges, process
+from tmpfsd.server import control, edge, governor, inherited, metrics, privileges, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import install
@@ -237,6 +237,7 @@ class Daemon:
         nursery.start_soon(ControlServer(commands.table(), os.geteuid(), self.trees.turns).serve, listener)
         nursery.start_soon(commands.latency.run)
         nursery.start_soon(commands.advice.run)
+        nursery.start_soon(governor.follow, commands.tuning, self.trees.turns)
 
     async def tell_ready(self, ready: trio.Event) -> None:
         """Report once the kernel's INIT was served."""

@@ -40,7 +40,8 @@ GAUGES = {"size_bytes": "limit of data and metadata", "used_bytes": "data and me
           "dirty_bytes": "resident memory that must be written before it can leave"}
 # Of the status: a flag is 0 or 1.
 STATES = {"broken": "whether an invariant broke and changes are refused",
-          "detached": "whether it is mounted nowhere any more, and in use still"}
+          "detached": "whether it is mounted nowhere any more, and in use still",
+          "ram_auto": "whether ram follows the pressure on memory (ram=auto)"}
 SWAP_GAUGES = {"size_bytes": "limit of swap", "used_bytes": "in use of swap", "bad_slots": "slots of swap given up",
                "disk_full": "whether the disk under the swap file is full"}
 PAGING_GAUGES = {"lost_pages": "pages that cannot be read back now"}       # all else that is counted there only grows
@@ -120,7 +121,7 @@ class Figures:
         for name, text in GAUGES.items():
             yield family(GaugeMetricFamily, name, text, "", {"": state[name]})
         for name, text in STATES.items():
-            yield family(GaugeMetricFamily, name, text, "", {"": state[name]})
+            yield family(GaugeMetricFamily, name, text, "", {"": bool(state.get(name))})
         for name, text in SWAP_GAUGES.items():
             yield family(GaugeMetricFamily, f"swap_{name}", text, "", {"": state["swap"][name]})
         for name, text in ZRAM_GAUGES.items():

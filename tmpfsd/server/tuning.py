@@ -23,9 +23,11 @@ from typing import Any
 from tmpfsd import options
 from tmpfsd.machine import memory_limit, physical_memory
 from tmpfsd.options import OptionError
+from tmpfsd.optionwords import Auto
 from tmpfsd.server import inherited
 from tmpfsd.server.control import Command, Progress
 from tmpfsd.server.errors import ControlError
+from tmpfsd.server.governor import Governor
 from tmpfsd.server.loop import MICROSECOND, Loop
 from tmpfsd.server.opening import is_server, opened
 from tmpfsd.tmpfs.mem import MAX_NODES
@@ -85,6 +87,7 @@ class Tuning:
         # The file that swap_size is about.
         self.own_swap = swap.files[0] if swap is not None and swap.files else None
         self.busy = ""
+        self.governor = Governor(mount.config.ram_auto) if mount.config.ram_auto is not None else None
 
     def table(self) -> dict[str, Command]:
         """Return the commands, by name."""
@@ -111,12 +114,16 @@ class Tuning:
         with self.alone("set"):
             answer = {}
             undo: list[Iterator[Progress]] = []
+            ram = values.get("ram", self.ram_bytes)
             if values.get("zram", 0) < 0:
-                values["zram"] = -values["zram"] * values.get("ram", self.ram_bytes) // 100 & -options.PAGE_SIZE
+                of = self.ram_bytes if isinstance(ram, Auto) else ram
+                values["zram"] = -values["zram"] * of // 100 & -options.PAGE_SIZE
             try:
                 for name in sorted(values, key=self._last(values).index):
                     change: Callable[[Any], Iterator[Progress]] = getattr(self, f"_set_{name}")
                     was = getattr(self, f"_{name}")()
+                    if name == "ram":                   # it is undone last: what puts ram back ends ram=auto
+                        undo.insert(0, self._govern(self.governor))
                     undo.insert(0, put_back(change, was))
                     yield from change(values[name])
                     answer[name] = {"was": was, "is": values[name]}
@@ -128,16 +135,26 @@ class Tuning:
                 yield from itertools.chain(*undo)
                 raise
         fields = {options.VALUED[name].field: value for name, value in values.items()}
+        if "ram" in values:
+            fields["ram_auto"] = self.governor.bounds if self.governor is not None else None
+            fields["ram_bytes"] = self.ram_bytes
+            answer["ram"]["is"] = self.ram_bytes
         if values.get("zram"):
             fields["compress"] = "zstd"
         self.mount.config = dataclasses.replace(self.mount.config, **fields)
         log.info("set %s", " ".join(f"{name}={each['is']} (was {each['was']})" for name, each in answer.items()))
         return answer
 
+    def _govern(self, governor: Governor | None) -> Iterator[Progress]:
+        """Have ram follow as it did."""
+        self.governor = governor
+        yield from ()
+
     def _last(self, values: Mapping[str, Any]) -> list[str]:
         """In which order names are set: ram last, as it takes long and may need the others, but before a zram that
         needs more of it."""
-        larger = values.get("ram", 0) > self.ram_bytes
+        ram = values.get("ram", 0)
+        larger = (ram.low if isinstance(ram, Auto) else ram) > self.ram_bytes
         return ["size", "nr_inodes", "spin", "swap_size", *(("ram", "zram") if larger else ("zram", "ram"))]
 
     def _size(self) -> int:
@@ -195,7 +212,29 @@ class Tuning:
         tier = self.mount.vm.tier
         return tier.ring.nbytes if tier is not None else 0
 
-    def _set_ram(self, nbytes: int) -> Iterator[Progress]:
+    def least_ram(self) -> int:
+        """Below what ram cannot go: the compressed pages, and 1 MiB."""
+        return self._zram() + options.MIN_RAM
+
+    def have_ram(self, nbytes: int) -> Iterator[Progress]:
+        """As `set ram=`, for the governor.  => ControlError."""
+        was = self.ram_bytes
+        with self.alone("ram=auto"):
+            try:
+                yield from self._change_ram(nbytes)
+            except BaseException:
+                put_back(self._change_ram, was)
+                raise
+
+    def _set_ram(self, wanted: int | Auto) -> Iterator[Progress]:
+        """ram=auto begins with what there is, within its bounds."""
+        nbytes = min(max(self.ram_bytes, wanted.low), wanted.high) if isinstance(wanted, Auto) else wanted
+        yield from self._change_ram(nbytes)
+        self.governor = Governor(wanted) if isinstance(wanted, Auto) else None
+        for warning in options.beyond(nbytes, memory_limit()):
+            log.warning("%s", warning)
+
+    def _change_ram(self, nbytes: int) -> Iterator[Progress]:
         wanted = atop(nbytes - self._zram())
         if wanted < atop(options.MIN_RAM):
             raise ControlError(f"ram={nbytes >> 20}m: zram={self._zram() >> 20}m is a part of it, and must leave 1m")
@@ -204,8 +243,6 @@ class Tuning:
         except REFUSALS as error:
             raise ControlError(f"ram={nbytes >> 20}m: {error}") from None
         self.ram_bytes = nbytes
-        for warning in options.beyond(nbytes, memory_limit()):
-            log.warning("%s", warning)
 
     def _set_zram(self, nbytes: int) -> Iterator[Progress]:
         """A larger ring is made when frames have gone for it, a smaller one before others come."""
@@ -317,7 +354,7 @@ class Tuning:
                 raise ControlError(f"{path}: {error}") from None
             yield from closed(found[-1], Progress(held, held))
         if path == ZRAM:
-            yield from self._set_ram(self._ram() + zram)      # its memory is for frames now
+            yield from self._change_ram(self._ram() + zram)      # its memory is for frames now
             self.mount.config = dataclasses.replace(self.mount.config, compress="none")
         log.info("swapoff %s: %d bytes moved", path, ptoa(held))
         answer = {"path": path, "moved_bytes": ptoa(held)}

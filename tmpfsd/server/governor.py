@@ -1,0 +1,140 @@
+"""governor.py: ram=auto: the budget follows the pressure on memory of the machine, or of the cgroup.
+
+Once a second it looks how long tasks have stood still for want of memory, and how much memory is free for the taking.
+The first is PSI: /proc/pressure/memory, and memory.pressure of the cgroup, version 2.  Under pressure, or where little
+is free, `ram` shrinks by an eighth, at once.  Where there was none for CALM seconds, memory is idle and the mount pages
+in, it grows by an eighth.  It stays between MIN and MAX.  To give back is cheap: the page daemon evicts what is cold;
+to take what others need is not.  So it grows slowly, and waits longer each time that was too much.
+
+Picture     KEEPS --pressure, or little is free--> shrinks, waits COOL, twice as long if it had grown just before
+              |--calm, idle, and pages come in--> grows
+
+Breathing   What is decided is carried out in steps between requests, as `tmpfsctl set ram=` is (tuning.py).
+
+Limits      Without PSI (a kernel before 4.20, or psi=0) only what is free counts.  PSI knows nothing of
+            our own paging.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from tmpfsd import machine
+from tmpfsd.optionwords import Auto
+from tmpfsd.server.errors import ControlError
+
+if TYPE_CHECKING:
+    from tmpfsd.server.tuning import Tuning
+    from tmpfsd.server.turns import Turns
+
+log = logging.getLogger(__name__)
+
+SECONDS = 1.0
+HIGH = 0.01                 # of a second that tasks stood still: pressure
+LOW = 0.001                 # and calm
+CALM = 10.0                 # seconds of it, before there is more
+COOL = 30.0                 # seconds without growing after it has shrunk
+MOST_COOL = 1200.0
+TOO_MUCH = 15.0             # seconds after growing, in which pressure means that it was too much
+STEP_SHIFT = 3              # an eighth
+LEAST_STEP = 1 << 20
+LITTLE = 0.05               # of memory: others should have that much
+IDLE = 0.15                 # that much is idle, and a step less may be had
+
+
+class Seen(NamedTuple):
+    """What a look sees: microseconds that tasks have stood still so far, bytes that can be had, and of how many."""
+
+    stalled_us: int
+    free_bytes: int
+    all_bytes: int
+
+
+def look() -> Seen:
+    """Look at the machine and at our cgroup; what is worse counts."""
+    stalled = max([0, *(stalled_in(machine.read(path)) for path in machine.pressure_files())])
+    free, most = machine.available_memory()
+    return Seen(stalled, free, most)
+
+
+def stalled_in(text: bytes) -> int:
+    """Read a file of PSI: microseconds that some task stood still."""
+    found = re.search(rb"^some .*\btotal=([0-9]{1,20})$", text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+class Governor:
+    """Decides how much memory a mount should have.  It changes nothing itself."""
+
+    def __init__(self, bounds: Auto, seen: Callable[[], Seen] = look,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.bounds = bounds
+        self.pressure = 0.0                 # share of the time since the last look
+        self._seen, self._clock = seen, clock
+        self._last, self._at = seen(), clock()
+        self._calm_since = self._at
+        self._grown_at: float | None = None     # since it has last shrunk
+        self._cool = COOL
+        self._cool_until = self._at
+
+    def wanted(self, ram: int, least: int, pages_in: bool) -> int:
+        """How many bytes of ram there should be: now there are `ram`, and below `least` it cannot go.
+
+        => pages_in: whether the mount has paged in since the last call.
+        """
+        now, seen = self._clock(), self._seen()
+        elapsed = max(now - self._at, 1e-3)
+        self.pressure = max(seen.stalled_us - self._last.stalled_us, 0) / 1e6 / elapsed
+        self._last, self._at = seen, now
+        low, high = max(self.bounds.low, least), max(self.bounds.high, least)
+        step = max(ram >> STEP_SHIFT, LEAST_STEP)
+        if self.pressure > LOW:
+            self._calm_since = now
+        if self.pressure > HIGH or seen.free_bytes < LITTLE * seen.all_bytes:
+            if self._grown_at is not None and now - self._grown_at < TOO_MUCH:
+                self._cool = min(2 * self._cool, MOST_COOL)
+            self._grown_at = None
+            self._cool_until, self._calm_since = now + self._cool, now
+            return min(max(ram - step, low), high)
+        idle = seen.free_bytes - step > IDLE * seen.all_bytes
+        if pages_in and idle and now - self._calm_since >= CALM and now >= self._cool_until and ram < high:
+            if self._grown_at is not None:                  # and that was not too much
+                self._cool = max(self._cool / 2, COOL)
+            self._grown_at = self._calm_since = now
+            return min(max(ram + step, low), high)
+        return min(max(ram, low), high)
+
+
+async def follow(tuning: Tuning, turns: Turns) -> None:
+    """Have ram follow what its governor wants, while there is one, until cancelled."""
+    import trio
+    pageins = tuning.mount.vm.pageins
+    while True:
+        await trio.sleep(SECONDS)
+        governor = tuning.governor
+        if governor is None or tuning.busy or tuning.mount.gate.broken:
+            continue
+        came, pageins = tuning.mount.vm.pageins > pageins, tuning.mount.vm.pageins
+        wanted = governor.wanted(tuning.ram_bytes, tuning.least_ram(), came)
+        if wanted == tuning.ram_bytes:
+            continue
+        try:
+            await carry_out(tuning.have_ram(wanted), turns)
+        except ControlError as error:       # pages that cannot leave, for example: it stays as it was
+            log.debug("ram=auto: %s", error)
+            await trio.sleep(COOL)
+
+
+async def carry_out(steps: Iterable[object], turns: Turns) -> None:
+    """Go through steps, between requests.  => What they raise."""
+    import trio
+    with turns.background():
+        turns.begin()
+        for _ in steps:
+            if turns.over():
+                await trio.lowlevel.checkpoint()
+                turns.begin()
