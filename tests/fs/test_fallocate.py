@@ -18,9 +18,13 @@ PAGE = 4096
 
 
 def demand_a_store(fs: Driver) -> None:
-    """Skip where pages go to the ring of a compressed tier alone: that has no room for promises (unwritten.py)."""
+    """Skip where pages go to the ring of a compressed tier alone.
+
+    A promise is backed by a slot of a store or by a frame.  The ring cannot back one, as it does not know to how little
+    the page will shrink; and of frames this memory has fewer than these tests reserve.
+    """
     if fs.mp.vm.tier is not None and not fs.mp.vm.swap.files:
-        pytest.skip("no store: promises take frames")
+        pytest.skip("only frames back a promise where there is no store, and there are too few")
 
 
 def reserve(fs: Driver, ino: int, offset: int, length: int, keep: bool = False) -> None:

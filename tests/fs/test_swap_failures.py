@@ -6,6 +6,7 @@ what is not is whole.
 
 import errno
 import itertools
+from collections.abc import Iterator
 from typing import Any, Callable
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests import failpoints
 from tests.fs.fslib import SWAP_POINTS, Driver, failing
 from tests.fs.test_failures import CASES, REMOVALS, Case, Scene, differences, exact
+from tests.servers import Server, need_server
 from tmpfsd.uvm.errors import NoMemory, NoSwap, VmError
 
 REFUSALS = (errno.ENOSPC, errno.EIO)        # EIO: no frame can be had for a page that is out
@@ -51,19 +53,32 @@ def attempt(scene: Scene, case: Case, point: str, n: int) -> tuple[int, int]:
 
 
 RING_POINTS = ("ring", "full ring")
-# Swap alone, in clear and encrypted, and a compressed tier before it.
-SWAPS: dict[str, dict[str, Any]] = {"clear": {"swap_crypt": False}, "encrypted": {}, "ring": {"ring": 1 << 20}}
+# Swap alone, in clear and encrypted, a compressed tier before either, and a server, which is always encrypted.
+SWAPS: dict[str, dict[str, Any]] = {"clear": {"swap_crypt": False}, "encrypted": {}, "ring": {"ring": 1 << 20},
+                                    "ring, clear": {"ring": 1 << 20, "swap_crypt": False}, "server": {}}
 COMBINATIONS = [(case, point, swap) for case, point, swap in itertools.product(CASES, SWAP_POINTS, SWAPS)
                 if swap == "ring" or swap == "encrypted" and point not in RING_POINTS
-                or swap == "clear" and point in ("write", "slot")]
+                or swap in ("clear", "server") and point in ("write", "slot")
+                or swap == "ring, clear" and point in ("write", "ring")]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of swap for all that need one."""
+    need_server()
+    made = Server(tmp_path_factory.mktemp("server"))
+    yield made
+    made.kill()
 
 
 @pytest.mark.parametrize("case, point, swap", COMBINATIONS)
-def test_nothing_has_changed_or_all_of_it(make_fs: Callable[..., Driver], case: str, point: str, swap: str) -> None:
+def test_nothing_has_changed_or_all_of_it(make_fs: Callable[..., Driver], request: pytest.FixtureRequest, case: str,
+                                          point: str, swap: str) -> None:
     scene, before, counts = None, {}, {}
+    how = {"swap": request.getfixturevalue("server").place} if swap == "server" else SWAPS[swap]
     for n in range(MOST):
         if scene is None:
-            scene = Scene(make_fs("starving", tiny=True, noatime=True, acl=True, **SWAPS[swap]))
+            scene = Scene(make_fs("starving", tiny=True, noatime=True, acl=True, **how))
             before, counts = scene.fs.dump(), exact(scene.fs)
         fs, refs = scene.fs, scene.fs.refs.copy()
         number, calls = attempt(scene, CASES[case], point, n)
