@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.fuzz import fuzzlib
-from tmpfsd import options, optionwords
+from tmpfsd import options, optionwords, sizes
 from tmpfsd.options import OptionError
 from tmpfsd.owners import MAX_ID
 
@@ -35,8 +35,8 @@ def one(data: bytes) -> None:
         assert str(error)
         return
     for nbytes in (config.size_bytes, config.ram_bytes, config.swap_size_bytes):
-        assert nbytes % options.PAGE_SIZE == 0 and 0 <= nbytes <= options.MAX_SIZE
-    assert options.MIN_RAM <= config.ram_bytes <= PHYSICAL and config.size_bytes >= options.MIN_SIZE
+        assert nbytes % sizes.PAGE_SIZE == 0 and 0 <= nbytes <= sizes.MAX_SIZE
+    assert sizes.MIN_RAM <= config.ram_bytes <= PHYSICAL and config.size_bytes >= sizes.MIN_SIZE
     assert 0 <= config.mode <= 0o7777 and 0 <= config.nr_inodes <= optionwords.MAX_INODES
     assert 0 <= config.uid <= MAX_ID and 0 <= config.gid <= MAX_ID
     assert config.backend in options.BACKENDS and config.fsname.isprintable()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mountlib import REPOSITORY, ctl, eventually, is_mounted, needs_root, unmount
 
-from tmpfsd.options import parse_size
+from tmpfsd.sizes import parse_size
 
 MB = 1 << 20
 FILL = """

@@ -10,7 +10,8 @@ import pytest
 from tests.fs.fslib import CRED, ROOT
 from tmpfsd.cli import status as status_command
 from tmpfsd.cli.health import health, troubles
-from tmpfsd.options import UNLIMITED, parse
+from tmpfsd.options import parse
+from tmpfsd.sizes import UNLIMITED
 from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount

@@ -9,7 +9,7 @@ import tmpfsd
 
 PACKAGE = Path(tmpfsd.__file__).parent
 # The ground first.
-FLOORS = ("compiled", "native", "mounts", "machine", "mountflags", "optionwords", "owners", "swapplaces", "options",
+FLOORS = ("compiled", "native", "mounts", "machine", "mountflags", "optionwords", "sizes", "owners", "swapplaces", "options",
           "uvm", "stores", "pool", "tmpfs", "image", "fuse", "server", "cli", "__main__")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

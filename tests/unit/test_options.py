@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tmpfsd import options, optionwords
+from tmpfsd import options, optionwords, sizes
 from tmpfsd.options import Config, OptionError, parse, split
 from tmpfsd.uvm.vm import RESERVE
 
@@ -218,8 +218,8 @@ def test_any_text_is_read_or_refused(words: list[str]) -> None:
         config = read(words)
     except OptionError:
         return
-    assert options.MIN_RAM <= config.ram_bytes <= PHYSICAL and config.ram_bytes % options.PAGE_SIZE == 0
-    assert options.MIN_SIZE <= config.size_bytes <= options.MAX_SIZE
+    assert sizes.MIN_RAM <= config.ram_bytes <= PHYSICAL and config.ram_bytes % sizes.PAGE_SIZE == 0
+    assert sizes.MIN_SIZE <= config.size_bytes <= sizes.MAX_SIZE
     assert config.backend in options.BACKENDS and 0 <= config.mode <= 0o7777
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tmpfsd.cli import preflight
-from tmpfsd.options import MOST_SWAP, UNLIMITED, Config, parse
+from tmpfsd.options import Config, parse
 from tmpfsd.server.errors import ControlError
 from tmpfsd.server.remount import changes
+from tmpfsd.sizes import MOST_SWAP, UNLIMITED
 from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.mem import MAX_NODES
 from tmpfsd.tmpfs.mount import Mount

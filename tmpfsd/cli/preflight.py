@@ -15,7 +15,8 @@ import tempfile
 
 from tmpfsd.mounts import alive, mountinfo
 from tmpfsd.mounts.unmount import unmount
-from tmpfsd.options import UNLIMITED, Config
+from tmpfsd.options import Config
+from tmpfsd.sizes import UNLIMITED
 from tmpfsd.stores.valkey import open_remote
 from tmpfsd.swapplaces import MEMORY_FILESYSTEMS, remote
 from tmpfsd.uvm.store import demand_private

@@ -11,8 +11,8 @@ from typing import Any
 from tmpfsd.cli.client import status
 from tmpfsd.cli.health import health
 from tmpfsd.mounts.printable import printable_all
-from tmpfsd.options import UNLIMITED
 from tmpfsd.server.pressure import DISK_FULL, THRESHOLDS, shares
+from tmpfsd.sizes import UNLIMITED
 from tmpfsd.uvm.param import PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE, SPARE
 

@@ -16,7 +16,8 @@ from tmpfsd.cli.streams import complain
 from tmpfsd.machine import memory_limit
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable
-from tmpfsd.options import Config, parse_swap_size
+from tmpfsd.options import Config
+from tmpfsd.sizes import parse_swap_size
 from tmpfsd.stores.valkey import authority_in, password_in
 from tmpfsd.swapplaces import follow, remote
 from tmpfsd.uvm.store import open_place

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
-from tmpfsd import options
+from tmpfsd import options, sizes
 from tmpfsd.machine import memory_limit, physical_memory
 from tmpfsd.options import OptionError
 from tmpfsd.optionwords import Auto
@@ -117,7 +117,7 @@ class Tuning:
             ram = values.get("ram", self.ram_bytes)
             if values.get("zram", 0) < 0:
                 of = self.ram_bytes if isinstance(ram, Auto) else ram
-                values["zram"] = -values["zram"] * of // 100 & -options.PAGE_SIZE
+                values["zram"] = -values["zram"] * of // 100 & -sizes.PAGE_SIZE
             try:
                 for name in sorted(values, key=self._last(values).index):
                     change: Callable[[Any], Iterator[Progress]] = getattr(self, f"_set_{name}")
@@ -214,7 +214,7 @@ class Tuning:
 
     def least_ram(self) -> int:
         """Below what ram cannot go: the compressed pages, and 1 MiB."""
-        return self._zram() + options.MIN_RAM
+        return self._zram() + sizes.MIN_RAM
 
     def have_ram(self, nbytes: int) -> Iterator[Progress]:
         """As `set ram=`, for the governor.  => ControlError."""
@@ -236,7 +236,7 @@ class Tuning:
 
     def _change_ram(self, nbytes: int) -> Iterator[Progress]:
         wanted = atop(nbytes - self._zram())
-        if wanted < atop(options.MIN_RAM):
+        if wanted < atop(sizes.MIN_RAM):
             raise ControlError(f"ram={nbytes >> 20}m: zram={self._zram() >> 20}m is a part of it, and must leave 1m")
         try:
             yield from self._frames(wanted)
@@ -247,9 +247,9 @@ class Tuning:
     def _set_zram(self, nbytes: int) -> Iterator[Progress]:
         """A larger ring is made when frames have gone for it, a smaller one before others come."""
         word, ram = f"zram={nbytes >> 20}m", self.ram_bytes
-        if nbytes and not options.MIN_ZRAM <= nbytes <= options.MOST_ZRAM:
-            raise ControlError(f"{word}: must be 0, or from 1m to {options.MOST_ZRAM >> 30}g")
-        if ram - nbytes < options.MIN_RAM:
+        if nbytes and not sizes.MIN_ZRAM <= nbytes <= sizes.MOST_ZRAM:
+            raise ControlError(f"{word}: must be 0, or from 1m to {sizes.MOST_ZRAM >> 30}g")
+        if ram - nbytes < sizes.MIN_RAM:
             raise ControlError(f"{word}: is a part of ram={ram >> 20}m and must leave 1m of it")
         frames = atop(ram - nbytes)
         try:
@@ -298,7 +298,7 @@ class Tuning:
         path, nbytes = request.get("path"), request.get("size_bytes")
         if not isinstance(path, str) or not (is_server(path) or os.path.isabs(path)):
             raise ControlError("path: must be an absolute path")
-        if not isinstance(nbytes, int) or nbytes < 2 * options.PAGE_SIZE:
+        if not isinstance(nbytes, int) or nbytes < 2 * sizes.PAGE_SIZE:
             raise ControlError(f"{path}: size: must be at least two pages")
         priority = request.get("priority", UNSAID)
         if not isinstance(priority, int) or not UNSAID <= priority <= MOST_PRIORITY:

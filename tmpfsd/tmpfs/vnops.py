@@ -20,7 +20,7 @@ import stat
 from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID
 from typing import TYPE_CHECKING, Any, Final
 
-from tmpfsd.options import UNLIMITED
+from tmpfsd.sizes import UNLIMITED
 from tmpfsd.tmpfs import acl, cut, fileattr, layout, listing, node, regfile, tmpfile, xattr
 from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.caller import CAP_FSETID, CAP_SYS_ADMIN
