@@ -69,7 +69,7 @@ class Store(Protocol):
         """Nobody wants what is at n places any more; whether the store made use of that.  O(1).  Raises nothing."""
 
     def state(self) -> str:
-        """`ok`, or what is the matter, in a word or two.  O(1); asks nobody."""
+        """`ok`, or what is the matter, in a word or two; "" if only reads and writes tell.  O(1); asks nobody."""
 
     def descriptors(self) -> list[int]:
         """The open files that a frozen copy (frozen.py) must keep to read from the store.  O(1)."""
@@ -133,7 +133,7 @@ class FileStore:
 
     def state(self) -> str:
         """See Store.  O(1)."""
-        return "ok"
+        return ""
 
     def descriptors(self) -> list[int]:
         """See Store.  O(1)."""

@@ -296,7 +296,7 @@ class Swap:
         """`ok`, or what is the matter, in a word or two.  O(1)."""
         if self.draining:
             return "draining"
-        return "failing" if self._pause else "disk full" if self.full else self.store.state()
+        return self.store.state() or ("failing" if self._pause else "disk full" if self.full else "ok")
 
     def close(self) -> None:
         """Let the store go.  O(1)."""
