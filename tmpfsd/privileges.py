@@ -17,7 +17,8 @@ Limits      It stays user 0, which owns all of root's files.  Landlock (tried, L
             process that is restricted, whatever the rules.  It would take a second process that stays free, and holds
             the capability.  Another uid after opening: other processes of that uid could send signals, and every mount
             would need a uid of its own.
-            Capabilities are a thread's: drop() must come before the first thread is made.
+            Capabilities are a thread's: those that begin before drop() call give_up() first of all, and what they start
+            has none either.
             A socket of metrics= in another user's directory cannot be removed at the end.  Its name stays, and the next
             mount with that name takes it over.  (A capability kept for that would open everything.)
 """
@@ -82,6 +83,14 @@ def drop(mountpoint: str = "/") -> None:
     except OSError as error:
         log.warning("privileges are kept: %s", error)
     _libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
+
+
+def give_up() -> None:
+    """Keep no capability in this thread, nor in those that it starts: what speaks to a server needs none."""
+    try:
+        set_capabilities(0, 0)
+    except OSError as error:
+        log.warning("a thread keeps its privileges: %s", error)
 
 
 @contextlib.contextmanager

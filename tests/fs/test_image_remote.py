@@ -15,6 +15,7 @@ import pytest
 from tests.fs.fslib import ROOT, Driver, make_mount, refused
 from tests.fs.test_image import open_image, save
 from tests.imageservers import S3, Nginx, set_environment
+from tests.threads import permitted
 from tmpfsd.image.blocks import BLOCK, LEAST_BLOCKS, Blocks
 from tmpfsd.image.extract import verify
 from tmpfsd.image.format import ImageError
@@ -85,6 +86,16 @@ def test_all_is_as_it_was(nginx: Nginx, opened: Callable[..., Driver]) -> None:
     fs.check()
     assert fs.mp.vm.image.stats()["state"] == "ok"
     assert verify(nginx.url("image"), lambda _done, _of: None)["inodes"] == FILES + 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs capabilities to give up")
+def test_no_thread_of_it_has_a_capability(nginx: Nginx, opened: Callable[..., Driver]) -> None:
+    """They begin before the daemon gives up its own, and capabilities are a thread's."""
+    before = set(os.listdir("/proc/self/task"))
+    fs = opened(nginx.url("image"))
+    assert fs.content(files(fs)[0]) == content(0)
+    threads = set(os.listdir("/proc/self/task")) - before
+    assert threads and {permitted(int(thread)) for thread in threads} == {0}
 
 
 def test_what_was_fetched_is_kept_up_to_a_bound(nginx: Nginx, opened: Callable[..., Driver], made: Path) -> None:

@@ -20,8 +20,8 @@ from mountlib import (
     linkat_following, mount_tmpfsd, needs_root, new_mountpoint, touch
 )
 
+from tmpfsd import privileges
 from tmpfsd.mounts import mountinfo, places
-from tmpfsd.server import privileges
 
 pytestmark = needs_root
 MB = 1 << 20

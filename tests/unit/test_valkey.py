@@ -14,6 +14,7 @@ import pytest
 
 from tests.fs.fslib import CRED, ROOT
 from tests.servers import Certificates, Server, cluster, need_server
+from tests.threads import permitted
 from tmpfsd import options
 from tmpfsd.swapplaces import parse_swap, remote
 from tmpfsd.tmpfs import vnops
@@ -320,6 +321,19 @@ def test_what_is_no_certificate_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "ca").write_text(text, "latin1")
     with pytest.raises(OSError, match="not a file of certificates"):
         authority_in(str(tmp_path / "ca"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs capabilities to give up")
+def test_the_keeper_has_no_capability(serve) -> None:
+    """It begins before the daemon gives up its own, and capabilities are a thread's."""
+    from tmpfsd.stores.valkey import open_remote
+    store = open_remote(serve().place, "")
+    store._wake.set()
+    deadline = time.monotonic() + 10
+    while permitted(store._keeper.native_id) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert permitted(store._keeper.native_id) == 0 != permitted(os.getpid())
+    store.close()
 
 
 def test_the_keeper_asks_for_some_keys_at_once(serve, monkeypatch: pytest.MonkeyPatch) -> None:

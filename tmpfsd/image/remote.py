@@ -13,7 +13,6 @@ Invariants  T1  At most MOST_FETCHES blocks are on their way, each once, however
             T2  A frozen copy has no threads and no cache: it reads by itself, and may wait.
 
 Limits      Each answer is believed as far as the checksums of the image go.
-            Threads that begin before privileges.drop() keep what root may; they talk to the server, and nothing else.
             A library that hangs for good keeps a thread: READ_SECONDS (ranges.py) end that for http and s3.
 """
 
@@ -30,6 +29,7 @@ from queue import SimpleQueue
 from tmpfsd.image.blocks import BLOCK, BLOCK_SHIFT, Blocks
 from tmpfsd.image.format import ImageError
 from tmpfsd.image.ranges import Ranges, as_oserror, load
+from tmpfsd.privileges import give_up
 from tmpfsd.swapplaces import default_swap
 from tmpfsd.uvm.param import PAGE_SIZE
 
@@ -84,6 +84,7 @@ class RemoteFile:
         found: list[Ranges | OSError] = []
 
         def work() -> None:
+            give_up()                   # the library begins its own threads here
             try:
                 found.append(Ranges(self._url))
             except OSError as error:
@@ -224,6 +225,7 @@ class RemoteFile:
             return fetch
 
     def _work(self) -> None:
+        give_up()
         while (fetch := self._queue.get()) is not None:
             start = fetch.block << BLOCK_SHIFT
             until = time.monotonic() + SECONDS
@@ -251,6 +253,7 @@ class RemoteFile:
 
     def _keep(self) -> None:
         """Look for the server until it answers with what it had."""
+        give_up()
         told = False
         while not self._ended:
             time.sleep(PROBE)

@@ -27,7 +27,7 @@ from typing import Any
 import pyfuse3
 import trio
 
-from tmpfsd import mountflags
+from tmpfsd import mountflags, privileges
 from tmpfsd.fuse.notify import Notifier
 from tmpfsd.fuse.session import Session
 from tmpfsd.image.thaw import thaw
@@ -35,7 +35,7 @@ from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable
 from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import Config, quote
-from tmpfsd.server import control, edge, governor, inherited, metrics, privileges, process
+from tmpfsd.server import control, edge, governor, inherited, metrics, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import install

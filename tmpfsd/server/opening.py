@@ -16,6 +16,7 @@ import threading
 from collections.abc import Generator, Mapping
 from typing import Any
 
+from tmpfsd.privileges import give_up
 from tmpfsd.server.control import Progress
 from tmpfsd.server.errors import ControlError
 from tmpfsd.stores.valkey import ValkeyStore, open_with
@@ -36,6 +37,7 @@ class _Opening:
         self.thread.start()
 
     def _open(self, path: str, password: bytes, authority: str) -> None:
+        give_up()
         try:
             store = open_with(path, password, authority)
         except OSError as error:

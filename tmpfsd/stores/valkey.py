@@ -34,6 +34,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tmpfsd.privileges import give_up
 from tmpfsd.swapplaces import TLS, Remote, remote
 from tmpfsd.uvm.param import PAGE_SIZE
 
@@ -251,6 +252,7 @@ class ValkeyStore:
 
     def _keep(self) -> None:
         """Renew what there is, and look for a server that is away."""
+        give_up()
         while not self._ended:
             self._wake.wait(PROBE if self._away else RENEW)
             self._wake.clear()
