@@ -36,6 +36,8 @@ def resize(vm: Vm, nframes: int) -> Generator[int, None, None]:
     assert nframes > vm.reserve, "no frame beside the reserve"
     if nframes > vm.phys.most:
         raise NoMemory(f"the system gave address space for {ptoa(vm.phys.most) >> 20}m of ram only")
+    for file in vm.swap.files if vm.swap is not None else ():
+        file.ask_again()                        # who resizes waits for it
     while nframes > vm.phys.nframes:
         vm.phys.grow(min(nframes, vm.phys.nframes + GROW_STEP))
         vm.measure()
