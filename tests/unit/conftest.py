@@ -12,6 +12,7 @@ from btreelib import SMALL, Tree
 
 from tests.fs.wirelib import Wire
 from tmpfsd.tmpfs import btree, layout
+from tmpfsd.uvm.errors import Unanswered
 from tmpfsd.uvm.seal import Seal
 from tmpfsd.uvm.store import FileStore, open_store
 from tmpfsd.uvm.swap import Swap
@@ -42,6 +43,7 @@ class FaultySwap(Swap):
         self.bad_write: set[int] = set()        # slots
         self.bad_read: set[int] = set()
         self.bad_once: set[int] = set()         # as bad_read, for one read each
+        self.away = False                       # answers to no read
         self.short = False                      # moves half a page more than a page at a time
         self.writes: list[range] = []           # the slots of each write that was tried
         self.reads: list[range] = []
@@ -55,6 +57,8 @@ class FaultySwap(Swap):
                 raise OSError(errno.ENOSPC, "full")
             if self.room >= 0:
                 self.room -= len(pages) << 12
+        elif self.away:
+            raise Unanswered("no answer")
         elif slots & self.bad_read or slots & self.bad_once:
             self.bad_once -= slots
             raise OSError(errno.EIO, "faulty")

@@ -6,7 +6,7 @@ from typing import Callable
 import pytest
 
 from tmpfsd.uvm import lost
-from tmpfsd.uvm.errors import Inconsistent, SwapIOError
+from tmpfsd.uvm.errors import Inconsistent, SwapIOError, Unanswered
 from tmpfsd.uvm.lost import Lost, Unreadable, heed, seldom
 from tmpfsd.uvm.vm import Vm
 
@@ -128,6 +128,15 @@ def test_a_slot_that_does_not_answer_is_a_lost_page_and_no_inconsistency(vm: Vm)
     assert (found.nlost, found.pages) == (2, [(5, vm.slot_of[5]), (9, vm.slot_of[9])])
     heed(vm, found.pages)
     assert vm.lost.pages == {5, 9} and found_in(vm).nlost == 2
+
+
+def test_a_store_that_is_away_ends_the_check_of_a_mount(vm: Vm) -> None:
+    vm.swap.away = True
+    vm.check()
+    with pytest.raises(Unanswered):
+        found_in(vm)
+    vm.check()
+    assert not vm.lost.pages
 
 
 def test_wrong_bytes_are_a_lost_page_to_who_knows_that_stores_lie(vm: Vm) -> None:

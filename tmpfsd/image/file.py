@@ -22,7 +22,7 @@ import zstandard
 
 from tmpfsd.image.format import CODES, ImageError, unpack_header
 from tmpfsd.image.source import open_source
-from tmpfsd.uvm.errors import SwapIOError, WrongPage, demand
+from tmpfsd.uvm.errors import SwapIOError, Unanswered, WrongPage, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
 KEPT = 8                    # clusters that are kept unpacked: 512 KiB
@@ -103,7 +103,8 @@ class Image:
             if not got:
                 where = f"image {self.path}: page {slot}"
                 if isinstance(error, OSError):
-                    raise SwapIOError(f"{where}: {error.strerror}") from error
+                    away = self.source.state() != "ok"
+                    raise (Unanswered if away else SwapIOError)(f"{where}: {error.strerror}") from error
                 raise WrongPage(f"{where}: {error}") from error
         self.pages_read += got
         return got

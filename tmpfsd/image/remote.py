@@ -10,7 +10,8 @@ Picture     HERE --no answer within SECONDS, or an error twice--> AWAY --the kee
             A block behind the one fetched last brings AHEAD more.
 
 Invariants  T1  At most MOST_FETCHES blocks are on their way, each once, however many want it (`_fetches`).
-            T2  A frozen copy has no threads and no cache: it reads by itself, and may wait.
+            T2  A frozen copy has no threads and no cache: it reads by itself, and may wait.  A server that has given no
+                answer is away for the rest of its life.
 
 Limits      Each answer is believed as far as the checksums of the image go.
             A library that hangs for good keeps a thread: READ_SECONDS (ranges.py) end that for http and s3.
@@ -175,11 +176,18 @@ class RemoteFile:
 
     def _of_copy(self, block: int) -> bytes:
         """Read a block in a frozen copy (T2)."""
-        if self._copy_block[0] != block:
+        if self._copy_block[0] == block:
+            return self._copy_block[1]
+        if self._away:
+            raise OSError(errno.EIO, self._away)
+        start = block << BLOCK_SHIFT
+        try:
             if self._copy_block[0] < 0:
                 self._ranges = Ranges(self._url)
-            start = block << BLOCK_SHIFT
             self._copy_block = block, self._patiently(start, min(start + BLOCK, self.size))
+        except OSError as error:
+            self._away = error.strerror or "no answer"
+            raise
         return self._copy_block[1]
 
     def bring(self, offset: int, nbytes: int) -> None:

@@ -34,6 +34,12 @@ class WrongPage(SwapIOError):
     errno: ClassVar[int] = errno.EIO
 
 
+class Unanswered(SwapIOError):
+    """A store does not answer at all, whatever page is asked for: nothing is known of the page."""
+
+    errno: ClassVar[int] = errno.EIO
+
+
 class Inconsistent(VmError):
     """An invariant does not hold: its number, what was seen, and the state around it."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable, Final
 
-from tmpfsd.uvm.errors import SwapIOError, demand
+from tmpfsd.uvm.errors import SwapIOError, Unanswered, demand
 from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, WIRED
 from tmpfsd.uvm.unwritten import UNWRITTEN
 
@@ -61,7 +61,10 @@ def _check_page(vm: Vm, vpn: int, deep: bool) -> None:
 
 
 def _check_slot(vm: Vm, vpn: int, slot: int, resident: bool) -> None:
-    """Read the slot of page vpn, and once more where that fails: a fault may pass."""
+    """Read the slot of page vpn, and once more where that fails: a fault may pass.
+
+    => Unanswered: the check of a mount ends, where a store that is away would make all its pages lost ones.
+    """
     assert vm.swap is not None
     wrong = False
     for _ in range(2):
@@ -69,6 +72,10 @@ def _check_slot(vm: Vm, vpn: int, slot: int, resident: bool) -> None:
             if vm.swap.verify(slot, vpn):
                 return
             wrong = True
+        except Unanswered:
+            if vm.unreadable is not None:
+                raise
+            return
         except SwapIOError:
             wrong = False
     if vm.unreadable is not None:
