@@ -29,6 +29,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import threading
 from collections.abc import Iterator
 
 CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN = 1 << 2, 1 << 21
@@ -37,6 +38,8 @@ VERSION_3 = 0x20080522      # _LINUX_CAPABILITY_VERSION_3: 64 bits, in two halve
 
 log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)
+_groups = threading.Lock()
+_left: list[int] = []               # the process that has left them: this one, or the one it was made of
 _Header = ctypes.c_uint32 * 2       # struct __user_cap_header_struct: version, pid
 _Data = ctypes.c_uint32 * 6         # struct __user_cap_data_struct[2]: effective, permitted, inheritable
 
@@ -70,12 +73,23 @@ def reachable(path: str) -> bool:
     return True
 
 
+def leave_groups() -> None:
+    """Leave root's supplementary groups, once, with _groups held.
+
+    setgroups(3) is for all threads: where one of them may not any more and another may, the C library calls abort().
+    """
+    if os.geteuid() == 0 and os.getpid() not in _left:
+        os.setgroups([])
+        _left.append(os.getpid())
+
+
 def drop(mountpoint: str = "/") -> None:
     """Give up what serving a mount does not need; for root only."""
     if os.geteuid() != 0:
         return
     try:
-        os.setgroups([])
+        with _groups:
+            leave_groups()
         permitted = capabilities()[1]
         set_capabilities(0, permitted)
         kept = CAP_SYS_ADMIN if reachable(mountpoint) else CAP_SYS_ADMIN | CAP_DAC_READ_SEARCH
@@ -88,7 +102,9 @@ def drop(mountpoint: str = "/") -> None:
 def give_up() -> None:
     """Keep no capability in this thread, nor in those that it starts: what speaks to a server needs none."""
     try:
-        set_capabilities(0, 0)
+        with _groups:
+            leave_groups()
+            set_capabilities(0, 0)
     except OSError as error:
         log.warning("a thread keeps its privileges: %s", error)
 
