@@ -37,7 +37,8 @@ from tmpfsd.uvm.pagedaemon import CLUSTER, MOST_BATCH
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
-SIZES: Final = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)       # times the frames that there are
+# Times the frames that there are.  Not Final: mypyc 2.4 takes a final tuple of floats for one that was never set.
+SIZES = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 NOW: Final = 4              # of SIZES: 1.0
 MOST: Final = 4096          # pages in the sample
 LEAST_SHIFT: Final = 2      # a quarter of the pages at most
