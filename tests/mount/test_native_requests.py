@@ -15,6 +15,8 @@ from typing import Any, Callable, Iterator
 import pytest
 from mountlib import Mounted, as_user, ctl, eventually, needs_root, touch
 
+from tmpfsd.fuse.init import MAX_WRITE
+
 CHECKED = "edge=native,ram=8m,size=256m"
 UNCHECKED = f"{CHECKED},noperm"
 BLOCK = bytes(4096)
@@ -153,19 +155,19 @@ def test_write_asks_for_no_attribute(asked: Asked) -> None:
 
 
 @needs_root
-def test_large_files_go_in_requests_of_a_mebibyte(asked: Asked) -> None:
-    mebibyte, size = 1 << 20, 16
+def test_large_files_go_in_large_requests(asked: Asked) -> None:
+    most, size = MAX_WRITE, 64
     fd = os.open(asked.d / "large", os.O_CREAT | os.O_RDWR)
     os.write(fd, b"x")
-    data = os.urandom(mebibyte)
+    data = os.urandom(most)
     with asked.by(write=size):
         for number in range(size):
-            os.pwrite(fd, data, number * mebibyte)
+            os.pwrite(fd, data, number * most)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(fd)
     fd = os.open(asked.d / "large", os.O_RDONLY)        # the mount has set its read-ahead by now
     before = asked.mounted.status()["requests"].get("read", 0)
-    same = [os.read(fd, mebibyte) == data for _ in range(size)]
+    same = [os.read(fd, most) == data for _ in range(size)]
     os.close(fd)
     assert same == [True] * size
     # The window of read-ahead opens by doubling, then each request is as large as can be.

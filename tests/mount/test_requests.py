@@ -13,6 +13,8 @@ from typing import Callable, Iterator
 import pytest
 from mountlib import EDGE, Mounted, as_user, eventually, needs_root, touch
 
+from tmpfsd.fuse.init import MAX_WRITE
+
 BLOCK = bytes(4096)
 other_edge = pytest.mark.skipif(EDGE == "native", reason="test_native_requests.py counts those of edge=native")
 
@@ -98,16 +100,16 @@ def test_write_asks_for_no_attribute(asked: Asked) -> None:
 
 @other_edge
 @needs_root
-def test_large_files_go_in_requests_of_a_mebibyte(asked: Asked) -> None:
-    path, mebibyte, size = asked.mounted.mnt / "large", 1 << 20, 16
+def test_large_files_go_in_large_requests(asked: Asked) -> None:
+    path, most, size = asked.mounted.mnt / "large", MAX_WRITE, 64
     with asked.by(lookup=1, create=1, write=size, getxattr=1, release=1):
         with open(path, "wb", buffering=0) as file:
             for _ in range(size):
-                file.write(os.urandom(mebibyte))
+                file.write(os.urandom(most))
     fd = os.open(path, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     before = asked.mounted.status()["requests"].get("read", 0)
-    assert sum(len(os.read(fd, mebibyte)) for _ in range(size)) == size * mebibyte
+    assert sum(len(os.read(fd, most)) for _ in range(size)) == size * most
     os.close(fd)
     # The window of read-ahead opens by doubling, then each request is as large as can be.
     assert size <= asked.mounted.status()["requests"]["read"] - before <= size + 6
