@@ -5,13 +5,31 @@ Fixtures    fs        a Driver over a Mount; at the end all is checked, removed 
 """
 
 import gc
+import os
 from contextlib import ExitStack, suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
 
 from tests.fs.fslib import MODES, TRIED, Driver, make_mount, tiny_trees
+from tmpfsd.tmpfs.directory import KEY_BITS
+
+# The key that a mount's names hash with is random, and a test's are not: where a tree splits, and what is the last
+# thing that has room, is the same in each run.  Another seed gives other trees: TMPFSD_HASH_SEED=$RANDOM.
+HASH_SEED = int(os.environ.get("TMPFSD_HASH_SEED", "1"))
+
+
+def pytest_report_header() -> str:
+    """What to give for the same trees again."""
+    return f"names hash with TMPFSD_HASH_SEED={HASH_SEED}"
+
+
+def hash_key(test: str, n: int) -> int:
+    """The key of the n-th file system of a test."""
+    digest = blake2b(f"{HASH_SEED} {test} {n}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 64 - KEY_BITS
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -22,14 +40,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture
-def make_fs(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
+def make_fs(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Driver]]:
     """Make a file system; all that were made are ended as every test is."""
     made: list[Driver] = []
     with ExitStack() as stack:
         def make(mode: str = "roomy", tiny: bool = False, **options: Any) -> Driver:
             if tiny:
                 stack.enter_context(tiny_trees())
-            driver = Driver(make_mount(options.pop("swap", str(tmp_path)), mode, **options), mode)
+            mp = make_mount(options.pop("swap", str(tmp_path)), mode, **options)
+            mp.dirs.key = hash_key(request.node.nodeid, len(made))
+            driver = Driver(mp, mode)
             made.append(driver)
             return driver
 

@@ -6,13 +6,15 @@ import sys
 from typing import Callable
 
 from tests.fs.fslib import ROOT, Driver
+from tmpfsd.tmpfs.directory import Directories
 
 NAMES = [b"%d" % i for i in range(200)]
 
 
 def test_two_mounts_differ(make_fs: Callable[..., Driver]) -> None:
     """So names that collide, or the order of a listing, cannot be worked out beforehand."""
-    one, two = make_fs(), make_fs()
+    one, two = make_fs(), make_fs()         # with keys of the fixture's, as all tests have
+    assert len({Directories(one.mp.mem).key for _ in range(8)} | {one.mp.dirs.key, two.mp.dirs.key}) == 10
     same = [name for name in NAMES if one.mp.dirs.hash(name) == two.mp.dirs.hash(name)]
     assert not same
     for fs in (one, two):
