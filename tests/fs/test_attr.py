@@ -8,7 +8,7 @@ from typing import Callable
 import pytest
 
 from tests.fs.fslib import CRED, ROOT, USER, Cred, Driver, refused, ticking
-from tmpfsd.tmpfs import acl, vnops
+from tmpfsd.tmpfs import setid, vnops
 
 YEAR = 31_556_952 * 10 ** 9
 HIGHEST = (1 << 79) - 1
@@ -151,9 +151,9 @@ def test_set_id_bits_are_not_taken_by_who_may_not_write(fs: Driver, mode: int, g
     fs.setattr(ino, mode=mode)
     fs.setattr(ino, USER)
     assert stat.S_IMODE(fs.getattr(ino).mode) == (mode if later is not None else mode & 0o777)
-    assert fs.mp.strips.keys() == ({ino} if later is not None and later != mode else set())
-    if fs.mp.strips:
-        assert fs.do(vnops.strip, ino) and not fs.mp.strips
+    assert fs.mp.marks.keys() == ({ino} if later is not None and later != mode else set())
+    if fs.mp.marks:
+        assert fs.do(setid.cleared, ino) and not fs.mp.marks
         assert stat.S_IMODE(fs.getattr(ino).mode) == later
 
 
@@ -163,17 +163,25 @@ def test_a_mark_for_a_node_that_is_gone_takes_nothing(fs: Driver) -> None:
     fs.unlink(ROOT, b"f")
     fs.forget(ino)
     assert fs.create(ROOT, b"g", 0o2755) == ino
-    assert not fs.do(vnops.strip, ino)
-    assert stat.S_IMODE(fs.getattr(ino).mode) == 0o2755 and not fs.mp.strips
+    assert not fs.do(setid.cleared, ino)
+    assert stat.S_IMODE(fs.getattr(ino).mode) == 0o2755 and not fs.mp.marks
 
 
 def test_marks_are_bounded(fs: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acl, "STRIPS_MAX", 2)
+    monkeypatch.setattr(setid, "MARKS_MAX", 2)
     inos = [fs.create(ROOT, b"f%d" % number, 0o2755) for number in range(3)]
     for ino in (inos[0], inos[1], inos[0]):
         fs.setattr(ino, USER)
     with refused(errno.EPERM):
         fs.setattr(inos[2], USER)
+
+
+def test_a_write_that_clears_by_itself_needs_no_mark(fs: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setid, "MARKS_MAX", 0)
+    ino = fs.create(ROOT, b"f", 0o2755)
+    assert not fs.do(setid.cleared, ino)
+    assert fs.do(setid.cleared, ino, USER) and stat.S_IMODE(fs.getattr(ino).mode) == 0o755
+    assert not fs.do(setid.cleared, ino, USER) and not fs.mp.marks
 
 
 def test_set_id_bits_and_what_leaves_them(fs: Driver) -> None:

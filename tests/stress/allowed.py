@@ -65,7 +65,7 @@ NOT_PLAYED = {
     "inode numbers": "each file system's own; which names are of one node is compared",
     "security.selinux where no file has one": "not supported, so that ls asks once (README, Limits)",
     "chown(-1, -1)": "the kernel asks as before a write: it takes another's set-id bits for who may "
-                     "write, and says nothing to others (acl.strip_at_write; test_posix_perm.py)",
+                     "write, and says nothing to others (tmpfs/setid.py; test_posix_perm.py)",
     "the time of day": "two clocks; that a time moved is compared",
 }
 

@@ -270,7 +270,7 @@ class TestData:
         wire.uid = wire.gid = 1000
         assert wire.setattr(ino, 0).mode == 0o106755          # chown(-1, -1), or the kernel before a write
         wire.write(ino, 0, b"x", abi.WRITE_KILL_SUIDGID)
-        assert wire.getattr(ino).mode == 0o100755 and not wire.mp.strips
+        assert wire.getattr(ino).mode == 0o100755 and not wire.mp.marks
 
 
 class TestDirectories:

@@ -1,8 +1,5 @@
 """fuse/attributes.py: the handlers of requests about nodes and about the whole file system.
 
-Set-id bits (FUSE_HANDLE_KILLPRIV_V2): vnops.setattr() clears them at chown and truncate by who asks; a SETATTR of
-nothing is how the kernel says that they must go at chown(-1, -1) and before a write.
-
 Limits      open(O_TRUNC) and truncate(2) to nothing are the same request, as there is no OPEN.  It is taken for the
             former, so that `: > stamp` sets the times of a file that was empty; truncate(2) then does as well, which
             the kernel's tmpfs leaves out.

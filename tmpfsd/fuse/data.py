@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from tmpfsd.fuse import abi, notify, replies
 from tmpfsd.fuse.abi import BODY
 from tmpfsd.fuse.init import MAX_WRITE
-from tmpfsd.tmpfs import copyrange, layout, readv, vnops, writeback
+from tmpfsd.tmpfs import copyrange, layout, readv, setid, vnops, writeback
 from tmpfsd.tmpfs.errors import FsError
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def write(s: Session, ino: int, request: memoryview) -> bytes:
         raise FsError(errno.EINVAL)
     demand_regular(s, ino)
     mount = s.mount
-    if flags & abi.WRITE_KILL_SUIDGID or mount.strips:
-        _strip(s, ino, flags)
+    if flags & abi.WRITE_KILL_SUIDGID or mount.marks:
+        clear_set_id(s, ino, flags & abi.WRITE_KILL_SUIDGID != 0)
     do = writeback.write if flags & abi.WRITE_CACHE else vnops.write
     done = do(mount, ino, offset, request[DATA:], opened & os.O_APPEND != 0)
     return _pack_write(_WRITE_SIZE, 0, s.unique, done)
@@ -86,26 +86,14 @@ def _copy(s: Session, ino: int, data: bytes) -> int:
     if flags:
         raise FsError(errno.EINVAL)
     s.demand_known(target)
-    if s.mount.strips:
-        strip_noted(s, target)
+    if s.mount.marks:
+        clear_set_id(s, target)
     demand_regular(s, ino)
     demand_regular(s, target)
     return copyrange.copy(s.mount, ino, start, target, to, length)
 
 
-def strip_noted(s: Session, ino: int) -> None:
-    """Take the set-id bits that were left to the next change of a file's bytes (acl.strip_at_write())."""
-    if ino in s.mount.strips and vnops.strip(s.mount, ino):
-        s.notices.append(notify.inval_inode(ino))
-
-
-def _strip(s: Session, ino: int, flags: int) -> None:
-    """Take the set-id bits that a write by somebody without CAP_FSETID takes; the kernel holds the mode from before."""
-    mount = s.mount
-    before = layout.tn_mode(mount.arena, mount.mem.node(ino))
-    if flags & abi.WRITE_KILL_SUIDGID and before & (stat.S_ISUID | stat.S_ISGID):
-        vnops.setattr(mount, ino, s.caller)         # of nothing: they go, or are left to strip()
-    if ino in mount.strips:
-        vnops.strip(mount, ino)
-    if layout.tn_mode(mount.arena, mount.mem.node(ino)) != before:
-        s.notices.append(notify.inval_inode(ino))
+def clear_set_id(s: Session, ino: int, killing: bool = False) -> None:
+    """Clear the set-id bits that go as the bytes of a file change, all of them where the kernel says so (killing)."""
+    if (killing or ino in s.mount.marks) and setid.cleared(s.mount, ino, s.caller if killing else None):
+        s.notices.append(notify.inval_inode(ino))       # the kernel holds the mode from before

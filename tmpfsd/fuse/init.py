@@ -40,7 +40,7 @@ WANTED = {
     "FUSE_CACHE_SYMLINKS": "the target of a symbolic link never changes: it is asked for once",
     "FUSE_NO_OPEN_SUPPORT": "(nothing is answered to it) OPEN may be ENOSYS",
     "FUSE_NO_OPENDIR_SUPPORT": "(likewise) OPENDIR may be ENOSYS, and listings are cached",
-    "FUSE_HANDLE_KILLPRIV_V2": "set-id bits are cleared here: no GETXATTR of security.capability before each write",
+    "FUSE_HANDLE_KILLPRIV_V2": "set-id bits are cleared here (setid.py): no GETXATTR of capabilities at each write",
     "FUSE_SETXATTR_EXT": "SETXATTR says whether an ACL takes the setgid bit, which the kernel knows better",
     "FUSE_INIT_EXT": "flags from 32 on",
 }

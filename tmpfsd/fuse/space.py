@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.fuse import abi, replies
 from tmpfsd.fuse.abi import BODY
-from tmpfsd.fuse.data import demand_regular, strip_noted
+from tmpfsd.fuse.data import clear_set_id, demand_regular
 from tmpfsd.fuse.later import Later
 from tmpfsd.tmpfs import cut, fileattr, holes, layout, regfile
 from tmpfsd.tmpfs.errors import FsError
@@ -42,8 +42,8 @@ def fallocate(s: Session, ino: int, data: bytes) -> bytes | None:
     if not length or offset + length > regfile.MAX_SIZE:
         raise FsError(errno.EFBIG if length else errno.EINVAL)
     demand_regular(s, ino)
-    if s.mount.strips:
-        strip_noted(s, ino)
+    if s.mount.marks:
+        clear_set_id(s, ino)
     if mode & PUNCH_HOLE:
         if s.mount.flagged:
             fileattr.demand_loose(s.mount, ino)

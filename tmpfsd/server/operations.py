@@ -25,7 +25,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from tmpfsd.options import Config
 from tmpfsd.server.turns import Turns
-from tmpfsd.tmpfs import reap, vnops, writeback, xattr
+from tmpfsd.tmpfs import reap, setid, vnops, writeback, xattr
 from tmpfsd.tmpfs.caller import Caller, Privileged
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.mount import Mount
@@ -345,8 +345,8 @@ class Operations(pyfuse3.Operations):
         return done
 
     def write_some(self, fh: int, offset: int, data: bytes) -> int:
-        """Write, and take set-id bits that are to go with it."""
-        if self.mount.strips and fh in self.mount.strips and vnops.strip(self.mount, fh):
+        """Write, and clear set-id bits that go with it."""
+        if fh in self.mount.marks and setid.cleared(self.mount, fh):
             pyfuse3.invalidate_inode(fh, attr_only=True)    # it holds the mode from before
         return vnops.write(self.mount, fh, offset, data)
 

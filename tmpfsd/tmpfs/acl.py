@@ -1,22 +1,20 @@
 """tmpfs/acl.py: POSIX ACLs where they meet the mode (acl(5); after fs/posix_acl.c).
 
-The kernel keeps and evaluates ACLs; what is left to the file system is that mode and ACL agree: setting an
-ACL sets the mode, chmod sets the ACL's entries, a new node inherits its directory's default ACL.
- And the umask is applied
-here, as it counts only where nothing is inherited; one that the kernel has applied already is applied twice, which is
-once.
+The kernel keeps and evaluates ACLs.  What is left to the file system is that mode and ACL agree: setting an ACL sets
+the mode, chmod sets the ACL's entries, a new node inherits its directory's default ACL.  The umask is applied here too,
+as it counts only where nothing is inherited.  If the kernel has applied it already, twice is the same as once.
+
+Breathing   All that reads or sets an ACL breathes.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import stat
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
-from tmpfsd.tmpfs import layout, xattr
-from tmpfsd.tmpfs.caller import CAP_FSETID
+from tmpfsd.tmpfs import layout, setid, xattr
 from tmpfsd.tmpfs.errors import FsError
 
 if TYPE_CHECKING:
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 ACCESS, DEFAULT = xattr.ACL_NAMES
 VERSION = 2
 USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
-STRIPS_MAX = 1000
 _HEAD, _ENTRY = Struct("<I"), Struct("<HHI")        # <linux/posix_acl_xattr.h>
 Acl = list[tuple[int, int, int]]                    # (tag, permissions, id)
 
@@ -82,14 +79,7 @@ def set_acl(mp: Mount, ino: int, name: bytes, value: bytes, cred: Any) -> None:
     if name == ACCESS:
         if entries:
             mode = mode_of(entries, mode)
-        if mode & stat.S_ISGID and not _may_keep_setgid(cred, gid):
-            mode &= ~stat.S_ISGID
-        layout.set_tn_mode(mp.arena, at, mode)
-
-
-def _may_keep_setgid(cred: Any, gid: int) -> bool:
-    """Whether a caller has CAP_FSETID or is in the file's group (posix_acl_update_mode(); CVE-2016-7097)."""
-    return cred is None or cred.in_group(gid) or cred.capable(CAP_FSETID)
+        layout.set_tn_mode(mp.arena, at, setid.of_acl(mode, gid, cred))
 
 
 def _store(mp: Mount, ino: int, name: bytes, entries: Acl) -> None:
@@ -130,53 +120,3 @@ def inherit(mp: Mount, dino: int, mode: int, umask: int) -> tuple[int, int]:
     if stat.S_ISDIR(mode):
         values.append((DEFAULT, encode(default)))
     return mode, xattr.new_tree(mp, values)
-
-
-def access(mp: Mount, ino: int, how: int) -> bool:
-    """access(2) with noperm, as for root: all except executing what nobody may execute.  => SwapIOError."""
-    mode = layout.tn_mode(mp.arena, mp.mem.node(ino))
-    return not how & os.X_OK or stat.S_ISDIR(mode) or bool(mode & 0o111)
-
-
-# --- set-id bits, where the kernel leaves it to us whether they go ---
-
-def may_write(mp: Mount, at: int, cred: Any) -> bool:
-    """Whether cred owns a node or may write it.  Of an ACL the mask is all that is looked at."""
-    mode, uid, gid = layout.tn_access(mp.arena, at)
-    return bool(cred.uid in (0, uid) or mode & stat.S_IWOTH
-                or mode & stat.S_IWGRP and (mp.acl or cred.in_group(gid)))
-
-
-def without_set_id(mode: int, gid: int, cred: Any) -> int:
-    """A mode as it is after a write or chown (setattr_should_drop_suidgid() of Linux fs/attr.c).
-
-    Setgid without the group's x marks mandatory locking, and is left to members of the group and to CAP_FSETID.
-    """
-    if stat.S_ISDIR(mode):
-        return mode
-    drop = stat.S_ISUID
-    if mode & stat.S_IXGRP or not cred.in_group(gid) and not cred.capable(CAP_FSETID):
-        drop |= stat.S_ISGID
-    return mode & ~drop
-
-
-def strip_at_write(mp: Mount, ino: int, at: int, new_mode: int) -> None:
-    """Have the next write of a node, which must come at once, take its set-id bits.  => FsError EPERM.
-
-    The kernel says the same before a write and at chown(-1, -1), and who may not write by now may still have the file
-    open.  So the call is neither refused, which could fail a write, nor obeyed, which would let anybody take the bits.
-    """
-    if len(mp.strips) >= STRIPS_MAX and ino not in mp.strips:
-        raise FsError(errno.EPERM)
-    mp.strips[ino] = layout.tn_gen(mp.arena, at), new_mode
-
-
-def strip(mp: Mount, ino: int) -> bool:
-    """Before a write: take the bits that strip_at_write() left; whether the mode has changed.  => SwapIOError."""
-    generation, new_mode = mp.strips.get(ino, (0, 0))
-    at = mp.mem.node_w(ino)
-    mp.strips.pop(ino, None)
-    if layout.tn_gen(mp.arena, at) != generation:
-        return False
-    layout.set_tn_mode(mp.arena, at, layout.tn_mode(mp.arena, at) & (new_mode | ~(stat.S_ISUID | stat.S_ISGID)))
-    return True

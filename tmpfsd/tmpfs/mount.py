@@ -52,7 +52,7 @@ class Mount:
 
     __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "clock", "now", "generation",
                  "lost_nodes", "flagged", "gate", "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels",
-                 "strips", "nr_inodes", "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold",
+                 "marks", "nr_inodes", "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold",
                  "quota")
 
     def __init__(self, config: Config, saved: Saved | None = None) -> None:
@@ -83,8 +83,8 @@ class Mount:
         self.set_atime(config.noatime or config.readonly, config.nodiratime, config.strictatime)
         self.flagged = False                # whether a node was ever given flags (fileattr.py)
         self.labels = False                 # whether a security label was ever set: before, they are not supported
-        # By node, its generation and next mode: those between a SETATTR and its WRITE, at most acl.STRIPS_MAX.
-        self.strips: dict[int, tuple[int, int]] = {}
+        # By node, its generation and next mode: whose next write takes set-id bits, at most setid.MARKS_MAX.
+        self.marks: dict[int, tuple[int, int]] = {}
         self.nr_inodes = config.nr_inodes
         self.quota: Quota | None = Quota(config) if config.user_quota or config.group_quota else None
         self.check_level = self.vm.check_level      # TMPFSD_CHECK; at 2 the server calls check() after each operation

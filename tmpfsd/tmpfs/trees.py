@@ -28,6 +28,7 @@ from tmpfsd.tmpfs.btwalk import nodes_from
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import EXTERNAL, KIND_STRING, KIND_TREE, ROOT_INO, unpack_extent
 from tmpfsd.tmpfs.mem import NODE_SIZE
+from tmpfsd.tmpfs.permission import MAY_READ, MAY_SEARCH, demand_access, demand_removal
 from tmpfsd.uvm.aobj import UNMAPPED
 from tmpfsd.uvm.errors import SwapIOError
 from tmpfsd.uvm.param import PAGE_SHIFT
@@ -43,11 +44,10 @@ RUN_MOST = 16384            # pages of data looked at between two points: a mill
 ATTRIBUTES = 128            # likewise
 COPY = 1 << 18              # pages whose frames are noted between two points
 IS_OUT = bytes(128) + b"\1" * 128         # by the highest byte of what a page table has of a page: it is out
-MAY_READ, MAY_WRITE, MAY_SEARCH = 4, 2, 1
 WORD = 4                    # bytes of a lookup count
 
 
-# --- paths and permissions ---
+# --- paths ---
 
 class Place(NamedTuple):
     """Where a path leads: the directory, the name there, and the node; of the root, the root itself and no name."""
@@ -78,29 +78,6 @@ def find(mp: Mount, path: bytes, cred: Any) -> Place:
             raise FsError(errno.ENOENT)
         ino = found[2]
     return Place(dino, name, ino)
-
-
-def demand_access(mp: Mount, ino: int, cred: Any, want: int) -> None:
-    """Refuse what `cred` (uid, groups) may not do with a node: FsError EACCES.  => Breathes with acl.
-
-    A directory of someone else that has an ACL is refused: it may say less than the mode does.
-    """
-    if cred.uid == 0:
-        return
-    mode, uid, gid = layout.tn_access(mp.arena, mp.mem.node(ino))
-    bits = mode >> 6 if uid == cred.uid else mode >> 3 if gid in cred.groups else mode
-    if bits & want != want:
-        raise FsError(errno.EACCES)
-    if mp.acl and uid != cred.uid and xattr.find(mp, ino, xattr.ACL_NAMES[0]) is not None:
-        raise FsError(errno.EACCES)
-
-
-def demand_removal(mp: Mount, dino: int, ino: int, cred: Any) -> None:
-    """Refuse to take a node's name out of a directory: FsError EACCES, or EPERM where the sticky bit forbids it."""
-    demand_access(mp, dino, cred, MAY_WRITE | MAY_SEARCH)
-    mode, uid, _gid = layout.tn_access(mp.arena, mp.mem.node(dino))
-    if mode & stat.S_ISVTX and cred.uid not in (0, uid, layout.tn_access(mp.arena, mp.mem.node(ino))[1]):
-        raise FsError(errno.EPERM)
 
 
 def may_discard(mp: Mount, place: Place, cred: Any) -> Iterator[None]:

@@ -17,13 +17,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from stat import S_IFDIR, S_ISGID, S_ISREG, S_ISUID
+from stat import S_IFDIR, S_ISGID, S_ISREG
 from typing import TYPE_CHECKING, Any, Final
 
 from tmpfsd.sizes import UNLIMITED
-from tmpfsd.tmpfs import acl, cut, fileattr, layout, listing, node, regfile, tmpfile, xattr
+from tmpfsd.tmpfs import acl, cut, fileattr, layout, listing, node, permission, regfile, setid, tmpfile, xattr
 from tmpfsd.tmpfs.btree import Path
-from tmpfsd.tmpfs.caller import CAP_FSETID, CAP_SYS_ADMIN
+from tmpfsd.tmpfs.caller import CAP_SYS_ADMIN
 from tmpfsd.tmpfs.directory import DIR_SIZE
 from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.layout import (
@@ -46,10 +46,10 @@ TYPE_MASK: Final = 0o170000         # S_IFMT, which Python has as a function onl
 DAY, CTIME_MAX = 86_400_000_000_000, (1 << 63) - 1      # ns; only the writeback cache ever hands a ctime in
 __all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "access", "create", "forget", "getattr", "getxattr", "link",
            "list_names", "listxattr", "lookup", "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir",
-           "readlink", "removexattr", "rename", "rmdir", "setattr", "setxattr", "statfs", "strip", "symlink",
+           "readlink", "removexattr", "rename", "rmdir", "setattr", "setxattr", "statfs", "symlink",
            "truncate", "unlink", "write"]
 
-access, forget, strip = acl.access, node.forget, acl.strip
+access, forget = permission.access, node.forget
 
 
 # --- looking ---
@@ -313,8 +313,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
             ctime_ns: int | None = None, by_path: bool = False, touched: bool = False) -> None:
     """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size, ids).  => Breathes.
 
-    A new owner takes the set-id bits of anything but a directory, a new size too unless the caller has CAP_FSETID, and
-    a call that changes nothing is how the kernel says that they must go: before a write, or at chown(-1, -1).
+    A new owner or size may take set-id bits, and so may a call that changes nothing (setid.py).
     => touched: the times are those of now, which need less rights than others (fileattr.py).
     => by_path is truncate(2), which changes no time where there was nothing and is to be nothing (as tmpfs has it).
     """
@@ -335,14 +334,12 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
     arena = mp.arena
     at = mp.mem.node_w(ino)
     old_mode, old_uid, old_gid = tn_access(arena, at)
-    new_mode = old_mode
     if mode is not None:
         new_mode = old_mode & TYPE_MASK | stat.S_IMODE(mode)
-    elif old_mode & (S_ISUID | S_ISGID) and (uid is not None or gid is not None or (
-            atime_ns is mtime_ns is ctime_ns is None if size is None else not cred.capable(CAP_FSETID))):
-        new_mode = acl.without_set_id(old_mode, old_gid, cred)
-        if new_mode != old_mode and uid is gid is size is None and not acl.may_write(mp, at, cred):
-            acl.strip_at_write(mp, ino, at, new_mode)
+    else:
+        new_mode = setid.of_setattr(mp, ino, at, cred, owner=uid is not None or gid is not None, size=size is not None,
+                                    times=any(ns is not None for ns in (atime_ns, mtime_ns, ctime_ns)))
+        if new_mode == setid.MARKED:
             return
     if stays_empty and mode is uid is gid is atime_ns is mtime_ns is None and new_mode == old_mode:
         return
@@ -400,10 +397,8 @@ def open(mp: Mount, ino: int, flags: int, cred: Any = None) -> None:
     if not flags & os.O_TRUNC or not S_ISREG(tn_mode(mp.arena, mp.mem.node(ino))):
         return
     truncate(mp, ino, 0)
-    at = mp.mem.node_w(ino)
-    mode, _uid, gid = tn_access(mp.arena, at)
-    if cred is not None and mode & (S_ISUID | S_ISGID) and not cred.capable(CAP_FSETID):
-        layout.set_tn_mode(mp.arena, at, acl.without_set_id(mode, gid, cred))
+    if cred is not None:
+        setid.truncated(mp, mp.mem.node_w(ino), cred)
 
 
 def read(mp: Mount, ino: int, offset: int, size: int) -> bytes | bytearray:
