@@ -9,10 +9,12 @@ from contextlib import suppress
 import pytest
 
 from tmpfsd.server.negotiate import (
-    ASYNC_DIO, CACHE_SYMLINKS, DONT_MASK, FUSE_INIT, HANDLE_KILLPRIV_V2, IN_HEADER, IN_INIT, OUT_HEADER, OUT_INIT,
-    Negotiation, answer_with, offered
+    ASYNC_DIO, CACHE_SYMLINKS, DONT_MASK, HANDLE_KILLPRIV_V2, Negotiation, answer_with, offered
 )
 
+FUSE_INIT = 26
+IN_HEADER, OUT_HEADER = struct.Struct("=IIQQIII4x"), struct.Struct("=IiQ")
+IN_INIT = OUT_INIT = struct.Struct("=IIII")
 ALL = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS
 LOOKUP = 1
 

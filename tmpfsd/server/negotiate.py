@@ -4,9 +4,8 @@ libfuse answers INIT itself and asks for what it knows (FUSE_CAP_*).  The bindin
 and nothing else, passes through a pair of sockets.  The kernel's request is read here and handed to libfuse.  libfuse's
 answer is read here, gets its flags, and goes to the kernel.  From then on libfuse has the descriptor to itself.
 
-    HANDLE_KILLPRIV_V2  the server clears set-id bits.  Without it the kernel asks for security.capability before each
-                        write(2): two requests for each 4 KiB, 28 us instead of 15.  With it a SETATTR of nothing says
-                        that bits must go, and who writes (vnops.setattr).
+    HANDLE_KILLPRIV_V2  the server clears set-id bits (tmpfs/setid.py).  Without it the kernel asks for
+                        security.capability before each write(2): two requests for each 4 KiB, 28 us instead of 15.
     CACHE_SYMLINKS      the kernel keeps the targets of symbolic links, which never change.
     DONT_MASK           with ACLs alone: the kernel leaves the umask to the server, for where a default ACL is inherited
                         it does not count (acl.inherit).
@@ -34,13 +33,12 @@ from tmpfsd.fuse.init import MAX_PAGES, MAX_WRITE
 
 log = logging.getLogger(__name__)
 
-# <linux/fuse.h>; both structures are only ever extended at their ends.
-IN_HEADER = struct.Struct("=IIQQIII4x")         # len opcode unique nodeid uid gid pid
-IN_INIT = struct.Struct("=IIII")                # major minor max_readahead flags
-OUT_HEADER = struct.Struct("=IiQ")              # len error unique
-OUT_INIT = struct.Struct("=IIII")               # major minor max_readahead flags
-FUSE_INIT, FUSE_MAJOR = 26, 7
-DONT_MASK, ASYNC_DIO, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2 = 1 << 6, 1 << 15, 1 << 23, 1 << 28
+# What INIT and its answer begin with in every version; later ones have more at the end.
+INIT_HEAD = struct.Struct("=IIII")              # major minor max_readahead flags
+FLAGS = struct.Struct("=I")
+FLAGS_AT = abi.OUT_HEADER.size + abi.INIT_OUT.offset["flags"]
+DONT_MASK, ASYNC_DIO, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2 = (
+    abi.INIT_FLAGS[f"FUSE_{name}"] for name in ("DONT_MASK", "ASYNC_DIO", "CACHE_SYMLINKS", "HANDLE_KILLPRIV_V2"))
 WANTED = HANDLE_KILLPRIV_V2 | CACHE_SYMLINKS
 UNWANTED = ASYNC_DIO
 CODES = dict(abi.INIT_OUT.fields)
@@ -49,18 +47,18 @@ MOST_INIT = 1 << 21                             # a read shorter than the sessio
 
 def offered(request: bytes, wanted: int) -> int:
     """Return which of the wanted features the kernel's INIT offers; 0 when it is another request."""
-    if len(request) < IN_HEADER.size + IN_INIT.size or IN_HEADER.unpack_from(request)[1] != FUSE_INIT:
+    if len(request) < abi.BODY + INIT_HEAD.size or abi.IN_HEADER.unpack(request)[1] != abi.INIT:
         return 0
-    major, _minor, _readahead, flags = IN_INIT.unpack_from(request, IN_HEADER.size)
-    return flags & wanted if major == FUSE_MAJOR else 0
+    major, _minor, _readahead, flags = INIT_HEAD.unpack_from(request, abi.BODY)
+    return flags & wanted if major == abi.MAJOR else 0
 
 
 def understood(answer: bytes) -> bool:
     """Tell whether an answer is one of success to INIT."""
-    if len(answer) < OUT_HEADER.size + OUT_INIT.size:
+    if len(answer) < abi.OUT_HEADER.size + INIT_HEAD.size:
         return False
-    length, error, _unique = OUT_HEADER.unpack_from(answer)
-    return not error and length == len(answer) and OUT_INIT.unpack_from(answer, OUT_HEADER.size)[0] == FUSE_MAJOR
+    length, error, _unique = abi.OUT_HEADER.unpack(answer)
+    return not error and length == len(answer) and INIT_HEAD.unpack_from(answer, abi.OUT_HEADER.size)[0] == abi.MAJOR
 
 
 def answer_with(answer: bytes, features: int) -> bytes:
@@ -70,11 +68,11 @@ def answer_with(answer: bytes, features: int) -> bytes:
     """
     if not understood(answer):
         return answer
-    major, minor, readahead, flags = OUT_INIT.unpack_from(answer, OUT_HEADER.size)
     changed = bytearray(answer)
-    OUT_INIT.pack_into(changed, OUT_HEADER.size, major, minor, readahead, flags & ~UNWANTED | features)
+    flags, = FLAGS.unpack_from(answer, FLAGS_AT)
+    FLAGS.pack_into(changed, FLAGS_AT, flags & ~UNWANTED | features)
     for name, most in (("max_write", MAX_WRITE), ("max_pages", MAX_PAGES)):
-        field, at = struct.Struct("=" + CODES[name]), OUT_HEADER.size + abi.INIT_OUT.offset[name]
+        field, at = struct.Struct("=" + CODES[name]), abi.OUT_HEADER.size + abi.INIT_OUT.offset[name]
         if at + field.size <= len(answer):      # older ones are shorter
             field.pack_into(changed, at, min(field.unpack_from(answer, at)[0], most))
     return bytes(changed)
