@@ -22,9 +22,9 @@ import pytest
 
 from tests import failpoints
 from tmpfsd.options import Config
-from tmpfsd.tmpfs import btree, discard, layout, reap, vnops
-from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs import btree, detach, layout, reap, vnops
+from tmpfsd.tmpfs.filesystem import Mount
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.codec import Zstd
 from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError, VmError
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
@@ -277,7 +277,7 @@ class Driver:
                 "strings": [pool.nitems for pool in mem.strings.pools], "map": vm.kernel_map.nused - submap_pages,
                 "slotless": vm.nslotless + (vm.swap.nheld if vm.swap else 0) + (vm.tier.ring.nheld if vm.tier else 0)}
 
-    def reap_all(self, check: bool = False) -> tuple[int, list[discard.Gone]]:
+    def reap_all(self, check: bool = False) -> tuple[int, list[detach.StaleName]]:
         """Reap to the end: names taken away, those that the kernel must be told of."""
         total, known = 0, self.mp.untold
         while self.mp.doomed:

@@ -87,7 +87,7 @@ def test_the_clock_that_jumps_is_asked_for_stamps_only() -> None:
             if name in CLOCKS and getattr(node.value, "id", "") in ("time", "datetime"):
                 asked[path.name] = name
     # Of nodes; of the lines of `trace`; of when a snapshot was made.
-    assert asked == {"clock.py": "clock_gettime_ns", "trees.py": "time", "snapshot.py": "time"}
+    assert asked == {"clock.py": "clock_gettime_ns", "trees.py": "time", "saving.py": "time"}
 
 
 def test_stamps_are_not_behind_what_the_kernel_said(fs: Driver) -> None:

@@ -13,7 +13,7 @@ from tests import failpoints
 from tests.fs.fslib import POINTS, ROOT, Driver, Pair, refused
 from tests.fs.test_failures import exact
 from tests.fs.test_undefined import attempts, pattern
-from tmpfsd.tmpfs import cut, discard, doomed, reap
+from tmpfsd.tmpfs import cut, detach, doomed, reap
 from tmpfsd.tmpfs.btree import BTree
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
 
@@ -46,7 +46,7 @@ def test_a_file_handle_does_not_bring_back_what_is_doomed(fs: Driver) -> None:
     fs.unlink(ROOT, b"file")
     fs.forget(pair.ino)
     assert fs.mp.doomed == pair.ino
-    discard.detach(fs.mp, ROOT, b"d")
+    detach.detach(fs.mp, ROOT, b"d")
     for ino in (pair.ino, top):
         for name in (b".", b".."):
             with refused(errno.ESTALE if name == b"." else errno.ENOTDIR if ino == pair.ino else errno.ENOENT):
@@ -172,7 +172,7 @@ def test_a_discarded_tree_with_large_files(fs: Driver) -> None:
         fs.link(ino, top, b"again-%d" % i)
     fs.forget_all()
     fs.mp.breathe()
-    discard.detach(fs.mp, ROOT, b"top")
+    detach.detach(fs.mp, ROOT, b"top")
     fs.reap_all(check=True)
     assert fs.mp.mem.nodes.nitems == 1
 

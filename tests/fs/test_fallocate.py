@@ -9,7 +9,7 @@ import pytest
 
 from tests.fs.fslib import POINTS, ROOT, Driver, Pair, failing, refused
 from tmpfsd.tmpfs import cut, fallocate, holes
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.regfile import MAX_SIZE
 from tmpfsd.uvm.errors import NoMemory, VmError
 from tmpfsd.uvm.unwritten import UNWRITTEN

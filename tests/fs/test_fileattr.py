@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from tests.fs.fslib import CRED, ROOT, USER, Driver, refused
-from tmpfsd.tmpfs import discard, fallocate, fileattr
+from tmpfsd.tmpfs import detach, fallocate, fileattr
 from tmpfsd.tmpfs.layout import FL_APPEND, FL_IMMUTABLE, FL_NODUMP, LINKABLE
 
 PAGE = 4096
@@ -59,7 +59,7 @@ def test_a_tree_is_not_discarded(fs: Driver) -> None:
     dino = fs.mkdir(ROOT, b"d")
     fs.do(fileattr.put, dino, FL_IMMUTABLE, CRED)
     with refused(errno.EPERM):
-        fs.do(discard.detach, ROOT, b"d")
+        fs.do(detach.detach, ROOT, b"d")
     fs.do(fileattr.put, dino, 0, CRED)
-    fs.do(discard.detach, ROOT, b"d")
+    fs.do(detach.detach, ROOT, b"d")
     fs.reap_all()

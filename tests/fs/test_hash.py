@@ -26,7 +26,7 @@ def test_two_mounts_differ(make_fs: Callable[..., Driver]) -> None:
 
 def test_with_the_interpreters_key_known() -> None:
     """PYTHONHASHSEED=0 is no way in."""
-    script = ("from tmpfsd.options import Config; from tmpfsd.tmpfs.mount import Mount; "
+    script = ("from tmpfsd.options import Config; from tmpfsd.tmpfs.filesystem import Mount; "
               "print(Mount(Config(ram_bytes=1 << 20, swap=None)).dirs.hash(b'name'))")
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     seen = {subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True,

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fs.fslib import ROOT, Driver, refused
 from tmpfsd.tmpfs import holes
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.param import PAGE_SIZE
 
 PAGES = 120

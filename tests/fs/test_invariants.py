@@ -7,7 +7,7 @@ import pytest
 
 from tests import failpoints
 from tests.fs.fslib import ROOT, Driver, make_mount
-from tmpfsd.tmpfs import check, layout
+from tmpfsd.tmpfs import fsck, layout
 from tmpfsd.tmpfs.directory import COOKIE_SHIFT, FIRST_KEY, REST_MASK, Directories
 from tmpfsd.tmpfs.layout import ORPHAN, pack_extent, unpack_extent
 from tmpfsd.uvm.errors import Inconsistent
@@ -270,15 +270,15 @@ def test_a_directory_below_itself(tmp_path) -> None:
 def test_a_way_up_that_ends_nowhere(tmp_path) -> None:
     """A way up that ends where nobody has a name: N1 and K2 come first in a check, so the last line alone is asked."""
     mp = make_mount(str(tmp_path))
-    seen = check._Seen()
+    seen = fsck._Seen()
     seen.parents |= {5: ROOT, 6: 5}
-    check._check_reachable(mp, seen)
+    fsck._check_reachable(mp, seen)
     seen.parents |= {7: 9}
     with pytest.raises(Inconsistent, match="directory 7 is cut off") as info:
-        check._check_reachable(mp, seen)
+        fsck._check_reachable(mp, seen)
     assert info.value.invariant == "E4"
     seen.ends.add(9)                # it was discarded
-    check._check_reachable(mp, seen)
+    fsck._check_reachable(mp, seen)
     mp.close()
 
 

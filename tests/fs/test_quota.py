@@ -11,8 +11,8 @@ import pytest
 
 from tests import failpoints
 from tests.fs.fslib import ROOT, Cred, Driver, failing, refused
-from tmpfsd.tmpfs import cut, discard, fallocate, quota, tmpfile, writeback
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs import accounts, cut, detach, fallocate, tmpfile, writeback
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import Inconsistent, VmError
 
 PAGE, BLOCK = 4096, 512
@@ -25,11 +25,11 @@ def as_user(fs: Driver, cred: Any) -> None:
     fs.mp.quota.caller = cred
 
 
-def of(fs: Driver, number: int, kind: int = quota.USER) -> tuple[int, int]:
+def of(fs: Driver, number: int, kind: int = accounts.USER) -> tuple[int, int]:
     """The bytes and inodes that a user, or a group, is charged."""
-    for accounts in fs.mp.quota:
-        if accounts.which == kind and number in accounts.table:
-            return accounts.table[number].blocks * BLOCK, accounts.table[number].inodes
+    for charged in fs.mp.quota:
+        if charged.which == kind and number in charged.table:
+            return charged.table[number].blocks * BLOCK, charged.table[number].inodes
     return 0, 0
 
 
@@ -54,11 +54,11 @@ def test_everything_is_charged_as_stat_says(make_fs: MakeFs, mode: str) -> None:
     fs.symlink(ROOT, b"link", b"t" * 1000, cred=ALICE)
     fs.mknod(ROOT, b"fifo", 0o010644, cred=ALICE)
     fs.link(ino, ROOT, b"second")
-    assert of(fs, 1000) == of(fs, 1000, quota.GROUP) == (0, 4)
+    assert of(fs, 1000) == of(fs, 1000, accounts.GROUP) == (0, 4)
     fs.rename(ROOT, b"file", ROOT, b"fifo")                    # which ends the other
     assert of(fs, 1000) == (0, 3)
     fs.rename(ROOT, b"dir", ROOT, b"d", 4, cred=BOB)           # and leaves a whiteout of his
-    assert of(fs, 1000) == (0, 3) and of(fs, 2000) == (0, 1) and of(fs, 1000, quota.GROUP) == (0, 4)
+    assert of(fs, 1000) == (0, 3) and of(fs, 2000) == (0, 1) and of(fs, 1000, accounts.GROUP) == (0, 4)
 
 
 def test_a_limit_of_blocks(make_fs: MakeFs, mode: str) -> None:
@@ -118,7 +118,7 @@ def test_a_limit_of_inodes(make_fs: MakeFs, mode: str) -> None:
     fs.create(ROOT, b"elsewhere", cred=BOB._replace(gid=7))
     fs.unlink(ROOT, b"2")
     fs.create(ROOT, b"again", cred=ALICE)
-    assert of(fs, 1000) == (0, 4) and of(fs, 1000, quota.GROUP) == (0, 6)
+    assert of(fs, 1000) == (0, 4) and of(fs, 1000, accounts.GROUP) == (0, 6)
 
 
 def test_root_has_no_limits_and_privileged_heed_none(make_fs: MakeFs, mode: str) -> None:
@@ -158,11 +158,11 @@ def test_chown_moves_the_charge(make_fs: MakeFs, mode: str) -> None:
     as_user(fs, BOB)
     fs.setattr(inos[0], BOB, uid=2000)
     assert of(fs, 1000) == (6 * PAGE, 2) and of(fs, 2000) == (3 * PAGE, 1)
-    assert of(fs, 1000, quota.GROUP) == (9 * PAGE, 3)
+    assert of(fs, 1000, accounts.GROUP) == (9 * PAGE, 3)
     fs.setattr(inos[0], BOB, uid=2000, gid=3000)               # from a number to itself: no charge
     fs.setattr(inos[1], BOB, gid=3000)
     fs.setattr(inos[2], BOB, gid=3000)
-    assert of(fs, 1000, quota.GROUP) == (0, 0) and of(fs, 3000, quota.GROUP) == (9 * PAGE, 3)
+    assert of(fs, 1000, accounts.GROUP) == (0, 0) and of(fs, 3000, accounts.GROUP) == (9 * PAGE, 3)
     other = fs.create(ROOT, b"other", cred=BOB)
     fs.write(other, 0, bytes(2 * PAGE))
     before = fs.getattr(other)
@@ -220,7 +220,7 @@ def test_a_discarded_tree_makes_room_when_it_is_needed(make_fs: MakeFs, mode: st
         fs.write(ino, 0, b"x" * (PAGE if i % 3 else 300))
         if i % 4:
             fs.forget(ino)
-    fs.do(discard.detach, ROOT, b"top")
+    fs.do(detach.detach, ROOT, b"top")
     assert of(fs, 1000)[1] == 29
     for i in range(28):
         fs.write(fs.create(ROOT, b"%d" % i, cred=ALICE), 0, bytes(PAGE))
@@ -341,7 +341,7 @@ def test_limits_of_one(make_fs: MakeFs, mode: str) -> None:
 def test_accounts_are_bounded(make_fs: MakeFs, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     """Whoever gives each file an owner of its own: the heap does not grow with the files."""
     failpoints.interpreted_only()
-    monkeypatch.setattr(quota, "MOST_ACCOUNTS", 10)
+    monkeypatch.setattr(accounts, "MOST_ACCOUNTS", 10)
     fs = both(make_fs, "roomy")
     as_user(fs, Cred())
     for i in range(9):

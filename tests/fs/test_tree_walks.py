@@ -6,13 +6,13 @@ import pytest
 
 from tests.fs.fslib import ROOT, Driver
 from tests.fs.treelib import LONG, grow, names_below, planted
-from tmpfsd.tmpfs import trees
+from tmpfsd.tmpfs import walk
 from tmpfsd.uvm.vm import Vm
 
 
 def usage(fs: Driver, top: int) -> dict[str, Any]:
     """du."""
-    total = trees.Usage(fs.mp, top)
+    total = walk.Usage(fs.mp, top)
     for _ in total.count():
         fs.mp.breathe()
     return total.totals()
@@ -76,15 +76,15 @@ def large(fs: Driver) -> int:
 def test_du_goes_in_slices(make_fs: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch) -> None:
     fs = make_fs(tiny=True)
     top = large(fs)
-    monkeypatch.setattr(trees, "RUN_MOST", 100)
-    usage, looked, most, steps = trees.Usage(fs.mp, top), 0, 0, 0
+    monkeypatch.setattr(walk, "RUN_MOST", 100)
+    usage, looked, most, steps = walk.Usage(fs.mp, top), 0, 0, 0
     for name in ("_item", "_data"):
-        def counting(self: trees.Usage, *args: Any, original: Any = getattr(trees.Usage, name)) -> None:
+        def counting(self: walk.Usage, *args: Any, original: Any = getattr(walk.Usage, name)) -> None:
             nonlocal looked
             looked += 1
             original(self, *args)
 
-        monkeypatch.setattr(trees.Usage, name, counting)
+        monkeypatch.setattr(walk.Usage, name, counting)
     for _ in usage.count():
         most, looked, steps = max(most, looked), 0, steps + 1
     assert most <= 300 and steps > 20
@@ -114,16 +114,16 @@ def _others(fs: Driver, top: int) -> None:
 
 
 @pytest.mark.parametrize("change", [_shorter, _gone, _others])
-@pytest.mark.parametrize("walk", [lambda mp, top: trees.Usage(mp, top).count(),
-                                  lambda mp, top: trees.Prefetch(mp, top, True).run()], ids=["du", "prefetch"])
-def test_what_changes_between_slices(make_fs: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch, walk: Any,
+@pytest.mark.parametrize("run", [lambda mp, top: walk.Usage(mp, top).count(),
+                                 lambda mp, top: walk.Prefetch(mp, top, True).run()], ids=["du", "prefetch"])
+def test_what_changes_between_slices(make_fs: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch, run: Any,
                                      change: Callable[[Driver, int], None]) -> None:
-    monkeypatch.setattr(trees, "RUN_MOST", 100)
-    monkeypatch.setattr(trees, "BATCH", 4)
+    monkeypatch.setattr(walk, "RUN_MOST", 100)
+    monkeypatch.setattr(walk, "BATCH", 4)
     for step in range(3, 40, 9):
         fs = make_fs(tiny=True)
         top = large(fs)
-        for n, _ in enumerate(walk(fs.mp, top)):
+        for n, _ in enumerate(run(fs.mp, top)):
             if n == step:
                 change(fs, top)
         fs.check()
@@ -133,7 +133,7 @@ def test_what_changes_between_slices(make_fs: Callable[..., Driver], monkeypatch
 
 def prefetch(fs: Driver, top: int, data: bool = True) -> dict[str, Any]:
     """prefetch."""
-    run = trees.Prefetch(fs.mp, top, data)
+    run = walk.Prefetch(fs.mp, top, data)
     for _ in run.run():
         fs.mp.breathe()
     return run.totals()
@@ -152,7 +152,7 @@ def test_prefetch_pages_in(make_fs: Callable[..., Driver]) -> None:
     fs.mp.vm.daemon.evict_all()
     told = prefetch(fs, top, data=False)
     assert told["pageins"] > 10 and not told["full"] and told["names"] == names_below(fs, top)
-    assert faults_of(fs, lambda: [entry for entry in trees.Walk(fs.mp, top)]) == 0
+    assert faults_of(fs, lambda: [entry for entry in walk.Walk(fs.mp, top)]) == 0
     assert prefetch(fs, top)["pageins"] > 0
     assert faults_of(fs, lambda: fs.dump()) <= 8        # the pages of attributes' values and of the root
     assert prefetch(fs, top)["pageins"] == 0

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fs.fslib import ROOT, Driver, failing, refused
 from tests.fs.treelib import LONG, SUPER, USER, Caller, grow, names_below, planted, take
-from tmpfsd.tmpfs import reap, trees
+from tmpfsd.tmpfs import reap, walk
 from tmpfsd.tmpfs.layout import tn_links
 from tmpfsd.uvm.errors import Inconsistent, SwapIOError, VmError
 
@@ -33,7 +33,7 @@ def test_every_slice_leaves_all_invariants(make_fs: Callable[..., Driver], mode:
 
 def test_counts_what_rm_would_remove(fs: Driver) -> None:
     top = planted(fs)
-    names = sum(1 for entry in trees.Walk(fs.mp, top) if entry is not None) - 1
+    names = sum(1 for entry in walk.Walk(fs.mp, top) if entry is not None) - 1
     take(fs)
     assert fs.reap_all()[0] == names
 
@@ -208,22 +208,22 @@ def test_a_broken_list_is_seen(make_fs: Callable[..., Driver]) -> None:
 def test_find(fs: Driver) -> None:
     top = planted(fs)
     sub = fs.lookup(top, b"dir-0")
-    assert trees.find(fs.mp, b"top//dir-0/", SUPER) == (top, b"dir-0", sub)
-    assert trees.find(fs.mp, b"", SUPER) == (ROOT, b"", ROOT)
+    assert walk.find(fs.mp, b"top//dir-0/", SUPER) == (top, b"dir-0", sub)
+    assert walk.find(fs.mp, b"", SUPER) == (ROOT, b"", ROOT)
     for path, number in ((b"top/none", errno.ENOENT), (b"top/file-1/x", errno.ENOTDIR), (b"top/far/x", errno.ELOOP),
                          (b"x" * 256, errno.ENAMETOOLONG)):
         with refused(number):
-            trees.find(fs.mp, path, SUPER)
+            walk.find(fs.mp, path, SUPER)
     assert not any(fs.mp.mem.u32[fs.mp.mem.nlookup_word(ino)] for ino in (top,) if ino not in fs.refs)
     fs.setattr(top, mode=0o700)
     with refused(errno.EACCES):
-        trees.find(fs.mp, b"top/dir-0", USER)
+        walk.find(fs.mp, b"top/dir-0", USER)
 
 
 def allowed(fs: Driver, path: bytes, who: Any) -> bool:
     """May who discard path?"""
     fs.mp.breathe()
-    for _ in trees.may_discard(fs.mp, trees.find(fs.mp, path, who), who):
+    for _ in walk.may_discard(fs.mp, walk.find(fs.mp, path, who), who):
         fs.mp.breathe()
     return True
 
@@ -269,17 +269,17 @@ def test_who_may_discard(fs: Driver) -> None:
 
 def test_walk_meets_every_name_once(fs: Driver) -> None:
     top = planted(fs)
-    met = [(entry.dino, entry.value) for entry in trees.Walk(fs.mp, top) if entry is not None]
+    met = [(entry.dino, entry.value) for entry in walk.Walk(fs.mp, top) if entry is not None]
     assert len(met) == len(set(met)) == names_below(fs, top) + 1
 
 
 def test_walk_survives_changes(fs: Driver) -> None:
     """Between slices the tree is removed, and its numbers are used again."""
     planted(fs)
-    walk = trees.Walk(fs.mp, fs.lookup(ROOT, b"top"))
+    going = walk.Walk(fs.mp, fs.lookup(ROOT, b"top"))
     fs.forget_all()
     met = 0
-    for entry in walk:
+    for entry in going:
         met += entry is not None
         if entry is None and met > 20 and b"top" in fs.entries(ROOT):
             take(fs)
@@ -290,10 +290,10 @@ def test_walk_survives_changes(fs: Driver) -> None:
 
 
 def test_too_deep(fs: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "MAX_DEPTH", 2)
+    monkeypatch.setattr(walk, "MAX_DEPTH", 2)
     planted(fs)
-    walk = trees.Walk(fs.mp, ROOT)
-    assert sum(1 for _ in walk) > 5 and walk.skipped == 3
+    going = walk.Walk(fs.mp, ROOT)
+    assert sum(1 for _ in going) > 5 and going.skipped == 3
     with refused(errno.EACCES):
         fs.setattr(ROOT, mode=0o777)
         allowed(fs, b"top", Caller(1000))

@@ -8,7 +8,7 @@ import pytest
 from tests import failpoints
 from tests.fs.fslib import ROOT, Driver
 from tmpfsd.tmpfs import reap, vnops, writeback
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.param import PAGE_SIZE, atop
 

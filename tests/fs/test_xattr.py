@@ -12,7 +12,7 @@ from tests.fs.fslib import CRED, ROOT, USER, Driver, refused
 from tmpfsd.pool.strings import CLASSES, TREE
 from tmpfsd.tmpfs import layout, vnops, xattr
 from tmpfsd.tmpfs.directory import Directories
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.uvm.param import PAGE_SIZE
 
 SIZES = [0, 1, 100, 2020, 2027, 2028, 2029, 2048, 2049, 4095, 4096, 4097, 8192, 30_000, 65_535, 65_536]

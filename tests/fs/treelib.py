@@ -4,7 +4,7 @@ import stat
 from typing import NamedTuple
 
 from tests.fs.fslib import ROOT, Driver
-from tmpfsd.tmpfs import discard
+from tmpfsd.tmpfs import detach
 
 LONG = b"long-" * 20
 
@@ -51,7 +51,7 @@ def planted(fs: Driver) -> int:
 def take(fs: Driver, name: bytes = b"top", dino: int = ROOT) -> int:
     """detach()."""
     fs.mp.breathe()
-    return discard.detach(fs.mp, dino, name)
+    return detach.detach(fs.mp, dino, name)
 
 
 def names_below(fs: Driver, dino: int) -> int:

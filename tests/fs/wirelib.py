@@ -17,8 +17,8 @@ from tmpfsd.fuse import abi, init
 from tmpfsd.fuse.abi import Structure
 from tmpfsd.fuse.session import Session
 from tmpfsd.options import Config
-from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import Inconsistent, VmError
 
 ALL_FLAGS = sum(abi.INIT_FLAGS.values())

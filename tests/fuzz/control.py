@@ -10,7 +10,7 @@ from typing import Any
 from tests.fuzz import fuzzlib
 from tmpfsd.server import control
 from tmpfsd.server.control import MAX_LINE, ControlServer, Peer, parse_request, read_line
-from tmpfsd.server.errors import ControlError
+from tmpfsd.server.refused import ControlError
 
 
 def oops(_request: Any) -> None:

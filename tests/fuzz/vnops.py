@@ -15,7 +15,7 @@ from typing import Any, Callable
 from tests.fs.fslib import ROOT, STARVING_FRAMES, Cred, Driver, make_mount
 from tests.fuzz import fuzzlib
 from tests.fuzz.fuzzlib import Source
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import Inconsistent, VmError
 from tmpfsd.uvm.param import PAGE_SIZE
 

@@ -66,14 +66,14 @@ class Asking:
     SCRIPT = """\
 import os, sys, time
 from tmpfsd.server import daemon, process
-from tmpfsd.tmpfs import check
+from tmpfsd.tmpfs import fsck
 from tmpfsd import options
-real = check.check
+real = fsck.check
 def slow(mount, tell=lambda done, of: None):
     while os.path.exists(sys.argv[2]):
         time.sleep(0.01)
     real(mount, tell)
-check.check = slow
+fsck.check = slow
 process.start_log(sys.argv[1], True, False)
 daemon.run(options.parse("ram=4m,size=64m"), sys.argv[1], lambda: None)
 """

@@ -21,7 +21,7 @@ from mountlib import REPOSITORY, Mounted, ctl, eventually, is_mounted, needs_roo
 
 from tmpfsd.options import Config
 from tmpfsd.server import control, inherited, metrics
-from tmpfsd.server.errors import MountError
+from tmpfsd.server.refused import MountError
 
 pytestmark = pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="no /dev/fuse")
 OPTIONS = "ram=1m,size=8m"

@@ -17,8 +17,8 @@ from tests.fs.fslib import CRED, ROOT
 from tests.servers import Server, cluster
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import vnops
-from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 
 MB = 1 << 20

@@ -42,7 +42,7 @@ from tmpfsd.cli import client
 from tmpfsd.mounts import mountinfo, places
 from tmpfsd.options import Config
 from tmpfsd.server import commands, control, loop, operations, trees
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
 
 MB = 1 << 20
 TIMES = 10                  # as much as `ram` is held

@@ -18,7 +18,7 @@ import tempfile
 from typing import Any, Callable
 
 from tests.fs.fslib import CRED, MODES, ROOT, Driver, make_mount, tiny_trees
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import VmError
 
 NAME_LENGTHS = (1, 2, 5, 13, 31, 32, 33, 60, 255)

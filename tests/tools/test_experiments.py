@@ -13,7 +13,7 @@ pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 from tmpfsd.swapplaces import default_swap  # noqa: E402
-from tmpfsd.tmpfs.estimate import estimate  # noqa: E402
+from tmpfsd.tmpfs.forecast import estimate  # noqa: E402
 from tools.experiments import __main__ as experiments  # noqa: E402
 from tools.experiments import cgroup, child, e1, e4, e6, e11, report, trees  # noqa: E402
 from tools.experiments.scale import Scale  # noqa: E402

@@ -17,7 +17,7 @@ from tmpfsd.cli import ctl, mount
 from tmpfsd.options import FLAGS, GENERIC, VALUED, Config
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.operations import Operations
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted((REPOSITORY / "tools/man").glob("*.8"))

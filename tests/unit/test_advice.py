@@ -5,7 +5,7 @@ import pytest
 from tmpfsd.cli.advise import lines
 from tmpfsd.options import Config
 from tmpfsd.server.advice import Memory, Shrinking, enough, figures, shares_of
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.uvm.sampler import SIZES, Sampler
 
 NO_TIER = Shrinking(0.0, 4096)

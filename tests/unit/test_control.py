@@ -17,7 +17,7 @@ import trio
 from tmpfsd.cli.client import connect
 from tmpfsd.server import control, turns
 from tmpfsd.server.control import MAX_LINE, ControlServer, listen
-from tmpfsd.server.errors import ControlError
+from tmpfsd.server.refused import ControlError
 
 
 def refuse(_request: Any) -> None:

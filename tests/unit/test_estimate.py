@@ -15,8 +15,8 @@ from tests.fs.fslib import CRED
 from tmpfsd.cli import ctl
 from tmpfsd.options import Config, parse
 from tmpfsd.tmpfs import vnops
-from tmpfsd.tmpfs.estimate import LEAF_CAP, Shape, _data, estimate, leaves, of_tree, tree_nodes, uniform
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
+from tmpfsd.tmpfs.forecast import LEAF_CAP, Shape, _data, estimate, leaves, of_tree, tree_nodes, uniform
 from tmpfsd.uvm.param import PAGE_SIZE
 
 ROOT = vnops.ROOT_INO

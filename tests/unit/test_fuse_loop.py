@@ -18,9 +18,9 @@ pyfuse3 = pytest.importorskip("pyfuse3")
 
 from tmpfsd.fuse import abi, notify  # noqa: E402  (needs pyfuse3)
 from tmpfsd.server import edge, nativeloop  # noqa: E402
-from tmpfsd.server.errors import MountError  # noqa: E402
 from tmpfsd.server.loop import MICROSECOND, MOST_SPIN, TURN  # noqa: E402
 from tmpfsd.server.nativeloop import NativeLoop  # noqa: E402
+from tmpfsd.server.refused import MountError  # noqa: E402
 
 ROOT = abi.ROOT_ID
 

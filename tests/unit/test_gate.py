@@ -16,14 +16,14 @@ from tests.fs.fslib import CRED  # noqa: E402
 from tmpfsd.options import Config  # noqa: E402
 from tmpfsd.server.commands import CHANGES, Commands, gated  # noqa: E402
 from tmpfsd.server.control import Progress  # noqa: E402
-from tmpfsd.server.errors import ControlError  # noqa: E402
 from tmpfsd.server.operations import Operations  # noqa: E402
+from tmpfsd.server.refused import ControlError  # noqa: E402
 from tmpfsd.server.trees import Trees  # noqa: E402
-from tmpfsd.tmpfs import discard, vnops  # noqa: E402
-from tmpfsd.tmpfs.errors import FsError  # noqa: E402
+from tmpfsd.tmpfs import detach, vnops  # noqa: E402
+from tmpfsd.tmpfs.filesystem import Mount  # noqa: E402
+from tmpfsd.tmpfs.fserror import FsError  # noqa: E402
 from tmpfsd.tmpfs.gate import Gate  # noqa: E402
 from tmpfsd.tmpfs.layout import ROOT_INO, tn_atime  # noqa: E402
-from tmpfsd.tmpfs.mount import Mount  # noqa: E402
 from tmpfsd.uvm.errors import Inconsistent, NoMemory  # noqa: E402
 
 MB = 1 << 20
@@ -113,7 +113,7 @@ def test_reading_changes_no_time(mount: Mount) -> None:
 
 def test_what_is_discarded_is_not_freed(mount: Mount) -> None:
     trees = Trees(mount, Operations(mount, mount.config))
-    discard.detach(mount, ROOT_INO, b"d")
+    detach.detach(mount, ROOT_INO, b"d")
     mount.gate.errno_of(BROKEN, "test")
     used = mount.vm.npages
     with pytest.raises(FsError, match="EROFS"):

@@ -6,9 +6,9 @@ import pytest
 
 from tmpfsd import machine, options
 from tmpfsd.optionwords import Auto
-from tmpfsd.server.governor import CALM, COOL, HIGH, MOST_COOL, Governor, Seen, look, stalled_in
+from tmpfsd.server.governor import CALM, COOL, HIGH, MOST_COOL, Governor, Strain, look, stalled_in
 from tmpfsd.server.tuning import Tuning
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
 
 MB = 1 << 20
 GB = 1 << 30
@@ -22,8 +22,8 @@ class World:
         self.ram = 64 * MB
         self.governor = Governor(Auto(low, high), self.seen, lambda: self.time)
 
-    def seen(self) -> Seen:
-        return Seen(int(self.stalled), int(self.free), 8 * GB)
+    def seen(self) -> Strain:
+        return Strain(int(self.stalled), int(self.free), 8 * GB)
 
     def second(self, share: float | None = None, pages_in: bool = True, least: int = MB) -> int:
         """A second in which so large a share was stood still; how much ram there is then."""

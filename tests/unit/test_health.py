@@ -13,8 +13,8 @@ from tmpfsd.cli.health import health, troubles
 from tmpfsd.options import parse
 from tmpfsd.sizes import UNLIMITED
 from tmpfsd.tmpfs import vnops
-from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import VmError
 
 WELL: dict[str, Any] = {

@@ -11,7 +11,7 @@ from tmpfsd.options import Config
 from tmpfsd.server import latency
 from tmpfsd.server.latency import Latency
 from tmpfsd.server.operations import KINDS, Operations
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import trio
 
 from tmpfsd import options
 from tmpfsd.server import control, metrics
-from tmpfsd.server.errors import MountError
+from tmpfsd.server.refused import MountError
 
 pytest.importorskip("prometheus_client")
 STATE: dict[str, Any] = {
@@ -174,7 +174,7 @@ def real_status(tmp_path: Path) -> dict[str, Any]:
     from tmpfsd.server.commands import Commands
     from tmpfsd.server.operations import Operations
     from tmpfsd.server.trees import Trees
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
     mount = Mount(options.Config(ram_bytes=1 << 20, size_bytes=1 << 20, swap=str(tmp_path)))
     try:
         operations = Operations(mount, mount.config)

@@ -22,9 +22,9 @@ from tmpfsd.server import operations, turns  # noqa: E402
 from tmpfsd.server.operations import FORGETS, KINDS, Operations  # noqa: E402
 from tmpfsd.tmpfs import caller as caller_module  # noqa: E402
 from tmpfsd.tmpfs.caller import Seen  # noqa: E402
-from tmpfsd.tmpfs.errors import FsError  # noqa: E402
+from tmpfsd.tmpfs.filesystem import Mount  # noqa: E402
+from tmpfsd.tmpfs.fserror import FsError  # noqa: E402
 from tmpfsd.tmpfs.gate import Gate  # noqa: E402
-from tmpfsd.tmpfs.mount import Mount  # noqa: E402
 from tmpfsd.uvm.errors import Inconsistent, NoMemory  # noqa: E402
 
 ATTR = (stat.S_IFREG | 0o644, 2, 3, 4, 5, 6, 7, 1_000_000_001, -1, 3_000_000_003, 9)

@@ -10,12 +10,12 @@ import pytest
 
 from tmpfsd.cli import preflight
 from tmpfsd.options import Config, parse
-from tmpfsd.server.errors import ControlError
-from tmpfsd.server.remount import changes
+from tmpfsd.server.refused import ControlError
+from tmpfsd.server.remounting import changes
 from tmpfsd.sizes import MOST_SWAP, UNLIMITED
 from tmpfsd.tmpfs import vnops
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.mem import MAX_NODES
-from tmpfsd.tmpfs.mount import Mount
 
 PHYSICAL = 8 << 30
 

@@ -16,11 +16,11 @@ from tmpfsd.server import inherited
 from tmpfsd.server.commands import gated
 from tmpfsd.server.control import Gone
 from tmpfsd.server.dispatch import Dispatcher
-from tmpfsd.server.errors import ControlError
+from tmpfsd.server.refused import ControlError
 from tmpfsd.server.tuning import Tuning
 from tmpfsd.tmpfs import vnops
-from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.resize import MAX_LOT
 

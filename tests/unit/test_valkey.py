@@ -18,8 +18,8 @@ from tests.threads import permitted
 from tmpfsd import options
 from tmpfsd.swapplaces import parse_swap, remote
 from tmpfsd.tmpfs import vnops
-from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 
 MB = 1 << 20

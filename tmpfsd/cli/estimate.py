@@ -9,7 +9,7 @@ import os
 from tmpfsd.cli.client import ClientError
 from tmpfsd.machine import memory_limit
 from tmpfsd.sizes import parse_size
-from tmpfsd.tmpfs.estimate import Estimate, Shape, estimate, of_tree, uniform
+from tmpfsd.tmpfs.forecast import Estimate, Shape, estimate, of_tree, uniform
 from tmpfsd.tmpfs.vnops import NAME_MAX, PATH_MAX
 from tmpfsd.tmpfs.xattr import XATTR_SIZE_MAX
 from tmpfsd.uvm.param import PAGE_SIZE, atop

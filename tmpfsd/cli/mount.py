@@ -32,7 +32,7 @@ from tmpfsd.mounts import alive, mountinfo
 from tmpfsd.mounts.printable import printable
 from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import Config, OptionError
-from tmpfsd.server.errors import MountError
+from tmpfsd.server.refused import MountError
 from tmpfsd.uvm.errors import VmError
 
 START_SECONDS = 60.0

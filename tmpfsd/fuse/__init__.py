@@ -15,7 +15,7 @@ opens or knows an event loop: Session.handle(request) returns the reply.
     xattrs.py         extended attributes
     replies.py        replies that several handlers make
     notify.py         what the kernel is told unasked
-    caller.py         who asks
+    stranger.py       who has no rights at all
 
 One request, walked through: `cat file`, the first time, in a directory that the kernel knows.
 

@@ -19,7 +19,7 @@ from tmpfsd.fuse.abi import (
 )
 from tmpfsd.fuse.replies import BLOCK_SIZE, FOREVER, SECOND
 from tmpfsd.tmpfs import fileattr, vnops
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import FL_APPEND, FL_IMMUTABLE, FL_NODUMP, tn_btime
 
 if TYPE_CHECKING:

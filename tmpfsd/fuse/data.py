@@ -22,7 +22,7 @@ from tmpfsd.fuse import abi, notify, replies
 from tmpfsd.fuse.abi import BODY
 from tmpfsd.fuse.init import MAX_WRITE
 from tmpfsd.tmpfs import copyrange, layout, readv, setid, vnops, writeback
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 
 if TYPE_CHECKING:
     from tmpfsd.fuse.session import Reply, Session

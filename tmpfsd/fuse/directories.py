@@ -17,7 +17,7 @@ from tmpfsd.fuse import abi, replies
 from tmpfsd.fuse.abi import BODY
 from tmpfsd.fuse.replies import BLOCK_SIZE, FOREVER, SECOND
 from tmpfsd.tmpfs import layout, vnops
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 
 if TYPE_CHECKING:
     from tmpfsd.fuse.session import Reply, Session

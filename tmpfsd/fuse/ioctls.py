@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tmpfsd.fuse import abi, notify, replies
 from tmpfsd.fuse.abi import BODY
 from tmpfsd.tmpfs import fileattr, layout
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import FL_APPEND, FL_IMMUTABLE, FL_NOATIME, FL_NODUMP
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from tmpfsd.fuse import abi, replies
 from tmpfsd.fuse.abi import BODY
 from tmpfsd.fuse.later import NOBODY, Later
 from tmpfsd.tmpfs import acl, layout, vnops, xattr
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.tmpfile import make as make_nameless
 
 if TYPE_CHECKING:

@@ -28,13 +28,13 @@ from collections import deque
 from typing import Any, Callable, NamedTuple, Protocol, Sequence
 
 from tmpfsd.fuse import abi, attributes, data, directories, init, ioctls, names, replies, space, xattrs
-from tmpfsd.fuse.caller import Caller
 from tmpfsd.fuse.init import Agreement, Refusal
 from tmpfsd.fuse.later import NOBODY, Later
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import reap, vnops
-from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.caller import Caller
+from tmpfsd.tmpfs.filesystem import Mount
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
 
 log = logging.getLogger(__name__)

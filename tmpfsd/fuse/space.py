@@ -22,8 +22,8 @@ from tmpfsd.fuse.abi import BODY
 from tmpfsd.fuse.data import clear_set_id, demand_regular
 from tmpfsd.fuse.later import Later
 from tmpfsd.tmpfs import cut, fileattr, holes, layout, regfile
-from tmpfsd.tmpfs.errors import FsError
 from tmpfsd.tmpfs.fallocate import Reservation
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import NoMemory
 
 if TYPE_CHECKING:

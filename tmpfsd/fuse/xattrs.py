@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.fuse import abi, replies
 from tmpfsd.fuse.abi import BODY
-from tmpfsd.fuse.caller import STRANGER, Caller
+from tmpfsd.fuse.stranger import STRANGER
 from tmpfsd.tmpfs import vnops, xattr
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.caller import Caller
+from tmpfsd.tmpfs.fserror import FsError
 
 if TYPE_CHECKING:
     from tmpfsd.fuse.session import Session

@@ -22,8 +22,8 @@ from tmpfsd.image.links import Links
 from tmpfsd.machine import memory_limit
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import layout, vnops, xattr
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.layout import ROOT_INO
-from tmpfsd.tmpfs.mount import Mount
 
 Tell = Callable[[int, int], None]       # files so far, bytes so far
 CHUNK = 1 << 20

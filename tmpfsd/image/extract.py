@@ -20,8 +20,8 @@ from tmpfsd.image.links import Links
 from tmpfsd.image.thaw import thaw
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import layout, listing, vnops
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.layout import ROOT_INO
-from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import SwapIOError
 from tmpfsd.uvm.param import PAGE_SIZE
 

@@ -1,6 +1,6 @@
 """image/freeze.py: a mount is written into an image.
 
-The mount is nobody else's meanwhile: one that was built for this, or a frozen copy of a daemon (server/snapshot.py).
+The mount is nobody else's meanwhile: one that was built for this, or a frozen copy of a daemon (server/saving.py).
 What is open and has no name is freed first; the kernel's references are not saved; free items of pools are zeroed, so
 that what was removed is not in the image.
 
@@ -18,9 +18,9 @@ from tmpfsd.image.format import CLUSTER, FLAGGED, LABELS, ImageError, Writer
 from tmpfsd.pool import Pool
 from tmpfsd.pool.table import WORDS_PER_PAGE
 from tmpfsd.tmpfs import node, reap
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.layout import ORPHAN, ROOT_INO
 from tmpfsd.tmpfs.mem import OWNER_NLOOKUP
-from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE
 from tmpfsd.uvm.unwritten import UNWRITTEN

@@ -14,8 +14,8 @@ from tmpfsd.image.format import FLAGGED, LABELS, ImageError
 from tmpfsd.image.freeze import table_name
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import layout
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.layout import ROOT_INO
-from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm import backing
 from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.param import PAGE_SHIFT

@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Iterator
 
 from tmpfsd.image.file import Image
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.uvm.aobj import UNMAPPED
 from tmpfsd.uvm.errors import SwapIOError
 from tmpfsd.uvm.pagekind import NO_FRAME

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import trio
 
 from tmpfsd.server.control import Progress
-from tmpfsd.server.errors import ControlError
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.server.refused import ControlError
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.uvm.codec import Zstd
 from tmpfsd.uvm.param import PAGE_SIZE, ptoa
 from tmpfsd.uvm.sampler import SIZES, Sampler

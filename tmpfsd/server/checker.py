@@ -33,8 +33,8 @@ from typing import Any
 
 import trio
 
-from tmpfsd.server.errors import ControlError
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.server.refused import ControlError
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.uvm.errors import Inconsistent, VmError
 from tmpfsd.uvm.frozen import Hold, become_copy
 from tmpfsd.uvm.lost import Unreadable, heed

@@ -13,21 +13,21 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from tmpfsd import compiled
-from tmpfsd.server import checker, snapshot
+from tmpfsd.server import checker, saving
 from tmpfsd.server.advice import Advice
 from tmpfsd.server.control import Command, Gone, Progress
-from tmpfsd.server.errors import ControlError
 from tmpfsd.server.inforce import InForce
 from tmpfsd.server.latency import Latency
 from tmpfsd.server.loop import Loop
 from tmpfsd.server.nativeloop import NativeLoop
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.quotas import Quotas
-from tmpfsd.server.remount import Remount
+from tmpfsd.server.refused import ControlError
+from tmpfsd.server.remounting import Remount
 from tmpfsd.server.trees import Trees
 from tmpfsd.server.tuning import Tuning
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.gate import Gate
-from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.errors import Inconsistent
 from tmpfsd.uvm.used import Used
 
@@ -159,7 +159,7 @@ class Commands:
         """Save the whole file system, as it is now, in a file that is handed over, while requests are served."""
         if self.mount.gate.broken:
             raise ControlError("snapshot: an invariant does not hold (the log has it)")
-        written = snapshot.snapshot(self.mount, request.get("descriptors") or [], request.get("hot") is True)
+        written = saving.snapshot(self.mount, request.get("descriptors") or [], request.get("hot") is True)
         async with contextlib.aclosing(self._alone("snapshot", written)) as parts:
             async for part in parts:
                 yield part

@@ -35,7 +35,7 @@ import trio
 
 from tmpfsd.mounts import places
 from tmpfsd.mounts.places import directories, owned, socket_name
-from tmpfsd.server.errors import ControlError
+from tmpfsd.server.refused import ControlError
 from tmpfsd.server.turns import Turns
 from tmpfsd.uvm.lost import seldom
 

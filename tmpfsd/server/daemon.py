@@ -39,14 +39,14 @@ from tmpfsd.server import control, edge, governor, inherited, metrics, process
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import install
-from tmpfsd.server.errors import ControlError, MountError
 from tmpfsd.server.inforce import InForce
 from tmpfsd.server.loop import Loop, tick
 from tmpfsd.server.nativeloop import NativeLoop
 from tmpfsd.server.operations import Operations
 from tmpfsd.server.pressure import Pressure, shares
+from tmpfsd.server.refused import ControlError, MountError
 from tmpfsd.server.trees import Trees
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import re
 import stat
 
 from tmpfsd.fuse import abi
-from tmpfsd.server.errors import MountError
+from tmpfsd.server.refused import MountError
 
 FUSE_DEVICE = os.makedev(10, 229)       # <linux/fuse.h>, Documentation/admin-guide/devices.txt: char 10:229 is fuse
 OLDEST = (5, 4)                         # the Linux that speaks abi.OLDEST_MINOR

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tmpfsd import machine
 from tmpfsd.optionwords import Auto
-from tmpfsd.server.errors import ControlError
+from tmpfsd.server.refused import ControlError
 
 if TYPE_CHECKING:
     from tmpfsd.server.tuning import Tuning
@@ -46,7 +46,7 @@ LITTLE = 0.05               # of memory: others should have that much
 IDLE = 0.15                 # that much is idle, and a step less may be had
 
 
-class Seen(NamedTuple):
+class Strain(NamedTuple):
     """What a look sees: microseconds that tasks have stood still so far, bytes that can be had, and of how many."""
 
     stalled_us: int
@@ -54,11 +54,11 @@ class Seen(NamedTuple):
     all_bytes: int
 
 
-def look() -> Seen:
+def look() -> Strain:
     """Look at the machine and at our cgroup; what is worse counts."""
     stalled = max([0, *(stalled_in(machine.read(path)) for path in machine.pressure_files())])
     free, most = machine.available_memory()
-    return Seen(stalled, free, most)
+    return Strain(stalled, free, most)
 
 
 def stalled_in(text: bytes) -> int:
@@ -70,7 +70,7 @@ def stalled_in(text: bytes) -> int:
 class Governor:
     """Decides how much memory a mount should have.  It changes nothing itself."""
 
-    def __init__(self, bounds: Auto, seen: Callable[[], Seen] = look,
+    def __init__(self, bounds: Auto, seen: Callable[[], Strain] = look,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.bounds = bounds
         self.pressure = 0.0                 # share of the time since the last look

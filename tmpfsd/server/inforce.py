@@ -21,7 +21,7 @@ from typing import Any
 
 from tmpfsd import mountflags
 from tmpfsd.server.loop import Loop
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ import signal
 from collections.abc import Container
 
 from tmpfsd.options import Config
-from tmpfsd.server.errors import MountError
+from tmpfsd.server.refused import MountError
 from tmpfsd.swapplaces import remote
 
 FILES = 1024                    # descriptors: 64 clients, 16 scrapes, 16 swap files, a descriptor each on its way

@@ -24,7 +24,7 @@ import trio
 
 from tmpfsd.mounts.printable import printable
 from tmpfsd.server import control
-from tmpfsd.server.errors import MountError
+from tmpfsd.server.refused import MountError
 
 log = logging.getLogger(__name__)
 

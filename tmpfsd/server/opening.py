@@ -18,7 +18,7 @@ from typing import Any
 
 from tmpfsd.privileges import give_up
 from tmpfsd.server.control import Progress
-from tmpfsd.server.errors import ControlError
+from tmpfsd.server.refused import ControlError
 from tmpfsd.stores.valkey import ValkeyStore, open_with
 from tmpfsd.swapplaces import remote
 

@@ -27,8 +27,8 @@ from tmpfsd.options import Config
 from tmpfsd.server.turns import Turns
 from tmpfsd.tmpfs import reap, setid, vnops, writeback, xattr
 from tmpfsd.tmpfs.caller import Caller, Privileged
-from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import NoMemory, VmError
 
 FOREVER = 1_000_000_000         # seconds

@@ -8,9 +8,9 @@ from typing import Any
 from tmpfsd.optionwords import parse_limit
 from tmpfsd.owners import MAX_ID
 from tmpfsd.server.control import Command
-from tmpfsd.server.errors import ControlError
-from tmpfsd.tmpfs.mount import Mount
-from tmpfsd.tmpfs.quota import Accounts, OverQuota
+from tmpfsd.server.refused import ControlError
+from tmpfsd.tmpfs.accounts import Accounts, OverQuota
+from tmpfsd.tmpfs.filesystem import Mount
 
 LIMITS = ("block_hardlimit", "inode_hardlimit")
 

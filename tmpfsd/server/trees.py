@@ -26,11 +26,11 @@ import pyfuse3
 import trio
 
 from tmpfsd.image.warm import Warm
-from tmpfsd.server.errors import ControlError
 from tmpfsd.server.operations import Operations
-from tmpfsd.tmpfs import discard, reap, trees, vnops
-from tmpfsd.tmpfs.discard import Gone
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.server.refused import ControlError
+from tmpfsd.tmpfs import detach, reap, vnops, walk
+from tmpfsd.tmpfs.detach import StaleName
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import tn_mode
 from tmpfsd.tmpfs.mem import OWNER_DATA
 from tmpfsd.uvm.errors import Inconsistent, VmError
@@ -86,20 +86,20 @@ class Trees:
         mount, path, peer = self.mount, path_of(request), request["peer"]
         with refusals(path):
             self.demand_changes()
-            place = trees.find(mount, path, peer)
+            place = walk.find(mount, path, peer)
             if not place.name:
                 raise ControlError("the root of the mount cannot be discarded: unmount it")
-            async with contextlib.aclosing(self.paced(trees.may_discard(mount, place, peer))) as ticks:
+            async with contextlib.aclosing(self.paced(walk.may_discard(mount, place, peer))) as ticks:
                 async for _ in ticks:
                     yield {"progress": {"names": 0}}
             mount.breathe()
-            if trees.find(mount, path, peer) != place:
+            if walk.find(mount, path, peer) != place:
                 raise ControlError(f"{os.fsdecode(path)}: changed meanwhile")
             start, lost = self.names, mount.lost_nodes
             is_dir = self.remove(place)
         try:
             # First: what the kernel has forgotten is freed in a third of the time.
-            await self.in_thread(forget_names, self.kernel, [Gone(*place, is_dir)])
+            await self.in_thread(forget_names, self.kernel, [StaleName(*place, is_dir)])
         finally:
             self.failure = ""
             self._wake.set()
@@ -135,13 +135,13 @@ class Trees:
         if self.mount.config.readonly:
             raise FsError(errno.EROFS)
 
-    def remove(self, place: trees.Place) -> bool:
+    def remove(self, place: walk.Place) -> bool:
         """Take a name away, with what is below it; whether it was a directory's."""
         mount = self.mount
         mount.breathe()
         is_dir = stat.S_ISDIR(tn_mode(mount.arena, mount.mem.node(place.ino)))
         if is_dir:
-            discard.detach(mount, place.dino, place.name)
+            detach.detach(mount, place.dino, place.name)
         else:
             vnops.unlink(mount, place.dino, place.name)
         return is_dir
@@ -180,7 +180,7 @@ class Trees:
                 self.failure = str(error) or repr(error)
                 self.mount.gate.errno_of(error, "discard")
 
-    def reap_slice(self) -> list[Gone]:
+    def reap_slice(self) -> list[StaleName]:
         """Free for a slice; the names that the kernel must forget.  => FsError EROFS once an invariant broke."""
         mount, turns = self.mount, self.turns
         mount.gate.demand_writable()
@@ -216,7 +216,7 @@ class Trees:
         """Count what a tree takes."""
         path = path_of(request)
         with refusals(path):
-            usage = trees.Usage(self.mount, trees.find(self.mount, path, request["peer"]).ino)
+            usage = walk.Usage(self.mount, walk.find(self.mount, path, request["peer"]).ino)
             async with contextlib.aclosing(self.paced(usage.count())) as ticks:
                 async for _ in ticks:
                     yield {"progress": {"names": usage.names}}
@@ -226,8 +226,8 @@ class Trees:
         """Page a tree in."""
         path = path_of(request)
         with refusals(path):
-            top = trees.find(self.mount, path, request["peer"]).ino
-            work = trees.Prefetch(self.mount, top, not request.get("metadata"))
+            top = walk.find(self.mount, path, request["peer"]).ino
+            work = walk.Prefetch(self.mount, top, not request.get("metadata"))
             async with contextlib.aclosing(self.paced(work.run())) as ticks:
                 async for _ in ticks:
                     yield {"progress": work.totals()}
@@ -264,7 +264,7 @@ class Trees:
                 ring.noted += 1
 
 
-def forget_names(kernel: Any, names: list[Gone]) -> None:
+def forget_names(kernel: Any, names: list[StaleName]) -> None:
     """Have the kernel forget names, all that it caches below them, and attributes and listings on both sides.
 
     The kernel is told that a directory is deleted.  Where nothing in it is in use, nobody can look for anything in it

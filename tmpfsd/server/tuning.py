@@ -26,12 +26,12 @@ from tmpfsd.options import OptionError
 from tmpfsd.optionwords import Auto
 from tmpfsd.server import inherited
 from tmpfsd.server.control import Command, Progress
-from tmpfsd.server.errors import ControlError
 from tmpfsd.server.governor import Governor
 from tmpfsd.server.loop import MICROSECOND, Loop
 from tmpfsd.server.opening import is_server, opened
+from tmpfsd.server.refused import ControlError
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.mem import MAX_NODES
-from tmpfsd.tmpfs.mount import Mount
 from tmpfsd.uvm.codec import Zstd
 from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
 from tmpfsd.uvm.param import atop, ptoa

@@ -15,10 +15,10 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from tmpfsd.tmpfs import layout, setid, xattr
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 ACCESS, DEFAULT = xattr.ACL_NAMES
 VERSION = 2

@@ -12,12 +12,12 @@ import errno
 from typing import TYPE_CHECKING
 
 from tmpfsd.tmpfs import fileattr, regfile, vnops
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import tn_size, touch
 from tmpfsd.uvm.errors import VmError
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 MOST = 256 << 10                    # as much as one write has
 CHUNK = 64 << 10                    # read and written at a time

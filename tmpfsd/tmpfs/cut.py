@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.tmpfs import doomed, layout
 from tmpfsd.tmpfs.btsplit import split
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import (
     KIND_INLINE, KIND_TREE, clear_spec, directory_spec, pack_extent, set_tn_kind, set_tn_pages, set_tn_size, tn_kind,
     tn_pages, tn_size, touch, unpack_extent
@@ -39,7 +39,7 @@ from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.unwritten import is_unwritten
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 FEW_EXTENTS, FEW_PAGES = 16, 512        # a tail that is freed at once: a few tenths of a millisecond
 STEP_EXTENTS, STEP_PAGES = 32, 1024     # what the reaper frees in one step: half a millisecond

@@ -1,6 +1,6 @@
 """tmpfs/doomed.py: the list of what nobody can reach any more, and is freed in slices (reap.py).
 
-On it are directories that are being discarded (discard.py), files that lost their last link and reference and have too
+On it are directories that are being discarded (detach.py), files that lost their last link and reference and have too
 much to be freed at once (node.py), and the tails of files that were cut (cut.py), each in a node of its own.  All are
 nodes without a link, and the list is kept in their own bytes, where a directory has its parent: so it grows with
 nothing outside the pools.  What comes goes to the front.
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from tmpfsd.tmpfs.layout import set_tn_parent, tn_pages, tn_parent
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 FEW_ATTRIBUTES = 4          # of a node that are freed at once, or in a step of the reaper: 17 items each at most
 

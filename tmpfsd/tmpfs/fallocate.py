@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.tmpfs import fileattr
 from tmpfsd.tmpfs.cut import STEP_PAGES, pages_between, take_off
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import (
     BLOCKS_PER_PAGE, KIND_TREE, pack_extent, set_tn_size, tn_blocks, tn_kind, tn_pages, tn_size, touch, unpack_extent
 )
@@ -30,7 +30,7 @@ from tmpfsd.uvm.errors import NoMemory, SwapIOError, VmError
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 log = logging.getLogger(__name__)
 

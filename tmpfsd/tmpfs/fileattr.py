@@ -20,13 +20,13 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from tmpfsd.tmpfs.caller import CAP_FOWNER, CAP_LINUX_IMMUTABLE
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import (
     FL_APPEND, FL_IMMUTABLE, FL_NOATIME, FL_NODUMP, set_tn_ctime, set_tn_flags, tn_access, tn_flags, tn_mode, tn_size
 )
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 FIXED = FL_IMMUTABLE | FL_APPEND
 SETTABLE = FIXED | FL_NODUMP | FL_NOATIME

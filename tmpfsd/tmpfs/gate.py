@@ -20,8 +20,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from tmpfsd.tmpfs.errors import FsError
-from tmpfsd.tmpfs.quota import OverQuota
+from tmpfsd.tmpfs.accounts import OverQuota
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
 from tmpfsd.uvm.lost import seldom
 

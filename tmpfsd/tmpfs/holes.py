@@ -15,13 +15,13 @@ import errno
 import os
 from typing import TYPE_CHECKING, Iterator
 
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import KIND_TREE, tn_kind, tn_size, unpack_extent
 from tmpfsd.uvm import unwritten
 from tmpfsd.uvm.param import PAGE_SHIFT
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 
 def seek(mp: Mount, ino: int, offset: int, whence: int) -> int:

@@ -16,7 +16,7 @@ from tmpfsd.tmpfs.node import hold
 from tmpfsd.uvm.errors import SwapIOError
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 Emit = Callable[[bytes, int, tuple, int], bool]          # name, inode number, attributes, cookie
 EmitName = Callable[[bytes, int, int, int], bool]        # name, inode number, mode, cookie

@@ -27,7 +27,7 @@ from tmpfsd.uvm.errors import SwapIOError
 from tmpfsd.uvm.lost import seldom
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 log = logging.getLogger(__name__)
 

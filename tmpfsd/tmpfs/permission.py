@@ -1,7 +1,7 @@
 """tmpfs/permission.py: what a caller may do, where the kernel does not check it.
 
 With default_permissions the kernel checks every request, and none of this is called for one.  Two are left to us:
-access(2) of a mount with `noperm`, and commands of the control socket that go over a tree (trees.py), where it is the
+access(2) of a mount with `noperm`, and commands of the control socket that go over a tree (walk.py), where it is the
 user who asks, not the kernel.
 
 Breathing   demand_access() and demand_removal() breathe where there are ACLs.
@@ -15,10 +15,10 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from tmpfsd.tmpfs import layout, xattr
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 MAY_READ, MAY_WRITE, MAY_SEARCH = 4, 2, 1
 

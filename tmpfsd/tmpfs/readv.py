@@ -19,7 +19,7 @@ from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 View = bytes | bytearray | memoryview
 ZEROES = memoryview(ZERO_PAGE)

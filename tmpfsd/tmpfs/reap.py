@@ -3,7 +3,7 @@
 The server calls reap() between requests, as long as mp.doomed is not 0.  An operation that is refused memory calls
 make_room() before it says so: what was removed makes room at once, whether or not it is freed yet.
 
-Picture     a directory: discard.py empties it, entry by entry
+Picture     a directory: detach.py empties it, entry by entry
             a file: its last pages, its attributes --nothing left--> off the list, and the node goes (node.forget)
 
 Breathing   All breathe.
@@ -18,14 +18,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Callable
 
-from tmpfsd.tmpfs import cut, discard, doomed, layout, node, xattr
-from tmpfsd.tmpfs.discard import Gone
-from tmpfsd.tmpfs.quota import OverQuota
+from tmpfsd.tmpfs import cut, detach, doomed, layout, node, xattr
+from tmpfsd.tmpfs.accounts import OverQuota
+from tmpfsd.tmpfs.detach import StaleName
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.lost import seldom
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ ROOM_STEPS = 4              # steps of the reaper before a refused operation is 
 UNTOLD_MOST = 4096          # names that the kernel is still to be told of, from which on only the server reaps
 
 
-def reap(mp: Mount) -> tuple[int, list[Gone]]:
+def reap(mp: Mount) -> tuple[int, list[StaleName]]:
     """Free some of what is doomed: (names taken away, those of them that the kernel must be told of).  O(1).
 
     => mp.doomed is not 0.  => SwapIOError where the list cannot be read: nothing has changed.  => Breathes.
@@ -44,7 +44,7 @@ def reap(mp: Mount) -> tuple[int, list[Gone]]:
     at = mp.mem.node_w(ino)
     mp.mem.nlookup_word(ino)
     if layout.tn_mode(mp.arena, at) & S_IFMT == S_IFDIR:
-        return discard.empty_some(mp, ino, at)
+        return detach.empty_some(mp, ino, at)
     try:
         freed = cut.free_some(mp, at)
         mp.doomed_pages -= freed

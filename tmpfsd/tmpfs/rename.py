@@ -18,7 +18,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from tmpfsd.tmpfs import fileattr, layout, node
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import (
     NAME_INLINE_MAX, NAME_MAX, ROOT_INO, set_tn_ctime, set_tn_links, set_tn_parent, tn_links, tn_mode, tn_name,
     tn_parent, touch
@@ -26,12 +26,12 @@ from tmpfsd.tmpfs.layout import (
 from tmpfsd.uvm.errors import NoMemory, VmError
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4       # <linux/fs.h>
 
 
-class Place:
+class End:
     """One end of a rename: a directory, a name, and the entry there with its node (ino 0 when there is none)."""
 
     __slots__ = ("mp", "dino", "name", "dat", "key", "value", "ino", "path", "at")
@@ -71,8 +71,8 @@ def rename(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, flags: i
     if len(name) > NAME_MAX or len(nname) > NAME_MAX:
         raise FsError(errno.ENAMETOOLONG)
     _refuse_loops(mp, dino, name, ndino, nname, flags)
-    source, target = Place(mp, dino, name), Place(mp, ndino, nname)
-    if not source.ino or not tn_links(mp.arena, source.dat):        # without links: it is being discarded (trees.py)
+    source, target = End(mp, dino, name), End(mp, ndino, nname)
+    if not source.ino or not tn_links(mp.arena, source.dat):        # without links: it is being discarded (detach.py)
         raise FsError(errno.ENOENT)
     if flags & RENAME_NOREPLACE and target.ino:
         raise FsError(errno.EEXIST)
@@ -97,7 +97,7 @@ def _refuse_loops(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, f
     """=> FsError EINVAL where a directory would lie below itself, ENOTEMPTY where it would replace its parent."""
     if dino == ndino:
         return
-    source, target = Place(mp, dino, name), Place(mp, ndino, nname)
+    source, target = End(mp, dino, name), End(mp, ndino, nname)
     if not source.ino:
         raise FsError(errno.ENOENT)
     moved = source.ino if source.is_dir else 0
@@ -120,7 +120,7 @@ def _is_below(mp: Mount, dino: int, ancestor: int) -> bool:
     return True
 
 
-def _refuse_fixed(mp: Mount, source: Place, target: Place) -> None:
+def _refuse_fixed(mp: Mount, source: End, target: End) -> None:
     """=> FsError EPERM where chattr(1) forbids it."""
     fileattr.demand_removable(mp, source.dat, source.at)
     if target.ino:
@@ -129,7 +129,7 @@ def _refuse_fixed(mp: Mount, source: Place, target: Place) -> None:
         fileattr.demand_addable(mp, target.dat)
 
 
-def _refuse_target(mp: Mount, source: Place, target: Place) -> None:
+def _refuse_target(mp: Mount, source: End, target: End) -> None:
     if not target.ino:
         return
     if source.is_dir and not target.is_dir:
@@ -140,7 +140,7 @@ def _refuse_target(mp: Mount, source: Place, target: Place) -> None:
         raise FsError(errno.ENOTEMPTY)
 
 
-def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
+def _move(mp: Mount, source: End, target: End, whiteout_cred: Any) -> int:
     """Give the source's node the target's name; the inode number of a node to destroy, or 0.
 
     Where something is replaced whose name is in a dirent, that dirent is kept: no memory is needed then.
@@ -191,7 +191,7 @@ def _move(mp: Mount, source: Place, target: Place, whiteout_cred: Any) -> int:
     return ended
 
 
-def _value_for(source: Place, target: Place, leaves: bool) -> int:
+def _value_for(source: End, target: End, leaves: bool) -> int:
     """The value of the target's entry: the source's own if its dirent can be used again.  => NoMemory, SwapIOError."""
     dirs, long = source.mp.dirs, len(target.name) > NAME_INLINE_MAX
     if leaves and (long or tn_name(source.mp.arena, source.at)) and dirs.fits(source.value, target.name, snugly=True):
@@ -204,7 +204,7 @@ def _value_for(source: Place, target: Place, leaves: bool) -> int:
         raise
 
 
-def _enter(source: Place, target: Place, value: int, leaves: bool) -> bool:
+def _enter(source: End, target: End, value: int, leaves: bool) -> bool:
     """Make the target's entry, in the place of the source's if it can be; whether that one is still to be removed.
 
     => NoMemory, SwapIOError; nothing has changed.
@@ -218,13 +218,13 @@ def _enter(source: Place, target: Place, value: int, leaves: bool) -> bool:
     return leaves
 
 
-def _whiteout_owner(mp: Mount, source: Place, cred: Any) -> tuple[int, int]:
+def _whiteout_owner(mp: Mount, source: End, cred: Any) -> tuple[int, int]:
     """Whose the node is that is left where something was."""
     dmode, _uid, gid = layout.tn_access(mp.arena, source.dat)
     return cred.uid, gid if dmode & stat.S_ISGID else cred.gid
 
 
-def _leave_whiteout(mp: Mount, source: Place, white: int, value: int, cred: Any, now: int) -> None:
+def _leave_whiteout(mp: Mount, source: End, white: int, value: int, cred: Any, now: int) -> None:
     """Let the source's entry lead to the new node `white`."""
     mp.dirs.set(source.dat, source.key, value)
     mp.generation += 1
@@ -235,7 +235,7 @@ def _leave_whiteout(mp: Mount, source: Place, white: int, value: int, cred: Any,
     mp.dirs.bind(value, source.name)
 
 
-def _moved(mp: Mount, source: Place, target: Place, is_dir: int, now: int) -> None:
+def _moved(mp: Mount, source: End, target: End, is_dir: int, now: int) -> None:
     """Parent, link counts and times after source's node went to target's directory."""
     arena = mp.arena
     if is_dir and source.dino != target.dino:
@@ -247,7 +247,7 @@ def _moved(mp: Mount, source: Place, target: Place, is_dir: int, now: int) -> No
     touch(arena, target.dat, now)
 
 
-def _exchange(mp: Mount, one: Place, two: Place) -> None:
+def _exchange(mp: Mount, one: End, two: End) -> None:
     """Let two entries change places: a name in a dirent stays there, the others move from node to node."""
     dirs = mp.dirs
     with mp.vm.overdraft:

@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.caller import CAP_FSETID
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 MARKS_MAX = 1000

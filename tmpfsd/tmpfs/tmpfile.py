@@ -15,12 +15,12 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from tmpfsd.tmpfs import acl, fileattr, layout, xattr
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import KIND_INLINE, LINKABLE, NLOOKUP_MAX
 from tmpfsd.uvm.errors import VmError
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 
 def make(mp: Mount, dino: int, mode: int, cred: Any, linkable: bool) -> int:

@@ -25,7 +25,7 @@ from tmpfsd.tmpfs import acl, cut, fileattr, layout, listing, node, permission, 
 from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.caller import CAP_SYS_ADMIN
 from tmpfsd.tmpfs.directory import DIR_SIZE
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import (
     EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NAME_MAX, ROOT_INO, SPEC, directory_spec, init_node,
     set_tn_ctime, set_tn_links, string_spec, tn_access, tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat,
@@ -39,7 +39,7 @@ from tmpfsd.uvm.errors import VmError
 from tmpfsd.uvm.param import PAGE_SIZE, atop
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 LINK_MAX, PATH_MAX = (1 << 31) - 1, 4096
 TYPE_MASK: Final = 0o170000         # S_IFMT, which Python has as a function only
@@ -285,7 +285,7 @@ def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
     mem, arena, dirs = mp.mem, mp.arena, mp.dirs
     dat = directory(mp, dino)
     found = dirs.find(dat, name)
-    if found is None or is_dir and not tn_links(arena, dat):        # without links: it is being discarded (trees.py)
+    if found is None or is_dir and not tn_links(arena, dat):        # without links: it is being discarded (detach.py)
         raise FsError(errno.ENOENT)
     key, value, ino, path = found
     at = mem.node_w(ino)

@@ -13,13 +13,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tmpfsd.tmpfs import reap, vnops
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import tn_size
 from tmpfsd.uvm.errors import NoMemory, VmError
 from tmpfsd.uvm.param import PAGE_MASK
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 
 def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview, appends: bool = False) -> int:

@@ -30,7 +30,7 @@ import errno
 from struct import Struct
 from typing import TYPE_CHECKING, Callable, Final, Iterator, NamedTuple
 
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import (
     TX_NAME, init_xattr, set_tn_ctime, set_tn_xattr, set_tx_below, set_tx_listed, tn_xattr, tx_below, tx_head,
     tx_listed, tx_name
@@ -39,7 +39,7 @@ from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 XATTR_CREATE: Final = 1
 XATTR_REPLACE: Final = 2

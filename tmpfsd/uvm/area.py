@@ -34,7 +34,7 @@ def footprint(nbytes: int) -> int:
     return (HEAD.size + nbytes + UNIT - 1) & -UNIT
 
 
-class Record(NamedTuple):
+class LogRecord(NamedTuple):
     """What stands at an offset: slot 0 is a filler.  size is what it takes."""
 
     slot: int
@@ -88,14 +88,14 @@ class Area:
         self.used += left
         self.head = 0
 
-    def at(self, offset: int) -> Record:
+    def at(self, offset: int) -> LogRecord:
         """What stands there.  O(1)."""
         to_end = self.nbytes - offset
         if to_end >= HEAD.size:
             slot, vpn, nbytes, _ = HEAD.unpack_from(self.memory, offset)
             if slot:
-                return Record(slot, vpn, nbytes, footprint(nbytes))
-        return Record(0, 0, 0, to_end)
+                return LogRecord(slot, vpn, nbytes, footprint(nbytes))
+        return LogRecord(0, 0, 0, to_end)
 
     def body(self, offset: int, nbytes: int) -> memoryview:
         """The body of a record; of no use once something is written.  O(1)."""

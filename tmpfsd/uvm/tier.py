@@ -18,7 +18,7 @@ only removals change anything.
 Picture     page --take--> head of the ring ... tail --skip_dead, drop, write back, carry--> gone, or a store
 
 Invariants
-    W1  The ring and the frames together are not more than `ram` (mount.py sets both).
+    W1  The ring and the frames together are not more than `ram` (tmpfs/filesystem.py sets both).
     W2  While tight() no page without a slot gets one.
 
 Breathing   take() may run where the page daemon's clean() may.  It moves no page; offsets stay good.

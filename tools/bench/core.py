@@ -22,7 +22,7 @@ from time import process_time_ns
 from tmpfsd import compiled
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import vnops
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.uvm.param import PAGE_SIZE
 from tools.experiments.drive import CRED, ROOT
 

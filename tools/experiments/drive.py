@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from tmpfsd.options import Config
 from tmpfsd.swapplaces import default_swap
 from tmpfsd.tmpfs import vnops
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.uvm.errors import VmError
 from tmpfsd.uvm.param import PAGE_SIZE
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tmpfsd.options import BACKENDS, NEVER_OUT
 from tmpfsd.swapplaces import default_swap
-from tmpfsd.tmpfs.estimate import estimate, uniform
+from tmpfsd.tmpfs.forecast import estimate, uniform
 from tmpfsd.uvm.param import PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE, SPARE
 from tools.experiments import figures

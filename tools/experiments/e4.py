@@ -6,7 +6,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from tmpfsd.tmpfs.estimate import Estimate, Shape, estimate, uniform
+from tmpfsd.tmpfs.forecast import Estimate, Shape, estimate, uniform
 from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.param import PAGE_SIZE
 from tmpfsd.uvm.vm import SPARE

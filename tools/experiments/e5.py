@@ -8,7 +8,7 @@ from typing import Any
 
 from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.btree import LEAF_CLASSES
-from tmpfsd.tmpfs.estimate import estimate, uniform
+from tmpfsd.tmpfs.forecast import estimate, uniform
 from tmpfsd.uvm.errors import VmError
 from tmpfsd.uvm.param import PAGE_SIZE
 from tools.experiments import figures

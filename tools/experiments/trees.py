@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tmpfsd.tmpfs import vnops
-from tmpfsd.tmpfs.estimate import Shape
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.tmpfs.filesystem import Mount
+from tmpfsd.tmpfs.forecast import Shape
 from tools.experiments.drive import CRED, ROOT
 
 DIR, FILE, LINK, HARD = range(4)

@@ -1,4 +1,4 @@
-"""remount.py: the daemon's half of `mount -o remount,...`: limits change as by `tmpfsctl set`, all else must stay.
+"""remounting.py: the daemon's half of `mount -o remount,...`: limits change as by `tmpfsctl set`, all else must stay.
 
 mount(8) also hands over what fstab says and what is in force.  So a word is no change when it says what is so already.
 cli/remount.py has the other half: the options that are the kernel's.
@@ -15,7 +15,7 @@ from tmpfsd import options
 from tmpfsd.machine import memory_limit
 from tmpfsd.options import Config, OptionError
 from tmpfsd.server.control import Command
-from tmpfsd.server.errors import ControlError
+from tmpfsd.server.refused import ControlError
 from tmpfsd.server.tuning import SETTABLE, Steps, Tuning
 
 

@@ -1,4 +1,4 @@
-"""tmpfs/discard.py: a whole tree removed: its name at once, its nodes in slices.
+"""tmpfs/detach.py: a whole tree removed: its name at once, its nodes in slices.
 
 detach() takes the name of the top away: from then on nobody finds the tree.  The reaper (reap.py) frees what was in
 it, a few entries at a time, between requests: empty_some().  A directory that is being emptied is doomed (doomed.py):
@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from tmpfsd.tmpfs import doomed, fileattr, layout, node
 from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.directory import DIRENT_SIZE
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import EXTERNAL, NLOOKUP_MAX, ORPHAN, set_tn_ctime, set_tn_links, tn_links
 from tmpfsd.uvm.errors import SwapIOError
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class _Entry(NamedTuple):
     word: int
 
 
-class Gone(NamedTuple):
+class StaleName(NamedTuple):
     """A name that was taken away from a node which lives on, and which the kernel knows."""
 
     dino: int
@@ -101,7 +101,7 @@ def _doom(mp: Mount, entry: _Entry, now: int) -> None:
     doomed.push(mp, entry.ino, at)
 
 
-def empty_some(mp: Mount, dino: int, dat: int) -> tuple[int, list[Gone]]:
+def empty_some(mp: Mount, dino: int, dat: int) -> tuple[int, list[StaleName]]:
     """Take some entries out of the first doomed directory: (names taken away, those that the kernel must be told of).
 
     => dat and its lookup word are writable.  O(CHUNK).  => Breathes at the end.
@@ -158,17 +158,17 @@ def _next(mp: Mount, dino: int, dat: int) -> None:
         log.error("discard: what is left in directory %d stays allocated", dino)
 
 
-def _end(mp: Mount, dino: int, entries: list[_Entry]) -> list[Gone]:
+def _end(mp: Mount, dino: int, entries: list[_Entry]) -> list[StaleName]:
     """What becomes of nodes that lost a name.  => Breathes at the end."""
     mem, arena, now = mp.mem, mp.arena, mp.now()
     ended: list[int] = []
-    known: list[Gone] = []
+    known: list[StaleName] = []
     for entry in entries:
         value, ino, at, word = entry
         mode, _kind, _namelen, links = layout.tn_life(arena, at)
         is_dir = mode & S_IFMT == S_IFDIR
         if mem.u32[word] & NLOOKUP_MAX:
-            known.append(Gone(dino, bytes(mp.dirs.read_value(value)[1]), ino, is_dir))
+            known.append(StaleName(dino, bytes(mp.dirs.read_value(value)[1]), ino, is_dir))
         elif links == 1 and not is_dir and node.is_bare(mp, at):
             if value & EXTERNAL:
                 mem.strings.put(value ^ EXTERNAL)

@@ -1,4 +1,4 @@
-"""tmpfs/check.py: the whole-file-system check.
+"""tmpfs/fsck.py: the whole-file-system check.
 
 Recomputes from the pages what every counter and bitmap says (after tx_check.go of bbolt: freed twice, used
 twice, reachable but free, neither reachable nor free), and demands the invariants of every room by number.  It
@@ -18,19 +18,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tmpfsd.tmpfs import layout, xattr
+from tmpfsd.tmpfs.accounts import Charges
 from tmpfsd.tmpfs.directory import COOKIE_SHIFT, DIR_SIZE, DIRENT_SIZE, HASH_MASK
 from tmpfsd.tmpfs.layout import (
     EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN, ROOT_INO, SPEC, unpack_extent
 )
 from tmpfsd.tmpfs.mem import OWNER_DATA
-from tmpfsd.tmpfs.quota import Charges
 from tmpfsd.uvm.errors import SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE
 from tmpfsd.uvm.unwritten import UNWRITTEN, is_unwritten
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 
 Tell = Callable[[int, int], None]

@@ -1,4 +1,4 @@
-"""fuse/caller.py: who makes a request (tmpfs/caller.py), and who has no rights at all."""
+"""fuse/stranger.py: a caller (tmpfs/caller.py) who has no rights at all."""
 
 from __future__ import annotations
 

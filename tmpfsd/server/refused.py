@@ -1,4 +1,4 @@
-"""errors.py: what the server can refuse; the texts are for the user."""
+"""refused.py: what the server can refuse; the texts are for the user."""
 
 
 class MountError(Exception):

@@ -1,4 +1,4 @@
-"""tmpfs/errors.py: what an operation answers when it refuses."""
+"""tmpfs/fserror.py: what an operation answers when it refuses."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""tmpfs/trees.py: whole trees, looked at from inside: paths, a walk, du, prefetch.
+"""tmpfs/walk.py: whole trees, looked at from inside: paths, a walk, du, prefetch.
 
 The server walks in slices: everything here that is long is a generator, and where it yields None others may run
 and change what they like.  Between two of these points a walk is one operation like any other.
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Iterator, NamedTuple
 
 from tmpfsd.tmpfs import layout, xattr
 from tmpfsd.tmpfs.btwalk import nodes_from
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import EXTERNAL, KIND_STRING, KIND_TREE, ROOT_INO, unpack_extent
 from tmpfsd.tmpfs.mem import NODE_SIZE
 from tmpfsd.tmpfs.permission import MAY_READ, MAY_SEARCH, demand_access, demand_removal
@@ -35,7 +35,7 @@ from tmpfsd.uvm.param import PAGE_SHIFT
 from tmpfsd.uvm.unwritten import is_unwritten
 
 if TYPE_CHECKING:
-    from tmpfsd.tmpfs.mount import Mount
+    from tmpfsd.tmpfs.filesystem import Mount
 
 MAX_DEPTH = 4096
 BATCH = 64                  # entries, or pages of data, between two points where others may run

@@ -1,4 +1,4 @@
-"""tmpfs/quota.py: what each user and each group has and may have, as the quotas of the kernel's tmpfs.
+"""tmpfs/accounts.py: what each user and each group has and may have, as the quotas of the kernel's tmpfs.
 
 A node is charged to its owner and to its group: the blocks that stat(2) says of it, and one inode while it has a name,
 which is what nr_inodes counts, too.  A file that is open and has no name keeps its blocks charged to the last close.
@@ -41,7 +41,7 @@ NO_LIMIT: Final = 1 << 62           # blocks or inodes
 USER, GROUP = 0, 1                  # which of an owner's two numbers
 
 Owner = tuple[int, int]             # user and group
-Charges = list[dict[int, list[int]]]        # what check.py counts: [blocks, inodes] by number, of users and groups
+Charges = list[dict[int, list[int]]]        # what fsck.py counts: [blocks, inodes] by number, of users and groups
 
 
 class OverQuota(NoMemory):

@@ -1,4 +1,4 @@
-"""snapshot.py: a mount is saved in an image, by a frozen copy of the daemon while requests are served.
+"""saving.py: a mount is saved in an image, by a frozen copy of the daemon while requests are served.
 
 As Redis saves: fork() copies frames and tables, and what is in swap stays there until the copy is done (uvm/frozen.py).
 The file is opened by the client, who has the right to; it gives it its name when all of it is on disk.
@@ -25,8 +25,8 @@ import trio
 from tmpfsd.image.format import Writer
 from tmpfsd.image.freeze import freeze
 from tmpfsd.server.checker import ALIVE_SECONDS, in_copy, say
-from tmpfsd.server.errors import ControlError
-from tmpfsd.tmpfs.mount import Mount
+from tmpfsd.server.refused import ControlError
+from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.uvm.errors import Inconsistent, VmError
 from tmpfsd.uvm.frozen import become_copy
 from tmpfsd.uvm.used import used_pages

@@ -1,4 +1,4 @@
-"""tmpfs/estimate.py: how much metadata a tree of files will need, by pool, before there is one.
+"""tmpfs/forecast.py: how much metadata a tree of files will need, by pool, before there is one.
 
 Pure arithmetic over the records of layout.py, the rules of directory.py, regfile.py and xattr.py for what goes where,
 and the classes of pool/strings.py.  A tree is described by its Shape: how many of what, as histograms, because what

@@ -1,4 +1,4 @@
-"""tmpfs/mount.py: one mounted file system: its machine, its pools, its directories (after tmpfs_vfsops.c).
+"""tmpfs/filesystem.py: one mounted file system: its machine, its pools, its directories (after tmpfs_vfsops.c).
 
 The server makes a Mount from a Config, calls breathe() before each operation of vnops.py, and idle()
 while nothing else is to be done.
@@ -10,14 +10,14 @@ from typing import Any, Callable, Protocol
 
 from tmpfsd.options import Config
 from tmpfsd.swapplaces import remote
-from tmpfsd.tmpfs import check, reap, vnops
+from tmpfsd.tmpfs import fsck, reap, vnops
+from tmpfsd.tmpfs.accounts import Quota
 from tmpfsd.tmpfs.btree import BTree
 from tmpfsd.tmpfs.clock import Clock
+from tmpfsd.tmpfs.detach import StaleName
 from tmpfsd.tmpfs.directory import Directories
-from tmpfsd.tmpfs.discard import Gone
 from tmpfsd.tmpfs.gate import Gate
 from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
-from tmpfsd.tmpfs.quota import Quota
 from tmpfsd.uvm.backing import Backing
 from tmpfsd.uvm.codec import Zstd
 from tmpfsd.uvm.errors import NoMemory, NoSwap
@@ -78,7 +78,7 @@ class Mount:
         # whom to tell that there is something, and names that the kernel is still to be told of (UNTOLD_MOST).
         self.doomed = self.doomed_from = self.doomed_pages = 0
         self.on_doomed: Callable[[], None] = lambda: None
-        self.untold: list[Gone] = []
+        self.untold: list[StaleName] = []
         self.acl, self.xattr = config.acl, config.xattr
         self.set_atime(config.noatime or config.readonly, config.nodiratime, config.strictatime)
         self.flagged = False                # whether a node was ever given flags (fileattr.py)
@@ -112,9 +112,9 @@ class Mount:
         """Free some of what is doomed; whether what was refused may be tried again.  => Breathes."""
         return bool(self.doomed) and reap.helps(self, shortage) and reap.make_room(self)
 
-    def check(self, tell: check.Tell = lambda _done, _of: None) -> None:
+    def check(self, tell: fsck.Tell = lambda _done, _of: None) -> None:
         """Raise Inconsistent where an invariant of any floor does not hold.  Changes residency only."""
-        check.check(self, tell)
+        fsck.check(self, tell)
 
     def close(self) -> None:
         """Give memory and swap back; nothing is walked."""
