@@ -3,11 +3,16 @@
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
+from tests.fs.fslib import ROOT, Driver
 from tmpfsd import machine, options
 from tmpfsd.optionwords import Auto
-from tmpfsd.server.governor import CALM, COOL, HIGH, MOST_COOL, Governor, Strain, look, stalled_in
+from tmpfsd.server.governor import CALM, COOL, HIGH, MOST_COOL, SECONDS, Governor, Strain, follow, look, stalled_in
+from tmpfsd.server.refused import ControlError
 from tmpfsd.server.tuning import Tuning
+from tmpfsd.server.turns import Turns
 from tmpfsd.tmpfs.filesystem import Mount
 
 MB = 1 << 20
@@ -165,5 +170,52 @@ def test_set_and_carried_out() -> None:
         assert tuning.governor is not None and tuning.ram_bytes == 9 * MB
         done(tuning.set({"values": ["ram=4m"]}))
         assert tuning.governor is None and mount.config.ram_auto is None and tuning.ram_bytes == 4 * MB
+    finally:
+        mount.close()
+
+
+def test_what_is_refused_half_way_is_put_back() -> None:
+    mount = Mount(options.Config(ram_bytes=8 * MB, size_bytes=64 * MB, backend="wired", swap=None, uid=0, gid=0))
+    tuning, fs = Tuning(mount, None), Driver(mount)
+    try:
+        for i in range(200):
+            fs.write(fs.create(ROOT, b"%d" % i), 0, bytes(5000))
+        frames = mount.vm.phys.nframes
+        seen = set()
+        with pytest.raises(ControlError, match="cannot leave ram"):
+            for _ in tuning.have_ram(1 * MB):
+                seen.add(mount.vm.phys.nframes)
+        assert min(seen) < frames and mount.vm.phys.nframes == frames and tuning.ram_bytes == 8 * MB
+        steps = tuning.have_ram(1 * MB)
+        while mount.vm.phys.nframes == frames:
+            next(steps)
+        steps.close()
+        assert mount.vm.phys.nframes == frames and not tuning.busy
+        mount.check()
+    finally:
+        mount.close()
+
+
+@pytest.mark.parametrize("error", (AssertionError("x"), OSError(12, "Cannot allocate memory"), MemoryError()))
+def test_what_goes_wrong_does_not_end_the_mount(error: Exception, caplog: pytest.LogCaptureFixture,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = Mount(options.Config(ram_bytes=8 * MB, size_bytes=64 * MB, swap="/tmp", uid=0, gid=0))
+    tuning, asked = Tuning(mount, None), []
+
+    def fails(nbytes: int):
+        asked.append(nbytes)
+        raise error
+        yield
+
+    async def main() -> None:
+        with trio.move_on_after(2 * SECONDS + COOL / 2):
+            await follow(tuning, Turns())
+
+    try:
+        tuning.governor = Governor(Auto(16 * MB, 32 * MB), lambda: Strain(0, GB, 2 * GB))
+        monkeypatch.setattr(tuning, "have_ram", fails)
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        assert asked == [16 * MB] and mount.gate.broken == isinstance(error, AssertionError)
+        assert "ram=auto" in caplog.text
     finally:
         mount.close()

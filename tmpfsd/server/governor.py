@@ -110,7 +110,10 @@ class Governor:
 
 
 async def follow(tuning: Tuning, turns: Turns) -> None:
-    """Have ram follow what its governor wants, while there is one, until cancelled."""
+    """Have ram follow what its governor wants, while there is one, until cancelled.
+
+    What goes wrong is told to the gate: an exception that left this task would end the mount.
+    """
     import trio
     pageins = tuning.mount.vm.pageins
     while True:
@@ -126,6 +129,9 @@ async def follow(tuning: Tuning, turns: Turns) -> None:
             await carry_out(tuning.have_ram(wanted), turns)
         except ControlError as error:       # pages that cannot leave, for example: it stays as it was
             log.debug("ram=auto: %s", error)
+            await trio.sleep(COOL)
+        except Exception as error:
+            tuning.mount.gate.errno_of(error, "ram=auto")
             await trio.sleep(COOL)
 
 

@@ -222,8 +222,12 @@ class Tuning:
         with self.alone("ram=auto"):
             try:
                 yield from self._change_ram(nbytes)
-            except BaseException:
-                put_back(self._change_ram, was)
+            except GeneratorExit:               # the daemon ends: no step may follow
+                for _ in put_back(self._change_ram, was):
+                    pass
+                raise
+            except Exception:
+                yield from put_back(self._change_ram, was)
                 raise
 
     def _set_ram(self, wanted: int | Auto) -> Iterator[Progress]:
