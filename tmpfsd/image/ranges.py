@@ -1,10 +1,15 @@
 """image/ranges.py: a file on a server, read by range through fsspec (https, http, s3, and what else it knows).
 
-Nothing here bounds a wait but what each library is told; remote.py does that for all.  Who may read, and where a server
-of S3 is that is not Amazon's, is told to fsspec, as its documentation says: in FSSPEC_S3_ENDPOINT_URL and the like, in
-files of ~/.config/fsspec, or in what the libraries read themselves (~/.aws).
+A wait has an end here for http and s3, remote.py has a shorter one for all.  Who may read, and where a server of S3 is
+that is not Amazon's, is told to fsspec, as its documentation says: in FSSPEC_S3_ENDPOINT_URL and the like, in files of
+~/.config/fsspec, or in what the libraries read themselves (~/.aws).
+
+Invariants
+    N1  Of an answer of http or s3 no more is read than was asked for, and a byte; nothing is decompressed on the way.
+    N2  Bytes of an https:// URL came by https:// on each hop: a server may lead elsewhere, not out of TLS.
 
 Limits      A client belongs to one process: a frozen copy makes its own.
+            What other libraries of fsspec read is in memory before it is known how much it is.
 """
 
 from __future__ import annotations
@@ -15,8 +20,10 @@ from typing import Any
 
 CONNECT_SECONDS = 1.0
 READ_SECONDS = 5.0          # until a library gives up: its thread may serve another
-HTTP = ("http", "https")
-PARTIAL = 206
+HTTP, S3 = ("http", "https"), ("s3", "s3a")
+WHOLE, PARTIAL = 200, 206
+GONE = (404, 410)
+MOST_BYTES = 1 << 62
 TRIES = 1                   # of a library; remote.py tries again
 
 
@@ -24,35 +31,41 @@ class Ranges:
     """One file.  => OSError: it cannot be read so."""
 
     def __init__(self, url: str) -> None:
-        fsspec = library("fsspec")
-        scheme = url.split("://")[0]
+        fsspec, scheme = library("fsspec"), url.split("://")[0]
+        self._part = _http_part if scheme in HTTP else _s3_part if scheme in S3 else None
+        self._sync = library("fsspec.asyn").sync
         try:
-            options: dict[str, Any] = {"http": _http, "https": _http, "s3": _s3, "s3a": _s3}.get(scheme, dict)()
+            options: dict[str, Any] = _http() if scheme in HTTP else _s3() if scheme in S3 else {}
             self._fs, self._path = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False,
                                                          **options)
             if hasattr(self._fs, "retries"):
                 self._fs.retries = TRIES
             found = self._fs.info(self._path)
-            ranges = scheme not in HTTP or fsspec.asyn.sync(self._fs.loop, _gives_parts, self._fs, self._path)
+            self.size = 0 if found.get("type") == "directory" else int(found.get("size") or 0)
         except ImportError as error:
             raise OSError(errno.ENOPKG, f"{text_of(error)}: pip install 'tmpfsd[remote]'") from None
         except Exception as error:
             raise as_oserror(error) from None
-        if found.get("type") == "directory" or not found.get("size"):
+        if not 0 < self.size < MOST_BYTES:
             raise OSError(errno.EINVAL, "not a file, or the server does not say how long it is")
-        if not ranges:
-            raise OSError(errno.EINVAL, "the server does not give parts of a file (ranges)")
-        self.size = int(found["size"])
+        self.read(0, 1)             # here, not at the first page: a server may not heed ranges
 
     def read(self, start: int, end: int) -> bytes:
         """Bytes from start to end, all of them.  => OSError."""
         try:
-            data = self._fs.cat_file(self._path, start=start, end=end)
+            if self._part is None:
+                data = self._fs.cat_file(self._path, start=start, end=end)
+            else:
+                data = self._sync(self._fs.loop, self._part, self._fs, self._path, start, end, timeout=READ_SECONDS)
         except Exception as error:
             raise as_oserror(error) from None
         if len(data) != end - start:
-            raise OSError(errno.EIO, f"{len(data)} bytes came where {end - start} were asked for")
+            raise OSError(errno.EIO, f"{_amount(len(data), end - start)} came where {end - start} bytes were asked for")
         return bytes(data)
+
+
+def _amount(came: int, asked: int) -> str:
+    return f"{came} bytes" if came <= asked else "more"
 
 
 def load(url: str) -> None:
@@ -65,16 +78,49 @@ def load(url: str) -> None:
         raise OSError(errno.EINVAL, text_of(error), url) from None
 
 
-async def _gives_parts(files: Any, path: str) -> bool:
-    """Whether a server of HTTP heeds ranges: one that does not would send the whole file each time."""
-    session = await files.set_session()
-    async with session.get(files.encode_url(path), headers={"Range": "bytes=0-0"}) as answer:
-        return bool(answer.status == PARTIAL)
+async def _http_part(files: Any, path: str, start: int, end: int) -> bytes:
+    """Ask a server of HTTP.  => OSError."""
+    session, how = await files.set_session(), dict(files.kwargs)
+    head = {**how.pop("headers", {}), "Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+    async with session.get(files.encode_url(path), headers=head, **how) as answer:
+        hops = [hop.url.scheme for hop in (*answer.history, answer)]
+        if hops[0] == "https" and set(hops) != {"https"}:
+            raise OSError(errno.EPERM, "the server leads to a place without TLS")
+        if answer.status != PARTIAL:
+            raise _refusal(answer.status)
+        return await _at_most(answer.content, end - start)
+
+
+def _refusal(status: int) -> OSError:
+    if status == WHOLE:             # it would send the whole file each time
+        return OSError(errno.EINVAL, "the server does not give parts of a file (ranges)")
+    if status in GONE:
+        return OSError(errno.ENOENT, "there is no such file on the server")
+    return OSError(errno.EIO, f"the server answers with status {status}")
+
+
+async def _s3_part(files: Any, path: str, start: int, end: int) -> bytes:
+    """Ask a server of S3, as the library itself does, which would read all that comes.  => What it raises."""
+    bucket, key, version = files.split_path(path)
+    answer = await files._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}",
+                                  **({"VersionId": version} if version else {}))
+    try:
+        return await _at_most(answer["Body"], end - start)
+    finally:
+        answer["Body"].close()
+
+
+async def _at_most(stream: Any, nbytes: int) -> bytes:
+    """What comes, up to a byte more than it should be."""
+    data = bytearray()
+    while len(data) <= nbytes and (part := await stream.read(nbytes + 1 - len(data))):
+        data += part
+    return bytes(data)
 
 
 def _http() -> dict[str, Any]:
     timeout = library("aiohttp").ClientTimeout(total=READ_SECONDS, sock_connect=CONNECT_SECONDS)
-    return {"client_kwargs": {"timeout": timeout}}
+    return {"client_kwargs": {"timeout": timeout, "auto_decompress": False}}
 
 
 def _s3() -> dict[str, Any]:
@@ -94,8 +140,12 @@ def as_oserror(error: Exception) -> OSError:
     """What any library raises, in one line."""
     if isinstance(error, OSError) and error.errno and error.strerror:
         return OSError(error.errno, " ".join(error.strerror.split()))
+    if isinstance(error, TimeoutError):
+        return OSError(errno.ETIMEDOUT, f"no answer within {READ_SECONDS:.0f} s")
     cause = error.__cause__
-    if isinstance(cause, Exception) and not hasattr(cause, "status"):
+    if isinstance(getattr(cause, "status", None), int):
+        return _refusal(getattr(cause, "status"))
+    if isinstance(cause, Exception):
         return OSError(errno.EIO, text_of(cause))       # fsspec says FileNotFoundError where nobody answers
     if isinstance(error, FileNotFoundError):
         return OSError(errno.ENOENT, "there is no such file on the server")
