@@ -6,7 +6,8 @@ killed daemon leaves is gone after LIFETIME.  What a server sees is sealed (uvm/
 
 Nobody waits for long: an operation gives up after SECONDS, and after it all are refused at once, until the keeper has
 found the server answering again.  The keeper is a thread: it asks each PROBE while the server is away, and renews the
-lifetimes while it is there.  A frozen copy (uvm/frozen.py) has no keeper, and connects again after SECONDS.
+lifetimes while it is there.  Whatever a server answers is a page, or an error (lines.py).  A frozen copy
+(uvm/frozen.py) has no keeper, and connects again after SECONDS.
 
 Picture     UP --an operation finds no answer--> AWAY --the keeper does--> UP
             place --> key PREFIX:RUN:{place / CHUNK}, field place % CHUNK
@@ -27,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import itertools
 import logging
 import os
 import threading
@@ -56,7 +58,7 @@ class ValkeyStore:
     """Pages at a server.  => open_remote() makes one."""
 
     __slots__ = ("path", "most", "can_discard", "missing", "_where", "_password", "_authority", "_library",
-                 "_errors", "_client", "_pid", "_here", "_run", "_chunks", "_away", "_again", "_full", "_told",
+                 "_client", "_pid", "_here", "_run", "_chunks", "_away", "_again", "_full", "_told",
                  "_wake", "_ended", "_keeper")
     kind = "valkey"
 
@@ -67,9 +69,6 @@ class ValkeyStore:
         self.missing = 0                    # pages that the server did not have any more
         self._where, self._password, self._authority = where, password, authority
         self._library = library()
-        # What goes wrong with a cluster is not derived from what goes wrong with a server; the last is what the library
-        # of a cluster raises when it knows no node any more.
-        self._errors = self._library.ValkeyError, self._library.exceptions.ValkeyClusterException, AttributeError
         self._pid = self._here = os.getpid()
         self._run = os.urandom(8).hex()
         self._chunks = bytearray()
@@ -88,24 +87,32 @@ class ValkeyStore:
             client = self._make()
             demand_lasting(client)
             return client
-        except self._errors as error:
+        except OSError:
+            raise
+        except Exception as error:          # the library believes what a server says
             raise OSError(errno.ECONNREFUSED, text_of(error), self.path) from None
 
     def _make(self) -> Any:
         where, library = self._where, self._library
+        pool, tls = importlib.import_module("tmpfsd.stores.lines").Pool, where.scheme in TLS
         retry = importlib.import_module("valkey.retry").Retry(importlib.import_module("valkey.backoff").NoBackoff(), 0)
-        how = {"socket_timeout": SECONDS, "socket_connect_timeout": SECONDS, "password": self._password or None,
-               "retry": retry, "ssl": where.scheme in TLS}
-        if where.scheme in TLS:     # the library looks at the name in a certificate only if it is told to
-            how |= {"ssl_check_hostname": True, "ssl_ca_data": self._authority or None}
+        how: dict[str, Any] = {"socket_timeout": SECONDS, "socket_connect_timeout": SECONDS, "retry": retry,
+                               "password": self._password or None}
+        if tls and self._authority:
+            how["ssl_ca_data"] = self._authority
         if len(where.hosts) == 1:
-            client = library.Valkey(*where.hosts[0], **how)
+            connection = importlib.import_module("valkey.connection")
+            client = library.Valkey.from_pool(pool(connection.SSLConnection if tls else connection.Connection,
+                                                   host=where.hosts[0][0], port=where.hosts[0][1], **how))
             if not client.info("cluster").get("cluster_enabled"):
                 return client
             client.close()
         cluster = importlib.import_module("valkey.cluster")
-        return cluster.ValkeyCluster(startup_nodes=[cluster.ClusterNode(*host) for host in where.hosts],
-                                     require_full_coverage=True, cluster_error_retry_attempts=ATTEMPTS, **how)
+        urls = [f"{'valkeys' if tls else 'valkey'}://{f'[{host}]' if ':' in host else host}:{port}"
+                for host, port in where.hosts]
+        return cluster.ValkeyCluster(url=urls[0], connection_pool_class=pool, require_full_coverage=True,
+                                     startup_nodes=[cluster.ClusterNode(*host) for host in where.hosts[1:]],
+                                     cluster_error_retry_attempts=ATTEMPTS, **how)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[Any]:
@@ -119,7 +126,7 @@ class ValkeyStore:
         except self._library.exceptions.OutOfMemoryError as error:
             self._say_full()
             raise OSError(errno.ENOSPC, text_of(error)) from None
-        except (*self._errors, OSError) as error:
+        except Exception as error:          # of any kind, where a server answers what none does
             self._say_away(text_of(error))
             raise OSError(errno.EIO, text_of(error)) from None
 
@@ -164,15 +171,13 @@ class ValkeyStore:
 
     def read(self, place: int, pages: Sequence[memoryview]) -> None:
         """See Store: all pages in one round trip.  O(pages)."""
-        values: list[bytes | None] = []
         with self._asking() as client:
             pipe = client.pipeline(transaction=False)
             for chunk, field, count in self._pieces(place, len(pages)):
                 pipe.hmget(self._key(chunk), list(range(field, field + count)))
-            for answer in pipe.execute():
-                values += answer
-        for value, page in zip(values, pages, strict=True):
-            if value is None or len(value) != PAGE_SIZE:
+            found = list(zip(itertools.chain(*pipe.execute()), pages, strict=True))
+        for value, page in found:
+            if not isinstance(value, bytes) or len(value) != PAGE_SIZE:
                 self._say_missing(len(pages))
                 raise OSError(errno.EIO, "the server does not have it any more")
             page[:] = value
@@ -243,10 +248,10 @@ class ValkeyStore:
         self._wake.set()
         self._keeper.join(2 * SECONDS)
         if not self._away:
-            with contextlib.suppress(*self._errors, OSError):
+            with contextlib.suppress(Exception):
                 self._each("unlink", time.monotonic() + CLOSING)
-        with contextlib.suppress(*self._errors, OSError):
-            self._client.close()
+        with contextlib.suppress(Exception):
+            shut(self._client)
 
     # --- the keeper ---
 
@@ -258,11 +263,11 @@ class ValkeyStore:
             self._wake.clear()
             if self._ended:
                 return
-            with contextlib.suppress(*self._errors, OSError):
+            with contextlib.suppress(Exception):    # it must not end: only the keeper finds a server again
                 if self._away:
                     client, before = self._connect(), self._client
                     self._client = client
-                    before.close()
+                    shut(before)
                 self._each("expire", time.monotonic() + RENEW, LIFETIME)
                 if self._away:
                     log.warning("swap %s: the server answers again", self.path)
@@ -277,6 +282,13 @@ class ValkeyStore:
                 getattr(pipe, command)(self._key(chunk), *more)
                 chunk, n = self._chunks.find(1, chunk + 1), n + 1
             pipe.execute()
+
+
+def shut(client: Any) -> None:
+    """Close all connections of a client.  => What the library raises."""
+    if hasattr(client, "disconnect_connection_pools"):
+        client.disconnect_connection_pools()
+    client.close()
 
 
 def text_of(error: Exception) -> str:
