@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from tests.fs.fslib import ROOT, Driver, make_mount, refused
 from tests.fs.test_image import open_image, save
 from tests.imageservers import S3, Nginx, set_environment
 from tests.threads import permitted
-from tmpfsd.image.blocks import BLOCK, LEAST_BLOCKS, Blocks
+from tmpfsd.image.blocks import BLOCK, BLOCK_SHIFT, LEAST_BLOCKS, Blocks
 from tmpfsd.image.extract import verify
 from tmpfsd.image.format import ImageError
 from tmpfsd.image.remote import PROBE, SECONDS
@@ -205,6 +206,32 @@ def test_bytes_that_are_wrong_on_the_way_are_asked_for_again(nginx: Nginx, opene
     for i, ino in names.items():
         assert fs.content(ino) == content(i)
     assert nginx.requests() - before > image.source.size // BLOCK // 2
+
+
+def test_a_copy_asks_again_too_and_waits_for_no_lock(nginx: Nginx, opened: Callable[..., Driver]) -> None:
+    """A frozen copy finds a wrong block while a thread, which it has not, held the lock of the cache."""
+    image = opened(nginx.url("image")).mp.vm.image
+    source, block = image.source, image._offsets[0] >> BLOCK_SHIFT
+    with source._blocks._lock:
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                image._kept.clear()
+                image.verify(1, 0)
+                image._kept.clear()
+                source._copy_block = block, bytes(BLOCK)
+                status = 0 if image.verify(1, 0) else 2
+            finally:
+                os._exit(status)
+        until, ended = time.monotonic() + 20, (0, 0)
+        while not ended[0] and time.monotonic() < until:
+            ended = os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.02)
+        if not ended[0]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert ended == (pid, 0)
 
 
 def test_what_cannot_be_mounted_is_refused_soon(nginx: Nginx, tmp_path: Path, made: Path) -> None:

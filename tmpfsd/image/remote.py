@@ -46,6 +46,7 @@ WORKERS = 4
 AHEAD = 3                   # blocks
 MOST_FETCHES = 32
 PIECE = 1 << 20             # of a table, in one request
+NO_BLOCK = -1
 
 
 class Fetch:
@@ -68,7 +69,8 @@ class RemoteFile:
         self._away, self._ended = "", False
         self._ranges = self._open()
         self.size = self._ranges.size
-        self._pid, self._copy_block = os.getpid(), (-1, b"")
+        self._pid = self._copied = os.getpid()          # who has threads and a cache; whose `_ranges` are
+        self._copy_block = (NO_BLOCK, b"")
         self._lock = threading.Lock()
         self._fetches: dict[int, Fetch] = {}
         self._queue: SimpleQueue[Fetch | None] = SimpleQueue()
@@ -182,8 +184,8 @@ class RemoteFile:
             raise OSError(errno.EIO, self._away)
         start = block << BLOCK_SHIFT
         try:
-            if self._copy_block[0] < 0:
-                self._ranges = Ranges(self._url)
+            if self._copied != os.getpid():
+                self._ranges, self._copied = Ranges(self._url), os.getpid()
             self._copy_block = block, self._patiently(start, min(start + BLOCK, self.size))
         except OSError as error:
             self._away = error.strerror or "no answer"
@@ -202,7 +204,10 @@ class RemoteFile:
     def wrong(self, offset: int, nbytes: int) -> bool:
         """See Source."""
         blocks = range(offset >> BLOCK_SHIFT, (offset + nbytes - 1 >> BLOCK_SHIFT) + 1)
-        return any([self._blocks.drop(block) for block in blocks]) and os.getpid() == self._pid
+        if os.getpid() != self._pid:        # the lock of the cache may be held for ever there (T2)
+            had, self._copy_block = self._copy_block[0] in blocks, (NO_BLOCK, b"")
+            return had
+        return any([self._blocks.drop(block) for block in blocks])
 
     def state(self) -> str:
         """See Source."""
