@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import resource
 import stat
+import time
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -13,7 +15,7 @@ import pytest
 
 from tests.fs.fslib import MODES, ROOT, STARVING_FRAMES, Driver, make_mount, refused
 from tmpfsd.image.file import Image
-from tmpfsd.image.format import HEAD, MAGIC, ImageError, Writer
+from tmpfsd.image.format import HEAD, MAGIC, ImageError, Writer, pack_header, unpack_header
 from tmpfsd.image.freeze import freeze
 from tmpfsd.image.thaw import thaw
 from tmpfsd.options import Config
@@ -348,3 +350,33 @@ def test_config_is_not_changed(made: tuple[Path, dict[int, tuple]]) -> None:
     mp = thaw(config, str(made[0]))
     assert mp.config == dataclasses.replace(config)
     mp.close()
+
+
+@pytest.mark.parametrize("what, why", (
+    ("owner", "table owner is larger"), ("sum", "table sum is larger"), ("nlookup.uses", "uses is larger"),
+    ("nvpns", "tables take .* of memory"), ("nplaces", "tables take .* of memory")))
+def test_a_small_file_with_holes_takes_no_memory(made: tuple[Path, dict[int, tuple]], what: str, why: str,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = made
+    size = path.stat().st_size
+    header = unpack_header(path.read_bytes()[:PAGE_SIZE], size)
+    header.file_bytes = 1 << 40                         # what a file system may have as one hole
+    if what == "nvpns":
+        header.nvpns, most = (1 << 31) - 1, (1 << 31) - 1
+        tables = {"owner": 1, "place": 4}
+    elif what == "nplaces":
+        header.nvpns, header.nplaces, most = (1 << 31) - 1, (1 << 29) - 1, 1 << 29
+        tables = {"sum": 4, "offset": 8, "stored": 4}
+    else:
+        most, tables = 1 << 36, {what: 1}
+    for name, width in tables.items():
+        header.tables[name] = size, most * width, 0, header.tables[name][3]
+    with open(path, "r+b") as file:
+        file.write(pack_header(header))
+        file.truncate(header.file_bytes)
+    monkeypatch.setattr("tmpfsd.image.file.available_memory", lambda: (4 << 30, 8 << 30))
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(ImageError, match=why):
+        open_image(path)
+    assert time.monotonic() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10

@@ -22,12 +22,22 @@ import zstandard
 
 from tmpfsd.image.format import CODES, ImageError, unpack_header
 from tmpfsd.image.source import open_source
+from tmpfsd.machine import OWN_MEMORY, available_memory
 from tmpfsd.uvm.errors import SwapIOError, Unanswered, WrongPage, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
 KEPT = 8                    # clusters that are kept unpacked: 512 KiB
 MOST_WINDOW = 1 << 20       # bytes: a damaged frame asks for no more
 UNKNOWN = (-1, (1 << 64) - 1)
+MOST_OF_PAGE = 8            # bytes that any table has of a page number
+OF_PLACE = 12               # bytes of memory that a place takes, while tables are read
+
+
+def demand_memory(nbytes: int) -> None:
+    """See that tables have room in memory: a small file with holes may say that it has a large one.  => ImageError."""
+    free = available_memory()[0]
+    if nbytes > max(free, OWN_MEMORY):
+        raise ImageError(f"its tables take {nbytes >> 20}m of memory, and {free >> 20}m can be had")
 
 
 class Image:
@@ -38,6 +48,7 @@ class Image:
         self.source = open_source(path, cache_bytes, directory)
         try:
             self.header = unpack_header(self.source.read(0, PAGE_SIZE), self.source.size)
+            demand_memory(self.header.nplaces * OF_PLACE)
             self._sums, self._offsets, self._stored = self.array("sum"), self.array("offset"), self.array("stored")
             self._demand_clusters()
         except BaseException:
@@ -57,6 +68,8 @@ class Image:
         if where is None:
             raise ImageError(f"corrupted: there is no table {name}")
         offset, nbytes, checksum, _width = where
+        if nbytes > MOST_OF_PAGE * (self.header.nvpns + 1):     # a file may have holes, which cost nothing
+            raise ImageError(f"corrupted: the table {name} is larger than it can be")
         if nbytes % width:
             raise ImageError(f"corrupted: the table {name} does not have elements of {width} bytes")
         data = self.source.read(offset, nbytes)

@@ -9,7 +9,7 @@ import dataclasses
 from array import array
 from stat import S_IFDIR
 
-from tmpfsd.image.file import Image
+from tmpfsd.image.file import Image, demand_memory
 from tmpfsd.image.format import FLAGGED, LABELS, ImageError
 from tmpfsd.image.freeze import table_name
 from tmpfsd.options import Config
@@ -22,6 +22,7 @@ from tmpfsd.uvm.param import PAGE_SHIFT
 from tmpfsd.uvm.unwritten import UNWRITTEN
 from tmpfsd.uvm.used import Used
 
+OF_PAGE = 16                # bytes of memory that a page number takes, while it is restored
 PARTS = ("pages", "nfree", "bits", "group")
 
 
@@ -34,6 +35,7 @@ class Thawed:
     def restore(self, mp: Mount) -> None:
         """See Saved.  O(pages), at the speed of memory; no page is read.  => ImageError, NoMemory."""
         image, header = self.slots, self.slots.header
+        demand_memory(header.nvpns * OF_PAGE)
         owners, places = image.table("owner"), image.table("place")
         self._demand(owners, places)
         if mp.nr_inodes and header.ninodes > mp.nr_inodes:
