@@ -7,7 +7,8 @@ from typing import Callable
 
 import pytest
 
-from tests.fs.fslib import POINTS, ROOT, Driver, Pair, failing, refused
+from tests.fs.conftest import MATRIX, name_of
+from tests.fs.fslib import POINTS, ROOT, STARVING_FRAMES, Driver, Pair, failing, refused
 from tmpfsd.tmpfs import cut, fallocate, holes
 from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.regfile import MAX_SIZE
@@ -17,18 +18,20 @@ from tmpfsd.uvm.unwritten import UNWRITTEN
 PAGE = 4096
 
 
-def demand_a_store(fs: Driver) -> None:
-    """Skip where pages go to the ring of a compressed tier alone.
+# Where there is no store, a frame backs each promise: the ring of a compressed tier cannot, as it does not know to how
+# little the page will shrink.  So that memory has more frames here than these tests reserve pages.
+ALONE = {"ram_bytes": (STARVING_FRAMES + 440) * PAGE}
 
-    A promise is backed by a slot of a store or by a frame.  The ring cannot back one, as it does not know to how little
-    the page will shrink; and of frames this memory has fewer than these tests reserve.
-    """
-    if fs.mp.vm.tier is not None and not fs.mp.vm.swap.files:
-        pytest.skip("only frames back a promise where there is no store, and there are too few")
+
+@pytest.fixture(params=MATRIX, ids=name_of)
+def fs(make_fs: Callable[..., Driver], request: pytest.FixtureRequest) -> Driver:
+    """As conftest.py has it, but for the memory of a compressed tier without a store."""
+    mode, options = request.param
+    alone = ALONE if options.get("swap", "") is None else {}
+    return make_fs(mode, tiny=mode == "thrash", **options, **alone)
 
 
 def reserve(fs: Driver, ino: int, offset: int, length: int, keep: bool = False) -> None:
-    demand_a_store(fs)
     fs.do(fallocate.reserve, ino, offset, length, keep)
 
 
@@ -224,7 +227,6 @@ def test_counts_what_is_there(fs: Driver) -> None:
 
 def test_undone_but_for_what_was_written_meanwhile(fs: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others run between two steps: a mapping is written back, memory gets short."""
-    demand_a_store(fs)
     monkeypatch.setattr(fallocate, "FEW", 1)
     ino = fs.create(ROOT, b"a")
     for page in (5, 10, 15, 20):
