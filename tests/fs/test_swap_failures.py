@@ -74,11 +74,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize("case, point, swap", COMBINATIONS)
 def test_nothing_has_changed_or_all_of_it(make_fs: Callable[..., Driver], request: pytest.FixtureRequest, case: str,
                                           point: str, swap: str) -> None:
-    scene, before, counts = None, {}, {}
     how = {"swap": request.getfixturevalue("server").place} if swap == "server" else SWAPS[swap]
+    nothing_or_all(lambda: make_fs("starving", tiny=True, noatime=True, acl=True, **how), case, point)
+
+
+def nothing_or_all(make: Callable[[], Driver], case: str, point: str) -> None:
+    """Let the n-th call of a point fail in a case, on memory that is full, for every n until it succeeds."""
+    scene, before, counts = None, {}, {}
     for n in range(MOST):
         if scene is None:
-            scene = Scene(make_fs("starving", tiny=True, noatime=True, acl=True, **how))
+            scene = Scene(make())
             before, counts = scene.fs.dump(), exact(scene.fs)
         fs, refs = scene.fs, scene.fs.refs.copy()
         number, calls = attempt(scene, CASES[case], point, n)

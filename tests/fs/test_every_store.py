@@ -1,0 +1,134 @@
+"""What may go wrong, on every kind of place that pages go to: stores.py has them.
+
+The sweeps of test_failures.py and test_swap_failures.py, for some operations of each kind: what creates, what writes
+over, what grows, what reads and what removes.  Then each place is filled to its end.
+"""
+
+import errno
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.fs.fslib import ROOT, Driver, refused
+from tests.fs.stores import STORES, Stores, server
+from tests.fs.test_failures import nothing_has_changed
+from tests.fs.test_swap_failures import RING_POINTS, nothing_or_all
+from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.uvm.errors import VmError
+from tmpfsd.uvm.tier import WHOLE
+
+PAGE = 4096
+READS = ("write-over", "rename-over-long", "removexattr-middle", "acl-create")
+CASES = ("create-long", "write-to-pages", "rename-over-long", "unlink-long")
+WRITES = ("slot", "write", "dead device", "full disk")
+# A place without a ring has no point for one, the ring alone none for a store.
+SWEEPS = [(case, point, store) for case, store in itertools.product(CASES, STORES) for point in WRITES + RING_POINTS
+          if (point in RING_POINTS) <= store.startswith("ring") and (point in WRITES) <= (store != "ring")]
+MOST = 4000
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable]:
+    """One server for all, started for the first that needs it."""
+    with ExitStack() as stack:
+        yield cache(lambda: server(stack, tmp_path_factory.mktemp("server")))
+
+
+@pytest.fixture
+def stores(tmp_path: Path, shared: Callable) -> Iterator[Stores]:
+    """Places for one test; asked for before make_fs, they are there until its mounts are closed."""
+    with ExitStack() as stack:
+        yield Stores(tmp_path, stack, shared)
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("case", READS)
+def test_a_page_that_cannot_be_read(stores: Stores, make_fs: Callable[..., Driver], case: str, store: str) -> None:
+    nothing_has_changed(lambda: make_fs(tiny=True, noatime=True, acl=True, **stores.options(store)), case, "pagein")
+
+
+@pytest.mark.parametrize("case, point, store", SWEEPS)
+def test_a_page_that_cannot_leave(stores: Stores, make_fs: Callable[..., Driver], case: str, point: str,
+                                  store: str) -> None:
+    nothing_or_all(lambda: make_fs("starving", tiny=True, noatime=True, acl=True, **stores.options(store)), case, point)
+
+
+class Filling:
+    """Files of some pages, which shrink as much as one says, until nothing fits."""
+
+    def __init__(self, fs: Driver, chance: int) -> None:
+        self.fs, self.chance = fs, chance
+        self.made: dict[int, int] = {}          # by file, pages
+        self.over: set[tuple[int, int]] = set()     # pages that were written over
+
+    def page(self, ino: int, page: int) -> bytes:
+        """What a page of a file has, of which some bytes are chance."""
+        return random.Random(ino << 16 | page).randbytes(self.chance).ljust(PAGE, b"%d" % (page % 10))
+
+    def fill(self) -> int:
+        """How many pages there are now; files without data are made when there is no room for data any more."""
+        with refused(errno.ENOSPC):
+            for number in range(MOST):
+                ino = self.fs.create(ROOT, b"f%d" % number)
+                self.made[ino] = 0
+                for page in range(16):
+                    assert self.fs.write(ino, page * PAGE, self.page(ino, page)) == PAGE
+                    self.made[ino] += 1
+        with refused(errno.ENOSPC):
+            for number in range(100 * MOST):
+                self.made[self.fs.create(ROOT, b"%d" % number + b"-" * 200)] = 0
+        return sum(self.made.values())
+
+    def compare(self) -> None:
+        """All is there."""
+        for ino, npages in self.made.items():
+            assert self.fs.getattr(ino).size == npages * PAGE
+            for page in range(npages):
+                what = self.other if (ino, page) in self.over else self.page
+                assert self.fs.read(ino, page * PAGE, PAGE) == what(ino, page)
+
+    def write_over(self) -> int:
+        """Write chance bytes, which do not shrink, over all that is there: how many pages were written, not refused."""
+        for ino, npages in self.made.items():
+            for page in range(npages):
+                try:
+                    assert self.fs.write(ino, page * PAGE, self.other(ino, page)) == PAGE
+                except (FsError, VmError) as error:
+                    assert error.errno == errno.ENOSPC
+                else:
+                    self.over.add((ino, page))
+        return len(self.over)
+
+    @staticmethod
+    def other(ino: int, page: int) -> bytes:
+        """What a page has that was written over."""
+        return random.Random(page << 16 | ino).randbytes(PAGE)
+
+
+@pytest.mark.parametrize("chance", [1000, PAGE], ids=["shrinks", "does not"])
+@pytest.mark.parametrize("store", STORES)
+def test_full(stores: Stores, make_fs: Callable[..., Driver], store: str, chance: int) -> None:
+    """What does not fit is refused, all that is there is as it was; and as much fits again when all is removed."""
+    fs = make_fs("starving", noatime=True, **stores.options(store, small=True))
+    filling = Filling(fs, chance)
+    npages = filling.fill()
+    fs.check()
+    vm = fs.mp.vm
+    kept = vm.tier.keep_slots if vm.tier is not None else 0
+    assert vm.swap is None or vm.swap.nfree <= kept, "the stores are full"
+    ring = vm.tier.ring if vm.tier is not None else None
+    assert ring is None or ring.live_bytes + vm.tier.keep_bytes > ring.most_live - WHOLE, "and so is the ring"
+    filling.compare()
+    written = filling.write_over()
+    assert vm.tier is not None or written == npages, "where a slot can be written over in place, nothing is refused"
+    filling.compare()
+    fs.check()
+    fs.empty()
+    again = Filling(fs, chance)
+    assert again.fill() >= npages * 9 // 10
+    again.compare()
