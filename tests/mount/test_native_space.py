@@ -7,11 +7,13 @@ import os
 import resource
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
-from mountlib import PAGE, Mounted, as_user, fails_with, in_child, libc, needs_root, touch
+from mountlib import PAGE, Mounted, as_user, fails_with, in_child, libc, mount_tmpfsd, needs_root, touch
 
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE = 1, 2, 8, 16
 
@@ -180,3 +182,62 @@ def test_seek_sees_what_a_live_mapping_has_changed_in_holes(d: Path) -> None:
         assert view[40 * PAGE:40 * PAGE + 1] == b"x"
     os.close(other)
     os.close(handle)
+
+
+def test_seek_in_a_large_hole_that_was_read(d: Path) -> None:
+    """What was read is in the kernel, and is a hole all the same; what a mapping changes in it is data."""
+    npages = 5000
+    handle = os.open(d / "sparse", os.O_RDWR | os.O_CREAT)
+    os.truncate(handle, npages * PAGE)
+    while os.read(handle, 1 << 20):
+        pass
+    with fails_with(errno.ENXIO):
+        os.lseek(handle, 0, os.SEEK_DATA)
+    with mmap.mmap(handle, npages * PAGE) as view:
+        view[4000 * PAGE:4500 * PAGE] = b"x" * (500 * PAGE)
+        assert os.lseek(handle, 0, os.SEEK_DATA) == 4000 * PAGE
+        assert os.lseek(handle, 4000 * PAGE, os.SEEK_HOLE) == 4500 * PAGE
+        with fails_with(errno.ENXIO):
+            os.lseek(handle, 4500 * PAGE, os.SEEK_DATA)
+        subprocess.run(["cp", "--sparse=auto", d / "sparse", d / "copy"], check=True, timeout=30)
+        assert os.stat(d / "copy").st_blocks == 500 * PAGE // 512
+        assert (d / "copy").read_bytes() == bytes(4000 * PAGE) + b"x" * (500 * PAGE) + bytes(500 * PAGE)
+    os.close(handle)
+
+
+SEEKER = """if True:
+    import mmap, os, sys
+    fd, npages = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT), 2048
+    os.truncate(fd, npages << 12)
+    view = mmap.mmap(fd, npages << 12)
+    for page in range(0, npages, 2):
+        view[page << 12] = 1
+    print("ready", flush=True)
+    while True:
+        for page in range(0, npages, 32):
+            view[page << 12] ^= 1
+            try:
+                os.lseek(fd, page << 12, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno not in (6,):
+                    sys.exit()
+"""
+
+
+@pytest.mark.parametrize("nth", range(4))
+def test_a_daemon_that_is_killed_while_holes_are_looked_for_is_gone(nth: int) -> None:
+    """None of its threads may wait for itself."""
+    mounted = mount_tmpfsd("ram=16m,edge=native,size=64m")
+    seeker = subprocess.Popen([sys.executable, "-c", SEEKER, mounted.mnt / "file"], stdout=subprocess.PIPE)
+    try:
+        assert seeker.stdout is not None and seeker.stdout.readline()
+        time.sleep(0.05 * (nth + 1))
+        mounted.daemon.kill()
+        mounted.daemon.wait(timeout=10)
+    finally:
+        seeker.kill()
+        subprocess.run(["umount", "-f", mounted.mnt], check=False, timeout=30)      # ends the connection in any case
+        seeker.communicate(timeout=30)
+        mounted.daemon.wait(timeout=30)
+        mounted.daemon.returncode = 0
+        mounted.close()

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -319,9 +318,10 @@ class TestNotices:
             7) + b"ab\0"
         assert notify.delete(1, b"ab", 5) == b"\x2b\0\0\0\6\0\0\0" + bytes(8) + b"\1" + bytes(7) + b"\5" + bytes(
             7) + b"\2" + bytes(7) + b"ab\0"
-        assert notify.inval_range(7, 4096, 5)[16:] == b"\7" + bytes(8) + b"\x10" + bytes(6) + b"\5" + bytes(7)
-        assert notify.retrieve_nothing(7, 9) == (b"\x30\0\0\0\5\0\0\0" + bytes(8) + b"\x09" + bytes(7) + b"\7" +
-                                                 bytes(7 + 16))
+        retrieve = notify.retrieve(7, 9, 4096, 5)
+        assert retrieve == (b"\x30\0\0\0\5\0\0\0" + bytes(8) + b"\x09" + bytes(7) + b"\7" + bytes(8) + b"\x10" +
+                            bytes(6) + b"\5" + bytes(7))
+        assert notify.sought(retrieve) == 9 and not notify.sought(notify.inval_inode(7))
 
     def test_notifier(self, device: Device) -> None:
         notifier = notify.Notifier(device.ours.fileno())
@@ -333,91 +333,56 @@ class TestNotices:
             notify.inval_inode(3, False), notify.inval_inode(3), notify.inval_entry(1, b"a"), notify.delete(1, b"a", 9)]
 
 
-class TestFlusher:
-    """A thread of server/flusher.py."""
+class TestSeek:
+    """LSEEK asks the kernel for its pages (fuse/seek.py)."""
 
     @pytest.fixture
     def hole(self, device: Device) -> int:
         ino = device.wire.mknod(ROOT, b"a")
         device.wire.setattr(ino, abi.FATTR_SIZE, size=1 << 20)
+        device.wire.read(ino, 8192, 4096)
         return ino
 
     def begin(self, device: Device, ino: int) -> None:
         device.ask(abi.LSEEK, ino, abi.LSEEK_IN.pack(0, os.SEEK_DATA))
 
-    def test_both_notices_come_and_the_reply_answers(self, device: Device, hole: int) -> None:
-        """What is written back meanwhile is found."""
+    def test_what_the_kernel_holds_answers(self, device: Device, hole: int) -> None:
         async def task() -> None:
             self.begin(device, hole)
             unique = device.wire.unique
-            assert await trio.to_thread.run_sync(device.kernel.recv, 100) == notify.inval_range(hole, 0, 1 << 20)
-            assert await trio.to_thread.run_sync(device.kernel.recv, 100) == notify.retrieve_nothing(hole, unique)
-            device.ask(abi.WRITE, hole, abi.WRITE_IN.pack(8192, 4096, 1, 0) + bytes(4096))
-            assert (await trio.to_thread.run_sync(device.answer))[0] == 0
-            device.kernel.send(abi.IN_HEADER.pack(abi.BODY, abi.NOTIFY_REPLY, unique, hole, 0, 0, 0))
+            assert await trio.to_thread.run_sync(device.kernel.recv, 100) == notify.retrieve(hole, unique, 8192, 4096)
+            body = abi.NOTIFY_RETRIEVE_IN.pack(8192, 4096) + bytes(4095) + b"x"
+            device.kernel.send(abi.IN_HEADER.pack(abi.BODY + len(body), abi.NOTIFY_REPLY, unique, hole, 0, 0, 0) + body)
             assert await trio.to_thread.run_sync(device.answer) == (0, abi.LSEEK_OUT.pack(8192))
-            await device.loop.settled()
 
         run(device.loop, task)
         assert not device.wire.session.seeks
 
-    @pytest.mark.parametrize("nth", [0, 1])
-    def test_where_a_notice_is_refused_nobody_waits_for_ever(self, device: Device, hole: int, nth: int,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-        write, told = os.write, []
+    def test_where_the_kernel_sends_nothing_nobody_waits_for_ever(self, device: Device, hole: int,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+        write = os.write
 
         def refusing(fd: int, data: bytes) -> int:
-            if abi.OUT_HEADER.unpack(data)[2] == 0:
-                told.append(data)
-                if len(told) > nth:
-                    raise OSError(errno.ENOENT, "no such inode")
+            if notify.sought(data):
+                raise OSError(errno.ENOENT, "no such inode")
             return write(fd, data)
 
         monkeypatch.setattr(os, "write", refusing)
 
         async def task() -> None:
             self.begin(device, hole)
-            for _ in range(nth):
-                await trio.to_thread.run_sync(device.kernel.recv, 100)
             assert await trio.to_thread.run_sync(device.answer) == (errno.EIO, b"")
-            await device.loop.settled()
             assert not device.wire.session.seeks
 
         run(device.loop, task)
 
-    def test_settled_waits_for_the_thread_and_ends_the_asking(self, device: Device, hole: int,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-        flusher, let = device.loop.flusher, threading.Event()
-        monkeypatch.setattr(flusher, "_flush", lambda *_what: let.wait(5))
 
-        async def task() -> None:
-            self.begin(device, hole)
-            while not flusher._begun:
-                await trio.sleep(0.001)
-            with trio.move_on_after(0.1) as early:
-                await device.loop.settled()
-            assert early.cancelled_caught
-            let.set()
-            await device.loop.settled()
-            self.begin(device, hole)                    # answered by what is known here
-            assert (await trio.to_thread.run_sync(device.answer))[0] == errno.ENXIO
-
-        run(device.loop, task)
-        assert flusher._thread is None
-
-    def test_at_the_end_what_its_thread_waits_for_is_refused(self, device: Device,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-        """The loop has failed: nobody serves the WRITE, and the process could not end."""
-        flusher, answers = device.loop.flusher, []
-
-        def written_back(*_what: int) -> None:
-            device.ask(abi.WRITE, ROOT, abi.WRITE_IN.pack(0, 1, 1, 0) + b"x")
-            answers.append(device.answer())
-
-        monkeypatch.setattr(flusher, "_flush", written_back)
-        flusher.ask(2, ROOT, 0, 1)
-        device.loop.close()
-        assert answers == [(errno.EIO, b"")]
+def test_what_is_asked_after_the_end_is_refused(device: Device) -> None:
+    """A thread may still wait for it: the process could not end."""
+    device.ask(abi.WRITE, ROOT, abi.WRITE_IN.pack(0, 1, 1, 0) + b"x")
+    device.ask(abi.GETATTR, ROOT)
+    device.loop.refuse_all()
+    assert [device.answer(), device.answer()] == [(errno.EIO, b"")] * 2
 
 
 class TestEdge:

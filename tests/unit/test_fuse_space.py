@@ -1,17 +1,11 @@
-"""fuse/space.py and fuse/ioctls.py, driven by bytes: room, holes, and chattr."""
+"""fuse/space.py and fuse/ioctls.py, driven by bytes: room, and chattr."""
 
 import errno
 import os
-from typing import Any
 
-import pytest
-
-from tests import failpoints
 from tests.fs.wirelib import Wire, refused
 from tmpfsd.fuse import abi, ioctls
-from tmpfsd.tmpfs import holes, reap
 from tmpfsd.tmpfs.cut import STEP_PAGES
-from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.param import PAGE_SIZE
 
 ROOT = abi.ROOT_ID
@@ -81,71 +75,6 @@ class TestSpace:
             wire.ask(abi.FALLOCATE, ino, abi.FALLOCATE_IN.pack(0, 1 << 50, 0))
         assert wire.read(ino, 0, 1 << 20) == bytes(5 * PAGE_SIZE + 10)
 
-    def test_seek(self, wire: Wire) -> None:
-        def seek(offset: int, whence: int) -> int:
-            return abi.LSEEK_OUT.unpack(wire.ask(abi.LSEEK, ino, abi.LSEEK_IN.pack(offset, whence)))[0]
-
-        ino = wire.mknod(ROOT, b"a")
-        wire.write(ino, 2 * PAGE_SIZE, b"x" * PAGE_SIZE)
-        wire.setattr(ino, abi.FATTR_SIZE, size=5 * PAGE_SIZE)
-        assert seek(0, os.SEEK_DATA) == 2 * PAGE_SIZE == seek(2 * PAGE_SIZE, os.SEEK_DATA)
-        assert (seek(0, os.SEEK_HOLE), seek(2 * PAGE_SIZE + 1, os.SEEK_HOLE)) == (0, 3 * PAGE_SIZE)
-        for offset, whence, code in ((3 * PAGE_SIZE, os.SEEK_DATA, errno.ENXIO), (0, os.SEEK_SET, errno.EINVAL),
-                                     (5 * PAGE_SIZE, os.SEEK_HOLE, errno.ENXIO), ((1 << 64) - 1, 3, errno.ENXIO)):
-            with refused(code):
-                seek(offset, whence)
-        with refused(errno.EISDIR):
-            wire.ask(abi.LSEEK, ROOT, abi.LSEEK_IN.pack(0, os.SEEK_DATA))
-
-    def test_a_hole_is_told_when_it_was_written_back(self, wire: Wire) -> None:
-        asked: list[tuple[int, ...]] = []
-        wire.session.flush = lambda *what: asked.append(what)
-        ino = wire.mknod(ROOT, b"a")
-        wire.setattr(ino, abi.FATTR_SIZE, size=9 * PAGE_SIZE)
-        wire.write(ino, 5 * PAGE_SIZE, b"x" * PAGE_SIZE)
-
-        def begin(offset: int, whence: int) -> int:
-            assert wire.raw(wire.request(abi.LSEEK, ino, abi.LSEEK_IN.pack(offset, whence))) is None
-            return wire.unique
-
-        def written_back(unique: int) -> tuple[int, ...] | None:
-            reply = wire.raw(abi.IN_HEADER.pack(abi.BODY, abi.NOTIFY_REPLY, unique, ino, 0, 0, 0))
-            if reply is None:
-                return None
-            _length, error, answered = abi.OUT_HEADER.unpack(reply)
-            assert answered == unique
-            return (error,) if error else abi.LSEEK_OUT.unpack(reply, abi.OUT_HEADER.size)
-
-        first, second, third = begin(10, os.SEEK_DATA), begin(0, os.SEEK_HOLE), begin(6 * PAGE_SIZE, os.SEEK_DATA)
-        assert asked == [(first, ino, 10, 5 * PAGE_SIZE - 10), (second, ino, 0, 5 * PAGE_SIZE),
-                         (third, ino, 6 * PAGE_SIZE, 3 * PAGE_SIZE)]
-        wire.write(ino, 0, b"x" * 2 * PAGE_SIZE)
-        assert written_back(first) == (10,) and written_back(third) == (-errno.ENXIO,)
-        wire.write(ino, 2 * PAGE_SIZE, b"x" * 4 * PAGE_SIZE)
-        assert written_back(second) is None, "another hole, which nobody has asked about"
-        assert asked[3:] == [(second, ino, 6 * PAGE_SIZE, 3 * PAGE_SIZE)] and written_back(second) == (6 * PAGE_SIZE,)
-        assert [written_back(unique) for unique in (first, second, third, 77)] == [None] * 4 and not wire.session.seeks
-
-    def test_where_no_hole_is_told_nothing_is_written_back(self, wire: Wire) -> None:
-        asked: list[tuple[int, ...]] = []
-        wire.session.flush = lambda *what: asked.append(what)
-        ino = wire.mknod(ROOT, b"a")
-        wire.write(ino, 0, b"x" * 2 * PAGE_SIZE)
-        for offset, whence, found in ((5, os.SEEK_DATA, 5), (5, os.SEEK_HOLE, 2 * PAGE_SIZE)):
-            body = abi.LSEEK_IN.pack(offset, whence)
-            assert abi.LSEEK_OUT.unpack(wire.ask(abi.LSEEK, ino, body)) == (found,)
-        for offset, whence, code in ((2 * PAGE_SIZE, os.SEEK_DATA, errno.ENXIO), (0, os.SEEK_SET, errno.EINVAL),
-                                     (2 * PAGE_SIZE, os.SEEK_HOLE, errno.ENXIO), ((1 << 64) - 1, 3, errno.ENXIO)):
-            with refused(code):
-                wire.ask(abi.LSEEK, ino, abi.LSEEK_IN.pack(offset, whence))
-        assert not asked and not wire.session.seeks
-
-    def test_no_seek_where_data_may_be_in_the_kernel_only(self) -> None:
-        wire = Wire(writeback=True)
-        with refused(errno.ENOSYS):
-            wire.ask(abi.LSEEK, wire.mknod(ROOT, b"a"), abi.LSEEK_IN.pack(0, os.SEEK_DATA))
-        wire.close()
-
 
 class TestFlags:
     def ioctl(self, wire: Wire, ino: int, command: int, data: bytes = b"", room: int = 0) -> bytes:
@@ -184,22 +113,3 @@ class TestFlags:
         wire.uid, wire.pid = 1000, 0
         with refused(errno.EPERM):
             self.ioctl(wire, ino, ioctls.FS_IOC_SETFLAGS, b"\x40\0\0\0")
-
-
-def test_memory_is_short_for_an_answer(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    failpoints.interpreted_only()
-    wire.session.flush = lambda *_what: None
-    ino = wire.mknod(ROOT, b"a")
-    wire.setattr(ino, abi.FATTR_SIZE, size=9 * PAGE_SIZE)
-    assert wire.raw(wire.request(abi.LSEEK, ino, abi.LSEEK_IN.pack(5, os.SEEK_HOLE))) is None
-    seek, refusals = holes.seek, [NoMemory("frames")]
-
-    def short(*args: Any) -> int:
-        if refusals:
-            raise refusals.pop()
-        return seek(*args)
-
-    monkeypatch.setattr(holes, "seek", short)
-    monkeypatch.setattr(reap, "make_room", lambda _mount: True)
-    reply = wire.raw(abi.IN_HEADER.pack(abi.BODY, abi.NOTIFY_REPLY, wire.unique, ino, 0, 0, 0))
-    assert reply == abi.OUT_HEADER.pack(24, 0, wire.unique) + abi.LSEEK_OUT.pack(5) and not wire.session.seeks

@@ -157,6 +157,8 @@ NOTIFY_DELETE_OUT = Structure("fuse_notify_delete_out", 24, ("parent", "Q"), ("c
                               ("padding", "4x"))
 NOTIFY_RETRIEVE_OUT = Structure("fuse_notify_retrieve_out", 32, ("notify_unique", "Q"), ("nodeid", "Q"),
                                 ("offset", "Q"), ("size", "I"), ("padding", "4x"))
+NOTIFY_RETRIEVE_IN = Structure("fuse_notify_retrieve_in", 40, ("dummy1", "8x"), ("offset", "Q"), ("size", "I"),
+                               ("dummy2", "4x"), ("dummy3", "8x"), ("dummy4", "8x"))
 
 # --- opcodes ---
 

@@ -23,6 +23,7 @@ from tmpfsd.fuse.abi import BODY
 from tmpfsd.fuse.init import MAX_WRITE
 from tmpfsd.tmpfs import copyrange, layout, readv, setid, vnops, writeback
 from tmpfsd.tmpfs.fserror import FsError
+from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
     from tmpfsd.fuse.session import Reply, Session
@@ -52,6 +53,8 @@ def read(s: Session, ino: int, data: bytes) -> Reply:
     demand_regular(s, ino)
     views = readv.read(s.mount, ino, offset, min(size, MAX_WRITE))
     nbytes = sum(map(len, views))
+    if readv.may_have_holes(views):
+        s.held.note(ino, offset >> PAGE_SHIFT, offset + nbytes - 1 + PAGE_SIZE >> PAGE_SHIFT)
     return [replies.header(s, nbytes), *views]
 
 

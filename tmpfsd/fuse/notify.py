@@ -3,11 +3,11 @@
     INVAL_INODE     attributes of a node are stale; with its data also its pages, or the cached listing of a directory
     INVAL_ENTRY     a name does not stand for what it did
     DELETE          likewise, and what it stood for is gone: nobody may look for anything in it
-    RETRIEVE        of nothing: the kernel sends a NOTIFY_REPLY, which wakes who waits for requests
+    RETRIEVE        the kernel sends a NOTIFY_REPLY with the pages of a file that it holds (seek.py)
 
 Functions make the bytes; a Notifier writes them.  Most wait for locks that whoever waits for an answer of ours may
 hold (the directory of a name, the pages of a file), so they are written by a thread while requests are served.  To say
-that attributes alone are stale takes no lock.
+that attributes alone are stale takes no lock, and neither does RETRIEVE.
 
 Limits      A notice of what the kernel does not know is refused with ENOENT, which is no error here.
 """
@@ -32,14 +32,16 @@ def inval_inode(ino: int, attr_only: bool = True) -> bytes:
     return _notice(abi.NOTIFY_INVAL_INODE, abi.NOTIFY_INVAL_INODE_OUT.pack(ino, off, TO_THE_END))
 
 
-def inval_range(ino: int, offset: int, length: int) -> bytes:
-    """Pages of a file are stale; those that a mapping has changed are written back first."""
-    return _notice(abi.NOTIFY_INVAL_INODE, abi.NOTIFY_INVAL_INODE_OUT.pack(ino, offset, length))
+def retrieve(ino: int, unique: int, offset: int, length: int) -> bytes:
+    """What the kernel holds of a file from `offset` on shall be sent, up to the first page that it has not."""
+    return _notice(abi.NOTIFY_RETRIEVE, abi.NOTIFY_RETRIEVE_OUT.pack(unique, ino, offset, length))
 
 
-def retrieve_nothing(ino: int, unique: int) -> bytes:
-    """A NOTIFY_REPLY of this `unique` shall be sent."""
-    return _notice(abi.NOTIFY_RETRIEVE, abi.NOTIFY_RETRIEVE_OUT.pack(unique, ino, 0, 0))
+def sought(notice: bytes) -> int:
+    """The `unique` of the NOTIFY_REPLY that a notice asks for, or 0 where it asks for none."""
+    if abi.OUT_HEADER.unpack(notice)[1] != abi.NOTIFY_RETRIEVE:
+        return 0
+    return int(abi.NOTIFY_RETRIEVE_OUT.unpack(notice, abi.OUT_HEADER.size)[0])
 
 
 def inval_entry(dino: int, name: bytes) -> bytes:

@@ -27,11 +27,12 @@ import traceback
 from collections import deque
 from typing import Any, Callable, NamedTuple, Protocol, Sequence
 
-from tmpfsd.fuse import abi, attributes, data, directories, init, ioctls, names, replies, space, xattrs
+from tmpfsd.fuse import abi, attributes, data, directories, init, ioctls, names, notify, replies, seek, space, xattrs
+from tmpfsd.fuse.held import Held
 from tmpfsd.fuse.init import Agreement, Refusal
 from tmpfsd.fuse.later import NOBODY, Later
 from tmpfsd.options import Config
-from tmpfsd.tmpfs import reap, vnops
+from tmpfsd.tmpfs import node, reap, vnops
 from tmpfsd.tmpfs.caller import Caller
 from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.fserror import FsError
@@ -100,8 +101,8 @@ OPERATIONS: dict[int, Operation] = {
     abi.READ: Operation("read", data.read, abi.READ_IN.size),
     abi.WRITE: Operation("write", data.write, abi.WRITE_IN.size, changes=True),
     abi.FALLOCATE: Operation("fallocate", space.fallocate, abi.FALLOCATE_IN.size, changes=True),
-    abi.LSEEK: Operation("lseek", space.lseek, abi.LSEEK_IN.size),
-    abi.NOTIFY_REPLY: Operation("notify_reply", space.notify_reply),
+    abi.LSEEK: Operation("lseek", seek.lseek, abi.LSEEK_IN.size),
+    abi.NOTIFY_REPLY: Operation("notify_reply", seek.notify_reply),
     abi.COPY_FILE_RANGE: Operation("copy_file_range", data.copy_file_range, abi.COPY_FILE_RANGE_IN.size, changes=True),
     abi.COPY_FILE_RANGE_64: Operation("copy_file_range", data.copy_file_range_64, abi.COPY_FILE_RANGE_IN.size,
                                       changes=True),
@@ -138,7 +139,7 @@ class Session:
     """The connection of one mount.  What handlers need of a request is in `unique` and `caller`."""
 
     __slots__ = ("mount", "config", "policy", "agreed", "unique", "caller", "notices", "later",
-                 "flush", "seeks", "on_init", "refusal", "_known", "_requests", "_check_each", "_table", "_silent",
+                 "held", "seeks", "on_init", "refusal", "_known", "_requests", "_check_each", "_table", "_silent",
                  "_quota")
 
     def __init__(self, mount: Mount, config: Config, policy: Policy) -> None:
@@ -146,10 +147,10 @@ class Session:
         self.agreed = Agreement(0, 0)
         self.unique = 0
         self.caller = Caller()
-        self.notices: list[bytes] = []      # of attributes alone, to be written before the reply
+        self.notices: list[bytes] = []      # that take no lock, to be written before the reply
         self.later: deque[Later] = deque()  # what is answered when it is done, first come, first served
-        self.flush: Callable[[int, int, int, int], None] | None = None      # unique, ino, offset, length: see space.py
-        self.seeks: dict[int, tuple[int, int, int]] = {}    # LSEEKs that wait for it, by unique
+        self.held = Held()                  # pages of holes that the kernel may hold
+        self.seeks: dict[int, seek.Sought] = {}     # LSEEKs that wait for a NOTIFY_REPLY, by unique
         self.on_init: Callable[[], None] = lambda: None
         self.refusal = ""                   # why this kernel is not served
         self._requests = policy.requests
@@ -219,6 +220,11 @@ class Session:
             code = errno.EIO
         self.later.popleft()
         return replies.refused(later.unique, code) if later.unique != NOBODY else None
+
+    def not_told(self, notice: bytes) -> Reply:
+        """The kernel did not take a notice: what is to be said to whoever waits for what it would have sent."""
+        unique = notify.sought(notice)
+        return replies.refused(unique, errno.EIO) if self.seeks.pop(unique, None) is not None else None
 
     def demand_known(self, ino: int) -> None:
         """=> FsError ESTALE for an inode that is not there (S3)."""
@@ -292,6 +298,8 @@ class Session:
             self.mount.breathe()
             if self._known(ino - 1) and not self.policy.broken:     # it would free things, by books that are wrong
                 vnops.forget(self.mount, ino, nlookup)
+                if self.held.has(ino) and not (self._known(ino - 1) and node.is_known(self.mount, ino)):
+                    self.held.forget(ino)
         except VmError as error:
             self.policy.errno_of(error, _FORGET)
         except AssertionError as bug:

@@ -295,12 +295,17 @@ class Daemon:
                 return False
         return bool(places)
 
-    async def settle(self) -> None:
-        """Wait for threads that tell the kernel something.  => TooSlowError: one waits for a request of the past."""
+    async def settle(self, refuse: Callable[[], object] = lambda: None) -> None:
+        """Wait for threads that tell the kernel something.  => refuse(): where nobody serves, what they wait for.
+
+        => TooSlowError: one waits for a request of the past.
+        """
         with trio.fail_after(GRACE):
-            await self.trees.settled()
-            if self.native:
-                await self.native.settled()
+            await self.trees.settled(refuse)
+
+    async def settle_ended(self) -> None:
+        """settle() when the request loop has ended."""
+        await self.settle(*([self.native.refuse_all] if self.native else []))
 
     async def idle_worker(self) -> None:
         """Do background work in slices while there are no requests."""
@@ -370,7 +375,7 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
         finally:
             ignore((*SIGNALS, *MEANINGLESS))        # it ends: what comes now is answered by that
             with contextlib.suppress(trio.TooSlowError):        # a thread may still use the session
-                trio.run(daemon.settle)
+                trio.run(daemon.settle_ended)
             tick(0)             # a tick that came when the interpreter has put its handlers back would kill
             daemon.detach()
     finally:

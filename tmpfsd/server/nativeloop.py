@@ -33,7 +33,6 @@ import trio
 from tmpfsd.fuse import replies
 from tmpfsd.fuse.init import BUFFER
 from tmpfsd.fuse.session import Reply, Session
-from tmpfsd.server.flusher import Flusher
 from tmpfsd.server.loop import LINGER, MILLISECOND, TURN, Loop, tick
 
 log = logging.getLogger(__name__)
@@ -92,13 +91,10 @@ class NativeLoop(Loop):
         self._epoll = select.epoll()            # 2 to 7 us of CPU a request less than poll(2), on one core
         self._epoll.register(fd, select.EPOLLIN)
         self._poll = self._epoll.poll
-        self.flusher = Flusher(fd, lambda unique: session.seeks.pop(unique, None))
-        session.flush = self.flusher.ask
 
     def close(self) -> None:
         """Give back what waits; run() does so at its end."""
         self._epoll.close()
-        self.flusher.close(self._refuse_all)
 
     def stop(self) -> None:
         """End the loop, whichever state it is in."""
@@ -119,12 +115,6 @@ class NativeLoop(Loop):
                         await self._sleep(self.fd)
             finally:
                 self._reading.end()
-                self.flusher.close(self._refuse_all)
-
-    async def settled(self) -> None:
-        """Wait until no thread waits for requests to be served, and let none do so any more."""
-        self.session.flush = None
-        await self.flusher.settled()
 
     def _may_read(self) -> bool:
         """Whether a read may block in this turn; with several cores, its first request is waited for."""
@@ -221,7 +211,7 @@ class NativeLoop(Loop):
             except OSError:
                 pass
 
-    def _refuse_all(self) -> None:
+    def refuse_all(self) -> None:
         """Refuse what was asked after the loop has ended, so that no thread of ours waits for it."""
         with contextlib.suppress(OSError):
             while True:
@@ -233,10 +223,14 @@ class NativeLoop(Loop):
         """Write the notices that go with what was answered."""
         notices = self.session.notices
         while notices:
+            notice = notices.pop()
             try:
-                os.write(self.fd, notices.pop())
+                os.write(self.fd, notice)
             except OSError as error:            # ENOENT: the kernel knows no such thing
                 log.debug("a notice was not taken: %s", error)
+                reply = self.session.not_told(notice)
+                if reply is not None:
+                    self._send(reply)
 
     async def _sleep(self, fd: int) -> None:
         """As any loop; no ticks meanwhile."""

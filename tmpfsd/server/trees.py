@@ -19,7 +19,7 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any
 
 import pyfuse3
@@ -159,9 +159,10 @@ class Trees:
         self._notices.append(notice)
         await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
-    async def settled(self) -> None:
-        """Wait until the kernel has taken all notices."""
+    async def settled(self, refuse: Callable[[], object] = lambda: None) -> None:
+        """Wait until the kernel has taken all notices.  => refuse(): what they wait for, where nobody serves."""
         while self._notices:
+            refuse()
             await trio.sleep(0.01)
 
     async def reaper(self) -> None:

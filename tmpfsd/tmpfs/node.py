@@ -56,6 +56,11 @@ def forget(mp: Mount, ino: int, n: int) -> None:
         mp.lost_nodes += 1
 
 
+def is_known(mp: Mount, ino: int) -> bool:
+    """Whether the kernel has references to a node.  => SwapIOError."""
+    return bool(mp.mem.u32[mp.mem.nlookup_word(ino)] & NLOOKUP_MAX)
+
+
 def drop_links(mp: Mount, at: int, ino: int, n: int, now: int) -> bool:
     """n names less; whether the node must be destroyed (as the caller's last act: that breathes)."""
     links = layout.tn_links(mp.arena, at) - n

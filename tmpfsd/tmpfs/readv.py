@@ -39,6 +39,25 @@ def read(mp: Mount, ino: int, offset: int, size: int) -> list[View]:
     return _views(mp, at, offset, length)
 
 
+def may_have_holes(views: list[View]) -> bool:
+    """Whether what read() gave has a page of a hole, or looks like one that has.  O(pages)."""
+    for view in views:
+        if isinstance(view, memoryview):
+            if view.obj is ZERO_PAGE:
+                return True
+        elif len(view) > regfile.PACKED_MAX and _has_zero_page(view):
+            return True
+    return False
+
+
+def _has_zero_page(data: bytes | bytearray) -> bool:
+    """Whether PAGE_SIZE bytes at a multiple of that, or those at the end, are zeroes: what was copied."""
+    for at in range(0, len(data), PAGE_SIZE):
+        if data[at:at + PAGE_SIZE] == ZERO_PAGE[:len(data) - at]:
+            return True
+    return False
+
+
 def _views(mp: Mount, at: int, offset: int, length: int) -> list[View]:
     """The bytes of a range that lies within the file.  => W1."""
     frames, end = mp.vm.phys.mem, offset + length
