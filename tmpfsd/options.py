@@ -72,7 +72,7 @@ class Config:
     submap_sharing: str = "shared"
     windows: int = 64
     spin: str | int = "auto"
-    edge: str = "pyfuse3"
+    edge: str = "auto"
     acl: bool = False
     xattr: bool = True
     writeback: bool = False

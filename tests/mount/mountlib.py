@@ -29,6 +29,8 @@ from typing import Any, Callable, Iterator, NamedTuple
 import pytest
 
 from tmpfsd.mounts import mountinfo
+from tmpfsd.options import Config
+from tmpfsd.server.edge import is_native
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
@@ -40,6 +42,7 @@ PF_EXITING = 4  # <linux/sched.h>; proc(5) has it in field 9 of stat
 NOBODY, OTHER = 65534, 12345  # two users with no rights; neither needs to be in the password file
 DIRENT = struct.Struct("=QqHB")  # struct linux_dirent64: d_ino, d_off, d_reclen, d_type
 EDGE = os.environ.get("TMPFSD_TEST_EDGE", "")  # the edge= of every mount that does not say its own
+IS_NATIVE = is_native(EDGE or Config().edge)
 PATIENCE = 60  # seconds that another's mount namespace may keep a mount of ours, or the kernel a process that exits
 LIVE: set["Mounted"] = set()
 INJECTED: Counter[str] = Counter()  # I/O faults by test; conftest.py prints how many

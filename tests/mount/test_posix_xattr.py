@@ -108,7 +108,7 @@ class TestErrno:
         assert os.getxattr(x, "user.a") == b"1"
 
     @needs_root
-    @pytest.mark.parametrize("edge", ("", ",edge=native"))
+    @pytest.mark.parametrize("edge", (",edge=pyfuse3", ",edge=native"))
     def test_create_the_first_label(self, make_fs, edge):
         mnt = make_fs(size="16m", tmpfsd="ram=4m" + edge).mnt
         touch(mnt / "x")

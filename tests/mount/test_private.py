@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import pytest
 from mountlib import (
-    EDGE, NOBODY, OTHER, Mounted, as_fsuser, as_user, fails_with, mount_kernel, mount_tmpfsd, needs_root, touch
+    IS_NATIVE, NOBODY, OTHER, Mounted, as_fsuser, as_user, fails_with, mount_kernel, mount_tmpfsd, needs_root, touch
 )
 
 pytestmark = needs_root
@@ -127,7 +127,7 @@ def test_nobody_else_enters(tmpfsd: Callable[..., Mounted]) -> None:
 
 def test_no_request_for_a_check(tmpfsd: Callable[..., Mounted]) -> None:
     """A create asks for the name and the file (edge=pyfuse3: and its end); a removal for that alone."""
-    made = "mknod" if EDGE == "native" else "create"
+    made = "mknod" if IS_NATIVE else "create"
     mounted = tmpfsd(OPTIONS + ",noperm", others=False)
     touch(mounted.mnt / "first", b"x")
     os.stat(mounted.mnt)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
-from mountlib import EDGE, Mounted, as_user, eventually, needs_root, touch
+from mountlib import IS_NATIVE, Mounted, as_user, eventually, needs_root, touch
 
 from tmpfsd.fuse.init import MAX_WRITE
 
 BLOCK = bytes(4096)
-other_edge = pytest.mark.skipif(EDGE == "native", reason="test_native_requests.py counts those of edge=native")
+other_edge = pytest.mark.skipif(IS_NATIVE, reason="test_native_requests.py counts those of edge=native")
 
 
 class Asked:

@@ -61,7 +61,7 @@ class Configuration(NamedTuple):
     @property
     def native(self) -> bool:
         """Whether what edge=native passes on beside is played."""
-        return mountlib.EDGE == "native" and "edge=" not in self.options or "edge=native" in self.options.split(",")
+        return "edge=native" in self.options.split(",") or mountlib.IS_NATIVE and "edge=" not in self.options
 
 
 CHECKED, THRASHING = {"TMPFSD_CHECK": "1"}, {"TMPFSD_CHECK": "1", "TMPFSD_THRASH": "1"}
