@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
@@ -45,6 +45,7 @@ EDGE = os.environ.get("TMPFSD_TEST_EDGE", "")  # the edge= of every mount that d
 IS_NATIVE = is_native(EDGE or Config().edge)
 PATIENCE = 60  # seconds that another's mount namespace may keep a mount of ours, or the kernel a process that exits
 LIVE: set["Mounted"] = set()
+REFUSED: deque[str] = deque(maxlen=8)  # what umount said last, for who finds a daemon that lives on
 INJECTED: Counter[str] = Counter()  # I/O faults by test; conftest.py prints how many
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -74,6 +75,10 @@ class Mounted:
     def pid(self) -> int:
         """Its number."""
         return self.daemon.pid
+
+    def find_device(self) -> None:
+        """Note which file system it is.  => It is mounted."""
+        self.device = next(mount.device for mount in mountinfo.table() if mount.path == str(self.mnt))
 
     def alive(self) -> bool:
         """Is there something to ask? False once a test has unmounted it, or ended the daemon itself."""
@@ -113,7 +118,8 @@ class Mounted:
             doing = what_it_does(self.pid)
             self.daemon.kill()
             self.daemon.wait(timeout=10)
-            pytest.fail(f"daemon {self.pid} outlived its mount: {doing}{self.log_text()}")
+            still = [mount for mount in mountinfo.table() if mount.path == str(self.mnt)]
+            pytest.fail(f"daemon {self.pid} outlived its mount: {doing}{self.log_text()}\n{still}\n{list(REFUSED)}")
         assert status == 0, f"daemon ended with {status}: {self.log_text()}"
 
     def wait(self, seconds: float) -> int:
@@ -182,7 +188,9 @@ def unmount(mnt: Path) -> bool:
             return False
         if os.geteuid() != 0:
             command = ["fusermount3", "-u"] + (["-z"] if "-l" in command else [])
-        if subprocess.run([*command, str(mnt)], timeout=30, capture_output=True).returncode:
+        done = subprocess.run([*command, str(mnt)], timeout=30, capture_output=True)
+        if done.returncode:
+            REFUSED.append(f"{command}: {done.returncode}: {os.fsdecode(done.stderr)}")
             time.sleep(0.1)
     return "-l" in command
 
@@ -236,7 +244,7 @@ def _wait_until_served(mounted: Mounted) -> None:
             mounted.close()
             pytest.fail(f"tmpfsd -o {mounted.options} did not mount: {text}")
         time.sleep(0.01)
-    mounted.device = next(mount.device for mount in mountinfo.table() if mount.path == str(mounted.mnt))
+    mounted.find_device()
     os.statvfs(mounted.mnt)
 
 

@@ -48,6 +48,7 @@ def test_no_tick_once_the_loop_has_ended(tmp_path: Path, way: str) -> None:
     LIVE.add(mounted)
     try:
         assert eventually(lambda: is_mounted(mnt)), mounted.log_text()
+        mounted.find_device()
         for number in range(100):
             touch(mnt / f"{number}", b"x")
         if way == "umount":
