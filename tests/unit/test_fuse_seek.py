@@ -28,6 +28,7 @@ class Kernel:
         self.ino = wire.mknod(ROOT, b"a")
         wire.setattr(self.ino, abi.FATTR_SIZE, size=npages * PAGE_SIZE)
         self.pages: dict[int, bytes] = {}
+        self.most = init.MAX_PAGES              # of one reply (fs.fuse.max_pages_limit)
         self.retrieved = 0
 
     def read(self, first: int, npages: int = 1) -> None:
@@ -58,7 +59,7 @@ class Kernel:
         unique, ino, offset, size = abi.NOTIFY_RETRIEVE_OUT.unpack(notice, abi.OUT_HEADER.size)
         assert ino == self.ino and not offset % PAGE_SIZE and size <= init.MAX_WRITE
         page, data = offset // PAGE_SIZE, b""
-        while page in self.pages and len(data) < size:
+        while page in self.pages and len(data) < min(size, self.most * PAGE_SIZE):
             data += self.pages[page]
             page += 1
         body = abi.NOTIFY_RETRIEVE_IN.pack(offset, len(data)) + data
@@ -132,6 +133,16 @@ def test_pages_that_are_gone_are_asked_for_once(wire: Wire) -> None:
     kernel.pages.clear()
     assert kernel.map() == "." * 30 and kernel.retrieved == 30
     assert kernel.map() == "." * 30 and kernel.retrieved == 30
+
+
+def test_replies_with_less_than_was_asked_for(wire: Wire) -> None:
+    """The administrator may bound a request: what does not come is not gone."""
+    kernel = Kernel(wire, 60)
+    kernel.most = 3
+    kernel.read(0, 60)
+    for page in (5, 30, *range(40, 52)):
+        kernel.store(page)
+    assert kernel.map() == "." * 5 + "x" + "." * 24 + "x" + "." * 9 + "x" * 12 + "." * 8
 
 
 def test_what_is_reserved_may_be_held_too(wire: Wire) -> None:

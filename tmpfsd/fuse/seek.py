@@ -112,7 +112,7 @@ def _go_on(s: Session, ino: int, sought: Sought, data: bytes) -> bytes | None:
             return _tell(s, min(max(offset, page << PAGE_SHIFT), size))
         at += PAGE_SIZE
         page += 1
-    if page < first + asked:            # it holds as many as it has sent
+    if page == first:                   # else there may be more: a reply has a bound of its own
         s.held.drop(ino, page, page + 1)
         if zeroes:
             return _tell(s, min(max(offset, page << PAGE_SHIFT), size))
