@@ -18,7 +18,7 @@ from tests.fs.fslib import ROOT, Driver, refused
 from tests.fs.stores import STORES, Stores, server
 from tests.fs.test_failures import nothing_has_changed
 from tests.fs.test_swap_failures import RING_POINTS, nothing_or_all
-from tmpfsd.tmpfs.errors import FsError
+from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import VmError
 from tmpfsd.uvm.tier import WHOLE
 
