@@ -30,7 +30,7 @@ from tmpfsd.sizes import (
     LIMITS, MIN_RAM, MIN_ZRAM, MOST_SWAP, MOST_ZRAM, PAGE_SIZE, SIZES, default_ram, parse_blocks, parse_cache,
     parse_ram, parse_submap, parse_swap_size, parse_total, parse_zram, round_up
 )
-from tmpfsd.swapplaces import TLS, default_swap, is_url, parse_image, parse_swap, remote
+from tmpfsd.swapplaces import TLS, default_swap, is_url, parse_image, parse_swap, remote, shown
 
 MOST_BEHIND = 6 << 40       # of all places behind the first: the numbers of slots that are left (uvm.swapset.RING_BASE)
 MAX_SPIN = 100_000
@@ -361,7 +361,7 @@ def demand_image(config: Config) -> None:
         raise OptionError(f"image_cache={config.image_cache_bytes}: is for image=SCHEME://..., what is on a server")
     if not config.image:
         return
-    what = f"image={config.image}"
+    what = f"image={shown(config.image)}"
     if config.backend in (*NEVER_OUT, "aobj"):
         raise OptionError(f"{what}: backend={config.backend}: its pages cannot be out, those of an image are")
     if config.submap != "auto":

@@ -136,6 +136,12 @@ def is_url(text: str) -> bool:
     return SCHEME.match(text) is not None
 
 
+def shown(text: str) -> str:
+    """What image= names, as logs and status show it: what stands behind the "?" of a URL may be a key."""
+    head, mark, _key = text.partition("?")
+    return f"{head}?..." if mark and is_url(text) else text
+
+
 def parse_image(text: str, _physical: int) -> str:
     """Read image=: an absolute path without symbolic links, or a URL; what is there is looked at later."""
     if not is_url(text):

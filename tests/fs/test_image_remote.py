@@ -22,7 +22,7 @@ from tmpfsd.image.extract import verify
 from tmpfsd.image.format import ImageError
 from tmpfsd.image.remote import PROBE, SECONDS
 from tmpfsd.image.thaw import thaw
-from tmpfsd.options import Config
+from tmpfsd.options import Config, OptionError, parse
 from tmpfsd.uvm.param import PAGE_SIZE
 
 EIO = 5
@@ -206,6 +206,27 @@ def test_bytes_that_are_wrong_on_the_way_are_asked_for_again(nginx: Nginx, opene
     for i, ino in names.items():
         assert fs.content(ino) == content(i)
     assert nginx.requests() - before > image.source.size // BLOCK // 2
+
+
+def test_a_key_in_a_url_is_not_told(nginx: Nginx, opened: Callable[..., Driver], tmp_path: Path,
+                                    caplog: pytest.LogCaptureFixture) -> None:
+    """A presigned URL: what stands behind "?" is not in logs, errors and status, which others may see."""
+    key = "?X-Amz-Signature=0123456789abcdef"
+    fs = opened(nginx.url("image") + key)
+    names = files(fs)
+    assert fs.content(names[0]) == content(0)
+    nginx.kill()
+    with refused(EIO):
+        fs.content(names[FILES - 1])
+    told = [caplog.text, str(fs.mp.vm.image.stats()), str(fs.mp.status()["image"])]
+    for url in (nginx.url("image"), "nosuch://host/x", "http://127.0.0.1:1/x"):
+        with pytest.raises((ImageError, OSError)) as error:
+            thaw(Config(ram_bytes=1 << 20, swap=str(tmp_path)), url + key)
+        told.append(str(error.value))
+    with pytest.raises(OptionError) as refusal:
+        parse(f"image=https://h/x{key},backend=wired")
+    told.append(str(refusal.value))
+    assert "?..." in told[0] and "?..." in told[1] and "Signature" not in "".join(told)
 
 
 def test_a_copy_asks_again_too_and_waits_for_no_lock(nginx: Nginx, opened: Callable[..., Driver]) -> None:

@@ -12,6 +12,7 @@ from tmpfsd.cli.client import ClientError
 from tmpfsd.cli.newfile import new_file
 from tmpfsd.cli.progress import CLEAR
 from tmpfsd.mounts.printable import printable
+from tmpfsd.swapplaces import shown
 
 EPILOG = """\
 example:
@@ -94,7 +95,7 @@ def info(args: argparse.Namespace) -> None:
     try:
         image = Image(path)
     except ImageError as error:
-        raise ClientError(f"{path}: {error}") from None
+        raise ClientError(f"{shown(path)}: {error}") from None
     found = describe(image.header)
     image.close()
     if args.json:
@@ -116,10 +117,10 @@ def verify(args: argparse.Namespace) -> None:
     try:
         found = extracting.verify(path, bar)
     except VmError as error:
-        raise ClientError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+        raise ClientError(f"{shown(path)}: {str(error).removeprefix(shown(path) + ': ')}") from None
     finally:
         bar.end()
-    print(printable(f"{path}: whole: {found['inodes']:,} inodes, {found['pages']:,} pages"))
+    print(printable(f"{shown(path)}: whole: {found['inodes']:,} inodes, {found['pages']:,} pages"))
 
 
 def extract(args: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ import zstandard
 from tmpfsd.image.format import CODES, ImageError, unpack_header
 from tmpfsd.image.source import open_source
 from tmpfsd.machine import OWN_MEMORY, available_memory
+from tmpfsd.swapplaces import shown
 from tmpfsd.uvm.errors import SwapIOError, Unanswered, WrongPage, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
@@ -44,7 +45,7 @@ class Image:
     """An open image.  => ImageError, OSError."""
 
     def __init__(self, path: str, cache_bytes: int = 0, directory: str | None = None) -> None:
-        self.path = path
+        self.path = shown(path)
         self.source = open_source(path, cache_bytes, directory)
         try:
             self.header = unpack_header(self.source.read(0, PAGE_SIZE), self.source.size)

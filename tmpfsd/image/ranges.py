@@ -18,6 +18,8 @@ import errno
 import importlib
 from typing import Any
 
+from tmpfsd.swapplaces import shown
+
 CONNECT_SECONDS = 1.0
 READ_SECONDS = 5.0          # until a library gives up: its thread may serve another
 HTTP, S3 = ("http", "https"), ("s3", "s3a")
@@ -73,9 +75,9 @@ def load(url: str) -> None:
     try:
         library("fsspec").get_filesystem_class(url.split("://")[0])
     except ImportError as error:
-        raise OSError(errno.ENOPKG, f"{text_of(error)}: pip install 'tmpfsd[remote]'", url) from None
+        raise OSError(errno.ENOPKG, f"{text_of(error)}: pip install 'tmpfsd[remote]'", shown(url)) from None
     except ValueError as error:
-        raise OSError(errno.EINVAL, text_of(error), url) from None
+        raise OSError(errno.EINVAL, text_of(error), shown(url)) from None
 
 
 async def _http_part(files: Any, path: str, start: int, end: int) -> bytes:

@@ -31,7 +31,7 @@ from tmpfsd.image.blocks import BLOCK, BLOCK_SHIFT, Blocks
 from tmpfsd.image.format import ImageError
 from tmpfsd.image.ranges import Ranges, as_oserror, load
 from tmpfsd.privileges import give_up
-from tmpfsd.swapplaces import default_swap
+from tmpfsd.swapplaces import default_swap, shown
 from tmpfsd.uvm.param import PAGE_SIZE
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class RemoteFile:
     """A Source on a server.  => ImageError, OSError."""
 
     def __init__(self, url: str, cache_bytes: int, directory: str | None) -> None:
-        self._url = url
+        self._url, self._shown = url, shown(url)
         self._away, self._ended = "", False
         self._ranges = self._open()
         self.size = self._ranges.size
@@ -97,9 +97,9 @@ class RemoteFile:
         thread.start()
         thread.join(OPEN_SECONDS)
         if not found:
-            raise OSError(errno.ETIMEDOUT, f"no answer within {OPEN_SECONDS} s", self._url)
+            raise OSError(errno.ETIMEDOUT, f"no answer within {OPEN_SECONDS} s", self._shown)
         if isinstance(found[0], OSError):
-            raise OSError(found[0].errno, found[0].strerror, self._url)
+            raise OSError(found[0].errno, found[0].strerror, self._shown)
         return found[0]
 
     # --- what Image wants ---
@@ -120,7 +120,7 @@ class RemoteFile:
                 return self._ranges.read(start, end)
             except OSError as error:
                 if not left:
-                    raise OSError(error.errno, error.strerror, self._url) from None
+                    raise OSError(error.errno, error.strerror, self._shown) from None
                 time.sleep(PAUSE)
         raise AssertionError
 
@@ -261,7 +261,7 @@ class RemoteFile:
             if self._away or self._ended:
                 return
             self._away = why or "no answer"
-        log.error("image %s: %s", self._url, why)
+        log.error("image %s: %s", self._shown, why)
         threading.Thread(target=self._keep, name="image keeper", daemon=True).start()
 
     def _keep(self) -> None:
@@ -275,11 +275,11 @@ class RemoteFile:
             except Exception:
                 continue
             if same:
-                log.warning("image %s: the server answers again", self._url)
+                log.warning("image %s: the server answers again", self._shown)
                 self._away = ""
                 return
             if not told:
-                log.error("image %s: another file is there now", self._url)
+                log.error("image %s: another file is there now", self._shown)
                 told, self._away = True, "another file is there now"
 
 

@@ -13,6 +13,7 @@ from tmpfsd.image.file import Image, demand_memory
 from tmpfsd.image.format import FLAGGED, LABELS, ImageError
 from tmpfsd.image.freeze import table_name
 from tmpfsd.options import Config
+from tmpfsd.swapplaces import shown
 from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.layout import ROOT_INO
@@ -86,12 +87,12 @@ def thaw(config: Config, path: str) -> Mount:
     try:
         image = Image(path, config.image_cache_bytes, config.swap)
     except ImageError as error:
-        raise ImageError(f"image={path}: {error}") from None
+        raise ImageError(f"image={shown(path)}: {error}") from None
     try:
         mp = Mount(fitted(config, image), Thawed(image))
     except (ImageError, NoMemory) as error:
         image.close()
-        raise ImageError(f"image={path}: {error}") from None
+        raise ImageError(f"image={shown(path)}: {error}") from None
     except BaseException:
         image.close()
         raise
