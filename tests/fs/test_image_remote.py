@@ -20,14 +20,14 @@ from tests.threads import permitted
 from tmpfsd.image.blocks import BLOCK, BLOCK_SHIFT, LEAST_BLOCKS, Blocks
 from tmpfsd.image.extract import verify
 from tmpfsd.image.format import ImageError
-from tmpfsd.image.remote import PROBE, SECONDS
+from tmpfsd.image.remote import OPEN_SECONDS, PROBE, SECONDS
 from tmpfsd.image.thaw import thaw
 from tmpfsd.options import Config, OptionError, parse
 from tmpfsd.uvm.param import PAGE_SIZE
 
 EIO = 5
 FILES, SIZE = 48, 40 * PAGE_SIZE
-BOUND = 3.0                 # a mount that is refused
+BOUND = OPEN_SECONDS + 1.5  # a mount that is refused
 
 
 def content(i: int) -> bytes:

@@ -36,7 +36,7 @@ from tmpfsd.uvm.param import PAGE_SIZE
 
 log = logging.getLogger(__name__)
 
-OPEN_SECONDS = 1.5          # for the first answer, when the libraries are loaded
+OPEN_SECONDS = 5.0          # for the first answer: a library of S3 alone takes one of them on a busy machine
 SECONDS = 1.0               # a request waits
 PATIENT_SECONDS = 15.0      # what is no request waits, for each block
 PROBE = 0.5                 # between two looks at a server that was away
@@ -97,7 +97,7 @@ class RemoteFile:
         thread.start()
         thread.join(OPEN_SECONDS)
         if not found:
-            raise OSError(errno.ETIMEDOUT, f"no answer within {OPEN_SECONDS} s", self._shown)
+            raise OSError(errno.ETIMEDOUT, f"no answer within {OPEN_SECONDS:.0f} s", self._shown)
         if isinstance(found[0], OSError):
             raise OSError(found[0].errno, found[0].strerror, self._shown)
         return found[0]
