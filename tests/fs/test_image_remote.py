@@ -27,7 +27,8 @@ from tmpfsd.uvm.param import PAGE_SIZE
 
 EIO = 5
 FILES, SIZE = 48, 40 * PAGE_SIZE
-BOUND = OPEN_SECONDS + 1.5  # a mount that is refused
+BUSY = 4.0                  # what a machine may lose that runs other tests
+BOUND = OPEN_SECONDS + BUSY  # a mount that is refused
 
 
 def content(i: int) -> bytes:
@@ -126,12 +127,12 @@ def test_a_server_that_is_away_is_waited_for_once(nginx: Nginx, opened: Callable
         start = time.monotonic()
         with refused(EIO):
             fs.content(names[FILES - 1])
-        assert time.monotonic() - start < SECONDS + 0.5
+        assert time.monotonic() - start < SECONDS + BUSY
         start = time.monotonic()
         for i in range(FILES // 2, FILES):
             with refused(EIO):
                 fs.content(names[i])
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < BUSY     # a wait for each would take 24 s
         assert fs.content(names[0]) == content(0)           # what is here is served
         fs.write(fs.create(ROOT, b"new"), 0, b"as ever")
         assert fs.mp.vm.image.stats()["state"] != "ok"
@@ -282,7 +283,7 @@ def test_s3(made: Path, opened: Callable[..., Driver], monkeypatch: pytest.Monke
         start = time.monotonic()
         with refused(EIO):
             fs.content(names[FILES - 1])
-        assert time.monotonic() - start < SECONDS + 0.5
+        assert time.monotonic() - start < SECONDS + BUSY
         server.go_on()
         recovers(fs, names)
         with pytest.raises(OSError, match="(?i)no such|not|does not"):

@@ -78,7 +78,7 @@ def test_a_server_that_goes_away_and_comes_back(nginx: Nginx, image: Path, tmpfs
         os.statvfs(fs.mnt)
         assert (fs.mnt / "file0").read_bytes() == content(0)
     touch(fs.mnt / "new", b"as ever")
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 20          # a wait for each would be longer
     assert fs.status()["image"]["state"] != "ok"
     assert "the image cannot be read" in ctl("status", str(fs.mnt)).stdout.splitlines()[0]
     done = ctl("check", str(fs.mnt), check=False)
@@ -107,7 +107,7 @@ def test_nobody_answers(tmp_path: Path) -> None:
         start = time.monotonic()
         done = subprocess.run([sys.executable, "-m", "tmpfsd", str(tmp_path / "mnt"), "-o", f"image={url}"],
                               capture_output=True, text=True, timeout=60, check=False)
-        assert time.monotonic() - start < 4.5           # 3, on a machine where nothing else runs
+        assert time.monotonic() - start < 20            # 3, on a machine where nothing else runs
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and url in done.stderr
 
 
