@@ -14,9 +14,12 @@ import pytest
 
 from tests.fs.fslib import ROOT
 from tests.fs.test_image import open_image
+from tmpfsd.image import chattr
 from tmpfsd.image.extract import extract, verify
 from tmpfsd.image.file import Image
 from tmpfsd.image.format import ImageError
+from tmpfsd.tmpfs import fileattr
+from tmpfsd.tmpfs.layout import FL_APPEND, FL_IMMUTABLE, FL_NOATIME, FL_NODUMP
 
 AS_ROOT = os.geteuid() == 0
 
@@ -95,6 +98,50 @@ def test_there_and_back(tmp_path: Path) -> None:
     fs.check()
     fs.mp.close()
     assert sorted(os.listdir(tmp_path)) == ["again", "image", "tree"]
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="mounts a tmpfs, and gives what root may give")
+@pytest.mark.parametrize("fs", ("tmpfs", "ramfs"))
+def test_what_chattr_set(tmp_path: Path, fs: str) -> None:
+    """Of files with several names and of directories, but not of what is below them; a ramfs has no such flags."""
+    top, there, image = tmp_path / "top", tmp_path / "there", tmp_path / "image"
+    want = {"fixed": FL_IMMUTABLE | FL_NODUMP, "log": FL_APPEND, "quiet": FL_NOATIME, "directory": FL_IMMUTABLE,
+            "directory/inner": 0, "nodump": FL_NODUMP, "plain": 0, "fixed-too": FL_IMMUTABLE | FL_NODUMP}
+    for directory in (top, there):
+        directory.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "none", top], capture_output=True, timeout=10).returncode:
+        pytest.skip("no tmpfs can be mounted")
+    try:
+        if subprocess.run(["mount", "-t", fs, "none", there], capture_output=True, timeout=10).returncode:
+            pytest.skip(f"no {fs} can be mounted")
+        for name in want:
+            if name in ("directory", "nodump"):
+                (top / name).mkdir()
+            elif name != "fixed-too":
+                (top / name).write_bytes(b"x")
+        os.link(top / "fixed", top / "fixed-too")
+        os.symlink("plain", top / "symlink")
+        for name, flags in want.items():
+            chattr.put(os.fsencode(top / name), flags)
+        if chattr.of_path(os.fsencode(top / "fixed")) != want["fixed"]:
+            pytest.skip("this kernel's tmpfs has no flags")
+        assert not ctl("image", "build", top, image).stderr and not ctl("image", "verify", image).stderr
+        driver = open_image(image)
+        for name, flags in want.items():
+            ino = ROOT
+            for part in name.split("/"):
+                ino = driver.lookup(ino, os.fsencode(part))
+            assert driver.do(fileattr.get, ino) == flags, name
+        assert driver.mp.flagged
+        driver.mp.close()
+        done = ctl("image", "extract", image, there / "out")
+        assert (done.returncode, done.stderr) == (0, "")
+        for name, flags in want.items():
+            assert chattr.of_path(os.fsencode(there / "out" / name)) == flags * (fs == "tmpfs"), name
+        assert os.stat(there / "out/fixed").st_nlink == 2
+    finally:
+        for directory in (there, top):
+            subprocess.run(["umount", directory], capture_output=True, timeout=10)
 
 
 def test_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
+from tmpfsd.image import chattr
 from tmpfsd.image.format import Writer
 from tmpfsd.image.freeze import freeze
 from tmpfsd.image.links import Links
 from tmpfsd.machine import memory_limit
 from tmpfsd.options import Config
-from tmpfsd.tmpfs import layout, vnops, xattr
+from tmpfsd.tmpfs import fileattr, layout, vnops, xattr
 from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.layout import ROOT_INO
 
@@ -61,6 +62,7 @@ def build(directory: bytes, fd: int, mtime: int | None = None, tell: Tell = lamb
         builder = _Builder(mp, tell, None if mtime is None else mtime * NANO)
         with contextlib.closing(builder.links):
             builder.tree(directory)
+        mp.flagged = builder.flagged
         return freeze(mp, Writer(fd), made=mtime or 0)
     finally:
         mp.close()
@@ -83,6 +85,7 @@ class _Builder:
         self.time_ns = time_ns
         self.links = Links()            # the inode here of each file with several names
         self.files = self.bytes = 0
+        self.flagged = False            # of the mount that is to be: nothing is forbidden here until then
 
     def tree(self, top: bytes) -> None:
         """Put all that is in a directory, and what it is itself."""
@@ -170,6 +173,11 @@ class _Builder:
         mode = None if stat.S_ISLNK(state.st_mode) else stat.S_IMODE(state.st_mode)
         mp.breathe()
         vnops.setattr(mp, ino, ROOT, mode=mode, atime_ns=times[0], mtime_ns=times[1])
+        flags = chattr.of_path(path) if fileattr.has_flags(state.st_mode) else 0
+        if flags:
+            mp.breathe()
+            fileattr.put(mp, ino, flags, ROOT)
+            self.flagged, mp.flagged = True, False
 
 
 def listed(path: bytes) -> list[str]:

@@ -2,7 +2,8 @@
 
 Nothing in an image is trusted: names that would lead out of the directory are refused, and every file is made anew.
 
-Limits      Owners and trusted attributes need root; without it they are left out.  A path may have PATH_MAX bytes.
+Limits      Owners, trusted attributes, append-only and immutable need root; without it they are left out.
+            A path may have PATH_MAX bytes.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
+from tmpfsd.image import chattr
 from tmpfsd.image.build import ROOT
 from tmpfsd.image.file import Image
 from tmpfsd.image.format import ImageError
 from tmpfsd.image.links import Links
 from tmpfsd.image.thaw import thaw
 from tmpfsd.options import Config
-from tmpfsd.tmpfs import layout, listing, vnops
+from tmpfsd.tmpfs import fileattr, layout, listing, vnops
 from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.layout import ROOT_INO
 from tmpfsd.uvm.errors import SwapIOError
@@ -73,7 +75,10 @@ def extract(path: str, directory: str, tell: Tell = lambda _done, _of: None) -> 
             raise OSError(errno.ENOTEMPTY, "must be an empty directory", directory)
         extractor = _Extractor(mp, tell)
         with contextlib.closing(extractor.links):
-            return extractor.tree(top)
+            done = extractor.tree(top)
+        if mp.flagged:
+            extractor.flags(top)
+        return done
     finally:
         mp.close()
 
@@ -109,6 +114,25 @@ class _Extractor:
             if not self.done % TELL:
                 self.tell(self.done, self.mp.mem.ninodes())
         return self.done
+
+    def flags(self, top: bytes) -> None:
+        """Give all what chattr(1) set, when nothing else is to be changed; what is below a directory first."""
+        todo = [(top, ROOT_INO, self.names(ROOT_INO))]
+        while todo:
+            path, dino, names = todo[-1]
+            name, ino = next(names, (b"", dino))
+            if name:
+                path = os.path.join(path, name)
+                self.mp.breathe()
+                if stat.S_ISDIR(vnops.getattr(self.mp, ino)[0]):
+                    todo.append((path, ino, self.names(ino)))
+                    continue
+            else:
+                todo.pop()
+            self.mp.breathe()
+            if flags := fileattr.get(self.mp, ino):
+                with contextlib.suppress(PermissionError):
+                    chattr.put(path, flags)
 
     def names(self, ino: int) -> Iterator[tuple[bytes, int]]:
         """The entries of a directory.  => ImageError: a name that is none."""
