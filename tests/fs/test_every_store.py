@@ -18,6 +18,7 @@ from tests.fs.fslib import ROOT, Driver, refused
 from tests.fs.stores import STORES, Stores, server
 from tests.fs.test_failures import nothing_has_changed
 from tests.fs.test_swap_failures import RING_POINTS, nothing_or_all
+from tmpfsd.stores import valkey
 from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import VmError
 from tmpfsd.uvm.tier import WHOLE
@@ -30,6 +31,7 @@ WRITES = ("slot", "write", "dead device", "full disk")
 SWEEPS = [(case, point, store) for case, store in itertools.product(CASES, STORES) for point in WRITES + RING_POINTS
           if (point in RING_POINTS) <= store.startswith("ring") and (point in WRITES) <= (store != "ring")]
 MOST = 4000
+SECONDS = 30.0              # a server on a busy machine may be slow, which is no fault that these tests are about
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable]:
 
 
 @pytest.fixture
-def stores(tmp_path: Path, shared: Callable) -> Iterator[Stores]:
+def stores(tmp_path: Path, shared: Callable, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stores]:
     """Places for one test; asked for before make_fs, they are there until its mounts are closed."""
+    monkeypatch.setattr(valkey, "SECONDS", SECONDS)
     with ExitStack() as stack:
         yield Stores(tmp_path, stack, shared)
 

@@ -50,6 +50,15 @@ def test_imports_go_downwards(path: Path) -> None:
         assert FLOORS.index(there) <= FLOORS.index(here), f"imports {'.'.join(parts)}, which is above it"
 
 
+def test_one_name_one_thing() -> None:
+    """No two modules have one name, and no two public classes."""
+    classes = [node.name for path in MODULES for node in ast.walk(ast.parse(path.read_text()))
+               if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    assert sorted(classes) == sorted(set(classes))
+    modules = [path.name for path in MODULES if path.name != "__init__.py"]
+    assert sorted(modules) == sorted(set(modules))
+
+
 @pytest.mark.parametrize("floor", ("mounts", "uvm", "pool", "tmpfs", "image", "fuse"))
 def test_only_the_server_knows_pyfuse3_and_trio(floor: str) -> None:
     for path in (PACKAGE / floor).rglob("*.py"):

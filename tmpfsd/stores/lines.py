@@ -99,7 +99,7 @@ class Tls(_Bounded, SSLConnection):
         super().__init__(**{**how, "ssl_check_hostname": True, "ssl_cert_reqs": "required"})
 
 
-class Pool(ConnectionPool):
+class Lines(ConnectionPool):
     """The connections to one server, or to one node of a cluster."""
 
     def __init__(self, connection_class: Any = Connection, **how: Any) -> None:

@@ -94,7 +94,7 @@ class ValkeyStore:
 
     def _make(self) -> Any:
         where, library = self._where, self._library
-        pool, tls = importlib.import_module("tmpfsd.stores.lines").Pool, where.scheme in TLS
+        pool, tls = importlib.import_module("tmpfsd.stores.lines").Lines, where.scheme in TLS
         retry = importlib.import_module("valkey.retry").Retry(importlib.import_module("valkey.backoff").NoBackoff(), 0)
         how: dict[str, Any] = {"socket_timeout": SECONDS, "socket_connect_timeout": SECONDS, "retry": retry,
                                "password": self._password or None}
