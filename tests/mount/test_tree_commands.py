@@ -326,6 +326,32 @@ def test_trace(tmpfsd: Make) -> None:
     assert "not a mount point" in refusal("trace", str(fs.mnt / "file-1"))
 
 
+def test_events(tmpfsd: Make) -> None:
+    """A mount that fills up, and is emptied again: told while it happens, and afterwards with what came before."""
+    fs = tmpfsd("ram=1m,size=2m")
+    process = ctl_in_background("events", "--json", str(fs.mnt))
+    try:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["state"] == "ok"
+        with pytest.raises(OSError):
+            touch(fs.mnt / "all", b"x" * (4 << 20))
+        seen = [json.loads(process.stdout.readline())]
+        while seen[-1].get("state") not in ("full", "under pressure"):
+            seen.append(json.loads(process.stdout.readline()))
+        (fs.mnt / "all").unlink()
+        while seen[-1].get("state") != "ok":
+            seen.append(json.loads(process.stdout.readline()))
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    assert any(each["event"] == "log" and "size is" in each["text"] for each in seen)
+    past = ctl("events", "--past", "--count", str(seen[-1]["number"]), str(fs.mnt)).stdout
+    assert "health   ok (was " in past and "size is" in past
+    assert [each["number"] for each in seen] == list(range(seen[0]["number"], seen[0]["number"] + len(seen)))
+    assert "not a mount point" in refusal("events", str(fs.mnt / "file"))
+    assert "above zero" in refusal("events", "--count", "0", str(fs.mnt))
+
+
 def test_several_paths(tmpfsd: Make) -> None:
     """Each is done, whatever became of those before it; one that fails is told, and makes the status 1."""
     fs = tmpfsd("ram=4m")

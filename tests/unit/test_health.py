@@ -1,7 +1,6 @@
 """`tmpfsctl status` begins with whether the mount is well, what is worst first, and says what helps."""
 
 import copy
-import json
 import os
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from tests.fs.fslib import CRED, ROOT
 from tmpfsd.cli import status as status_command
-from tmpfsd.cli.health import health, troubles
+from tmpfsd.server.health import health, summary, troubles
 from tmpfsd.options import parse
 from tmpfsd.sizes import UNLIMITED
 from tmpfsd.tmpfs import vnops
@@ -78,12 +77,13 @@ def test_all_that_is_the_matter_is_told() -> None:
     assert found == ["broken", "swap failing", "disk full", "full", "under pressure"]
 
 
-def test_json_has_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_command, "status", lambda _place: state(used_bytes=100))
-    from tmpfsd.cli.ctl import main
-    assert main(["status", "/mnt/x", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert (answer["health"], answer["why"]) == ("full", "size is used up") and "size=SIZE" in answer["what_helps"][1]
+def test_json_has_all() -> None:
+    """The worst state in a word, and each reason; what helps is told once."""
+    found = summary(state(swap_disk_full=True, used_bytes=100, swap_used_bytes=90))
+    assert found["state"] == "disk full"
+    assert found["reasons"] == ["the disk under the swap file is full", "size is used up", "90 % of swap is used"]
+    assert len(found["what_helps"]) == len(set(found["what_helps"])) == 4
+    assert summary(state()) == {"state": "ok", "reasons": [], "what_helps": []}
 
 
 def test_no_limit_is_shown_as_none() -> None:

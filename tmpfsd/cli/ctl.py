@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "top": "watch requests, paging and memory of a mount",
     "advise": "tell how many page-ins there would be with more ram or less",
     "list": "list all tmpfsd mounts of this machine",
+    "events": "follow what happens to a mount: its health, and what its log tells",
     "wait": "wait until a mount is as full as that, for scripts",
     "check": "check the whole file system, while requests are served",
     "snapshot": "save a mount in an image, while requests are served",

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tmpfsd.cli.client import status
-from tmpfsd.cli.health import health
 from tmpfsd.mounts.printable import printable_all
+from tmpfsd.server.health import health
 from tmpfsd.server.pressure import DISK_FULL, THRESHOLDS, shares
 from tmpfsd.sizes import UNLIMITED
 from tmpfsd.uvm.param import PAGE_SIZE
@@ -178,7 +178,6 @@ def run(args: argparse.Namespace) -> None:
     """tmpfsctl status."""
     answer = status(args.mountpoint)
     if args.json:
-        found = health(answer)
-        print(json.dumps({"health": found.state, "why": found.why, "what_helps": found.what_helps, **answer}, indent=2))
+        print(json.dumps(answer, indent=2))
     else:
         show(answer)

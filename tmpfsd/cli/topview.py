@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tmpfsd.cli.advise import FEW
-from tmpfsd.cli.health import health
 from tmpfsd.cli.status import human
 from tmpfsd.mounts.printable import printable, printable_all
+from tmpfsd.server.health import health
 from tmpfsd.server.pressure import THRESHOLDS, shares
 
 LEAST_FOR_TROUBLE = 14      # lines of a terminal that has one left to say what is the matter

@@ -13,10 +13,11 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from tmpfsd import compiled
-from tmpfsd.server import checker, saving
+from tmpfsd.server import checker, health, saving
 from tmpfsd.server.advice import Advice
 from tmpfsd.server.control import Command, Gone, Progress
 from tmpfsd.server.inforce import InForce
+from tmpfsd.server.journal import Journal
 from tmpfsd.server.latency import Latency
 from tmpfsd.server.loop import Loop
 from tmpfsd.server.nativeloop import NativeLoop
@@ -112,6 +113,7 @@ class Commands:
         self.operations = operations
         self.where = where
         self.trees = trees
+        self.journal = Journal(self.figures)
         self.copied = ""                # the command that has a copy of the mount
         self.edge = "native" if native else "pyfuse3"
 
@@ -122,6 +124,7 @@ class Commands:
                     "snapshot": self.snapshot, "ping": lambda _request: "pong",
                     "discard": trees.discard, "du": trees.du, "prefetch": trees.prefetch, "trace": trees.trace,
                     "record": self.record, "latency": self.latency.ask, "advise": self.advice.ask,
+                    "events": self.journal.ask,
                     **self.tuning.table(), **Remount(self.tuning).table(), **Quotas(self.mount).table(),
                     **({"flags": self.in_force.ask} if self.in_force is not None else {})}
         return {name: gated(self.mount.gate, name, command) for name, command in commands.items()}
@@ -130,10 +133,14 @@ class Commands:
         """The keys of `tmpfsctl status --json`."""
         requests = {name: count for name, count in self.operations.requests.items() if count}
         mountpoint, detached = self.where()
-        return {"mountpoint": mountpoint, "detached": detached, **self.mount.status(), "requests": requests,
-                "refused": self.mount.gate.refused, "lost_writes": self.mount.gate.lost_writes,
-                "broken": self.mount.gate.broken, "ram_auto": self.ram_auto(), "pid": os.getpid(), "edge": self.edge,
-                "compiled": compiled.active()}
+        found = {"mountpoint": mountpoint, "detached": detached, **self.figures(), "requests": requests,
+                 "ram_auto": self.ram_auto(), "pid": os.getpid(), "edge": self.edge, "compiled": compiled.active()}
+        return {"health": health.summary(found), **found}
+
+    def figures(self) -> dict[str, Any]:
+        """What of it is about the file system, wherever it is mounted."""
+        gate = self.mount.gate
+        return {**self.mount.status(), "refused": gate.refused, "lost_writes": gate.lost_writes, "broken": gate.broken}
 
     def record(self, _request: Any) -> dict[str, int]:
         """Note from now on which pages are used, and forget which were."""

@@ -202,13 +202,14 @@ class Daemon:
             await nursery.start(self.watch_signals)
             ready = trio.Event()
             self.operations.on_init = ready.set
-            self.open_control(nursery)
+            commands = Commands(self.mount, self.operations, self.where, self.dispatcher, self.trees, self.in_force)
+            self.open_control(nursery, commands)
             privileges.drop(self.mountpoint)
             nursery.start_soon(self.idle_worker)
             nursery.start_soon(self.trees.reaper)
             nursery.start_soon(self.trees.warmer)
             nursery.start_soon(self.operations.forgetter)
-            nursery.start_soon(Pressure(self.mount.status).watch, self.dispatcher)
+            nursery.start_soon(Pressure(commands.figures, commands.journal.look).watch, self.dispatcher)
             assert self.in_force is not None
             self.in_force.look()
             nursery.start_soon(self.in_force.watch, self.dispatcher)
@@ -222,10 +223,10 @@ class Daemon:
         if self.native and self.native.session.refusal:
             raise MountError(self.native.session.refusal)
 
-    def open_control(self, nursery: trio.Nursery) -> None:
+    def open_control(self, nursery: trio.Nursery, commands: Commands) -> None:
         """Open the control socket (a mount without it still serves files), and serve the one of metrics=."""
         assert self.place is not None
-        commands = Commands(self.mount, self.operations, self.where, self.dispatcher, self.trees, self.in_force)
+        logging.getLogger().addHandler(commands.journal)
         if self.metrics is not None:
             nursery.start_soon(metrics.MetricsServer(commands.status).serve, self.metrics)
         try:

@@ -59,14 +59,17 @@ def shares(status: dict[str, Any]) -> Iterator[tuple[str, Share]]:
 class Pressure:
     """What was said of one mount."""
 
-    def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, status: Callable[[], dict[str, Any]],
+                 tell: Callable[[dict[str, Any]], object] = lambda _status: None) -> None:
         self.status = status
+        self.tell = tell                    # who else wants to see each status
         self.said: dict[str, int] = {}      # the threshold by name
         self.disk_full = False
 
     def look(self) -> None:
         """Say what passed a threshold since the last look."""
         status = self.status()
+        self.tell(status)
         self.look_at_disk(bool(status["swap"].get("disk_full")))
         for name, share in shares(status):
             said = self.said.get(name, 0)

@@ -34,6 +34,13 @@ class Health(NamedTuple):
         return ": ".join(filter(None, (self.state, self.why)))
 
 
+def summary(status: dict[str, Any]) -> dict[str, Any]:
+    """What scripts get: the worst state in a word, why it is not well, and what helps, the worst first."""
+    found = list(troubles(status))
+    return {"state": found[0].state if found else "ok", "reasons": [each.why for each in found],
+            "what_helps": list(dict.fromkeys(line for each in found for line in each.what_helps))}
+
+
 def health(status: dict[str, Any]) -> Health:
     """Tell what is worst of what is so now."""
     return next(troubles(status), Health("ok"))
