@@ -9,7 +9,8 @@ import resource
 import stat
 import time
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
+from zlib import crc32
 
 import pytest
 
@@ -350,6 +351,71 @@ def test_config_is_not_changed(made: tuple[Path, dict[int, tuple]]) -> None:
     mp = thaw(config, str(made[0]))
     assert mp.config == dataclasses.replace(config)
     mp.close()
+
+
+def forge(path: Path, table: str, change: Callable[[bytearray], None]) -> None:
+    """Change a table, and give it the checksum that it then has."""
+    with open(path, "r+b") as file:
+        header = unpack_header(file.read(PAGE_SIZE), path.stat().st_size)
+        offset, nbytes, _, width = header.tables[table]
+        file.seek(offset)
+        data = bytearray(file.read(nbytes))
+        change(data)
+        assert len(data) == nbytes
+        file.seek(offset)
+        file.write(data)
+        header.tables[table] = offset, nbytes, crc32(data), width
+        file.seek(0)
+        file.write(pack_header(header))
+
+
+def put(at: int, value: int, width: int) -> Callable[[bytearray], None]:
+    """Set an element."""
+    def change(data: bytearray) -> None:
+        data[at * width:(at + 1) * width] = value.to_bytes(width, "little")
+    return change
+
+
+def give_a_bit(data: bytearray) -> None:
+    """Say of the first held item of the first page that it is free."""
+    word = int.from_bytes(data[:8], "little")
+    data[:8] = (word | ~word & word + 1).to_bytes(8, "little")
+
+
+def first_twice(data: bytearray) -> None:
+    """Name the first page as the second, too."""
+    data[4:8] = data[:4]
+
+
+@pytest.mark.parametrize("table, change, why", (
+    ("node.nfree", put(0, 7, 2), "node: it has other free items"),
+    ("node.bits", give_a_bit, "node: it has other free items"),
+    ("node.bits", put(0, (1 << 64) - 1, 8), "node: a page has more items"),
+    ("node.pages", put(0, 0, 4), "node: it has other free items"),
+    ("node.pages", first_twice, "pool node has other pages"),
+    ("node.pages", put(1, 1 << 30, 4), "pool node has other pages"),
+    ("node.group", put(0, 2, 1), "do not belong together"),
+    ("s32.nfree", put(0, 3, 2), "string-32: it has other free items"),
+    ("nlookup.pages", put(0, 0, 4), "pool nlookup has other pages"),
+), ids=(
+    "nfree", "a bit", "too many bits", "no page", "a page twice", "no such page", "group", "of strings", "nlookup"))
+def test_a_forged_table_is_refused(made: tuple[Path, dict[int, tuple]], table: str,
+                                   change: Callable[[bytearray], None], why: str) -> None:
+    """Whoever made it also made the checksums right."""
+    forge(made[0], table, change)
+    with pytest.raises(ImageError, match=why):
+        open_image(made[0])
+
+
+def test_a_page_of_another_pool_is_refused(made: tuple[Path, dict[int, tuple]]) -> None:
+    path = made[0]
+    with open(path, "rb") as file:
+        header = unpack_header(file.read(PAGE_SIZE), path.stat().st_size)
+        file.seek(header.tables["s32.pages"][0])
+        other = int.from_bytes(file.read(4), "little")
+    forge(path, "node.pages", put(0, other, 4))
+    with pytest.raises(ImageError, match="pool node has other pages"):
+        open_image(path)
 
 
 @pytest.mark.parametrize("what, why", (

@@ -8,8 +8,8 @@ import pytest
 
 from tests.fs.fslib import CRED, ROOT
 from tmpfsd.cli import status as status_command
-from tmpfsd.server.health import health, summary, troubles
 from tmpfsd.options import parse
+from tmpfsd.server.health import health, summary, troubles
 from tmpfsd.sizes import UNLIMITED
 from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.filesystem import Mount

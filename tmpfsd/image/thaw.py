@@ -52,7 +52,7 @@ class Thawed:
         except ValueError as error:
             raise ImageError(f"corrupted: {error}") from None
         for each in mp.mem.pools():
-            if each.npages != mp.vm.pages_of[each.owner] or each.pages and max(each.pages) >= len(owners):
+            if each.npages != mp.vm.pages_of[each.owner] or not has_owner(each.pages, each.owner, owners):
                 raise ImageError(f"corrupted: pool {each.name} has other pages than it says")
         if mp.mem.ninodes() != header.ninodes or not mp.mem.nodes.is_held(ROOT_INO - 1):
             raise ImageError("corrupted: it has other inodes than it says")
@@ -80,6 +80,17 @@ class Thawed:
                 or 0 in map(found.__getitem__, hot)):
             raise ImageError("corrupted: the table hot names pages that the image does not have")
         return hot
+
+
+def has_owner(pages: array[int], owner: int, owners: bytes) -> bool:
+    """Whether all pages that are not 0 belong to an owner, and none is named twice.  O(len(owners))."""
+    left = bytearray(owners)
+    for vpn in pages:
+        if vpn >= len(left) or vpn and left[vpn] != owner:
+            return False
+        if vpn:
+            left[vpn] = 0
+    return True
 
 
 def thaw(config: Config, path: str) -> Mount:

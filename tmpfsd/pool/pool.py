@@ -22,6 +22,7 @@ Limits      2^31 items.  For each page 4 bytes, two for nfree, one for its group
 """
 
 from array import array
+from operator import add
 
 from sortedcontainers import SortedList
 
@@ -168,7 +169,7 @@ class Pool:
     def restore(self, pages: bytes, nfree: bytes, bitmap: bytes, group: bytes) -> None:
         """Be as the pool was that save() was asked for; nothing was taken of this one.  O(pages).
 
-        => ValueError: they do not belong together.
+        => ValueError: they do not belong together, or P1 or P3 does not hold.
         """
         n = len(group)
         if (len(pages), len(nfree), len(bitmap)) != (4 * n, 2 * n, 8 * n * self._words) or n and max(group) >= GROUPS:
@@ -178,6 +179,7 @@ class Pool:
         self._nfree.frombytes(nfree)
         self._bitmap.frombytes(bitmap)
         self._group.extend(group)
+        self._demand_sound()
         self.nitems = n * self.items_per_page - sum(self._nfree)
         self._holes.update([page for page, vpn in enumerate(self.pages) if not vpn])
         self.npages = n - len(self._holes)
@@ -185,6 +187,20 @@ class Pool:
             partial.update([page for page, left in enumerate(self._nfree)
                             if 0 < left < self.items_per_page and group[page] == which])
         self.backend.adopt(self.owner, self.npages)
+
+    def _demand_sound(self) -> None:
+        """=> ValueError: P1 or P3 does not hold.  O(pages), at the speed of memory."""
+        ones = [0] * len(self.pages)
+        for k, most in enumerate(self._empty_page):
+            words = self._bitmap[k::self._words]
+            if words and max(words) > most:
+                raise ValueError(f"pool {self.name}: a page has more items than there is room for")
+            ones = list(map(add, ones, map(int.bit_count, words)))
+        per_page = self.items_per_page
+        if ones != list(self._nfree) or [left == per_page for left in ones] != [not vpn for vpn in self.pages]:
+            raise ValueError(f"pool {self.name}: it has other free items than it says")
+        if self.pages and not self.pages[-1]:
+            raise ValueError(f"pool {self.name}: it ends with a place that has no page")
 
     def free_items(self, page: int) -> list[int]:
         """Which items of a page are free.  O(items of a page)."""
