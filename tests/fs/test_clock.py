@@ -86,8 +86,8 @@ def test_the_clock_that_jumps_is_asked_for_stamps_only() -> None:
             name = getattr(node, "attr", "") if isinstance(node, ast.Attribute) else ""
             if name in CLOCKS and getattr(node.value, "id", "") in ("time", "datetime"):
                 asked[path.name] = name
-    # Of nodes; of the lines of `trace`; of when a snapshot was made.
-    assert asked == {"clock.py": "clock_gettime_ns", "trees.py": "time", "saving.py": "time"}
+    # Of nodes; of the lines of `trace` and of `events`; of when a snapshot was made.
+    assert asked == {"clock.py": "clock_gettime_ns", "trees.py": "time", "journal.py": "time", "saving.py": "time"}
 
 
 def test_stamps_are_not_behind_what_the_kernel_said(fs: Driver) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.fs.fslib import CRED, ROOT
 from tmpfsd.cli import status as status_command
 from tmpfsd.options import parse
-from tmpfsd.server.health import health, summary, troubles
+from tmpfsd.server.health import STATES, health, summary, troubles
 from tmpfsd.sizes import UNLIMITED
 from tmpfsd.tmpfs import vnops
 from tmpfsd.tmpfs.filesystem import Mount
@@ -72,6 +72,7 @@ def test_the_worst_is_said(changed: dict[str, Any], word: str, helps: str) -> No
 
 
 def test_all_that_is_the_matter_is_told() -> None:
+    assert {word for _, word, _ in CASES} == set(STATES)
     found = [each.state for each in troubles(state(broken=True, swap_bad_slots=1, swap_disk_full=True, used_bytes=100,
                                                    swap_used_bytes=90))]
     assert found == ["broken", "swap failing", "disk full", "full", "under pressure"]

@@ -20,7 +20,7 @@ from tmpfsd.server.refused import MountError
 pytest.importorskip("prometheus_client")
 STATE: dict[str, Any] = {
     **dict.fromkeys(metrics.GAUGES, 4096), "mountpoint": '/mnt/a "b"',
-    "broken": True, "detached": False, "lost_writes": 6, "lost_inodes": 0,
+    "health": {"state": "full"}, "broken": True, "detached": False, "lost_writes": 6, "lost_inodes": 0,
     "swap": {"size_bytes": 8192, "used_bytes": 0, "bad_slots": 2, "disk_full": True},
     "zram": {"size_bytes": 8192, "used_bytes": 4000, "stored_bytes": 12_000, "ratio": 3.0, "hits": 7, "writebacks": 1},
     "paging": {"faults": 3, "pageins": 2, "lost_pages": 5},
@@ -45,6 +45,7 @@ def test_a_page_is_as_prometheus_reads_it() -> None:
     assert samples["tmpfsd_zram_ratio", place] == 3 and samples["tmpfsd_zram_stored_bytes", place] == 12_000
     assert samples["tmpfsd_zram_hits_total", place] == 7 and samples["tmpfsd_zram_writebacks_total", place] == 1
     assert samples["tmpfsd_refused_total", place, "size is used up"] == 1
+    assert samples["tmpfsd_health", place, "full"] == 1 and samples["tmpfsd_health", place, "ok"] == 0
 
 
 def serve(listener: socket.socket, client: Callable[[], Awaitable[None]]) -> None:
@@ -162,6 +163,7 @@ def test_every_figure_of_a_status_is_exported(tmp_path: Path) -> None:
         assert f"tmpfsd_{name}" in text, name
     for name in set(state["swap"]) - {"path", "files"}:
         assert f"tmpfsd_swap_{name}" in text, name
+    assert 'tmpfsd_health{mountpoint="/mnt",state="ok"} 1.0' in text and text.count("tmpfsd_health{") == 6
     for name in state["zram"]:
         assert f"tmpfsd_zram_{name}" in text, name
     for name in state["paging"]:

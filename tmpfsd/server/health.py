@@ -23,6 +23,9 @@ FULL = {"ram": 98}          # per cent; where nothing can leave, of what is not 
 KEPT = (RESERVE + SPARE) * PAGE_SIZE
 
 
+STATES = ("ok", "under pressure", "full", "disk full", "swap failing", "broken")    # the worst last
+
+
 class Health(NamedTuple):
     """The state in a word, why, and what helps."""
 

@@ -23,7 +23,7 @@ from typing import Any
 import trio
 
 from tmpfsd.mounts.printable import printable
-from tmpfsd.server import control
+from tmpfsd.server import control, health
 from tmpfsd.server.refused import MountError
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,8 @@ class Figures:
 
         for name, text in GAUGES.items():
             yield family(GaugeMetricFamily, name, text, "", {"": state[name]})
+        yield family(GaugeMetricFamily, "health", "1 for the state that it is in", "state",
+                     {each: each == state["health"]["state"] for each in health.STATES})
         for name, text in STATES.items():
             yield family(GaugeMetricFamily, name, text, "", {"": bool(state.get(name))})
         for name, text in SWAP_GAUGES.items():
