@@ -187,6 +187,29 @@ def test_the_last_operation_finds_what_was_kept_back(machine: MakeMachine) -> No
     here.survive()
 
 
+@pytest.mark.parametrize("nrandom", (200, 1500))
+def test_no_operation_pays_for_all_that_lives_in_the_ring(machine: MakeMachine, nrandom: int) -> None:
+    """What is dead lies behind what lives, time and again: the newest are removed, and others come."""
+    here = machine(ring=2 << 20)
+    tier = here.vm.tier
+    assert tier is not None
+    with suppress(NoMemory):
+        while True:
+            here.add(nrandom)
+    most = 0
+    for _ in range(20):
+        for vpn in list(here.model)[-len(here.model) // 7:]:
+            here.remove(vpn)
+        with suppress(NoMemory):
+            while True:
+                before = tier.carried
+                here.add(nrandom)
+                most = max(most, tier.carried - before)
+    lives = tier.ring.nheld
+    assert 0 < most < 200 < lives, "of what lives only some is carried in one operation"
+    here.survive()
+
+
 def test_the_oldest_are_written_back(machine: MakeMachine) -> None:
     here = machine(nslots=4000, ring=1 << 20)
     vpns = [here.add(2000) for _ in range(800)]

@@ -46,13 +46,14 @@ class LogRecord(NamedTuple):
 class Area:
     """nbytes of memory; places in it are those of one half of all."""
 
-    __slots__ = ("half", "nbytes", "head", "tail", "used", "kept", "memory", "_view")
+    __slots__ = ("half", "nbytes", "head", "tail", "used", "kept", "passed", "memory", "_view")
 
     def __init__(self, nbytes: int, half: int) -> None:
         assert 0 < nbytes <= MOST_BYTES and not nbytes % PAGE_SIZE
         self.half = half
         self.nbytes = self.kept = nbytes
         self.head = self.tail = self.used = 0
+        self.passed = 0                     # bytes that the tail went on, ever
         self.memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.memory.madvise(mmap.MADV_DONTDUMP)
         self._view = memoryview(self.memory)
@@ -105,6 +106,7 @@ class Area:
         """What stands at the tail is wanted no more.  O(1)."""
         self.tail = (self.tail + nbytes) % self.nbytes
         self.used -= nbytes
+        self.passed += nbytes
 
     def shed(self) -> bool:
         """Give memory back that is free, when nothing is written here any more; whether there is more.  O(SHED).

@@ -15,11 +15,18 @@ true: pages without a slot get none (so V6 refuses new ones, ENOSPC), and what c
 too (Vm.demand_room()), except what removes.  Each operation that began before finds what was kept back, and after it
 only removals change anything.
 
+Cleaning is paid for in small parts.  Where no store takes the oldest and less than a sixteenth of the ring is free, each
+byte that is put adds PASS bytes to what the tail owes to pass over.  Each breath pays PAY records of that.  Where less
+than half of the sixteenth is left, who puts something pays for it at once.  What is dead may all lie behind what lives.
+Then the tail passes over 14/16 of the ring and gains nothing, while 14/16 / PASS of the ring are written: that is less
+than the half that is left.  So a page finds room, and waits for no whole round of the tail.
+
 Picture     page --take--> head of the ring ... tail --skip_dead, drop, write back, carry--> gone, or a store
 
 Invariants
     W1  The ring and the frames together are not more than `ram` (tmpfs/filesystem.py sets both).
     W2  While tight() no page without a slot gets one.
+    W3  While no store has room and the ring does not move, a page finds room after STEPS steps.
 
 Breathing   take() may run where the page daemon's clean() may.  It moves no page; offsets stay good.
 
@@ -51,6 +58,9 @@ STEPS: Final = 32           # steps that one take() may go towards room
 MOST_STEPS: Final = 1 << 30     # and where a page must leave: carrying ends where what is dead is found
 MOVE_STEPS: Final = 64      # records carried, or 32 passed over, in a step of a ring that moves
 IDLE_STEPS: Final = 8       # and one slice of idle work
+SPARE_SHIFT: Final = 4      # a sixteenth of the ring is kept free, ...
+PASS: Final = 32            # ... for which the tail passes over so many bytes for each that is put, ...
+PAY: Final = 32             # ... in each breath so many records of it
 AHEAD_SHIFT: Final = 2      # a quarter of the ring is free where there is time
 WHOLE: Final = footprint(PAGE_SIZE)
 
@@ -64,12 +74,13 @@ def compress_in(vm: Vm, ring: ZLog) -> None:
 class Tier:
     """The compressed tier of one machine."""
 
-    __slots__ = ("vm", "ring", "writebacks", "carried", "_buffer", "_scratch")
+    __slots__ = ("vm", "ring", "writebacks", "carried", "owes", "_buffer", "_scratch")
 
     def __init__(self, vm: Vm, ring: ZLog) -> None:
         self.vm = vm
         self.ring = ring
         self.writebacks = self.carried = 0
+        self.owes = 0                       # bytes that the tail is to pass over
         # Page aligned, as O_DIRECT demands.
         self._buffer = mmap.mmap(-1, CLUSTER * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         view = memoryview(self._buffer)
@@ -118,7 +129,7 @@ class Tier:
     def take_whole(self, vpn: int, settle: bool) -> bool:
         """Put a page that has a record into the ring, as it is if it does not shrink, because nothing else takes it.
 
-        Its old record goes first where the new one needs the room: its content is in the frame.  O(records), seldom.
+        Its old record goes first where the new one needs the room: its content is in the frame.  O(CLUSTER) (W3).
         """
         vm, ring = self.vm, self.ring
         if ring.draining:
@@ -179,9 +190,38 @@ class Tier:
         if vm.trace is not None:
             vm.trace("out", vpn, n)
         vm.daemon.assign(slot, vpn, vpn + n, settle)
+        self._owe(need)
         return True
 
     # --- room ---
+
+    def pay(self, records: int = PAY) -> None:
+        """Have the tail go on, as far as it owes, by so many records at most (W3).  O(records)."""
+        ring = self.ring
+        while self.owes > 0 and records > 0:
+            start = ring.passed
+            if self._has_spare(0) or not self.step(True):
+                self.owes = 0
+                return
+            self.owes -= ring.passed - start
+            records -= 1
+
+    def _owe(self, put: int) -> None:
+        """Note that so many bytes were put, and clean for them at once where it must be.  O(put)."""
+        if self._has_spare(0):
+            return
+        self.owes += PASS * put
+        if not self._has_spare(1):
+            ring = self.ring
+            until = ring.passed + PASS * put
+            while self.owes > 0 and ring.passed < until:
+                self.pay(1)
+
+    def _has_spare(self, shift: int) -> bool:
+        """Whether enough is free, or half of it, or nothing need be.  O(files)."""
+        ring = self.ring
+        return (ring.nbytes - ring.used >= ring.nbytes >> SPARE_SHIFT + shift or ring.moving or ring.draining
+                or self.stores_have_room())
 
     def _make_room(self, need: int, limit: int, steps: int) -> bool:
         """Go so many steps at the tail, until need bytes can be put and no more than limit are alive then."""

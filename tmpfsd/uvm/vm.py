@@ -1,13 +1,12 @@
 """uvm/vm.py: the machine: page table, read(va), write(va), fault(), breathe().
 
-A va is a byte address in one dense space; its page number indexes flat arrays: frame_of
-(the frame, or when the page last left), slot_of (its place in the swap file), flags (who owns it,
-and its kind).  Nine bytes a page and one in the map it is from (vmem.py), and for its slot one more and
-what its seal needs (seal.py): 15 bytes a page in all, 39 where swap is encrypted; pools keep their bitmaps
-beside.
+A va is a byte address in one dense space; its page number indexes flat arrays: frame_of (the frame, or when the page
+last left), slot_of (its place in the swap file), flags (who owns it, and its kind).  Nine bytes a page and one in the
+map it is from (vmem.py), and for its slot one more and what its seal needs (seal.py): 15 bytes a page in all, 39 where
+swap is encrypted; pools keep their bitmaps beside.
 
-read() and write() return an offset into the arena.  It stays valid until the next breathe(), and
-between two breaths nothing is evicted: a fault takes a frame from the reserve.
+read() and write() return an offset into the arena.  It stays valid until the next breathe(), and between two breaths
+nothing is evicted: a fault takes a frame from the reserve.
 
 Picture     --alloc_page--> RESIDENT, dirty, no slot --clean--> RESIDENT, clean, slot
                                                      <-write--        |  ^
@@ -155,6 +154,8 @@ class Vm:
             raise Inconsistent("V7", seen)
         if len(self._free) < self.low:
             self.daemon.reclaim()
+        if self.tier is not None and self.tier.owes:
+            self.tier.pay()
         if self.thrash:
             self.daemon.evict_all()
         if self.windows is not None and len(self.windows.free) < self.windows.reserve:
@@ -495,8 +496,6 @@ class Vm:
             self.swap.close()
         if self.tier is not None:
             self.tier.close()
-
-    # --- checks ---
 
     def check(self, deep: bool = True, tell: Callable[[int], None] = lambda _vpn: None) -> None:
         """Raise Inconsistent where an invariant of memory does not hold; deep reads every slot.  O(pages + frames)."""

@@ -103,6 +103,11 @@ class ZLog:
         return self._now.used + (self._old.used if self._old is not None else 0)
 
     @property
+    def passed(self) -> int:
+        """How many bytes the tail went on in the area that is written to.  O(1)."""
+        return self._now.passed
+
+    @property
     def moving(self) -> bool:
         """Whether it has an old area still.  O(1)."""
         return self._old is not None
