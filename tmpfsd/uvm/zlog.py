@@ -44,7 +44,7 @@ from tmpfsd.uvm.errors import SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SIZE, ptoa
 from tmpfsd.uvm.vmem import HELD, Vmem
 
-MOST_PACKED = PAGE_SIZE * 3 // 4    # a page that takes more is not worth its place here
+MOST_PACKED = PAGE_SIZE * 15 // 16  # a page that takes more is not worth its place here
 UNIFORM = 0                         # packed: a page of one repeated byte
 ZRAM = "zram"                       # what swapoff calls it
 MORE = 1024                         # slots by which the arrays grow
