@@ -409,3 +409,18 @@ def test_a_ring_that_moves_and_fills_up(machine: MakeMachine) -> None:
             here.add(2500)
     here.survive()
     assert len(here.model) > 300
+
+
+def test_what_hardly_shrinks_is_taken_while_there_is_room(machine: MakeMachine) -> None:
+    """It displaces nothing: where the ring is crowded it goes to the store."""
+    here = machine(nslots=4000)
+    tier = here.vm.tier
+    assert tier is not None
+    while not tier.is_crowded():
+        here.add(3400)                      # takes more than three quarters, and less than 15 sixteenths
+    held = tier.ring.nheld
+    assert held > 150 and not here.vm.swap.files[0].nheld
+    for _ in range(300):
+        here.add(3400)
+    assert here.vm.swap.files[0].nheld > 250 and tier.ring.nheld <= held + 32
+    here.survive()

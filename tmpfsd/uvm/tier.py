@@ -15,11 +15,11 @@ true: pages without a slot get none (so V6 refuses new ones, ENOSPC), and what c
 too (Vm.demand_room()), except what removes.  Each operation that began before finds what was kept back, and after it
 only removals change anything.
 
-Cleaning is paid for in small parts.  Where no store takes the oldest and less than a sixteenth of the ring is free, each
-byte that is put adds PASS bytes to what the tail owes to pass over.  Each breath pays PAY records of that.  Where less
-than half of the sixteenth is left, who puts something pays for it at once.  What is dead may all lie behind what lives.
-Then the tail passes over 14/16 of the ring and gains nothing, while 14/16 / PASS of the ring are written: that is less
-than the half that is left.  So a page finds room, and waits for no whole round of the tail.
+Cleaning is paid for in small parts.  Where no store takes the oldest and less than a sixteenth of the ring is free,
+each byte that is put adds PASS bytes to what the tail owes to pass over.  Each breath pays PAY records of that.  Where
+less than half of the sixteenth is left, who puts something pays for it at once.  What is dead may all lie behind what
+lives.  Then the tail passes over 14/16 of the ring and gains nothing, while 14/16 / PASS of the ring are written: that
+is less than the half that is left.  So a page finds room, and waits for no whole round of the tail.
 
 Picture     page --take--> head of the ring ... tail --skip_dead, drop, write back, carry--> gone, or a store
 
@@ -45,7 +45,7 @@ from tmpfsd.uvm.backing import keep_slots
 from tmpfsd.uvm.errors import NoSwap
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.swapset import SwapSet
-from tmpfsd.uvm.zlog import Oldest, ZLog
+from tmpfsd.uvm.zlog import MOST_PACKED, WORTH, Oldest, ZLog
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
@@ -101,6 +101,11 @@ class Tier:
         swap = self.vm.swap
         return swap is not None and swap.nfree > self.keep_slots
 
+    def is_crowded(self) -> bool:
+        """Whether so much of the ring is used that idle work writes some of it back.  O(1)."""
+        ring = self.ring
+        return ring.used > ring.nbytes - (ring.nbytes >> AHEAD_SHIFT)
+
     def tight(self) -> bool:
         """Whether nothing is left but what is kept back (W2).  O(files)."""
         ring = self.ring
@@ -146,18 +151,19 @@ class Tier:
     def _alike(self, vpn: int, lo: int, hi: int) -> tuple[list[bytes | int | None], int]:
         """Pages around vpn that shrink as it does, or do not as it does not: packed, and the first."""
         pack, frame, pfn_of = self.ring.pack, self.vm.phys.frame, self.vm.pfn_of
-        bodies = [pack(frame(pfn_of(vpn)))]
+        most = WORTH if self.is_crowded() and self.stores_have_room() else MOST_PACKED
+        bodies = [pack(frame(pfn_of(vpn)), most)]
         refused = bodies[0] is None
         end = vpn + 1
         while end < hi:
-            body = pack(frame(pfn_of(end)))
+            body = pack(frame(pfn_of(end)), most)
             if (body is None) != refused:
                 break
             bodies.append(body)
             end += 1
         first = vpn
         while first > lo:
-            body = pack(frame(pfn_of(first - 1)))
+            body = pack(frame(pfn_of(first - 1)), most)
             if (body is None) != refused:
                 break
             bodies.insert(0, body)
@@ -336,7 +342,7 @@ class Tier:
             self.move()
             return True
         for _ in range(IDLE_STEPS):
-            if ring.used <= ring.nbytes - (ring.nbytes >> AHEAD_SHIFT) or ring.draining:
+            if not self.is_crowded() or ring.draining:
                 return False
             if not ring.skip_dead(DEAD_LOOKS) and not (self.stores_have_room() and self._write_back()):
                 return False

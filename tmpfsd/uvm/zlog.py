@@ -45,6 +45,7 @@ from tmpfsd.uvm.param import PAGE_SIZE, ptoa
 from tmpfsd.uvm.vmem import HELD, Vmem
 
 MOST_PACKED = PAGE_SIZE * 15 // 16  # a page that takes more is not worth its place here
+WORTH = PAGE_SIZE * 3 // 4          # nor is one that takes more than this, where it would displace others
 UNIFORM = 0                         # packed: a page of one repeated byte
 ZRAM = "zram"                       # what swapoff calls it
 MORE = 1024                         # slots by which the arrays grow
@@ -118,15 +119,15 @@ class ZLog:
 
     # --- in and out ---
 
-    def pack(self, page: memoryview) -> bytes | int | None:
-        """A page as put() takes it: its compressed bytes, or the byte that it repeats; None where it does not shrink.
+    def pack(self, page: memoryview, most: int = MOST_PACKED) -> bytes | int | None:
+        """A page as put() takes it: its compressed bytes, or the byte it repeats; None where that is more than most.
 
         O(1): 7 us, 0.5 for a repeated byte.
         """
         if page[0] == page[PAGE_SIZE - 1] and page == bytes((page[0],)) * PAGE_SIZE:
             return page[0]
         body = self.codec.pack(page)
-        if len(body) > MOST_PACKED:
+        if len(body) > most:
             self.refused += 1
             return None
         return body
