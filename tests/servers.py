@@ -117,6 +117,18 @@ class Server:
         finally:
             client.close()
 
+    def has_replicas(self) -> bool:
+        """Whether it is a replica that is linked, or a primary whose replicas have all that was written."""
+        client = self.client()
+        try:
+            found = client.info("replication")
+        finally:
+            client.close()
+        if found["role"] != "master":
+            return bool(found["master_link_status"] == "up")
+        replicas = [found[f"slave{i}"] for i in range(found["connected_slaves"])]
+        return bool(replicas) and all(each["offset"] == found["master_repl_offset"] for each in replicas)
+
     def is_primary(self) -> bool:
         """Whether it is one that replicas follow."""
         client = self.client()

@@ -71,10 +71,9 @@ class Load:
 def kill_one(servers: list[Server], load: Load) -> None:
     """Kill a primary, load the mount until it is served again, start the node."""
     until = time.monotonic() + WAIT
-    while not all(each.linked() for each in servers):
+    while not all(each.has_replicas() for each in servers):
         assert time.monotonic() < until, "a replica does not link"
         time.sleep(0.1)
-    time.sleep(0.3)                     # what was written has reached the replica
     victim = load.rng.choice([each for each in servers if each.is_primary()])
     victim.kill()
     began, before = time.monotonic(), load.refused
