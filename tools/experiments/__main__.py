@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from tmpfsd.swapplaces import default_swap
-from tools.experiments import e1, e2, e3, e4, e5, e6, e7, e11, machine
+from tools.experiments import e1, e2, e3, e4, e5, e6, e7, e8, e9, e10, e11, machine
 from tools.experiments.child import Job, JobError, run
 from tools.experiments.report import section
 from tools.experiments.scale import FILES_CGROUP, FILES_IMAGE, QUICK_FILES_CGROUP, Scale
 from tools.results import keep, load
 
-EXPERIMENTS: dict[str, Any] = {"E1": e1, "E2": e2, "E3": e3, "E4": e4, "E5": e5, "E6": e6, "E7": e7, "E11": e11}
+EXPERIMENTS: dict[str, Any] = {"E1": e1, "E2": e2, "E3": e3, "E4": e4, "E5": e5, "E6": e6, "E7": e7,
+                               "E8": e8, "E9": e9, "E10": e10, "E11": e11}
 RESULTS, REPORT = "results.json", "README.md"
 QUICK_OUT = Path("build/experiments")           # never over the figures of a full run
 HEAD = """# Experiments

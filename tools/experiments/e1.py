@@ -40,8 +40,9 @@ def jobs(scale: Scale) -> list[Job]:
         found.append(Job("kernel-cgroup", "fuse.kernel_in_cgroup",
                          {"limit": GROUP_BYTES, "files": 3_000_000, "late": False}, 3))
         found.append(Job("tmpfsd-cgroup", "fuse.tmpfsd_in_cgroup",
-                         {"limit": GROUP_BYTES, "files": scale.files_cgroup, "ram": "16m", "size": "4g",
-                          "swap": default_swap()}, scale.files_cgroup / 6000))
+                         {"limit": GROUP_BYTES, "files": scale.files_cgroup,
+                          "options": f"ram=16m,size=4g,swap={default_swap()},swap_io=direct"},
+                         scale.files_cgroup / 6000))
     return found
 
 

@@ -69,3 +69,20 @@ def lines(path: Path, title: str, xlabel: str, panels: Sequence[tuple[str, Mappi
     cells[0].legend(fontsize="x-small")
     figure.suptitle(title, fontsize="medium")
     save(figure, path)
+
+
+def groups(path: Path, title: str, names: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
+    """For each name a dot for each series, and a line where both are alike (1)."""
+    plt = pyplot()
+    figure, axes = plt.subplots(layout="constrained", figsize=(8, 0.75 * len(names) + 1.6))
+    for i, (label, values) in enumerate(series.items()):
+        offset = (i - (len(series) - 1) / 2) * 0.12
+        axes.plot(values, [row + offset for row in range(len(names))], "os^Dvp*X"[i % 8], label=label)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3, axis="x")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set_title(title, fontsize="medium")
+    save(figure, path)

@@ -92,11 +92,10 @@ def kernel_in_cgroup(tick: Tick, limit: int, files: int, late: bool) -> dict[str
         return {"skipped": str(why)}
 
 
-def tmpfsd_in_cgroup(tick: Tick, limit: int, files: int, ram: str, swap: str, size: str) -> dict[str, Any]:
+def tmpfsd_in_cgroup(tick: Tick, limit: int, files: int, options: str) -> dict[str, Any]:
     """tmpfsd with its daemon and the creator in the group."""
     try:
         demand_fuse()
-        options = f"ram={ram},size={size},swap={swap},swap_io=direct"
         with Group(limit) as group, tmpfsd(options, group) as (mnt, daemon):
             result = create_in(group, mnt, files, tick, late=False)
             result["daemon"] = "runs" if daemon.poll() is None else f"ended with status {daemon.poll()}"
