@@ -32,6 +32,11 @@ def physical_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def resident_memory() -> int:
+    """Bytes of memory that this process has."""
+    return int(read("/proc/self/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def memory_limit() -> int:
     """Return how many bytes of memory this process may have at most."""
     return min([physical_memory(), *limits()])

@@ -17,7 +17,9 @@ from rich.console import CONSOLE_SVG_FORMAT, Console
 
 from tmpfsd.cli.top import look
 from tmpfsd.cli.topview import Interval, Settings, screen
+from tmpfsd.uvm.param import PAGE_SIZE
 
+INTERVALS = 24
 CELL = 12.2                 # width of a character in rich's format
 SPACE = "&#160;"
 INDENTED = re.compile(rf'x="([0-9.]+)"( y="[0-9.]+") textLength="([0-9.]+)"([^>]*)>((?:{SPACE})+)')
@@ -34,10 +36,14 @@ def outdent(match: re.Match[str]) -> str:
 def picture(mountpoint: str, seconds: float, columns: int, lines: int) -> str:
     """Return one interval as SVG."""
     console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    before = look(mountpoint)
-    time.sleep(seconds)
-    interval = Interval(before, look(mountpoint))
-    console.print(screen(interval, Settings(delay=seconds), lines))
+    settings = Settings(delay=seconds)
+    first = before = look(mountpoint)
+    for _ in range(INTERVALS):
+        time.sleep(seconds)
+        interval = Interval(before, look(mountpoint), first)
+        settings.history.append((interval.all_requests(), interval.paging()["pageins"] * PAGE_SIZE))
+        before = interval.after
+    console.print(screen(interval, settings, lines, columns))
     text = console.export_svg(title="tmpfsctl top", code_format=FORMAT, unique_id="top")
     return INDENTED.sub(outdent, text)
 

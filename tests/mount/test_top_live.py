@@ -37,6 +37,18 @@ def test_once_as_json_has_rates_and_latencies(tmpfsd: Callable[..., Mounted]) ->
     assert found["mountpoint"] == str(mounted.mnt)
 
 
+def test_lines_and_all_mounts(tmpfsd: Callable[..., Mounted]) -> None:
+    one, two = tmpfsd("ram=1m,size=64m"), tmpfsd("ram=1m,size=64m")
+    touch(one.mnt / "file", b"x" * 100_000)
+    heading, *lines = ctl("top", str(one.mnt), "0.2", "3").stdout.splitlines()
+    assert heading.split()[:2] == ["time", "req/s"] and len(lines) == 3 and all(each.endswith("ok") for each in lines)
+    found = {each["mountpoint"]: each for each in json.loads(ctl("top", "--once", "--json", "--delay", "0.2").stdout)}
+    for mounted in (one, two):
+        each = found[str(mounted.mnt)]
+        assert each["health"] == "ok" and each["daemon"]["rss_bytes"] > 1 << 20
+    assert one.status()["io"]["written_bytes"] == 100_000
+
+
 def run_on_terminal(mounted: Mounted, keys: bytes, columns: int) -> tuple[int, str]:
     """Run top on a terminal of its own, press keys: its exit status, and all that it wrote."""
     leader, follower = pty.openpty()

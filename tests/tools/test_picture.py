@@ -16,6 +16,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> str:
     from tests.unit.test_top import AFTER, BEFORE
     looks = [BEFORE, AFTER]
     monkeypatch.setattr(picture, "look", lambda _mountpoint: looks.pop(0))
+    monkeypatch.setattr(picture, "INTERVALS", 1)
     return picture.picture("/mnt", 0, 80, 24)
 
 

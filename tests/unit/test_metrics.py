@@ -23,6 +23,7 @@ STATE: dict[str, Any] = {
     "health": {"state": "full"}, "broken": True, "detached": False, "lost_writes": 6, "lost_inodes": 0,
     "swap": {"size_bytes": 8192, "used_bytes": 0, "bad_slots": 2, "disk_full": True},
     "zram": {"size_bytes": 8192, "used_bytes": 4000, "stored_bytes": 12_000, "ratio": 3.0, "hits": 7, "writebacks": 1},
+    "io": {"read_bytes": 5, "written_bytes": 7}, "daemon": {"cpu_seconds": 1.5, "rss_bytes": 4096},
     "paging": {"faults": 3, "pageins": 2, "lost_pages": 5},
     "requests": {"lookup": 17, "getattr": 4}, "refused": {"size is used up": 1},
     "pools": [{"name": "node", "item_size": 160, "items": 5, "pages": 2, "resident_pages": 1, "swapped_pages": 1}],
@@ -45,6 +46,8 @@ def test_a_page_is_as_prometheus_reads_it() -> None:
     assert samples["tmpfsd_zram_ratio", place] == 3 and samples["tmpfsd_zram_stored_bytes", place] == 12_000
     assert samples["tmpfsd_zram_hits_total", place] == 7 and samples["tmpfsd_zram_writebacks_total", place] == 1
     assert samples["tmpfsd_refused_total", place, "size is used up"] == 1
+    assert samples["tmpfsd_io_written_bytes_total", place] == 7
+    assert samples["tmpfsd_daemon_cpu_seconds_total", place] == 1.5
     assert samples["tmpfsd_health", place, "full"] == 1 and samples["tmpfsd_health", place, "ok"] == 0
 
 
@@ -164,6 +167,8 @@ def test_every_figure_of_a_status_is_exported(tmp_path: Path) -> None:
     for name in set(state["swap"]) - {"path", "files"}:
         assert f"tmpfsd_swap_{name}" in text, name
     assert 'tmpfsd_health{mountpoint="/mnt",state="ok"} 1.0' in text and text.count("tmpfsd_health{") == 6
+    for room in ("io", "daemon"):
+        assert all(f"tmpfsd_{room}_{name}" in text for name in state[room])
     for name in state["zram"]:
         assert f"tmpfsd_zram_{name}" in text, name
     for name in state["paging"]:

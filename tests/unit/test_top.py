@@ -2,14 +2,18 @@
 
 import io
 import json
+import re
+from collections import deque
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from tmpfsd.cli import ctl, top
+from tmpfsd.cli import ctl, top, topall
 from tmpfsd.cli.top import press
-from tmpfsd.cli.topview import SORTS, Interval, Look, Settings, screen
+from tmpfsd.cli.topview import HEADING, SORTS, Interval, Look, Settings, line, screen
+from tmpfsd.fuse import timing
+from tmpfsd.mounts.mountinfo import MountPoint
 
 MB = 1 << 20
 
@@ -41,7 +45,7 @@ def shown(interval: Interval, width: int = 80, height: int = 0, **settings: Any)
     """The lines that top prints."""
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=False)
-    console.print(screen(interval, Settings(**settings), height))
+    console.print(screen(interval, Settings(**settings), height, width))
     return out.getvalue().splitlines()
 
 
@@ -60,8 +64,153 @@ def test_it_fits(interval: Interval, width: int) -> None:
     lines = shown(interval, width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    for word in ("97M of 100M  97%", "in 500", "stalls 2", "123,456,789", "100,000,000", "lookup", "3.0"):
+    for word in ("97M of 100M  97%!!", "in 1.95M", "stalls 2", "123,456,789", "100,000,000", "lookup", "3.0"):
         assert word in text, word
+
+
+def test_in_40_columns_what_matters_is_there(interval: Interval) -> None:
+    lines = shown(interval, 40)
+    assert max(map(len, lines)) <= 40
+    text = "\n".join(lines)
+    for word in ("under pressure", "97M of 100M", "97%!!", "requests/s 104", "data", "metadata", "lookup", "100.0"):
+        assert word in text, word
+    assert "…" not in "\n".join(lines[2:]), "nothing is cut off but the head and the trouble"
+    assert len(shown(interval, 40, 24)) <= 24
+
+
+def test_what_is_full_is_marked_for_who_sees_no_colours(interval: Interval) -> None:
+    used, ram, swap, inodes = shown(interval)[2:6]
+    assert used.rstrip().endswith("97%!!") and swap.rstrip().endswith("83%!") and inodes.rstrip().endswith("6%")
+    assert ram.rstrip().endswith("97%"), "full ram is how it is meant to be"
+    assert 34 >= used.count("█") > swap.count("█") > 25
+
+
+def test_metadata_is_what_its_pools_have(interval: Interval) -> None:
+    lines = shown(interval, 100)
+    at = next(number for number, line in enumerate(lines) if line.startswith("PAGES OF"))
+    assert [line.split()[0] for line in lines[at + 1:at + 5]] == ["data", "metadata", "string-4096", "string-2048"]
+    assert lines[at + 2].split()[-2:] == ["7,664", "3,832"]
+
+
+def sample(*times: int) -> list[int]:
+    """A sample with these times."""
+    found = timing.blank()
+    for ns in times:
+        timing.note(found, ns)
+    return found
+
+
+def test_p99_is_since_top_began() -> None:
+    before = BEFORE._replace(latency={"lookup": sample(*[1_000_000] * 50)})
+    after = AFTER._replace(latency={"lookup": sample(*[1_000_000] * 50, *[2_000] * 99, 500_000),
+                                    "read": sample(*[9_000] * 10)})
+    found = {each.name: each.p99 for each in Interval(before, after).requests()}
+    assert 2 < found["lookup"] <= 2.5 and 9 < found["read"] <= 11.25 and found["write"] is None
+    assert 9 < Interval(before, after).p99() <= 11.25
+    # Where nothing was sampled since, it is of all.
+    assert 1000 < next(Interval(before, before).requests()).p99 <= 1250
+
+
+def with_work(look: Look, read: int, written: int, cpu: float) -> Look:
+    return look._replace(status={**look.status, "io": {"read_bytes": read, "written_bytes": written},
+                                 "daemon": {"cpu_seconds": cpu, "rss_bytes": 45 * MB}})
+
+
+def test_what_the_daemon_does_and_takes(interval: Interval) -> None:
+    here = Interval(with_work(BEFORE, 0, 5, 1.0), with_work(AFTER, 8 * MB, 5, 1.5))
+    line_, = (each for each in shown(here) if each.startswith("requests/s"))
+    assert line_.split() == "requests/s 104 read/s 4M written/s 0 cpu 25% memory 45M".split()
+    assert here.as_json()["io_per_second"] == {"read_bytes": 4 * MB, "written_bytes": 0}
+    assert here.as_json()["daemon"] == {"cpu_percent": 25, "rss_bytes": 45 * MB}
+    assert interval.as_json()["daemon"] == {"cpu_percent": None, "rss_bytes": None}        # of an older daemon
+
+
+def test_a_line_for_each_interval() -> None:
+    here = Interval(with_work(BEFORE, 0, 5, 1.0), with_work(AFTER, 8 * MB, 5, 1.5))
+    words = line(here).split()
+    assert words[1:] == ["104", "4M", "0", "1.95M", "0", "97%", "97%", "83%", "25%", "-", "under", "pressure"]
+    ends = [column.end() for column in re.finditer(r"\S+( us)?", HEADING)][:-1]
+    assert all(line(here)[end - 1:end + 1].strip() and line(here)[end] == " " for end in ends)
+
+
+def test_what_was_before_is_drawn(interval: Interval) -> None:
+    history = deque([(0.0, 0.0), (50.0, 0.0), (100.0, 0.0)])
+    lines = [each for each in shown(interval, history=history) if "at most" in each]
+    assert lines[0] == "requests/s  ▄█ at most 100" and "at most 0" in lines[1]
+    assert not any("at most" in each for each in shown(interval, history=history, height=18))
+    assert not any("at most" in each for each in shown(interval))
+
+
+# --- all mounts ---
+
+def glance(number: int, look: Look | None, why: str = "") -> tuple[tuple[int, int], topall.Glance]:
+    """One mount of several."""
+    return (0, number), topall.Glance(MountPoint(0, number, f"/mnt/{number}", "fuse.tmpfsd", 0), look, why)
+
+
+def all_shown(width: int, before: dict[Any, Any], after: dict[Any, Any]) -> list[str]:
+    """The lines that top prints of several mounts."""
+    out = io.StringIO()
+    Console(file=out, width=width, force_terminal=False).print(topall.table(before, after, width))
+    return out.getvalue().splitlines()
+
+
+def test_all_mounts() -> None:
+    before = dict((glance(1, BEFORE), glance(2, BEFORE), glance(3, None, "hung")))
+    after = dict((glance(1, AFTER._replace(status={**AFTER.status, "requests": {"lookup": 101}})), glance(2, AFTER),
+                  glance(3, None, "dead"), glance(4, AFTER), glance(5, Look(1.0, {"requests": 7}, {}))))
+    lines = all_shown(140, before, after)
+    assert [each.split()[-1] for each in lines[1:]] == ["/mnt/2", "/mnt/1", "/mnt/4", "/mnt/3", "/mnt/5"]
+    assert lines[1].split()[:3] == ["under", "pressure", "104"] and lines[4].split()[:2] == ["dead", "-"]
+    assert "not understood" in lines[5] and "97%" in lines[1]
+    narrow = all_shown(40, before, after)
+    assert max(map(len, narrow)) <= 40 and narrow[1].split() == ["under", "pressure", "104", "97%", "/mnt/2"]
+    strange = glance(5, Look(1.0, {"requests": 7}, {}))
+    found = topall.as_json(before, dict((glance(2, AFTER), glance(3, None, "dead"), strange)))
+    assert found[2] == {"mountpoint": "/mnt/5", "health": "not understood"}
+    assert found[0]["requests_per_second"] == 104
+    assert found[1] == {"mountpoint": "/mnt/3", "health": "dead"}
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [dict([glance(1, BEFORE)]), dict([glance(1, AFTER)]), dict([glance(1, AFTER)])]
+    monkeypatch.setattr(topall, "look_at_all", lambda: found.pop(0))
+    monkeypatch.setattr(top.time, "sleep", lambda _seconds: None)
+
+
+@pytest.mark.parametrize("words, nlines", [(("--once",), 2), (("2", "2"), 6), (("0.5", "1"), 3)])
+def test_all_mounts_as_lines(many: None, capsys: pytest.CaptureFixture[str], words: tuple[str, ...],
+                             nlines: int) -> None:
+    assert ctl.main(["top", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == nlines and lines[-1].rstrip().endswith("/mnt/1")
+
+
+def test_all_mounts_as_json(many: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main(["top", "--once", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["requests_per_second"] == 104
+
+
+@pytest.mark.parametrize("as_json", (False, True))
+def test_lines_of_one_mount(looks: None, capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    assert ctl.main(["top", "/mnt", "2", "1", *["--json"] * as_json]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    if as_json:
+        assert json.loads(lines[0])["requests_per_second"] == 104
+    else:
+        assert lines[0] == HEADING and lines[1].split()[1] == "104"
+
+
+@pytest.mark.parametrize("words, why", [
+    (("/mnt", "x"), "seconds"), (("/mnt", "2", "0"), "above zero"), (("/mnt", "2", "--once"), "--once"),
+    (("/mnt", "--json"), "--once"), ((), "terminal"), (("-1",), "")])
+def test_top_that_cannot_be(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], why: str) -> None:
+    try:
+        assert ctl.main(["top", *words]) == 1
+    except SystemExit as end:
+        assert end.code
+    assert why in capsys.readouterr().err
 
 
 def with_zram(look: Look, hits: int, writebacks: int) -> Look:
@@ -114,7 +263,7 @@ def test_keys() -> None:
     assert not press(settings, " ") and not settings.paused
     assert press(settings, "q")
     assert press(Settings(help=True), "q")
-    assert set(SORTS) == set("rtln")
+    assert set(SORTS) == set("rtlpn")
 
 
 @pytest.mark.parametrize("typed, delay", [
@@ -145,7 +294,8 @@ def test_once(looks, capsys) -> None:
 def test_once_as_json(looks, capsys) -> None:
     assert ctl.main(["top", "/mnt", "--once", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["requests"]["lookup"] == {"per_second": 100, "total": 300, "latency_us": 3.0}
+    assert found["requests"]["lookup"] == {"per_second": 100, "total": 300, "latency_us": 3.0, "p99_us": None}
+    assert found["requests_per_second"] == 104 and found["health"] == "under pressure"
     assert found["seconds"] == 2 and found["paging_per_second"]["pageins"] == 500
     assert {pool["name"] for pool in found["pools"]} >= {"data", "string-64"}
 

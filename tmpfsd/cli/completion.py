@@ -130,10 +130,15 @@ def values(prefix: str, **_known: object) -> list[str]:
     return [f"{name}={word}" for word in WORDS.get(name, ())] if equals else [f"{name}=" for name in SETTABLE]
 
 
+def numbers(_prefix: str, **_known: object) -> list[str]:
+    """A number, which nobody can guess."""
+    return []
+
+
 COMPLETERS: dict[str, Callable[..., list[str]]] = {
     "path": paths, "file": paths, "mountpoint": mountpoints, "paths": directories, "tree": directories,
     "root": directories,
-    "options": mount_options, "values": values}
+    "options": mount_options, "values": values, "seconds": numbers, "count": numbers}
 
 
 def attach(parser: argparse.ArgumentParser) -> None:

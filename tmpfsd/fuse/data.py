@@ -53,6 +53,7 @@ def read(s: Session, ino: int, data: bytes) -> Reply:
     demand_regular(s, ino)
     views = readv.read(s.mount, ino, offset, min(size, MAX_WRITE))
     nbytes = sum(map(len, views))
+    s.mount.nread += nbytes
     if readv.may_have_holes(views):
         s.held.note(ino, offset >> PAGE_SHIFT, offset + nbytes - 1 + PAGE_SIZE >> PAGE_SHIFT)
     return [replies.header(s, nbytes), *views]
@@ -69,6 +70,7 @@ def write(s: Session, ino: int, request: memoryview) -> bytes:
         clear_set_id(s, ino, flags & abi.WRITE_KILL_SUIDGID != 0)
     do = writeback.write if flags & abi.WRITE_CACHE else vnops.write
     done = do(mount, ino, offset, request[DATA:], opened & os.O_APPEND != 0)
+    mount.nwritten += done
     return _pack_write(_WRITE_SIZE, 0, s.unique, done)
 
 
@@ -93,7 +95,9 @@ def _copy(s: Session, ino: int, data: bytes) -> int:
         clear_set_id(s, target)
     demand_regular(s, ino)
     demand_regular(s, target)
-    return copyrange.copy(s.mount, ino, start, target, to, length)
+    done = copyrange.copy(s.mount, ino, start, target, to, length)
+    s.mount.nwritten += done
+    return done
 
 
 def clear_set_id(s: Session, ino: int, killing: bool = False) -> None:

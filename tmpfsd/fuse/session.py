@@ -27,7 +27,9 @@ import traceback
 from collections import deque
 from typing import Any, Callable, NamedTuple, Protocol, Sequence
 
-from tmpfsd.fuse import abi, attributes, data, directories, init, ioctls, names, notify, replies, seek, space, xattrs
+from tmpfsd.fuse import (
+    abi, attributes, data, directories, init, ioctls, names, notify, replies, seek, space, timing, xattrs
+)
 from tmpfsd.fuse.held import Held
 from tmpfsd.fuse.init import Agreement, Refusal
 from tmpfsd.fuse.later import NOBODY, Later
@@ -250,10 +252,10 @@ class Session:
     # --- timing, while somebody asks ---
 
     def time_next(self, samples: dict[str, list[int]], clock: Callable[[], int]) -> None:
-        """Add the time that the next request of each opcode takes to its sample, [count, nanoseconds] by name."""
+        """Add the time that the next request of each opcode takes to its sample (timing.py), by name."""
         for table, operations in ((self._table, OPERATIONS), (self._silent, NO_ANSWER)):
             for opcode, operation in operations.items():
-                sample = samples.setdefault(operation.name, [0, 0])
+                sample = samples.setdefault(operation.name, timing.blank())
                 table[opcode] = operation._replace(handler=_timed(table, opcode, operation, sample, clock))
 
     def time_no_more(self) -> None:
@@ -317,8 +319,7 @@ def _timed(table: dict[int, Operation], opcode: int, operation: Operation, sampl
         try:
             return operation.handler(s, ino, data)
         finally:
-            sample[0] += 1
-            sample[1] += clock() - start
+            timing.note(sample, clock() - start)
     return timed
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from tmpfsd import compiled
+from tmpfsd.machine import resident_memory
 from tmpfsd.server import checker, health, saving
 from tmpfsd.server.advice import Advice
 from tmpfsd.server.control import Command, Gone, Progress
@@ -134,7 +136,8 @@ class Commands:
         requests = {name: count for name, count in self.operations.requests.items() if count}
         mountpoint, detached = self.where()
         found = {"mountpoint": mountpoint, "detached": detached, **self.figures(), "requests": requests,
-                 "ram_auto": self.ram_auto(), "pid": os.getpid(), "edge": self.edge, "compiled": compiled.active()}
+                 "ram_auto": self.ram_auto(), "pid": os.getpid(), "edge": self.edge, "compiled": compiled.active(),
+                 "daemon": {"cpu_seconds": time.process_time(), "rss_bytes": resident_memory()}}
         return {"health": health.summary(found), **found}
 
     def figures(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import trio
 
+from tmpfsd.fuse import timing
 from tmpfsd.fuse.session import Session
 from tmpfsd.server.operations import KINDS, Operations
 
@@ -30,15 +31,15 @@ class Latency:
 
     def __init__(self, operations: Operations, session: Session | None = None) -> None:
         self.operations, self.session = operations, session
-        self.samples: dict[str, list[int]] = {name: [0, 0] for name in KINDS}       # how many, and their ns together
+        self.samples: dict[str, list[int]] = {name: timing.blank() for name in KINDS}
         self._asked = trio.Event()
         self._until = 0.0
 
     def ask(self, _request: Any) -> dict[str, list[int]]:
-        """Return the samples so far, [count, nanoseconds] by kind, and go on sampling for a while."""
+        """Return the samples so far (timing.py), up to the last bucket that has one, and go on sampling for a while."""
         self._until = trio.current_time() + LINGER
         self._asked.set()
-        return {name: sample for name, sample in self.samples.items() if sample[0]}
+        return {name: trimmed(sample) for name, sample in self.samples.items() if sample[0]}
 
     async def run(self) -> None:
         """Sample while somebody asks, until cancelled."""
@@ -78,6 +79,13 @@ class Latency:
             try:
                 return await getattr(operations, name)(*args)
             finally:
-                sample[0] += 1
-                sample[1] += perf_counter_ns() - start
+                timing.note(sample, perf_counter_ns() - start)
         return timed
+
+
+def trimmed(sample: list[int]) -> list[int]:
+    """A sample without the zeros at its end."""
+    n = len(sample)
+    while n > 0 and not sample[n - 1]:
+        n -= 1
+    return sample[:n]

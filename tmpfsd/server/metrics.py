@@ -50,6 +50,7 @@ ZRAM_GAUGES = {"size_bytes": "memory for compressed pages", "used_bytes": "what 
 ZRAM_COUNTERS = {"hits": "pages read from the compressed ones", "writebacks": "compressed pages written on to swap"}
 COUNTERS = {"lost_writes": "writes of the page cache that failed",
             "lost_inodes": "removed inodes that keep their pages"}
+IO_COUNTERS = {"read_bytes": "bytes that requests have read", "written_bytes": "bytes that they have written"}
 POOL_GAUGES = ("items", "pages", "resident_pages", "swapped_pages")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -132,6 +133,12 @@ class Figures:
             yield family(CounterMetricFamily, f"zram_{name}", text, "", {"": state["zram"][name]})
         for name, text in COUNTERS.items():
             yield family(CounterMetricFamily, name, text, "", {"": state[name]})
+        for name, text in IO_COUNTERS.items():
+            yield family(CounterMetricFamily, f"io_{name}", text, "", {"": state["io"][name]})
+        yield family(CounterMetricFamily, "daemon_cpu_seconds", "processor time of the daemon", "",
+                     {"": state["daemon"]["cpu_seconds"]})
+        yield family(GaugeMetricFamily, "daemon_rss_bytes", "memory of the daemon, `ram` included", "",
+                     {"": state["daemon"]["rss_bytes"]})
         for name, count in state["paging"].items():
             kind = GaugeMetricFamily if name in PAGING_GAUGES else CounterMetricFamily
             yield family(kind, name, PAGING_GAUGES.get(name, "of the page daemon"), "", {"": count})

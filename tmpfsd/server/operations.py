@@ -317,7 +317,9 @@ class Operations(pyfuse3.Operations):
 
     @handler
     def read(self, fh: int, offset: int, size: int) -> Any:
-        return vnops.read(self.mount, fh & INO, offset, size)
+        data = vnops.read(self.mount, fh & INO, offset, size)
+        self.mount.nread += len(data)
+        return data
 
     @handler
     def write(self, fh: int, offset: int, data: bytes) -> int:
@@ -342,6 +344,7 @@ class Operations(pyfuse3.Operations):
             raise
         if done < len(data) and writeback.may_be(mount, fh, offset, len(data)):
             done += writeback.write(mount, fh, offset + done, data[done:])
+        mount.nwritten += done
         return done
 
     def write_some(self, fh: int, offset: int, data: bytes) -> int:

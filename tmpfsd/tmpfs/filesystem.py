@@ -53,7 +53,7 @@ class Mount:
     __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "clock", "now", "generation",
                  "lost_nodes", "flagged", "gate", "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels",
                  "marks", "nr_inodes", "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold",
-                 "quota")
+                 "quota", "nread", "nwritten")
 
     def __init__(self, config: Config, saved: Saved | None = None) -> None:
         self.config = config
@@ -85,6 +85,7 @@ class Mount:
         self.labels = False                 # whether a security label was ever set: before, they are not supported
         # By node, its generation and next mode: whose next write takes set-id bits, at most setid.MARKS_MAX.
         self.marks: dict[int, tuple[int, int]] = {}
+        self.nread = self.nwritten = 0      # bytes that requests have read and written
         self.nr_inodes = config.nr_inodes
         self.quota: Quota | None = Quota(config) if config.user_quota or config.group_quota else None
         self.check_level = self.vm.check_level      # TMPFSD_CHECK; at 2 the server calls check() after each operation
@@ -150,6 +151,7 @@ class Mount:
                        for file in swap.files] if swap else [],
             "zram": zram,
             "image": vm.image.stats() if vm.image is not None else NO_IMAGE,
+            "io": {"read_bytes": self.nread, "written_bytes": self.nwritten},
             "paging": {"faults": vm.faults, "pageins": vm.pageins, "pageouts": daemon.pageouts,
                        "scans": daemon.scans, "reclaims": daemon.reclaims, "stalls": daemon.stalls,
                        "read_errors": vm.read_errors, "write_errors": daemon.write_errors,
