@@ -352,6 +352,28 @@ def test_events(tmpfsd: Make) -> None:
     assert "above zero" in refusal("events", "--count", "0", str(fs.mnt))
 
 
+def test_every_command_has_json(tmpfsd: Make, tmp_path: Path) -> None:
+    fs = tmpfsd("ram=4m")
+    for name in ("one", "two", "three"):
+        (fs.mnt / name).mkdir()
+        touch(fs.mnt / name / "file", b"x")
+    one, two, three = (str(fs.mnt / name) for name in ("one", "two", "three"))
+    image, out = str(tmp_path / "image"), str(tmp_path / "out")
+
+    def told(*words: str) -> Any:
+        return json.loads(ctl(*words, "--json").stdout)
+
+    assert told("check", str(fs.mnt))["mountpoint"] == str(fs.mnt)
+    assert told("snapshot", str(fs.mnt), image)["inodes"] == 7
+    assert told("image", "verify", image)["inodes"] == 7
+    assert told("image", "extract", image, out) == {"directory": out, "files": 6}
+    assert told("image", "build", out, image)["bytes"] == os.path.getsize(image)
+    assert told("discard", "--yes", one) == {"path": one, "names": 2, "lost": 0}
+    assert [each["names"] for each in told("discard", "--yes", two, three)] == [2, 2]
+    assert told("install", "--root", str(tmp_path), "--program", "/opt/tmpfsd")["command"] == "/opt/tmpfsd"
+    assert len(told("install", "--root", str(tmp_path), "--remove")["removed"]) == 2
+
+
 def test_several_paths(tmpfsd: Make) -> None:
     """Each is done, whatever became of those before it; one that fails is told, and makes the status 1."""
     fs = tmpfsd("ram=4m")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from tmpfsd.cli.client import find, follow
@@ -24,12 +25,14 @@ exit status:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of check."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the verdict; ClientError (exit status 1) when something is inconsistent."""
     verdict = watch(follow(find(args.mountpoint), "check"), text)
-    print(printable(f"{args.mountpoint}: {verdict}"))
+    print(json.dumps({"mountpoint": args.mountpoint, "verdict": verdict}, indent=2) if args.json
+          else printable(f"{args.mountpoint}: {verdict}"))
 
 
 def text(progress: dict[str, Any]) -> str:

@@ -7,7 +7,9 @@ interrupts the waiting only.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from typing import Any
 
 from tmpfsd.cli.client import ClientError, follow, on_mount
 from tmpfsd.cli.progress import watch
@@ -29,6 +31,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("path", metavar="PATH", nargs="+", help="a directory or file on a tmpfsd mount")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask (needed where there is no terminal)")
     command.add_argument("-q", "--quiet", action="store_true", help="say nothing when all went well")
+    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
 
 
 def confirm(path: str) -> None:
@@ -56,8 +59,8 @@ def demand_no_link(path: str, where: mountinfo.Where) -> None:
                           f"{where.path}")
 
 
-def discard(path: str, args: argparse.Namespace) -> None:
-    """Remove one tree."""
+def discard(path: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Remove one tree; what was removed."""
     where = on_mount(path)
     mount, inside = where.mount, where.inside
     assert mount is not None
@@ -72,10 +75,16 @@ def discard(path: str, args: argparse.Namespace) -> None:
     if result["lost"]:
         complain(f"tmpfsctl: {path}: {result['lost']:,} of it could not be read back: their memory stays in use "
                  "until the unmount")
-    if not args.quiet:
+    if not args.quiet and not args.json:
         print(f"{printable(path)}: {result['names']:,} names removed")
+    return {"path": path, **result}
 
 
 def run(args: argparse.Namespace) -> None:
     """tmpfsctl discard."""
-    each(args.path, lambda path: discard(path, args))
+    found: list[dict[str, Any]] = []
+    try:
+        each(args.path, lambda path: found.append(discard(path, args)))
+    finally:
+        if args.json and found:
+            print(json.dumps(found if len(args.path) > 1 else found[0], indent=2))

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 from tmpfsd.cli.client import ClientError
 from tmpfsd.cli.newfile import new_file
@@ -34,7 +35,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("what", choices=("build", "info", "verify", "extract"), help="what to do")
     command.add_argument("paths", nargs="+", metavar="PATH",
                          help="build: a directory and the image; extract: an image and a directory; else an image")
-    command.add_argument("--json", action="store_true", help="info: as JSON, for scripts")
+    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
     command.add_argument("--mtime", type=int, metavar="SECONDS", help="build: the time of all files")
 
 
@@ -65,11 +66,16 @@ def run(args: argparse.Namespace) -> None:
     two = args.what in ("build", "extract")
     if len(args.paths) != 1 + two:
         raise ClientError(f"image {args.what}: " + ("two paths are needed" if two else "one path is needed"))
-    if args.mtime is not None and args.what != "build" or args.json and args.what != "info":
-        raise ClientError(f"image {args.what}: --mtime is for build, --json for info")
+    if args.mtime is not None and args.what != "build":
+        raise ClientError(f"image {args.what}: --mtime is for build")
     if args.mtime is not None and not 0 <= args.mtime < 1 << 33:
         raise ClientError(f"--mtime {args.mtime}: must be seconds since 1970")
     {"build": build, "info": info, "verify": verify, "extract": extract}[args.what](args)
+
+
+def tell(args: argparse.Namespace, found: dict[str, Any], text: str) -> None:
+    """Print what was done."""
+    print(json.dumps(found, indent=2) if args.json else printable(text))
 
 
 def build(args: argparse.Namespace) -> None:
@@ -84,7 +90,7 @@ def build(args: argparse.Namespace) -> None:
         nbytes = building.build(os.fsencode(directory), file.fd, args.mtime, bar, default_swap())
         file.commit()
     bar.end()
-    print(printable(f"{path}: {nbytes:,} bytes"))
+    tell(args, {"file": path, "bytes": nbytes}, f"{path}: {nbytes:,} bytes")
 
 
 def info(args: argparse.Namespace) -> None:
@@ -120,7 +126,7 @@ def verify(args: argparse.Namespace) -> None:
         raise ClientError(f"{shown(path)}: {str(error).removeprefix(shown(path) + ': ')}") from None
     finally:
         bar.end()
-    print(printable(f"{shown(path)}: whole: {found['inodes']:,} inodes, {found['pages']:,} pages"))
+    tell(args, {"image": path, **found}, f"{shown(path)}: whole: {found['inodes']:,} inodes, {found['pages']:,} pages")
 
 
 def extract(args: argparse.Namespace) -> None:
@@ -131,4 +137,4 @@ def extract(args: argparse.Namespace) -> None:
         done = extracting.extract(args.paths[0], args.paths[1], bar)
     finally:
         bar.end()
-    print(printable(f"{args.paths[1]}: {done:,} files"))
+    tell(args, {"directory": args.paths[1], "files": done}, f"{args.paths[1]}: {done:,} files")

@@ -7,6 +7,7 @@ template tmpfsd@.service serves a mount for each instance, `systemctl start tmpf
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import stat
@@ -70,6 +71,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--remove", action="store_true", help="take away what this command installed")
     command.add_argument("--root", default="/", metavar="DIR", help="install below DIR, for packages")
     command.add_argument("--program", metavar="PATH", help="the command tmpfsd that is meant (the one beside this)")
+    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
 
 
 def command_path() -> str:
@@ -116,12 +118,17 @@ def run(args: argparse.Namespace) -> None:
     """tmpfsctl install."""
     helper, unit = (os.path.join(args.root, path) for path in (HELPER, UNIT))
     if args.remove:
+        removed: list[str] = []
         for path in (helper, unit):
             if os.path.lexists(path):
                 place(path)
                 if os.path.lexists(path):
                     os.unlink(path)
-                print(f"removed {path}")
+                removed.append(path)
+                if not args.json:
+                    print(f"removed {path}")
+        if args.json:
+            print(json.dumps({"removed": removed}, indent=2))
         return
     command = args.program or command_path()
     if not os.path.isabs(command):
@@ -131,7 +138,8 @@ def run(args: argparse.Namespace) -> None:
     place(unit)
     with open(unit, "w", encoding="utf-8") as file:
         file.write(TEMPLATE.format(command=command))
-    print(f"{helper} -> {command}\n{unit}")
+    print(json.dumps({"helper": helper, "command": command, "unit": unit}, indent=2) if args.json
+          else f"{helper} -> {command}\n{unit}")
     weak = writable_by_others(command)
     if weak:
         streams.complain(f"tmpfsctl: warning: {weak} can be written by others than root: who may write it may run "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from tmpfsd.cli.client import ClientError, find, follow
@@ -32,12 +33,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE")
     command.add_argument("--hot", action="store_true",
                          help="with which pages were used: a mount of the image reads them first")
+    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
 
 
 def run(args: argparse.Namespace) -> None:
     """Save, and say what was saved."""
     done = save(args.mountpoint, args.file, args.hot)
-    print(printable(f"{args.file}: {done['inodes']:,} inodes, {done['bytes']:,} bytes"))
+    print(json.dumps({"file": args.file, **done}, indent=2) if args.json
+          else printable(f"{args.file}: {done['inodes']:,} inodes, {done['bytes']:,} bytes"))
 
 
 def save(mountpoint: str, path: str, hot: bool = False) -> dict[str, Any]:
