@@ -24,7 +24,7 @@ from importlib.util import source_hash, spec_from_file_location
 
 FLOORS = ("uvm", "pool", "tmpfs", "fuse")
 # Not compiled, but what the compiler knows of them is in the extensions.
-ALSO_READ = ("options.py", "sizes.py", "swapplaces.py", "stores/valkey.py")
+ALSO_READ = ("options.py", "seldom.py", "sizes.py", "swapplaces.py", "stores/valkey.py")
 GROUP = "tmpfsd"                    # mypyc's name of what is compiled together
 SUFFIX = EXTENSION_SUFFIXES[0]      # names the interpreter's version and the machine
 PACKAGE = os.path.dirname(os.path.abspath(__file__))

@@ -17,7 +17,6 @@ from tmpfsd.mounts import mountinfo
 MAX_PLACES = 16             # uvm.swapset.MAX_FILES
 SWAP_CANDIDATES = ("/var/tmp", "/tmp")
 LEAST_FREE = 64 << 20       # bytes: a disk with less is full
-MOST_LINKS = 40             # as the kernel has it
 TLS = ("valkeys", "rediss")
 REMOTE = re.compile(r"(valkeys?|rediss?)://([^/\s]+)/([A-Za-z0-9._-]{1,64})(?=:|$)", re.ASCII)
 SCHEME = re.compile(r"[a-z][a-z0-9+.]*://", re.ASCII)
@@ -68,7 +67,7 @@ def follow(path: str) -> str:
             here = there
             continue
         followed += 1
-        if followed > MOST_LINKS:
+        if followed > mountinfo.MOST_LINKS:
             raise ValueError("too many levels of symbolic links")
         if state.st_uid not in (0, os.geteuid()):
             raise ValueError(f"{there} is a symbolic link of another user: give the path that is meant")

@@ -15,8 +15,7 @@ from tmpfsd.pool.strings import CLASSES
 from tmpfsd.tmpfs.layout import INLINE_MAX
 from tmpfsd.tmpfs.mem import DATA_RUN
 from tmpfsd.tmpfs.regfile import CHUNK, PACKED_MAX
-from tmpfsd.uvm.pagedaemon import CLUSTER
-from tmpfsd.uvm.param import PAGE_SIZE
+from tmpfsd.uvm.param import CLUSTER, PAGE_SIZE
 
 EDGES = sorted({0, INLINE_MAX, *CLASSES, PACKED_MAX, PAGE_SIZE, 2 * PAGE_SIZE, CLUSTER * PAGE_SIZE, CHUNK * PAGE_SIZE,
                 2 * CHUNK * PAGE_SIZE, DATA_RUN * PAGE_SIZE})

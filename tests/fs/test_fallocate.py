@@ -13,7 +13,7 @@ from tmpfsd.tmpfs import cut, fallocate, holes
 from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.regfile import MAX_SIZE
 from tmpfsd.uvm.errors import NoMemory, VmError
-from tmpfsd.uvm.unwritten import UNWRITTEN
+from tmpfsd.uvm.pagekind import UNWRITTEN
 
 PAGE = 4096
 

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from tmpfsd.cli.client import connect
+from tmpfsd.mounts import places
 from tmpfsd.server import control, turns
 from tmpfsd.server.control import MAX_LINE, ControlServer, listen
 from tmpfsd.server.refused import ControlError
@@ -339,7 +340,7 @@ def test_others_may_not_ask(uid: int, served: bool) -> None:
     """C2: by the peer's credentials."""
     class Client:
         def getsockopt(self, *_args: int) -> bytes:
-            return control.CREDENTIALS.pack(1, uid, uid)
+            return places.CREDENTIALS.pack(1, uid, uid)
 
     refusal = ControlServer(COMMANDS, owner=1000)._refusal(Client())
     assert (refusal is None) == served

@@ -58,11 +58,11 @@ class TestTheRest:
         with refused(errno.ENOENT):
             wire.ask(abi.UNLINK, ROOT, b"a\0")
         wire.tell(abi.FORGET, 99, bytes(8))
-        assert [samples[name] for name in ("forget", "getattr", "unlink", "read")] == [[1, 7], [1, 7], [1, 7], [0, 0]]
+        assert [samples[name][:2] for name in ("forget", "getattr", "unlink", "read")] == [[1, 7], [1, 7], [1, 7], [0, 0]]
         wire.session.time_next(samples, lambda: next(clock))
         wire.session.time_no_more()
         wire.getattr(ROOT)
-        assert samples["getattr"] == [1, 7]
+        assert samples["getattr"][:2] == [1, 7]
 
     def test_check_level_2_checks_after_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TMPFSD_CHECK", "2")

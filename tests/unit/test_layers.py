@@ -9,8 +9,9 @@ import tmpfsd
 
 PACKAGE = Path(tmpfsd.__file__).parent
 # The ground first.
-FLOORS = ("compiled", "native", "mounts", "machine", "mountflags", "optionwords", "sizes", "owners", "swapplaces",
-          "options", "privileges", "uvm", "stores", "pool", "tmpfs", "image", "fuse", "server", "cli", "__main__")
+FLOORS = ("compiled", "native", "seldom", "mounts", "machine", "mountflags", "optionwords", "sizes", "owners",
+          "swapplaces", "options", "privileges", "uvm", "stores", "pool", "tmpfs", "image", "fuse", "server", "cli",
+          "__main__")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

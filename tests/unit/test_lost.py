@@ -5,9 +5,10 @@ from typing import Callable
 
 import pytest
 
+from tmpfsd.seldom import seldom
 from tmpfsd.uvm import lost
 from tmpfsd.uvm.errors import Inconsistent, SwapIOError, Unanswered
-from tmpfsd.uvm.lost import Lost, Unreadable, heed, seldom
+from tmpfsd.uvm.lost import Lost, Unreadable, heed
 from tmpfsd.uvm.vm import Vm
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from tests import failpoints
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
-from tmpfsd.uvm.pagedaemon import LIVES, PATIENCE, STEP_PATIENCE, PageDaemon
+from tmpfsd.uvm.pagedaemon import PATIENCE, STEP_PATIENCE, PageDaemon
 from tmpfsd.uvm.pagekind import WIRED
-from tmpfsd.uvm.queues import ACTIVE, HELD, INACTIVE
+from tmpfsd.uvm.queues import ACTIVE, HELD, INACTIVE, LIVES
 from tmpfsd.uvm.vm import Vm
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tmpfsd.uvm.errors import Inconsistent
-from tmpfsd.uvm.param import PAGE_SIZE, atop, ptoa, round_page, trunc_page
+from tmpfsd.uvm.param import PAGE_SIZE, atop, ptoa, round_page
 from tmpfsd.uvm.physmem import PhysMem
 
 
@@ -73,5 +73,4 @@ def test_f2_a_free_frame_is_in_use(phys: PhysMem, flags: str) -> None:
 
 def test_conversions() -> None:
     assert [round_page(n) for n in (0, 1, 4096, 4097)] == [0, 4096, 4096, 8192]
-    assert [trunc_page(n) for n in (0, 4095, 4096)] == [0, 0, 4096]
     assert atop(ptoa(7)) == atop(ptoa(7) + 4095) == 7

@@ -4,8 +4,8 @@ import pytest
 
 from tmpfsd.uvm import unwritten
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, NoSwap
+from tmpfsd.uvm.pagekind import UNWRITTEN
 from tmpfsd.uvm.swapset import free_base, swapoff, swapon
-from tmpfsd.uvm.unwritten import UNWRITTEN
 from tmpfsd.uvm.vm import Vm
 
 

@@ -17,7 +17,6 @@ import errno
 import json
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -34,7 +33,6 @@ SILENCE = 1.4           # seconds without a word
 PING_SECONDS = 0.7
 BRIEFLY = 0.4           # for a server that may be of any mount
 MAX_ANSWER = 16 << 20
-CREDENTIALS = struct.Struct("3i")       # struct ucred: pid, uid, gid
 
 
 def find(path: str) -> MountPoint:
@@ -81,8 +79,7 @@ class Connection:
         self.buffer = bytearray()
         try:
             self._connect(mounted)
-            self.pid, self.uid, _ = CREDENTIALS.unpack(
-                self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+            self.pid, self.uid, _ = places.peer(self.sock)
             if self.uid != mounted.owner:
                 raise Foreign(f"{mounted.path}: user {self.uid} answers for it, to whom it does not belong: not asked")
         except BaseException:

@@ -21,9 +21,9 @@ from tmpfsd.tmpfs import node, reap
 from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.layout import ORPHAN, ROOT_INO
 from tmpfsd.tmpfs.mem import OWNER_NLOOKUP
+from tmpfsd.uvm.pagekind import UNWRITTEN
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE
-from tmpfsd.uvm.unwritten import UNWRITTEN
 from tmpfsd.uvm.vm import OWNER_MASK
 
 Tell = Callable[[int, int], None]

@@ -19,8 +19,8 @@ from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.layout import ROOT_INO
 from tmpfsd.uvm import backing
 from tmpfsd.uvm.errors import NoMemory
+from tmpfsd.uvm.pagekind import UNWRITTEN
 from tmpfsd.uvm.param import PAGE_SHIFT
-from tmpfsd.uvm.unwritten import UNWRITTEN
 from tmpfsd.uvm.used import Used
 
 OF_PAGE = 16                # bytes of memory that a page number takes, while it is restored

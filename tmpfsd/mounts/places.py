@@ -14,9 +14,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import stat
+import struct
+from typing import Any
 
 ROOT_DIRECTORY = "/run/tmpfsd"
+CREDENTIALS = struct.Struct("3i")       # struct ucred: pid, uid, gid
 NAME = re.compile(r"([0-9]{1,9})-([0-9]{1,9})\.sock")
 
 
@@ -94,3 +98,9 @@ def devices(uid: int) -> list[tuple[int, int]]:
                 continue
             found += [(int(match[1]), int(match[2])) for match in map(NAME.fullmatch, names) if match]
     return list(dict.fromkeys(found))
+
+
+def peer(connected: Any) -> tuple[int, int, int]:
+    """Return who is at the other end of a unix socket, as the kernel knows it: process, user, group (unix(7))."""
+    pid, uid, gid = CREDENTIALS.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    return pid, uid, gid

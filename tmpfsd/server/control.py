@@ -35,16 +35,15 @@ import trio
 
 from tmpfsd.mounts import places
 from tmpfsd.mounts.places import directories, owned, socket_name
+from tmpfsd.seldom import seldom
 from tmpfsd.server.refused import ControlError
 from tmpfsd.server.turns import Turns
-from tmpfsd.uvm.lost import seldom
 
 log = logging.getLogger(__name__)
 
 MAX_LINE = 64 << 10
 MAX_CLIENTS = 64
 IDLE_SECONDS = 5.0
-CREDENTIALS = struct.Struct("3i")       # struct ucred: pid, uid, gid
 DESCRIPTOR = struct.Struct("i")
 SO_PEERGROUPS = 59                      # <asm-generic/socket.h>
 MOST_GROUPS = 65536                     # NGROUPS_MAX
@@ -75,7 +74,7 @@ class Peer(NamedTuple):
 
 def peer_of(client: Any) -> Peer:
     """Return who connected, with the groups that the peer had then."""
-    _, uid, gid = CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    _, uid, gid = places.peer(client)
     try:
         data = client.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * MOST_GROUPS)
     except OSError:                     # a kernel before 4.13
@@ -276,8 +275,7 @@ class ControlServer:
         """Return why this client is not served, or None."""
         if self.nclients > MAX_CLIENTS:
             return f"too many clients: at most {MAX_CLIENTS} at once"
-        _, uid, _ = CREDENTIALS.unpack(
-            client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+        _, uid, _ = places.peer(client)
         return None if uid in (0, self.owner) else "only root and the mounting user may ask"
 
     async def _lines(self, client: Any) -> None:

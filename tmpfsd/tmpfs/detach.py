@@ -23,7 +23,7 @@ from tmpfsd.tmpfs import doomed, fileattr, layout, node
 from tmpfsd.tmpfs.btree import Path
 from tmpfsd.tmpfs.directory import DIRENT_SIZE
 from tmpfsd.tmpfs.fserror import FsError
-from tmpfsd.tmpfs.layout import EXTERNAL, NLOOKUP_MAX, ORPHAN, set_tn_ctime, set_tn_links, tn_links
+from tmpfsd.tmpfs.layout import EXTERNAL, NLOOKUP_MAX, ORPHAN, S_IFDIR, S_IFMT, set_tn_ctime, set_tn_links, tn_links
 from tmpfsd.uvm.errors import SwapIOError
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHUNK = 12                  # entries between two breaths: three pages each, and those of the directory's tree
-S_IFMT, S_IFDIR = 0o170000, 0o040000
 
 
 class _Entry(NamedTuple):

@@ -21,13 +21,13 @@ from tmpfsd.tmpfs.mem import OWNER_DATA, Mem
 from tmpfsd.uvm.backing import Backing
 from tmpfsd.uvm.codec import Zstd
 from tmpfsd.uvm.errors import NoMemory, NoSwap
+from tmpfsd.uvm.pagekind import UNWRITTEN
 from tmpfsd.uvm.param import atop, ptoa
 from tmpfsd.uvm.seal import make_seal
 from tmpfsd.uvm.store import Store, open_store
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import OWN_WIDTH, RING_BASE, RING_WIDTH, SwapSet, free_base
 from tmpfsd.uvm.tier import compress_in
-from tmpfsd.uvm.unwritten import UNWRITTEN
 from tmpfsd.uvm.vm import SPARE, Vm
 from tmpfsd.uvm.zlog import ZLog
 

@@ -25,9 +25,10 @@ from tmpfsd.tmpfs.layout import (
 )
 from tmpfsd.tmpfs.mem import OWNER_DATA
 from tmpfsd.uvm.errors import SwapIOError, demand
+from tmpfsd.uvm.pagekind import UNWRITTEN
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE
-from tmpfsd.uvm.unwritten import UNWRITTEN, is_unwritten
+from tmpfsd.uvm.unwritten import is_unwritten
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.filesystem import Mount

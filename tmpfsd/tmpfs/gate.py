@@ -20,10 +20,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from tmpfsd.seldom import seldom
 from tmpfsd.tmpfs.accounts import OverQuota
 from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
-from tmpfsd.uvm.lost import seldom
 
 log = logging.getLogger(__name__)
 

@@ -109,6 +109,8 @@ LINKABLE: Final = 1 << 31
 _DEVICES: Final = (0o020000, 0o060000)
 
 ROOT_INO: Final = 1
+S_IFMT: Final = 0o170000         # of a mode: which type; Python has it as a function only
+S_IFDIR: Final = 0o040000
 NAME_MAX: Final = 255
 KIND_NONE: Final = 0
 KIND_INLINE: Final = 1
@@ -186,8 +188,8 @@ def tn_stat(mem, at: int) -> tuple:
         atime += atimehi << 64
         mtime += mtimehi << 64
     # What is packed takes no page of its own, but st_blocks must not be 0: tar and cp would take it for a hole.
-    blocks = pages * BLOCKS_PER_PAGE if kind == KIND_TREE or mode & 0o170000 != 0o100000 else packed_blocks(size)
-    if rdev and mode & 0o170000 not in _DEVICES:
+    blocks = pages * BLOCKS_PER_PAGE if kind == KIND_TREE or mode & S_IFMT != 0o100000 else packed_blocks(size)
+    if rdev and mode & S_IFMT not in _DEVICES:
         rdev = 0
     return mode, links, uid, gid, rdev, size, blocks, atime, mtime, ctime, gen
 

@@ -21,10 +21,10 @@ import logging
 import stat
 from typing import TYPE_CHECKING
 
+from tmpfsd.seldom import seldom
 from tmpfsd.tmpfs import cut, doomed, layout, xattr
 from tmpfsd.tmpfs.layout import KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN
 from tmpfsd.uvm.errors import SwapIOError
-from tmpfsd.uvm.lost import seldom
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.filesystem import Mount

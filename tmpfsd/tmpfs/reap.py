@@ -18,18 +18,18 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Callable
 
+from tmpfsd.seldom import seldom
 from tmpfsd.tmpfs import cut, detach, doomed, layout, node, xattr
 from tmpfsd.tmpfs.accounts import OverQuota
 from tmpfsd.tmpfs.detach import StaleName
+from tmpfsd.tmpfs.layout import S_IFDIR, S_IFMT
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
-from tmpfsd.uvm.lost import seldom
 
 if TYPE_CHECKING:
     from tmpfsd.tmpfs.filesystem import Mount
 
 log = logging.getLogger(__name__)
 
-S_IFMT, S_IFDIR = 0o170000, 0o040000
 ROOM_STEPS = 4              # steps of the reaper before a refused operation is tried again: two milliseconds
 UNTOLD_MOST = 4096          # names that the kernel is still to be told of, from which on only the server reaps
 

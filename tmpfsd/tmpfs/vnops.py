@@ -17,8 +17,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from stat import S_IFDIR, S_ISGID, S_ISREG
-from typing import TYPE_CHECKING, Any, Final
+from stat import S_ISGID, S_ISREG
+from typing import TYPE_CHECKING, Any
 
 from tmpfsd.sizes import UNLIMITED
 from tmpfsd.tmpfs import acl, cut, fileattr, layout, listing, node, permission, regfile, setid, tmpfile, xattr
@@ -27,9 +27,9 @@ from tmpfsd.tmpfs.caller import CAP_SYS_ADMIN
 from tmpfsd.tmpfs.directory import DIR_SIZE
 from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import (
-    EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NAME_MAX, ROOT_INO, SPEC, directory_spec, init_node,
-    set_tn_ctime, set_tn_links, string_spec, tn_access, tn_kind, tn_links, tn_mode, tn_parent, tn_size, tn_stat,
-    tn_string, touch
+    EXTERNAL, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, NAME_MAX, ROOT_INO, S_IFDIR, S_IFMT, SPEC,
+    directory_spec, init_node, set_tn_ctime, set_tn_links, string_spec, tn_access, tn_kind, tn_links, tn_mode,
+    tn_parent, tn_size, tn_stat, tn_string, touch
 )
 from tmpfsd.tmpfs.listing import Emit, EmitName
 from tmpfsd.tmpfs.mem import DIRECTORIES, OTHERS
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from tmpfsd.tmpfs.filesystem import Mount
 
 LINK_MAX, PATH_MAX = (1 << 31) - 1, 4096
-TYPE_MASK: Final = 0o170000         # S_IFMT, which Python has as a function only
 DAY, CTIME_MAX = 86_400_000_000_000, (1 << 63) - 1      # ns; only the writeback cache ever hands a ctime in
 __all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "access", "create", "forget", "getattr", "getxattr", "link",
            "list_names", "listxattr", "lookup", "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir",
@@ -57,7 +56,7 @@ access, forget = permission.access, node.forget
 def directory(mp: Mount, dino: int) -> int:
     """The offset of a directory's node, to change.  => FsError ENOTDIR."""
     dat = mp.mem.node_w(dino)
-    if tn_mode(mp.arena, dat) & TYPE_MASK != S_IFDIR:
+    if tn_mode(mp.arena, dat) & S_IFMT != S_IFDIR:
         raise FsError(errno.ENOTDIR)
     return dat
 
@@ -70,7 +69,7 @@ def lookup(mp: Mount, dino: int, name: bytes) -> int:
         ino = _dot(mp, dino, name)
     else:
         dat = mp.mem.node(dino)
-        if tn_mode(mp.arena, dat) & TYPE_MASK != S_IFDIR:
+        if tn_mode(mp.arena, dat) & S_IFMT != S_IFDIR:
             raise FsError(errno.ENOTDIR)
         found = mp.dirs.find(dat, name)
         if found is None:
@@ -91,7 +90,7 @@ def _dot(mp: Mount, dino: int, name: bytes) -> int:
         if not tn_links(mp.arena, at):
             raise FsError(errno.ESTALE)
         return dino
-    if tn_mode(mp.arena, at) & TYPE_MASK != S_IFDIR:
+    if tn_mode(mp.arena, at) & S_IFMT != S_IFDIR:
         raise FsError(errno.ENOTDIR)
     if not tn_links(mp.arena, at):
         raise FsError(errno.ENOENT)
@@ -185,7 +184,7 @@ def _make_with(mp: Mount, dino: int, name: bytes, mode: int, cred: Any, rdev: in
     """A new node with a tree of attributes, under a free name."""
     mem, arena, dirs = mp.mem, mp.arena, mp.dirs
     dat, vacancy = _vacancy(mp, dino, name)
-    is_dir = mode & TYPE_MASK == S_IFDIR
+    is_dir = mode & S_IFMT == S_IFDIR
     dmode, _uid, gid = tn_access(arena, dat)
     if not dmode & S_ISGID:
         gid = cred.gid
@@ -291,7 +290,7 @@ def _remove(mp: Mount, dino: int, name: bytes, is_dir: bool) -> None:
     at = mem.node_w(ino)
     if mp.flagged:
         fileattr.demand_removable(mp, dat, at)
-    if (tn_mode(arena, at) & TYPE_MASK == S_IFDIR) != is_dir:
+    if (tn_mode(arena, at) & S_IFMT == S_IFDIR) != is_dir:
         raise FsError(errno.ENOTDIR if is_dir else errno.EISDIR)
     if is_dir and not dirs.is_empty(at):
         raise FsError(errno.ENOTEMPTY)
@@ -335,7 +334,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
     at = mp.mem.node_w(ino)
     old_mode, old_uid, old_gid = tn_access(arena, at)
     if mode is not None:
-        new_mode = old_mode & TYPE_MASK | stat.S_IMODE(mode)
+        new_mode = old_mode & S_IFMT | stat.S_IMODE(mode)
     else:
         new_mode = setid.of_setattr(mp, ino, at, cred, owner=uid is not None or gid is not None, size=size is not None,
                                     times=any(ns is not None for ns in (atime_ns, mtime_ns, ctime_ns)))

@@ -23,6 +23,7 @@ from array import array
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Iterator, NamedTuple
 
+from tmpfsd.pool.table import WORD
 from tmpfsd.tmpfs import layout, xattr
 from tmpfsd.tmpfs.btwalk import nodes_from
 from tmpfsd.tmpfs.fserror import FsError
@@ -44,7 +45,6 @@ RUN_MOST = 16384            # pages of data looked at between two points: a mill
 ATTRIBUTES = 128            # likewise
 COPY = 1 << 18              # pages whose frames are noted between two points
 IS_OUT = bytes(128) + b"\1" * 128         # by the highest byte of what a page table has of a page: it is out
-WORD = 4                    # bytes of a lookup count
 
 
 # --- paths ---

@@ -27,15 +27,14 @@ from array import array
 from typing import TYPE_CHECKING, Protocol, Sequence
 
 from tmpfsd.uvm.errors import NoMemory, NoSwap
+from tmpfsd.uvm.pagekind import UNWRITTEN
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
-
-UNWRITTEN = 0x1F            # unwritten.py
 LONG_OUT = -2 - (1 << 29)   # frame_of of a page that left before anybody can tell
-_FRAMELESS = re.compile(b"[\\0\\x1f]+")
-_UNWRITTEN = re.compile(b"\\x1f+")
+_FRAMELESS = re.compile(b"[\\0\\x%02x]+" % UNWRITTEN)
+_UNWRITTEN = re.compile(b"\\x%02x+" % UNWRITTEN)
 
 
 class Backing(Protocol):

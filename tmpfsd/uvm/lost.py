@@ -29,11 +29,6 @@ log = logging.getLogger(__name__)
 MOST = 1024
 
 
-def seldom(n: int) -> bool:
-    """Whether the n-th of many alike is worth a line in the log: the first, and each time they have doubled.  O(1)."""
-    return n & (n - 1) == 0
-
-
 class Lost:
     """The list of lost pages of one machine."""
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from tmpfsd.uvm.queues import LIVES
+
 REFERENCED: Final = 1
 FRESH: Final = 2
 INDEX: Final = 4            # a page of an index, which has lives
 LIFE: Final = 8             # lives are counted in these
-LIVES: Final = 16           # pagedaemon.py's
 LOOKS: Final = 256          # of one eviction: then the head leaves, whatever it is
 
 

@@ -36,22 +36,20 @@ import time
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, Generator
 
+from tmpfsd.seldom import seldom
 from tmpfsd.uvm import backing, failpoint
 from tmpfsd.uvm.errors import NoSwap, demand
-from tmpfsd.uvm.lost import seldom
 from tmpfsd.uvm.pagekind import MAX_OWNERS
-from tmpfsd.uvm.queues import ACTIVE, HELD, INACTIVE, NHEADS, NOT_QUEUED, Queues
+from tmpfsd.uvm.param import CLUSTER
+from tmpfsd.uvm.queues import ACTIVE, HELD, INACTIVE, LIVES, NHEADS, NOT_QUEUED, Queues
+from tmpfsd.uvm.swap import FAR, WRITE_TRIES
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
 log = logging.getLogger(__name__)
 
-CLUSTER: Final = 16         # pages written together: 64 KiB
-WRITE_TRIES: Final = 3      # slots tried for one page before it stays
 MOST_BATCH = 128            # pages that one breath evicts beyond those that must be free: half a millisecond
-FAR = 64                    # slots from a bad one to the next that is tried, and its square
-LIVES: Final = 16           # rounds that a page of an index is let off: a page of nodes serves a twelfth of its files
 MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
 FLUSH_LOOKS = 2048          # frames looked at in a step of flush()
 PATIENCE = 2048             # looks of one reclaim: 3 ms

@@ -16,6 +16,7 @@ ACTIVE: Final = 1
 INACTIVE: Final = 2
 HELD: Final = 3
 NHEADS: Final = 3
+LIVES: Final = 16           # rounds that a page of an index is let off: a page of nodes serves a twelfth of its files
 
 
 class Queues:

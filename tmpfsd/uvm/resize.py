@@ -17,8 +17,9 @@ Breathing   A step makes offsets stale: it may run where breathe() may, between 
 from collections.abc import Generator, Iterator
 
 from tmpfsd.uvm.errors import NoMemory
-from tmpfsd.uvm.pagedaemon import LIVES, STEP_PATIENCE
+from tmpfsd.uvm.pagedaemon import STEP_PATIENCE
 from tmpfsd.uvm.param import ptoa
+from tmpfsd.uvm.queues import LIVES
 from tmpfsd.uvm.vm import Vm
 
 GROW_STEP = 4096            # frames that come in a step: 16 MiB

@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Final, Iterator
 
 from tmpfsd.uvm.aobj import UNMAPPED
 from tmpfsd.uvm.mini import Mini
-from tmpfsd.uvm.pagedaemon import CLUSTER, MOST_BATCH
+from tmpfsd.uvm.pagedaemon import MOST_BATCH
+from tmpfsd.uvm.param import CLUSTER
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm

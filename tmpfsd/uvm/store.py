@@ -23,7 +23,7 @@ import stat
 from typing import Callable, Protocol, Sequence
 
 from tmpfsd.native import mypyc_attr
-from tmpfsd.uvm.lost import seldom
+from tmpfsd.seldom import seldom
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
 log = logging.getLogger(__name__)

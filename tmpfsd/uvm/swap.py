@@ -29,9 +29,9 @@ import time
 from typing import Any, Callable, Sequence
 
 from tmpfsd.native import mypyc_attr
+from tmpfsd.seldom import seldom
 from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, WrongPage, demand
-from tmpfsd.uvm.lost import seldom
 from tmpfsd.uvm.param import PAGE_SIZE, ptoa
 from tmpfsd.uvm.seal import Crc, Seal
 from tmpfsd.uvm.store import Store
@@ -43,6 +43,8 @@ FULL_SECONDS = 0.5                      # between two looks at a disk that was f
 UNPARK = 4096                           # slots unparked at once
 HOLE = 4096                             # slots of a hole, and of all holes of one call but for the last
 UNSAID = -1                             # priority: below all that was said, in order of age
+WRITE_TRIES = 3                         # slots tried for one page that is refused
+FAR = 64                                # slots from a bad one to the next that is tried, and its square
 STREAK = 8                              # writes that fail in a row before a store gets a rest
 FIRST_PAUSE, MOST_PAUSE = 0.05, 1.0     # seconds of rest: the first, and what doubling it ends at
 MOST_PRIORITY = 32767                   # as swapon(8) has it

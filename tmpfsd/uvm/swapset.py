@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Generator, Sequence
 from tmpfsd.uvm import unwritten
 from tmpfsd.uvm.backing import Backing, keep_slots
 from tmpfsd.uvm.errors import NoSwap, SwapIOError, demand
-from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, ptoa
+from tmpfsd.uvm.param import CLUSTER, PAGE_SHIFT, PAGE_SIZE, ptoa
 from tmpfsd.uvm.swap import UNSAID, Swap
 from tmpfsd.uvm.zlog import ZLog
 
@@ -41,7 +41,6 @@ RING_WIDTH = 1 << 29        # numbers of the compressed tier's ring: 2 TiB of pa
 RING_BASE = NUMBERS - RING_WIDTH
 STEP_PAGES = 16             # pages that a step of swapoff() moves: 0.3 ms where each is written alone
 STEP_LOOKS = 2048           # pages that it looks at: 0.1 ms
-CLUSTER = 16                # pages copied at once
 
 
 class SwapSet:

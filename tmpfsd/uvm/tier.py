@@ -43,16 +43,14 @@ from tmpfsd.uvm import failpoint
 from tmpfsd.uvm.area import footprint
 from tmpfsd.uvm.backing import keep_slots
 from tmpfsd.uvm.errors import NoSwap
-from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.param import CLUSTER, PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.swap import FAR, WRITE_TRIES
 from tmpfsd.uvm.swapset import SwapSet
 from tmpfsd.uvm.zlog import MOST_PACKED, WORTH, Oldest, ZLog
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
-CLUSTER: Final = 16         # records written to a store at once
-WRITE_TRIES: Final = 3      # slots tried for one record
-FAR: Final = 64             # slots from a bad one to the next that is tried, and its square
 DEAD_LOOKS: Final = 32      # dead records passed over in a step
 STEPS: Final = 32           # steps that one take() may go towards room
 MOST_STEPS: Final = 1 << 30     # and where a page must leave: carrying ends where what is dead is found

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from tmpfsd.uvm.backing import keep_slots
 from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
+from tmpfsd.uvm.pagekind import UNWRITTEN
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
     from tmpfsd.uvm.zlog import ZLog
 
-UNWRITTEN = 0x1F            # flags: the owner of such pages
 DATA = 1                    # and of what they become
 _LIKE = bytes((UNWRITTEN,))
 _UNLIKE = bytes((DATA,))

@@ -35,14 +35,15 @@ from array import array
 from typing import Callable, Final, Iterable
 
 from tmpfsd.native import i64
+from tmpfsd.seldom import seldom
 from tmpfsd.uvm import backing, failpoint
 from tmpfsd.uvm.aobj import UNMAPPED, Windows
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
-from tmpfsd.uvm.lost import Lost, Unreadable, seldom
+from tmpfsd.uvm.lost import Lost, Unreadable
 from tmpfsd.uvm.overdraft import Overdraft
-from tmpfsd.uvm.pagedaemon import CLUSTER, PageDaemon
-from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, WINDOWED, WIRED
-from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
+from tmpfsd.uvm.pagedaemon import PageDaemon
+from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, UNWRITTEN, WINDOWED, WIRED
+from tmpfsd.uvm.param import CLUSTER, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE, PhysMem
 from tmpfsd.uvm.queues import ACTIVE, INACTIVE
 from tmpfsd.uvm.sampler import Sampler
@@ -50,7 +51,7 @@ from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.swapset import SwapSet
 from tmpfsd.uvm.tier import Tier
 from tmpfsd.uvm.undefined import Undefined
-from tmpfsd.uvm.unwritten import UNWRITTEN, bring_in
+from tmpfsd.uvm.unwritten import bring_in
 from tmpfsd.uvm.used import Used
 from tmpfsd.uvm.vmcheck import check_vm
 from tmpfsd.uvm.vmmap import VmMap

@@ -14,8 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Callable, Final
 
 from tmpfsd.uvm.errors import SwapIOError, Unanswered, demand
-from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, WIRED
-from tmpfsd.uvm.unwritten import UNWRITTEN
+from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, UNWRITTEN, WIRED
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
