@@ -58,7 +58,8 @@ class TestTheRest:
         with refused(errno.ENOENT):
             wire.ask(abi.UNLINK, ROOT, b"a\0")
         wire.tell(abi.FORGET, 99, bytes(8))
-        assert [samples[name][:2] for name in ("forget", "getattr", "unlink", "read")] == [[1, 7], [1, 7], [1, 7], [0, 0]]
+        found = [samples[name][:2] for name in ("forget", "getattr", "unlink", "read")]
+        assert found == [[1, 7], [1, 7], [1, 7], [0, 0]]
         wire.session.time_next(samples, lambda: next(clock))
         wire.session.time_no_more()
         wire.getattr(ROOT)

@@ -203,7 +203,7 @@ def machine(monkeypatch) -> None:
         if mount.minor in errors:
             raise errors[mount.minor](path)
         return status(used=1, ram=50)
-    monkeypatch.setattr(list_, "ask_mount", answer)
+    monkeypatch.setattr(list_, "ask_briefly", answer)
     monkeypatch.setattr(list_, "leftovers", lambda: [])
     monkeypatch.setattr(list_.mountinfo, "table", lambda: [*MOUNTS, MOUNTS[0]._replace(path="/bound")])
 
@@ -230,7 +230,7 @@ def test_what_is_hung_or_has_no_socket_or_no_mount(machine, monkeypatch, capsys)
         if mount.minor in (3, 4):
             raise {3: client.Hung, 4: client.NoSocket}[mount.minor](path)
         return {"swap": 1} if mount.minor == 5 else {**status(), "backend": "\x1b[31m\n"}
-    monkeypatch.setattr(list_, "ask_mount", answer)
+    monkeypatch.setattr(list_, "ask_briefly", answer)
     monkeypatch.setattr(list_, "leftovers", lambda: [{**status(), "mountpoint": "/gone"}])
     assert ctl.main(["list"]) == 0
     lines = capsys.readouterr().out.split("\n")

@@ -8,6 +8,8 @@ Invariants  A1 Only the owner of the mount is sent anything, and only what the o
                owner of the file.
             A2 A server that is silent for SILENCE seconds is asked by a second connection whether it lives.  One that
                says nothing there either is hung.  Any line, also one of progress, is a sign of life.
+            A3 Who asks all mounts of the machine waits for no single one: ask_briefly() has an end, whatever the server
+               of another user says, byte by byte or without an end.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 from tmpfsd.cli import trouble
@@ -30,6 +32,8 @@ from tmpfsd.mounts.mountinfo import FSTYPE, MountPoint, Where
 __all__ = ["ClientError", "CliError", "Dead", "Detached", "Foreign", "Hung", "NoSocket"]
 
 SILENCE = 1.4           # seconds without a word
+LEAST = 0.01
+LONGEST = 10.0          # for a status, which never takes long, of a server that lives
 PING_SECONDS = 0.7
 BRIEFLY = 0.4           # for a server that may be of any mount
 MAX_ANSWER = 16 << 20
@@ -73,7 +77,8 @@ def on_mount(path: str) -> Where:
 class Connection:
     """A conversation with the server of a mount, and with nobody else (A1)."""
 
-    def __init__(self, mounted: MountPoint, seconds: float) -> None:
+    def __init__(self, mounted: MountPoint, seconds: float, until: float | None = None) -> None:
+        self.seconds, self.until = seconds, until       # of silence; and when all must have been said (A3)
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(seconds)
         self.buffer = bytearray()
@@ -118,13 +123,26 @@ class Connection:
             data = data[socket.send_fds(self.sock, [data], descriptors):]
         self.sock.sendall(data)
 
+    def is_over(self) -> bool:
+        """Tell whether all should have been said by now."""
+        return self.until is not None and time.monotonic() >= self.until
+
+    def _heed_end(self) -> None:
+        """Wait no longer than is left.  => TimeoutError."""
+        if self.is_over():
+            raise TimeoutError("not all was said in time")
+        if self.until is not None:
+            self.sock.settimeout(min(self.seconds, max(self.until - time.monotonic(), LEAST)))
+
     def line(self) -> bytes:
         """Return the next line; what came, without its end, where the server hangs up.  => TimeoutError."""
+        self._heed_end()
         while (end := self.buffer.find(b"\n") + 1) == 0 and len(self.buffer) <= MAX_ANSWER:
             data = self.sock.recv(1 << 16)
             if not data:
                 break
             self.buffer += data
+            self._heed_end()
         end = end or len(self.buffer)
         line = bytes(self.buffer[:end])
         del self.buffer[:end]
@@ -147,7 +165,7 @@ def connect(sock: socket.socket, place: str) -> None:
 def lives(mounted: MountPoint) -> bool:
     """Tell whether the server says anything at all (A2)."""
     try:
-        with Connection(mounted, PING_SECONDS) as connection:
+        with Connection(mounted, PING_SECONDS, time.monotonic() + 2 * PING_SECONDS) as connection:
             connection.send({"command": "ping"})
             return bool(connection.line())
     except (OSError, ClientError):
@@ -174,20 +192,30 @@ def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
     return answer["result"]
 
 
+def ask_briefly(mounted: MountPoint, seconds: float, command: str) -> Any:
+    """Send one command to a mount that may be anybody's; ClientError when it has not answered after so long (A3)."""
+    until = time.monotonic() + seconds
+    with contextlib.closing(answers(mounted, mounted.path, seconds, command, {}, until)) as told:
+        for answer in told:
+            if "result" in answer:
+                return answer["result"]
+    raise ClientError(f"{mounted.path}: no answer")
+
+
 def follow(mounted: MountPoint, command: str, **arguments: Any) -> Iterator[dict[str, Any]]:
     """Send one command to a mount and yield each answer, {"progress": ...} or at last {"result": ...}."""
     return answers(mounted, mounted.path, SILENCE, command, arguments)
 
 
-def answers(mounted: MountPoint, path: str, seconds: float, command: str,
-            arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def answers(mounted: MountPoint, path: str, seconds: float, command: str, arguments: dict[str, Any],
+            until: float | None = None) -> Generator[dict[str, Any], None, None]:
     """Send one command and yield its answers, the last with a result; ClientError, which names path, when it fails.
 
-    => seconds is how long the server may be silent.
+    => seconds is how long the server may be silent; until, when it must have said all (A3).
     """
     pid = 0
     try:
-        with Connection(mounted, seconds) as connection:
+        with Connection(mounted, seconds, until) as connection:
             pid = connection.pid
             connection.send({"command": command, **arguments})
             answer: dict[str, Any] = {}
@@ -202,7 +230,7 @@ def answers(mounted: MountPoint, path: str, seconds: float, command: str,
         raise Foreign(trouble.foreign(path, mounted)) from None
     except OSError:
         raise trouble.no_answer(mounted, path) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ClientError(f"{path}: the answer is not understood") from None
 
 
@@ -213,13 +241,15 @@ def read(connection: Connection, mounted: MountPoint) -> dict[str, Any]:
             line = connection.line()
             break
         except TimeoutError:
-            if not lives(mounted):
+            if connection.is_over() or not lives(mounted):
                 raise
     if not line:
         raise ConnectionResetError(errno.ECONNRESET, "it hung up")
     answer = json.loads(line)
-    if not isinstance(answer, dict):
+    if not isinstance(answer, dict) or not isinstance(answer.get("progress", {}), dict):
         raise ValueError("not an object")
+    if answer.get("ok") and not answer.keys() & {"progress", "result"}:
+        raise ValueError("no answer")
     return answer
 
 
@@ -237,5 +267,9 @@ def leftovers() -> Iterator[dict[str, Any]]:
 
 def status(path: str, seconds: float = SILENCE) -> dict[str, Any]:
     """Return the status of the mount at path, with the keys of `tmpfsctl status --json`."""
-    answer: dict[str, Any] = ask_mount(find(path), path, seconds, "status")
+    mounted, until = find(path), time.monotonic() + LONGEST
+    with contextlib.closing(answers(mounted, path, seconds, "status", {}, until)) as told:
+        answer: Any = next(told).get("result")
+    if not isinstance(answer, dict):
+        raise ClientError(f"{path}: the answer is not understood")
     return answer

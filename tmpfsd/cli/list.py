@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tmpfsd.cli.client import ClientError, Dead, Foreign, Hung, NoSocket, ask_mount, leftovers
+from tmpfsd.cli.client import ClientError, Dead, Foreign, Hung, NoSocket, ask_briefly, leftovers
 from tmpfsd.cli.status import human
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable_all
@@ -25,6 +25,9 @@ server says nothing `hung`, one without a control socket `no socket`; one of ano
 exit status:
   0  there are mounts      1  error      2  there are none"""
 SECONDS = 1.4
+MOST_TEXT = 4096        # characters: a path
+STRANGE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)    # another's server may answer anything
+NOT_UNDERSTOOD = "not understood"
 AT_ONCE = 16
 ROW = "{:>8}  {:<15}  {:>11}  {:>11}  {:>11}  {}"
 STATES: dict[type[ClientError], str] = {Dead: "dead", Foreign: "foreign", Hung: "hung", NoSocket: "no socket"}
@@ -52,19 +55,35 @@ def row_of(mount: mountinfo.MountPoint) -> dict[str, Any]:
     """Return what is known of one mount."""
     row: dict[str, Any] = {"mountpoint": mount.path, "owner": mount.owner}
     try:
-        status = ask_mount(mount, mount.path, SECONDS, "status")
-        return {**row, "state": "mounted", **figures(status)}
+        return {**row, "state": "mounted", **figures(ask_briefly(mount, SECONDS, "status"))}
     except ClientError as error:
         return {**row, "state": STATES.get(type(error), "busy")}
-    except (KeyError, TypeError):       # it is another user's server, which may answer anything
-        return {**row, "state": "not understood"}
+    except STRANGE:
+        return {**row, "state": NOT_UNDERSTOOD}
 
 
 def figures(status: dict[str, Any]) -> dict[str, Any]:
-    """Return of a status what is listed."""
-    keys = ("backend", "size_bytes", "used_bytes", "ram_bytes", "resident_bytes")
-    swap = {key: status["swap"][key] for key in ("path", "size_bytes", "used_bytes")}
-    return {"pid": status.get("pid", 0), **{key: status[key] for key in keys}, "swap": swap}
+    """Return of a status what is listed.  => STRANGE, where it is none."""
+    swap = status["swap"]
+    return {"pid": number(status.get("pid", 0)), "backend": text(status["backend"]),
+            **{key: number(status[key]) for key in ("size_bytes", "used_bytes", "ram_bytes", "resident_bytes")},
+            "swap": {"path": text(swap["path"]), **{key: number(swap[key]) for key in ("size_bytes", "used_bytes")}}}
+
+
+def number(value: Any) -> int:
+    """A number that a status may have.  => TypeError, ValueError."""
+    if type(value) is not int:
+        raise TypeError("not a number")
+    if not 0 <= value < 1 << 64:
+        raise ValueError("no such number")
+    return value
+
+
+def text(value: Any) -> str:
+    """A text that a status may have.  => TypeError."""
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value[:MOST_TEXT]
 
 
 def line(row: dict[str, Any]) -> str:

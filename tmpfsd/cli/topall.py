@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from tmpfsd.cli.client import ClientError, ask_mount
-from tmpfsd.cli.list import AT_ONCE, SECONDS, STATES
+from tmpfsd.cli.client import ClientError, ask_briefly
+from tmpfsd.cli.list import AT_ONCE, NOT_UNDERSTOOD, SECONDS, STATES, STRANGE
 from tmpfsd.cli.status import human
 from tmpfsd.cli.topview import NARROW, Interval, Look, per_second, style_of
 from tmpfsd.mounts import mountinfo
@@ -24,8 +24,6 @@ COLUMNS = ("HEALTH", "REQ/s", "READ/s", "WRITTEN/s", "IN/s", "OUT/s", "USED", "R
 # What there is room for in fewer columns than that.
 FEWER = {NARROW: ("HEALTH", "REQ/s", "USED", "MOUNT"),
          110: ("HEALTH", "REQ/s", "IN/s", "OUT/s", "USED", "RAM", "SWAP", "CPU", "MOUNT")}
-STRANGE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)    # another's server may answer anything
-NOT_UNDERSTOOD = "not understood"
 
 
 class Glance(NamedTuple):
@@ -39,7 +37,7 @@ class Glance(NamedTuple):
 def look_at(mount: mountinfo.MountPoint) -> Glance:
     """Ask one mount."""
     try:
-        return Glance(mount, Look(time.monotonic(), ask_mount(mount, mount.path, SECONDS, "status"), {}))
+        return Glance(mount, Look(time.monotonic(), ask_briefly(mount, SECONDS, "status"), {}))
     except ClientError as error:
         return Glance(mount, None, STATES.get(type(error), "busy"))
 

@@ -1,0 +1,156 @@
+"""Another user's server, which root's commands ask: it may say anything, byte by byte, or without an end."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tmpfsd.cli import client, ctl, topall
+from tmpfsd.cli import list as list_
+from tmpfsd.cli.client import ClientError, Hung, ask_briefly
+from tmpfsd.mounts import mountinfo, places
+from tmpfsd.mounts.mountinfo import MountPoint
+
+SECONDS = 0.4
+MOUNT = MountPoint(0, 77, "/mnt/theirs", "fuse.tmpfsd", os.geteuid())
+Talk = Callable[[socket.socket], None]
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Talk], None]]:
+    """Serves the mount as a function says, each connection in a thread of its own."""
+    stack = contextlib.ExitStack()
+    monkeypatch.setattr(places, "directories", lambda _uid: [str(tmp_path)])
+    monkeypatch.setattr(mountinfo, "table", lambda *_more: [MOUNT])
+    monkeypatch.setattr(list_, "leftovers", lambda: iter(()))
+    monkeypatch.setattr(list_, "SECONDS", SECONDS)
+    monkeypatch.setattr(topall, "SECONDS", SECONDS)
+    monkeypatch.setattr(client, "find", lambda _path: MOUNT)
+    monkeypatch.setattr(client, "PING_SECONDS", 0.2)
+
+    def start(talk: Talk) -> None:
+        listener = socket.socket(socket.AF_UNIX)
+        stack.callback(listener.close)
+        stack.callback(lambda: listener.shutdown(socket.SHUT_RDWR))
+        listener.bind(str(tmp_path / places.socket_name(*MOUNT.device)))
+        os.chmod(tmp_path / places.socket_name(*MOUNT.device), 0o600)
+        listener.listen()
+
+        def one(connected: socket.socket) -> None:
+            with contextlib.suppress(OSError), connected:
+                talk(connected)
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+
+    with stack:
+        yield start
+
+
+def says(text: str | bytes) -> Talk:
+    """Answers each request with a line."""
+    def talk(connected: socket.socket) -> None:
+        connected.recv(1 << 16)
+        connected.sendall((text.encode() if isinstance(text, str) else text) + b"\n")
+        connected.recv(1)
+    return talk
+
+
+def drips(connected: socket.socket) -> None:
+    """A byte now and then, and never a line."""
+    while True:
+        connected.sendall(b" ")
+        time.sleep(SECONDS / 8)
+
+
+def goes_on(connected: socket.socket) -> None:
+    """It is always nearly done."""
+    while True:
+        connected.sendall(b'{"ok": true, "progress": {"done": 1, "of": 2}}\n')
+
+
+def pings_only(connected: socket.socket) -> None:
+    """It lives, and says nothing else."""
+    if b"ping" in connected.recv(1 << 16):
+        connected.sendall(b'{"ok": true, "result": "pong"}\n')
+    connected.recv(1)
+
+
+@pytest.mark.parametrize("talk", (drips, goes_on, pings_only), ids=lambda talk: talk.__name__)
+@pytest.mark.parametrize("words", (("list", "--json"), ("top", "--once", "--json", "--delay", "0.1")), ids=str)
+def test_nobody_waits_for_it(server: Callable[[Talk], None], capsys: pytest.CaptureFixture[str], talk: Talk,
+                             words: tuple[str, ...]) -> None:
+    server(talk)
+    start = time.monotonic()
+    assert ctl.main([*words]) == 0
+    assert time.monotonic() - start < 20 * SECONDS
+    row, = json.loads(capsys.readouterr().out)
+    assert (row.get("state") or row["health"]) in ("hung", "busy", "not understood")
+
+
+GOOD: dict[str, Any] = {
+    "backend": "wired", "pid": 1, "size_bytes": 1, "used_bytes": 1, "ram_bytes": 1, "resident_bytes": 1,
+    "swap": {"path": "/x", "size_bytes": 0, "used_bytes": 0}}
+STRANGE = [{**GOOD, "used_bytes": value} for value in ("9", -1, 1.5, None, [], 1 << 70, True)] + [
+    {**GOOD, "swap": value} for value in (None, 7, [], {}, {"path": 1, "size_bytes": 1, "used_bytes": 1})] + [
+    {**GOOD, "backend": 5}, {**GOOD, "pid": "x"}, [], 7, "text", None, {}]
+
+
+@pytest.mark.parametrize("answer", STRANGE, ids=str)
+def test_what_is_no_status_is_not_understood(server: Callable[[Talk], None], capsys: pytest.CaptureFixture[str],
+                                             answer: Any) -> None:
+    server(says(json.dumps({"ok": True, "result": answer})))
+    assert ctl.main(["list"]) == 0
+    out, err = capsys.readouterr()
+    assert "not understood" in out and not err
+    assert ctl.main(["top", "--once", "--delay", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert "not underst" in out and not err
+
+
+NO_ANSWERS = (b"[" * 200_000, b'{"ok": 1' + b"0" * 100_000 + b"}", b"\xff\xfe", b"7", b'{"ok": true}',
+              b'{"ok": true, "progress": 7}', b'{"ok": true, "progress": {}}', b'{"ok": true, "result": 7}')
+
+
+@pytest.mark.parametrize("line", NO_ANSWERS, ids=lambda line: repr(line[:30]))
+def test_what_is_no_answer_harms_nobody(server: Callable[[Talk], None], capsys: pytest.CaptureFixture[str],
+                                        line: bytes) -> None:
+    server(says(line))
+    for words in (("list",), ("top", "--once", "--delay", "0"), ("status", "/mnt/theirs")):
+        ctl.main([*words])
+        out, err = capsys.readouterr()
+        assert "internal error" not in err and "Traceback" not in err + out, (words, err)
+
+
+@pytest.mark.parametrize("talk", (drips, pings_only), ids=lambda talk: talk.__name__)
+def test_a_status_has_an_end(server: Callable[[Talk], None], monkeypatch: pytest.MonkeyPatch,
+                             capsys: pytest.CaptureFixture[str], talk: Talk) -> None:
+    server(talk)
+    monkeypatch.setattr(client, "SILENCE", SECONDS)
+    monkeypatch.setattr(client, "LONGEST", 2 * SECONDS)
+    start = time.monotonic()
+    assert ctl.main(["status", "/mnt/theirs"]) == 1
+    assert time.monotonic() - start < 20 * SECONDS and "/mnt/theirs" in capsys.readouterr().err
+
+
+def test_a_server_that_is_merely_slow_is_answered(server: Callable[[Talk], None]) -> None:
+    def slow(connected: socket.socket) -> None:
+        connected.recv(1 << 16)
+        time.sleep(SECONDS / 4)
+        connected.sendall(b'{"ok": true, "result": 5}\n')
+
+    server(slow)
+    assert ask_briefly(MOUNT, SECONDS, "status") == 5
+    with pytest.raises((Hung, ClientError)):
+        ask_briefly(MOUNT, SECONDS / 8, "status")
