@@ -41,6 +41,24 @@ def bars(path: Path, title: str, label: str, values: Mapping[str, float], log: b
     save(figure, path)
 
 
+def dots(path: Path, title: str, label: str, values: Mapping[str, float]) -> None:
+    """A dot for each name, on a logarithmic axis, where the length of a bar would mean nothing."""
+    figure, axes = pyplot().subplots(layout="constrained", figsize=(8, 0.45 * len(values) + 1.2))
+    names = list(values)
+    axes.plot([values[name] for name in names], range(len(names)), "o", color="tab:blue")
+    for row, name in enumerate(names):
+        axes.annotate(f"{values[name]:,.2f}", (values[name], row), xytext=(8, -4), textcoords="offset points",
+                      fontsize="small")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.3, axis="x")
+    axes.set_xlabel(label)
+    axes.set_title(title, fontsize="medium")
+    save(figure, path)
+
+
 def lines(path: Path, title: str, xlabel: str, panels: Sequence[tuple[str, Mapping[str, Line]]],
           xlog: bool = False) -> None:
     """Panels side by side, each with a line for each name."""
