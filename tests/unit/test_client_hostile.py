@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tmpfsd.cli import client, ctl, topall
+from tmpfsd.cli import client, ctl
 from tmpfsd.cli import list as list_
+from tmpfsd.cli import topall
 from tmpfsd.cli.client import ClientError, Hung, ask_briefly
 from tmpfsd.mounts import mountinfo, places
 from tmpfsd.mounts.mountinfo import MountPoint
