@@ -93,7 +93,8 @@ def test_no_limit_is_shown_as_none() -> None:
 
 
 @pytest.mark.parametrize("options", ["ram=1m,swap=none", "ram=16m,swap=none", "ram=4m,size=1m,swap=none",
-                                     "ram=4m,swap=none,nr_inodes=20"])
+                                     "ram=4m,swap=none,nr_inodes=20",
+                                     "ram=4m,zram=2m,compress=zstd,swap=none"])
 def test_a_mount_that_refuses_is_full(options: str) -> None:
     """Until there is room for no more: and all is well before."""
     mount = Mount(parse(options))

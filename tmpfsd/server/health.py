@@ -3,7 +3,7 @@
 Told from its status alone, as what is worst: `broken`, `swap failing`, `disk full`, `full`, `under pressure`, `ok`.
 
 Limits      What was refused or lost in the past is no state: `tmpfsctl status` warns of that below.  A page that could
-            not be read back is, until it is read or removed.  With compress= and no swap it is not told that ram is
+            not be read back is, until it is read or removed.  With compress= and no swap nothing is told before ram is
             full: how much more could be compressed is not known beforehand.
 """
 
@@ -74,6 +74,9 @@ def troubles(status: dict[str, Any]) -> Iterator[Health]:
 def fullness(status: dict[str, Any], place: str, another_place: str) -> Iterator[Health]:
     """Tell which limits are reached, or nearly.  Full ram is how it is meant to be, where pages can leave."""
     can_leave = bool(status["swap"] and status["swap"]["size_bytes"] or (status.get("zram") or {}).get("size_bytes"))
+    if (status.get("zram") or {}).get("full"):
+        yield Health("full", "ram and the compressed tier are used up",
+                     ("remove files", f"`tmpfsctl set {place} ram=SIZE zram=SIZE` gives more", another_place))
     found = []
     for name, share in shares(status):
         if name == "ram" and can_leave:

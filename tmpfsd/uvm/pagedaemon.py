@@ -156,7 +156,7 @@ class PageDaemon(Queues):
         if self.slotted[pfn]:
             return False
         if vm.tier is not None or vm.image is not None:
-            return vm.tight()
+            return vm.full()
         return vm.swap is None or not vm.swap.nfree or not vm.swap.space
 
     def _put_aside(self, pfn: int) -> None:
@@ -190,7 +190,7 @@ class PageDaemon(Queues):
         if not self.count[HELD] or swap is None:
             return
         tier = self.vm.tier
-        if tier is not None and not tier.tight() or tier is None and swap.space:
+        if tier is not None and not tier.full() or tier is None and swap.space:
             most = self.batch if tier is not None else min(swap.nfree, self.batch)
             for pfn in list(islice(self.frames(HELD), most)):
                 self.requeue(pfn, INACTIVE)
@@ -307,7 +307,7 @@ class PageDaemon(Queues):
         tier = vm.tier
         if tier is not None:
             self.patience -= PACK_COST * (hi - lo)
-            if not vm.slot_of[vpn] and tier.tight():
+            if not vm.slot_of[vpn] and tier.full():
                 return False
             taken, lo, hi = tier.take(vpn, lo, hi, settle)
             if taken:

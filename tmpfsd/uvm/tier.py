@@ -11,9 +11,12 @@ in place, a record of the ring cannot, and a page may come back from there, be w
 something is kept back for such pages: `keep_bytes` of the ring, or `keep_slots` of the stores, twice what an
 operation can change between two breaths.  A changed page of an image cannot be written over in place either, and any
 number of them may be in frames: as much is kept back for these, too (backing.py).  Where there is neither, tight() is
-true: pages without a slot get none (so V6 refuses new ones, ENOSPC), and what changes pages that there are is refused
-too (Vm.demand_room()), except what removes.  Each operation that began before finds what was kept back, and after it
-only removals change anything.
+true, and what changes pages that there are is refused (Vm.demand_room()), except what removes.  Each operation that
+began before finds what was kept back, and after it only removals change anything.
+
+New pages are refused before that: pages without a slot get none while full() is true (so V6 refuses new ones, ENOSPC),
+and a thirty-second of the ring, or as many slots, is left to changes.  A file that is made where one was removed is a
+change of pages that there are, for their items are used again; and as its bytes are others it may shrink less.
 
 Cleaning is paid for in small parts.  Where no store takes the oldest and less than a sixteenth of the ring is free,
 each byte that is put adds PASS bytes to what the tail owes to pass over.  Each breath pays PAY records of that.  Where
@@ -25,7 +28,7 @@ Picture     page --take--> head of the ring ... tail --skip_dead, drop, write ba
 
 Invariants
     W1  The ring and the frames together are not more than `ram` (tmpfs/filesystem.py sets both).
-    W2  While tight() no page without a slot gets one.
+    W2  While full() no page without a slot gets one.  What is tight() is full().
     W3  While no store has room and the ring does not move, a page finds room after STEPS steps.
 
 Breathing   take() may run where the page daemon's clean() may.  It moves no page; offsets stay good.
@@ -59,6 +62,7 @@ IDLE_STEPS: Final = 8       # and one slice of idle work
 SPARE_SHIFT: Final = 4      # a sixteenth of the ring is kept free, ...
 PASS: Final = 32            # ... for which the tail passes over so many bytes for each that is put, ...
 PAY: Final = 32             # ... in each breath so many records of it
+LEAVE_SHIFT: Final = 5      # new pages leave a thirty-second to changes of those that there are
 AHEAD_SHIFT: Final = 2      # a quarter of the ring is free where there is time
 WHOLE: Final = footprint(PAGE_SIZE)
 
@@ -94,10 +98,14 @@ class Tier:
         """How many bytes of the ring are kept back, where the stores have no room.  O(1)."""
         return self.keep_slots * WHOLE
 
+    @property
+    def spare_bytes(self) -> int:
+        """How many bytes of the ring new pages leave to those that there are, which may come to shrink less.  O(1)."""
+        return self.ring.most_live >> LEAVE_SHIFT
+
     def stores_have_room(self) -> bool:
-        """Whether stores have more than what is kept of them for pages that must leave.  O(files)."""
-        swap = self.vm.swap
-        return swap is not None and swap.nfree > self.keep_slots
+        """Whether stores take what is new, or oldest in the ring.  O(files)."""
+        return self._has_slots((self.spare_bytes >> PAGE_SHIFT) + CLUSTER)      # as a whole cluster may be written then
 
     def is_crowded(self) -> bool:
         """Whether so much of the ring is used that idle work writes some of it back.  O(1)."""
@@ -105,10 +113,22 @@ class Tier:
         return ring.used > ring.nbytes - (ring.nbytes >> AHEAD_SHIFT)
 
     def tight(self) -> bool:
-        """Whether nothing is left but what is kept back (W2).  O(files)."""
+        """Whether nothing is left but what is kept back, so that nothing changes but by removals.  O(files)."""
+        return not self._has_bytes(0) and not self._has_slots(0)
+
+    def full(self) -> bool:
+        """Whether new pages get nothing more, so that those that there are may change (W2).  O(files)."""
+        return not self._has_bytes(self.spare_bytes) and not self.stores_have_room()
+
+    def _has_bytes(self, nbytes: int) -> bool:
+        """Whether the ring takes so much and has what is kept back still.  O(1)."""
         ring = self.ring
-        full = ring.draining or ring.live_bytes + self.keep_bytes > ring.most_live
-        return full and not self.stores_have_room()
+        return not ring.draining and ring.live_bytes + self.keep_bytes + nbytes <= ring.most_live
+
+    def _has_slots(self, n: int) -> bool:
+        """Whether the stores have more than n slots beside what is kept of them.  O(files)."""
+        swap = self.vm.swap
+        return swap is not None and swap.nfree > self.keep_slots + n
 
     # --- in ---
 
@@ -180,7 +200,7 @@ class Tier:
         need = sum([footprint(len(body)) for body in bodies if isinstance(body, bytes)])
         limit = ring.most_live
         if not last and vm.slot_of[vpn:vpn + n].count(0) and not self.stores_have_room():
-            limit -= self.keep_bytes
+            limit -= self.keep_bytes + self.spare_bytes
         if not self._make_room(need, limit, MOST_STEPS if last else STEPS):
             return False
         slot = ring.alloc(n)
@@ -347,8 +367,11 @@ class Tier:
         return True
 
     def stats(self) -> dict[str, Any]:
-        """The status' zram.  O(1)."""
-        return {**self.ring.stats(), "writebacks": self.writebacks}
+        """The status' zram; full is whether new pages are refused, or nearly.  O(files)."""
+        vm = self.vm
+        full = not self._has_bytes(self.spare_bytes + WHOLE) and not self.stores_have_room()
+        slotless = vm.nslotless + CLUSTER > vm.most_slotless - vm.spare
+        return {**self.ring.stats(), "writebacks": self.writebacks, "full": full and slotless}
 
     def close(self) -> None:
         """Give its memory back.  O(1)."""

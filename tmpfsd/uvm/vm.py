@@ -342,8 +342,12 @@ class Vm:
                            else "no swap space is left but what is kept for changed pages of the image")
 
     def tight(self) -> bool:
-        """Whether no page that has no slot may get one: what is left is kept back.  O(files)."""
-        return self.tier.tight() if self.tier is not None else self.image is not None and backing.tight(self)
+        """Whether nothing may change but by removals: what is left is kept back.  O(files)."""
+        return self.tier.tight() if self.tier is not None else backing.tight(self)
+
+    def full(self) -> bool:
+        """Whether no page that has no slot may get one.  O(files)."""
+        return self.tier.full() if self.tier is not None else backing.tight(self)
 
     def may_leave(self, vpn: int) -> bool:
         """Whether page vpn is the page daemon's: not wired, and owned by some object.  O(1)."""
