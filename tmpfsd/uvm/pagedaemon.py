@@ -312,6 +312,10 @@ class PageDaemon(Queues):
             taken, lo, hi = tier.take(vpn, lo, hi, settle)
             if taken:
                 return True
+            if not tier.stores_have_room():     # what is left there is for pages that have a slot
+                if not vm.slot_of[vpn]:
+                    return False
+                lo, hi = vpn, vpn + 1
         elif vm.image is not None and not vm.slot_of[vpn] and backing.tight(vm):
             return False
         try:

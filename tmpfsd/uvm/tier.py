@@ -105,7 +105,11 @@ class Tier:
 
     def stores_have_room(self) -> bool:
         """Whether stores take what is new, or oldest in the ring.  O(files)."""
-        return self._has_slots((self.spare_bytes >> PAGE_SHIFT) + CLUSTER)      # as a whole cluster may be written then
+        swap = self.vm.swap
+        room = swap.nfree - self.keep_slots - CLUSTER if swap is not None else 0    # a cluster may be written then
+        # Changes are left as many bytes as in the ring, of small stores a thirty-second.
+        return room > 0 and (room > self.spare_bytes >> PAGE_SHIFT
+                             or swap is not None and room > swap.nslots >> LEAVE_SHIFT)
 
     def is_crowded(self) -> bool:
         """Whether so much of the ring is used that idle work writes some of it back.  O(1)."""
@@ -114,7 +118,8 @@ class Tier:
 
     def tight(self) -> bool:
         """Whether nothing is left but what is kept back, so that nothing changes but by removals.  O(files)."""
-        return not self._has_bytes(0) and not self._has_slots(0)
+        swap = self.vm.swap
+        return not self._has_bytes(0) and (swap is None or swap.nfree <= self.keep_slots)
 
     def full(self) -> bool:
         """Whether new pages get nothing more, so that those that there are may change (W2).  O(files)."""
@@ -124,11 +129,6 @@ class Tier:
         """Whether the ring takes so much and has what is kept back still.  O(1)."""
         ring = self.ring
         return not ring.draining and ring.live_bytes + self.keep_bytes + nbytes <= ring.most_live
-
-    def _has_slots(self, n: int) -> bool:
-        """Whether the stores have more than n slots beside what is kept of them.  O(files)."""
-        swap = self.vm.swap
-        return swap is not None and swap.nfree > self.keep_slots + n
 
     # --- in ---
 
