@@ -12,7 +12,7 @@ pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 from tools.bench import __main__ as bench  # noqa: E402
-from tools.bench import goals, idle, pressure, render, servers  # noqa: E402
+from tools.bench import chart, goals, idle, pressure, render, servers  # noqa: E402
 from tools.bench.scale import Scale  # noqa: E402
 from tools.bench.sheet import FREE, RATE, SAME, Measure  # noqa: E402
 
@@ -112,3 +112,13 @@ def test_parts_keep_their_last_results(tmp_path: Path, monkeypatch: pytest.Monke
     results = json.loads((tmp_path / bench.RESULTS).read_text())
     assert results["metadata"] == kept and results["idle"]["cells"]["idle/free/1"]["tmpfsd"]["samples"] == [0.0]
     assert "| idle: at most 0 % | 0.00 | met |" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("others, peer", [
+    (["nullfs", "memfs_ll", "memfs_ll, default_permissions", "pyfuse3 example"], "memfs_ll, default_permissions"),
+    (["nullfs", "memfs_ll"], "memfs_ll"), (["nullfs", "pyfuse3 example"], "nullfs")])
+def test_a_chart_has_one_peer(others: list[str], peer: str) -> None:
+    """The default, the kernel and one more; the other backends are in a chart of their own."""
+    names = ["tmpfsd", "kernel tmpfs", *others, "tmpfsd, wired", "tmpfsd, noperm"]
+    assert chart.peers(names) == ["tmpfsd", "kernel tmpfs", peer]
+    assert chart.backends(names) == ["tmpfsd", "tmpfsd, wired"]

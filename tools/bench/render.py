@@ -21,7 +21,7 @@ PARTS: dict[str, Any] = {"metadata": metadata, "list": listing, "data": data, "t
 COUNTED: dict[str, Callable[[Scale, Measure], float]] = {
     "metadata": lambda scale, _it: scale.files, "list": lambda scale, _it: scale.listed,
     "data": lambda scale, it: scale.random_mib if it.operation.startswith("random") else scale.data_mib}
-CHART = "bench.png"
+CHART, BACKENDS_CHART = "bench.png", "backends.png"
 WHY_LENGTH = 36
 QUIET_PERCENT = 10.0
 HEAD = """# Benchmark
@@ -221,8 +221,11 @@ def write(results: Mapping[str, Any], out: Path) -> None:
               "one client, and the listings.", "",
               *everything(results, cells), *beyond_ram(results, cells), *processor_time(results, cells),
               *requests(results, cells), *why_lines(results)]
-    if chart.draw(results, cells, out / CHART):
-        lines += [f"![The operations of one client]({CHART})", ""]
+    names = chart.servers(results)
+    if chart.draw(chart.peers(names), cells, out / CHART):
+        lines += [f"![tmpfsd beside others: the operations of one client]({CHART})", ""]
+    if chart.draw(chart.backends(names), cells, out / BACKENDS_CHART):
+        lines += [f"![The backends of tmpfsd: the operations of one client]({BACKENDS_CHART})", ""]
     lines.append(METHOD.format(**asdict(Scale())))
     text = "\n".join(lines)
     while "\n\n\n" in text:

@@ -94,7 +94,7 @@ def render(results: dict[str, Any], out: Path) -> tuple[list[str], list[Claim]]:
     drawn = {name: float(it["n"]) for name, it in fills.items()}
     if "found" in kernel:
         drawn["kernel tmpfs"] = float(kernel["found"])
-    figures.bars(out / "e1.png", f"files created, ram = {mib(ram)} MiB", "files", drawn, log=True)
+    figures.bars(out / "e1.png", f"files created, ram = {mib(ram)} MiB", "files", drawn)
     bytes_of = {name: ratio(it["resident"], it["n"]) for name, it in fills.items()}
     if "found" in kernel:
         bytes_of["kernel tmpfs"] = ratio(kernel["peak"], kernel["found"])

@@ -61,7 +61,7 @@ def render(results: dict[str, Any], out: Path) -> tuple[list[str], list[Claim]]:
     panels = [(title, {name: ([s["files"] for s in it["samples"]], [s[key] / MIB for s in it["samples"]])
                        for name, it in runs.items()}) for key, title in PANELS]
     ram = next(iter(runs.values()))["ram"]
-    figures.lines(out / "e2.png", f"MiB while files are created, ram = {mib(ram)} MiB", "files", panels)
+    figures.lines(out / "e2.png", f"memory while files are created, ram = {mib(ram)} MiB", "files", panels, "MiB")
     return [*body, "![memory over files created](e2.png)", ""], _answer(runs)
 
 

@@ -105,8 +105,8 @@ def render(results: dict[str, Any], out: Path) -> tuple[list[str], list[Claim]]:
         body += table(("backend", "swap_io", *(f"{multiple:g}" for multiple in multiples)), rows, left=2)
         panels.append((phase, drawn))
     ram = next(iter(results.values()))["ram"]
-    figures.lines(out / "e3.png", f"files a second, ram = {mib(ram)} MiB, swap_io=buffered", "metadata / ram", panels,
-                  xlog=True)
+    figures.lines(out / "e3.png", f"rates, ram = {mib(ram)} MiB, swap_io=buffered", "metadata / ram", panels,
+                  "files a second", xlog=True)
     body += ["![rates over size](e3.png)", "", *_cache(results, multiples), *_goals(results, multiples)]
     return body, _answer(results, multiples)
 

@@ -136,7 +136,8 @@ def render(results: dict[str, Any], out: Path) -> tuple[list[str], list[Claim]]:
         counts = [int(name) for name in names[1:]]
         drawn = {phase: (counts, [against(results, case, str(n), phase) for n in counts]) for phase in PHASES}
         panels.append((case, drawn))
-    figures.lines(out / "e7.png", "rate with windows over rate with a submap", "windows", panels, xlog=True)
+    figures.lines(out / "e7.png", "rate with windows over rate with a submap", "windows", panels,
+                  "ratio", xlog=True)
     return [*body, "![rates over windows](e7.png)", ""], _answer(results)
 
 

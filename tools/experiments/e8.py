@@ -60,7 +60,7 @@ def render(results: dict[str, Any], out: Path) -> tuple[list[str], list[Claim]]:
          f"{ratio(it['ram'], it['n']):.0f}", f"{it['rate']:,.0f}", f"{it['stat']['rate']:,.0f}", it["ended"])
         for it in shares])
     figures.lines(out / "e8.png", f"files in ram={mib(ram)} MiB without a disk", "per cent of ram for compressed pages",
-                  [("files", {"files": ([it["share"] for it in shares], [it["n"] for it in shares])})])
+                  [("files", {"files": ([it["share"] for it in shares], [it["n"] for it in shares])})], "files")
     body += ["![files over the share](e8.png)", ""]
     kernel, ours = (results.get(key, {"skipped": "not asked for"}) for key in ("kernel-cgroup", "tmpfsd-cgroup"))
     body += ["Real mounts, creator and daemon in a memory cgroup of 128 MiB:", ""]

@@ -105,11 +105,11 @@ def render(results: dict[str, Any], out: Path) -> tuple[list[str], list[Claim]]:
     body += table(("swap", *PHASES), [(name, *(rate(figure_of(results, name, phase, "rate")) for phase in PHASES))
                                       for name in VARIANTS])
     drawn = {PLAIN: (CRYPT, *TIERS, BOTH), PLAIN + DIRECT: tuple(name + DIRECT for name in TIERS)}
-    figures.groups(out / "e9.png", "rate over that without compression and encryption", list(PHASES),
-                   {name: [against(results, name, base, phase) for phase in PHASES]
-                    for base, names in drawn.items() for name in names})
-    body += ["![rates over those without](e9.png)", "", "Ratios, of CPU where swap is buffered, of time where it is "
-             "direct:", ""]
+    for picture, (base, names) in zip(("e9.png", "e9_direct.png"), drawn.items()):
+        figures.groups(out / picture, f"rate over that of \"{base}\"", list(PHASES),
+                       {name: [against(results, name, base, phase) for phase in PHASES] for name in names})
+    body += ["![rates over those without](e9.png)", "", "![the same where swap is direct](e9_direct.png)", ""]
+    body += ["Ratios, of CPU where swap is buffered, of time where it is direct:", ""]
     body += table(("swap", "against", *PHASES), [
         (name, base, *(f"{against(results, name, base, phase):.2f}" for phase in PHASES))
         for base, names in drawn.items() for name in names], left=2)

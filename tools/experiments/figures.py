@@ -1,4 +1,7 @@
-"""experiments/figures.py: PNG figures.  matplotlib is loaded when the first is drawn."""
+"""experiments/figures.py: PNG figures, as wide as the page that shows them.  matplotlib is loaded for the first.
+
+Bars begin at zero.  What spans decades is shown as dots.  A line or a dot that is alone needs no legend.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,15 @@ def save(figure: Any, path: Path) -> None:
     pyplot().close(figure)
 
 
-def bars(path: Path, title: str, label: str, values: Mapping[str, float], log: bool = False) -> None:
+def bars(path: Path, title: str, label: str, values: Mapping[str, float]) -> None:
     """A bar for each name."""
     figure, axes = pyplot().subplots(layout="constrained", figsize=(8, 0.55 * len(values) + 1.2))
     names = list(values)
     drawn = axes.barh(names, [values[name] for name in names], color=[COLORS.get(name, "tab:gray") for name in names])
     axes.bar_label(drawn, [f"{values[name]:,.0f}" for name in names], padding=3, fontsize="small")
     axes.invert_yaxis()
-    if log:
-        axes.set_xscale("log")
     axes.margins(x=0.15)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(label)
     axes.set_title(title, fontsize="medium")
     save(figure, path)
@@ -60,14 +62,13 @@ def dots(path: Path, title: str, label: str, values: Mapping[str, float]) -> Non
 
 
 def lines(path: Path, title: str, xlabel: str, panels: Sequence[tuple[str, Mapping[str, Line]]],
-          xlog: bool = False) -> None:
-    """Panels side by side, each with a line for each name."""
+          ylabel: str, xlog: bool = False) -> None:
+    """Panels side by side, each with a line for each name; a title for each where there are several."""
     plt = pyplot()
     from matplotlib.ticker import EngFormatter, MaxNLocator
-    columns = min(len(panels), 3)
+    columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
-    figure, grid = plt.subplots(rows, columns, squeeze=False, layout="constrained",
-                                figsize=(4.2 * columns, 3.1 * rows + 0.5))
+    figure, grid = plt.subplots(rows, columns, squeeze=False, layout="constrained", figsize=(8, 2.9 * rows + 0.6))
     cells = [cell for row in grid for cell in row]
     for cell in cells[len(panels):]:
         cell.set_visible(False)
@@ -77,14 +78,21 @@ def lines(path: Path, title: str, xlabel: str, panels: Sequence[tuple[str, Mappi
                       marker="." if len(xs) < 12 else None)
         if xlog:
             cell.set_xscale("log", base=2)
+            cell.xaxis.set_major_formatter("{x:g}")
         else:
             cell.xaxis.set_major_locator(MaxNLocator(5))
             cell.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if max(max(ys, default=0) for _xs, ys in drawn.values()) >= 1000:
+            cell.yaxis.set_major_formatter(EngFormatter(sep=""))
         cell.set_ylim(bottom=0)
-        cell.set_title(name, fontsize="small")
-        cell.set_xlabel(xlabel, fontsize="small")
+        if len(panels) > 1:
+            cell.set_title(name, fontsize="medium")
+        cell.set_xlabel(xlabel)
+        cell.set_ylabel(ylabel)
         cell.grid(alpha=0.3)
-    cells[0].legend(fontsize="x-small")
+    names = cells[0].get_legend_handles_labels()
+    if len(names[1]) > 1:
+        figure.legend(*names, loc="outside lower center", ncols=3, fontsize="small")
     figure.suptitle(title, fontsize="medium")
     save(figure, path)
 
@@ -101,6 +109,8 @@ def groups(path: Path, title: str, names: Sequence[str], series: Mapping[str, Se
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3, axis="x")
-    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set_xlabel("ratio of the rates; 1: alike")
+    if len(series) > 1:
+        figure.legend(loc="outside lower center", ncols=len(series), fontsize="small")
     axes.set_title(title, fontsize="medium")
     save(figure, path)
