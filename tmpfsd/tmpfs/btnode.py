@@ -1,12 +1,14 @@
 """tmpfs/btnode.py: what is done within one node of a B+tree, or between two: entries in, out, and over.
 
-A node is BT_HEAD, then its keys, then its values; layout.py has the head.  `shift` is the logarithm of a value's size:
+A node is a head, then its keys, then its values (layout.py).  `shift` is the logarithm of a value's size:
 that of the tree in a leaf, 2 in an inner node.
 
 Breathing   Nothing here breathes or looks a page up: nodes are given by offset, and all are in.
 """
 
-from tmpfsd.tmpfs.layout import BT_HEAD, BT_KEY, bt_head, set_bt_head
+from tmpfsd.tmpfs.layout import (
+    BT_KEY, add_bt_count, bt_cap, bt_count, bt_counts, bt_head, bt_keys, bt_values, set_bt_head
+)
 from tmpfsd.tmpfs.mem import Mem
 
 
@@ -23,44 +25,43 @@ class Nodes:
 
     def _child(self, node: int, i: int) -> int:
         u32 = self.mem.u32
-        return u32[(node + BT_HEAD >> 2) + 2 * (u32[node >> 2] >> 16) + i]
+        return u32[(bt_values(node, bt_cap(u32, node)) >> 2) + i]
 
     def _entry(self, node: int, i: int) -> tuple[int, int]:
-        cap = self.mem.u32[node >> 2] >> 16
-        return (self.mem.u64[(node + BT_HEAD >> 3) + i],
-                self._values[(node + BT_HEAD + BT_KEY * cap >> self._shift) + i])
+        cap = bt_cap(self.mem.u32, node)
+        return (self.mem.u64[bt_keys(node, i) >> 3],
+                self._values[(bt_values(node, cap) >> self._shift) + i])
 
     def _entries(self, node: int, i: int) -> list[tuple[int, int]]:
-        word = self.mem.u32[node >> 2]
-        n, cap = word & 0xFFFF, word >> 16
-        keys, values = node + BT_HEAD >> 3, node + BT_HEAD + BT_KEY * cap >> self._shift
+        n, cap = bt_counts(self.mem.u32, node)
+        keys, values = bt_keys(node) >> 3, bt_values(node, cap) >> self._shift
         return list(zip(self.mem.u64[keys + i:keys + n], self._values[values + i:values + n]))
 
     def _open(self, node: int, i: int, key: int, value: int, shift: int) -> None:
         """Put an entry at place i of a node that has room."""
         mem = self.mem
-        arena, word = mem.arena, mem.u32[node >> 2]
-        n, cap = word & 0xFFFF, word >> 16
-        keys = node + BT_HEAD + BT_KEY * i
-        values = node + BT_HEAD + BT_KEY * cap + (i << shift)
+        arena = mem.arena
+        n, cap = bt_counts(mem.u32, node)
+        keys = bt_keys(node, i)
+        values = bt_values(node, cap) + (i << shift)
         if i < n:
             arena.move(keys + BT_KEY, keys, BT_KEY * (n - i))
             arena.move(values + (1 << shift), values, n - i << shift)
         mem.u64[keys >> 3] = key
         (mem.u32 if shift == 2 else mem.u64)[values >> shift] = value
-        mem.u32[node >> 2] = word + 1
+        add_bt_count(mem.u32, node, 1)
         mem.vm.phys.dirty[node >> 12] = 1
 
     def _close(self, node: int, i: int, shift: int) -> int:
         """Take entry i out of a node; how many are left."""
         mem = self.mem
-        arena, word = mem.arena, mem.u32[node >> 2]
-        n, cap = word & 0xFFFF, word >> 16
-        keys = node + BT_HEAD + BT_KEY * i
-        values = node + BT_HEAD + BT_KEY * cap + (i << shift)
+        arena = mem.arena
+        n, cap = bt_counts(mem.u32, node)
+        keys = bt_keys(node, i)
+        values = bt_values(node, cap) + (i << shift)
         arena.move(keys, keys + BT_KEY, BT_KEY * (n - i - 1))
         arena.move(values, values + (1 << shift), n - i - 1 << shift)
-        mem.u32[node >> 2] = word - 1
+        add_bt_count(mem.u32, node, -1)
         mem.vm.phys.dirty[node >> 12] = 1
         return n - 1
 
@@ -69,9 +70,9 @@ class Nodes:
         mem = self.mem
         move = mem.arena.move
         n, cap, _level = bt_head(mem.arena, left)
-        m = mem.u32[right >> 2] & 0xFFFF
+        m = bt_count(mem.u32, right)
         more = (n + m >> 1) - n
-        for base, shift in ((BT_HEAD, 3), (BT_HEAD + BT_KEY * cap, self._shift)):
+        for base, shift in ((bt_keys(0), 3), (bt_values(0, cap), self._shift)):
             end, start = left + base + (n << shift), right + base
             if more > 0:
                 move(end, start, more << shift)
@@ -79,8 +80,8 @@ class Nodes:
             else:
                 move(start + (-more << shift), start, m << shift)
                 move(start, end - (-more << shift), -more << shift)
-        mem.u32[left >> 2] += more
-        mem.u32[right >> 2] -= more
+        add_bt_count(mem.u32, left, more)
+        add_bt_count(mem.u32, right, -more)
         mem.vm.phys.dirty[left >> 12] = mem.vm.phys.dirty[right >> 12] = 1
 
     def _split_node(self, node: int, to: int, i: int, key: int, value: int, level: int, shift: int) -> int:
@@ -91,13 +92,12 @@ class Nodes:
         # Appending (extents of a file that grows) leaves full nodes behind it.
         keep = n if i == n else n >> 1
         set_bt_head(arena, to, n - keep, cap, level)
-        arena.move(to + BT_HEAD, node + BT_HEAD + BT_KEY * keep, BT_KEY * (n - keep))
-        values = BT_HEAD + BT_KEY * cap
-        arena.move(to + values, node + values + (keep << shift), n - keep << shift)
+        arena.move(bt_keys(to), bt_keys(node, keep), BT_KEY * (n - keep))
+        arena.move(bt_values(to, cap), bt_values(node, cap) + (keep << shift), n - keep << shift)
         set_bt_head(arena, node, keep, cap, level)
         mem.vm.phys.dirty[node >> 12] = 1
         if i < keep or (i == keep and keep < n):
             self._open(node, i, key, value, shift)
         else:
             self._open(to, i - keep, key, value, shift)
-        return mem.u64[to + BT_HEAD >> 3]
+        return mem.u64[bt_keys(to) >> 3]

@@ -24,7 +24,10 @@ from typing import Final
 
 from tmpfsd.pool.strings import TREE_HANDLES
 from tmpfsd.tmpfs.btnode import Nodes
-from tmpfsd.tmpfs.layout import BT_HEAD, BT_KEY, bt_head, set_bt_head, set_tn_tree, tn_tree
+from tmpfsd.tmpfs.layout import (
+    BT_KEY, add_bt_count, bt_cap, bt_capacity, bt_count, bt_counts, bt_head, bt_keys, bt_values, set_bt_head,
+    set_tn_tree, tn_tree
+)
 from tmpfsd.tmpfs.mem import Mem
 from tmpfsd.uvm.errors import NoMemory, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SIZE
@@ -44,7 +47,7 @@ CAPACITIES: dict[int, int] = {}
 
 def capacity(nbytes: int, value_size: int) -> int:
     """Entries that a node of nbytes has room for; a test may say that they are fewer."""
-    return CAPACITIES.get(nbytes) or (nbytes - BT_HEAD) // (BT_KEY + value_size)
+    return CAPACITIES.get(nbytes) or bt_capacity(nbytes, value_size)
 
 
 def has_room(count: int, cap: int) -> bool:
@@ -88,7 +91,7 @@ class BTree(Nodes):
     def covers(self, path: Path) -> bool:
         """Whether the place that seek() found has an entry (else the next one is in another leaf)."""
         _handle, node, i = path[-1]
-        return i < self.mem.u32[node >> 2] & 0xFFFF
+        return i < bt_count(self.mem.u32, node)
 
     def gap(self, path: Path) -> tuple[int, int]:
         """The keys beside the place that seek() found: (before it in the leaf, or -1; from it on, or -1 at the end).
@@ -96,12 +99,12 @@ class BTree(Nodes):
         => SwapIOError.
         """
         _handle, node, i = path[-1]
-        u64, first = self.mem.u64, node + BT_HEAD >> 3
+        u64, first = self.mem.u64, bt_keys(node) >> 3
         before = u64[first + i - 1] if i else -1
-        if i < self.mem.u32[node >> 2] & 0xFFFF:
+        if i < bt_count(self.mem.u32, node):
             return before, u64[first + i]
         leaf = self._leaf_beside(path, 1)
-        return before, -1 if leaf is None else u64[leaf + BT_HEAD >> 3]
+        return before, -1 if leaf is None else u64[bt_keys(leaf) >> 3]
 
     def last_to(self, at: int, key: int) -> tuple[int, int] | None:
         """The entry with the highest key <= key.  => SwapIOError."""
@@ -116,14 +119,14 @@ class BTree(Nodes):
         if not path:
             return None, None
         _handle, node, i = path[-1]
-        n, keys = self.mem.u32[node >> 2] & 0xFFFF, node + BT_HEAD >> 3
+        n, keys = bt_count(self.mem.u32, node), bt_keys(node) >> 3
         if i < n and self.mem.u64[keys + i] == key:
             i += 1
         low = self._entry(node, i - 1) if i else self._entry_before(path)
         if i < n:
             return low, self.mem.u64[keys + i]
         leaf = self._leaf_beside(path, 1)
-        return low, None if leaf is None else self.mem.u64[leaf + BT_HEAD >> 3]
+        return low, None if leaf is None else self.mem.u64[bt_keys(leaf) >> 3]
 
     def batch_from(self, at: int, key: int) -> list[tuple[int, int]]:
         """The entries with keys >= key that stand in one leaf, copied; empty only when there are none."""
@@ -148,9 +151,8 @@ class BTree(Nodes):
             if beside is None:
                 return [], []
             node = beside
-        word = self.mem.u32[node >> 2]
-        n, cap = word & 0xFFFF, word >> 16
-        keys, values = node + BT_HEAD >> 3, node + BT_HEAD + BT_KEY * cap >> self._shift
+        n, cap = bt_counts(self.mem.u32, node)
+        keys, values = bt_keys(node) >> 3, bt_values(node, cap) >> self._shift
         return self.mem.u64[keys + i:keys + n].tolist(), self._values[values + i:values + n].tolist()
 
     def seek(self, at: int, key: int) -> Path:
@@ -163,47 +165,48 @@ class BTree(Nodes):
             return path
         while level:
             node = mem.page(handle) if handle >= TREE_HANDLES else mem.string(handle)
-            first, word = node + BT_HEAD >> 3, u32[node >> 2]
-            i = bisect_right(u64, key, first + 1, first + (word & 0xFFFF)) - first - 1
+            first = bt_keys(node) >> 3
+            n, cap = bt_counts(u32, node)
+            i = bisect_right(u64, key, first + 1, first + n) - first - 1
             path.append((handle, node, i))
-            handle = u32[(first + (word >> 16) << 1) + i]
+            handle = u32[(bt_values(node, cap) >> 2) + i]
             level -= 1
         node = mem.string(handle)
-        first = node + BT_HEAD >> 3
-        path.append((handle, node, bisect_left(u64, key, first, first + (u32[node >> 2] & 0xFFFF)) - first))
+        first = bt_keys(node) >> 3
+        path.append((handle, node, bisect_left(u64, key, first, first + bt_count(u32, node)) - first))
         return path
 
     def run(self, path: Path, most: int) -> list[tuple[int, int]]:
         """Up to `most` entries of the leaf that seek() found, from its place on, copied."""
         _handle, node, i = path[-1]
-        word = self.mem.u32[node >> 2]
-        end, cap = min(i + most, word & 0xFFFF), word >> 16
-        keys, values = node + BT_HEAD >> 3, node + BT_HEAD + BT_KEY * cap >> self._shift
+        n, cap = bt_counts(self.mem.u32, node)
+        end = min(i + most, n)
+        keys, values = bt_keys(node) >> 3, bt_values(node, cap) >> self._shift
         return list(zip(self.mem.u64[keys + i:keys + end], self._values[values + i:values + end]))
 
     def last(self, path: Path, most: int) -> list[tuple[int, int]]:
         """Up to `most` last entries of the leaf that seek() found, copied; none in an empty tree."""
         if not path:
             return []
-        n = self.mem.u32[path[-1][1] >> 2] & 0xFFFF
+        n = bt_count(self.mem.u32, path[-1][1])
         return self.run([(*path[-1][:2], max(n - most, 0))], most)
 
     def is_in_upper_half(self, path: Path) -> bool:
         """Whether the place that seek() found has more children of the root before it than behind it."""
-        return bool(path) and 2 * path[0][2] >= self.mem.u32[path[0][1] >> 2] & 0xFFFF
+        return bool(path) and 2 * path[0][2] >= bt_count(self.mem.u32, path[0][1])
 
     def _entry_before(self, path: Path) -> tuple[int, int] | None:
         leaf = self._leaf_beside(path, -1)
-        return None if leaf is None else self._entry(leaf, (self.mem.u32[leaf >> 2] & 0xFFFF) - 1)
+        return None if leaf is None else self._entry(leaf, bt_count(self.mem.u32, leaf) - 1)
 
     def _leaf_beside(self, path: Path, step: int) -> int | None:
         mem = self.mem
         for level in range(len(path) - 2, -1, -1):
             _handle, node, i = path[level]
-            if 0 <= i + step < mem.u32[node >> 2] & 0xFFFF:
+            if 0 <= i + step < bt_count(mem.u32, node):
                 node = mem.string(self._child(node, i + step))
                 for _ in range(len(path) - 2 - level):
-                    last = (mem.u32[node >> 2] & 0xFFFF) - 1
+                    last = bt_count(mem.u32, node) - 1
                     node = mem.string(self._child(node, 0 if step > 0 else last))
                 return node
         return None
@@ -213,9 +216,9 @@ class BTree(Nodes):
     def set(self, at: int, key: int, value: int) -> None:
         """Change the value of a key that is there.  => SwapIOError; cannot fail once the key was looked up."""
         _handle, node, i = self.seek(at, key)[-1]
-        cap = self.mem.u32[node >> 2] >> 16
+        cap = bt_cap(self.mem.u32, node)
         self.mem.vm.phys.dirty[node >> 12] = 1
-        self._values[(node + BT_HEAD + BT_KEY * cap >> self._shift) + i] = value
+        self._values[(bt_values(node, cap) >> self._shift) + i] = value
 
     def insert(self, at: int, key: int, value: int, path: Path | None = None) -> None:
         """Add a key that is not there; `at` must be writable, path is what seek() says if it was asked.
@@ -227,8 +230,7 @@ class BTree(Nodes):
             self._plant(at, key, value)
             return
         handle, node, i = path[-1]
-        word = self.mem.u32[node >> 2]
-        n, cap = word & 0xFFFF, word >> 16
+        n, cap = bt_counts(self.mem.u32, node)
         if n < cap:
             self._open(node, i, key, value, self._shift)
         elif cap < self._caps[-1]:
@@ -240,9 +242,9 @@ class BTree(Nodes):
                 self._split(at, path, key, value)
             else:
                 left, right = shared
-                node = left if key < self.mem.u64[right + BT_HEAD >> 3] else right
-                first = node + BT_HEAD >> 3
-                i = bisect_left(self.mem.u64, key, first, first + (self.mem.u32[node >> 2] & 0xFFFF)) - first
+                node = left if key < self.mem.u64[bt_keys(right) >> 3] else right
+                first = bt_keys(node) >> 3
+                i = bisect_left(self.mem.u64, key, first, first + bt_count(self.mem.u32, node)) - first
                 self._open(node, i, key, value, self._shift)
 
     def move(self, path: Path, key: int, to: Path, value: int) -> bool:
@@ -280,8 +282,8 @@ class BTree(Nodes):
         n, cap, level = bt_head(arena, node)
         new_cap = capacity(mem.strings.size(new), 1 << shift)
         set_bt_head(arena, to, n, new_cap, level)
-        arena.move(to + BT_HEAD, node + BT_HEAD, BT_KEY * n)
-        arena.move(to + BT_HEAD + BT_KEY * new_cap, node + BT_HEAD + BT_KEY * cap, n << shift)
+        arena.move(bt_keys(to), bt_keys(node), BT_KEY * n)
+        arena.move(bt_values(to, new_cap), bt_values(node, cap), n << shift)
         set_tn_tree(arena, at, new, level)
         mem.strings.put(handle)
         return to
@@ -292,18 +294,17 @@ class BTree(Nodes):
             return None
         mem = self.mem
         (_handle, above, place), (_handle, node, _i) = path[-2:]
-        last = (mem.u32[above >> 2] & 0xFFFF) - 1
+        last = bt_count(mem.u32, above) - 1
         for other in (place - 1, place + 1):
             if 0 <= other <= last:
                 try:
                     beside = mem.string(self._child(above, other))
                 except SwapIOError:
                     continue
-                word = mem.u32[beside >> 2]
-                if has_room(word & 0xFFFF, word >> 16):
+                if has_room(*bt_counts(mem.u32, beside)):
                     left, right = (beside, node) if other < place else (node, beside)
                     self._even_out(left, right)
-                    mem.u64[(above + BT_HEAD >> 3) + max(place, other)] = mem.u64[right + BT_HEAD >> 3]
+                    mem.u64[bt_keys(above, max(place, other)) >> 3] = mem.u64[bt_keys(right) >> 3]
                     mem.vm.phys.dirty[above >> 12] = 1
                     return left, right
         return None
@@ -312,7 +313,7 @@ class BTree(Nodes):
         """Insert into a full leaf: acquire an item for each node that splits or grows, then split from the leaf up."""
         mem = self.mem
         full = 1
-        while full < len(path) and mem.u32[path[-1 - full][1] >> 2] & 0xFFFF == INNER_CAP:
+        while full < len(path) and bt_count(mem.u32, path[-1 - full][1]) == INNER_CAP:
             full += 1
         root = self._root_bytes(path, full)
         taken: list[int] = []
@@ -339,15 +340,14 @@ class BTree(Nodes):
         """What the root needs when the `full` lowest nodes of a path split: the size of a new item, 0 for none."""
         n = cap = 1                             # another one above it, for two children
         if full < len(path):
-            word = self.mem.u32[path[-1 - full][1] >> 2]
-            n, cap = word & 0xFFFF, word >> 16
+            n, cap = bt_counts(self.mem.u32, path[-1 - full][1])
         return 0 if n < cap else next(nbytes for nbytes in LEAF_CLASSES if capacity(nbytes, CHILD) > cap)
 
     def _raise_root(self, at: int, left: tuple[int, int, int], root: int, key: int, right: int, height: int) -> None:
         mem = self.mem
         node = mem.string_w(root)
         set_bt_head(mem.arena, node, 0, capacity(mem.strings.size(root), CHILD), height)
-        self._open(node, 0, mem.u64[left[1] + BT_HEAD >> 3], left[0], 2)
+        self._open(node, 0, mem.u64[bt_keys(left[1]) >> 3], left[0], 2)
         self._open(node, 1, key, right, 2)
         set_tn_tree(mem.arena, at, root, height)
 
@@ -378,13 +378,13 @@ class BTree(Nodes):
         """Take out n > 0 entries of one leaf, from the place on that seek() found in this breath.  => Cannot fail."""
         mem = self.mem
         _handle, node, i = path[-1]
-        word, more = mem.u32[node >> 2], n - 1
-        left, cap = (word & 0xFFFF) - i - more, word >> 16
-        keys = node + BT_HEAD + BT_KEY * i
-        values = node + BT_HEAD + BT_KEY * cap + (i << self._shift)
+        count, cap = bt_counts(mem.u32, node)
+        more = n - 1
+        left, keys = count - i - more, bt_keys(node, i)
+        values = bt_values(node, cap) + (i << self._shift)
         mem.arena.move(keys, keys + BT_KEY * more, BT_KEY * left)
         mem.arena.move(values, values + (more << self._shift), left << self._shift)
-        mem.u32[node >> 2] = word - more
+        add_bt_count(mem.u32, node, -more)
         mem.vm.phys.dirty[node >> 12] = 1
         self.remove(at, mem.u64[keys >> 3], path)
 
@@ -392,12 +392,12 @@ class BTree(Nodes):
         """Take out the n last entries of the leaf that seek() found in this breath.  => Cannot fail."""
         if n:
             handle, node, _i = path[-1]
-            path[-1] = handle, node, (self.mem.u32[node >> 2] & 0xFFFF) - n
+            path[-1] = handle, node, bt_count(self.mem.u32, node) - n
             self.remove_run(at, path, n)
 
     def _shrink_leaf(self, at: int, handle: int, node: int, left: int) -> None:
         """Move an only leaf that is a quarter full to the next smaller class, if there is memory for it."""
-        cap = self.mem.u32[node >> 2] >> 16
+        cap = bt_cap(self.mem.u32, node)
         size = self._caps.index(cap)
         if size and left <= cap >> 2:
             try:
@@ -409,25 +409,25 @@ class BTree(Nodes):
         """Move what is left of a sparse node to its neighbour, if that can be read and has room; whether it was."""
         mem = self.mem
         _handle, above, place = parent
-        cap = mem.u32[node >> 2] >> 16
+        cap = bt_cap(mem.u32, node)
         first = place - 1 if place else 0
-        if left > cap >> 2 or first + 1 >= mem.u32[above >> 2] & 0xFFFF:
+        if left > cap >> 2 or first + 1 >= bt_count(mem.u32, above):
             return False
         gone = self._child(above, first + 1)
         try:
             into, source = mem.string(self._child(above, first)), mem.string(gone)
         except SwapIOError:
             return False
-        n, m = mem.u32[into >> 2] & 0xFFFF, mem.u32[source >> 2] & 0xFFFF
+        n, m = bt_count(mem.u32, into), bt_count(mem.u32, source)
         if n + m > cap * 3 >> 2:
             return False
-        arena, values = mem.arena, BT_HEAD + BT_KEY * cap
-        arena.move(into + BT_HEAD + BT_KEY * n, source + BT_HEAD, BT_KEY * m)
-        arena.move(into + values + (n << shift), source + values, m << shift)
+        arena = mem.arena
+        arena.move(bt_keys(into, n), bt_keys(source), BT_KEY * m)
+        arena.move(bt_values(into, cap) + (n << shift), bt_values(source, cap), m << shift)
         if shift == 2 and bt_head(arena, into)[2]:
             # An inner node's first key was never looked at where it stood; here it is a separator.
-            mem.u64[(into + BT_HEAD >> 3) + n] = mem.u64[(above + BT_HEAD >> 3) + first + 1]
-        mem.u32[into >> 2] += m
+            mem.u64[bt_keys(into, n) >> 3] = mem.u64[bt_keys(above, first + 1) >> 3]
+        add_bt_count(mem.u32, into, m)
         mem.vm.phys.dirty[into >> 12] = 1
         self._close(above, first + 1, 2)
         mem.strings.put(gone)
@@ -442,7 +442,7 @@ class BTree(Nodes):
                 node = mem.read(mem.string_va(root))
             except SwapIOError:
                 break           # not on the way down, and out of reach: left to a later remove
-            if mem.u32[node >> 2] & 0xFFFF > 1:
+            if bt_count(mem.u32, node) > 1:
                 break
             child = self._child(node, 0)
             mem.strings.put(root)
@@ -466,7 +466,7 @@ class BTree(Nodes):
         demand(seen == level, "B2", f"node {handle:#x} is at level {level}, says {seen}")
         demand(0 < n <= cap == capacity(mem.strings.size(handle), size), "B2", f"node {handle:#x}: {n} of {cap}")
         if level:
-            first = node + BT_HEAD >> 3
+            first = bt_keys(node) >> 3
             entries = [(mem.u64[first + i], self._child(node, i)) for i in range(n)]
         else:
             entries = self._entries(node, 0)

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from tmpfsd.tmpfs import btree
 from tmpfsd.tmpfs.btree import CHILD, BTree, Path
-from tmpfsd.tmpfs.layout import BT_HEAD, BT_KEY, bt_head, set_bt_head, set_tn_tree, tn_tree
+from tmpfsd.tmpfs.layout import (
+    BT_KEY, add_bt_count, bt_count, bt_head, bt_keys, bt_values, set_bt_head, set_tn_tree, tn_tree
+)
 from tmpfsd.tmpfs.mem import Mem
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_SIZE
@@ -48,7 +50,7 @@ def split(tree: BTree, at: int, key: int, to: int) -> None:
             _move_right(tree, node, goes[depth], new, right, key)
             right = new
         if stays[depth]:
-            mem.u32[node >> 2] = mem.u32[node >> 2] & ~0xFFFF | stays[depth]
+            add_bt_count(mem.u32, node, stays[depth] - bt_count(mem.u32, node))
             mem.vm.phys.dirty[node >> 12] = 1
         else:
             mem.strings.put(handle)         # its only child went
@@ -67,7 +69,7 @@ def _sides(mem: Mem, path: Path) -> tuple[list[int], list[int]]:
         _handle, node, i = path[depth]
         is_inner = depth < len(path) - 1
         below = stays[depth] = i + (is_inner and below > 0)
-        goes[depth] = (mem.u32[node >> 2] & 0xFFFF) - i - is_inner
+        goes[depth] = bt_count(mem.u32, node) - i - is_inner
     return stays, goes
 
 
@@ -92,9 +94,9 @@ def _move_right(tree: BTree, node: int, moved: int, new: int, first: int, key: i
     to = mem.string_w(new)
     new_cap = btree.capacity(mem.strings.size(new), size)
     set_bt_head(mem.arena, to, moved + lead, new_cap, level)
-    keys, values = to + BT_HEAD, to + BT_HEAD + BT_KEY * new_cap
-    mem.arena.move(keys + BT_KEY * lead, node + BT_HEAD + BT_KEY * start, BT_KEY * moved)
-    mem.arena.move(values + size * lead, node + BT_HEAD + BT_KEY * cap + size * start, size * moved)
+    keys, values = bt_keys(to), bt_values(to, new_cap)
+    mem.arena.move(keys + BT_KEY * lead, bt_keys(node, start), BT_KEY * moved)
+    mem.arena.move(values + size * lead, bt_values(node, cap) + size * start, size * moved)
     if lead:
         mem.u64[keys >> 3] = key
         mem.u32[values >> 2] = first

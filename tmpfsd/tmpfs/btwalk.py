@@ -8,7 +8,7 @@ Breathing   Nothing here breathes.
 from __future__ import annotations
 
 from tmpfsd.tmpfs.btree import BTree
-from tmpfsd.tmpfs.layout import BT_HEAD, tn_tree
+from tmpfsd.tmpfs.layout import bt_count, bt_counts, bt_keys, bt_values, tn_tree
 
 
 def is_one_leaf(tree: BTree, at: int) -> bool:
@@ -26,14 +26,14 @@ def nodes_from(tree: BTree, at: int, key: int) -> tuple[list[int], int | None]:
     if len(path) < 2:
         return [handle for handle, _node, _i in path], None
     _handle, node, i = path[-2]
-    n, cap = u32[node >> 2] & 0xFFFF, u32[node >> 2] >> 16
-    children = (node + BT_HEAD >> 2) + 2 * cap
+    n, cap = bt_counts(u32, node)
+    children = bt_values(node, cap) >> 2
     handles = u32[children + i:children + n].tolist()
     for handle, _node, place in reversed(path[:-1]):
         if place:
             break
         handles.append(handle)
     for _handle, node, place in reversed(path[:-2]):
-        if place + 1 < u32[node >> 2] & 0xFFFF:
-            return handles, u64[(node + BT_HEAD >> 3) + place + 1]
+        if place + 1 < bt_count(u32, node):
+            return handles, u64[bt_keys(node, place + 1) >> 3]
     return handles, None

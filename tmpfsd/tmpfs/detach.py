@@ -116,7 +116,7 @@ def empty_some(mp: Mount, dino: int, dat: int) -> tuple[int, list[StaleName]]:
         _next(mp, dino, dat)
         return 0, []
     if not entries:         # the first cannot be read: it stays, and the directory with it
-        mp.doomed_from = mem.u64[path[-1][1] + layout.BT_HEAD + layout.BT_KEY * path[-1][2] >> 3] + 1
+        mp.doomed_from = mem.u64[layout.bt_keys(path[-1][1], path[-1][2]) >> 3] + 1
         return 0, []
     mp.dirs.tree.remove_run(dat, path, len(entries))
     layout.set_tn_size(mp.arena, dat, layout.tn_size(mp.arena, dat) - DIRENT_SIZE * len(entries))

@@ -5,6 +5,7 @@ size and alignment follow from the declaration.  Records are little-endian, with
 written in place: `mem` is the arena, `at` the offset of a record in it.
 """
 
+import sys
 from struct import Struct
 from typing import Any, Callable, Final
 
@@ -351,6 +352,46 @@ BT_KEY: Final = 8
 BTREE_NODE = Record("btree_node", BT_HEAD, (("bt_count", "H"), ("bt_cap", "H"), ("bt_level", "B"), ("", "3s")))
 bt_head: Final = BTREE_NODE.get("bt_count", "bt_cap", "bt_level")
 set_bt_head: Final = BTREE_NODE.put("bt_count", "bt_cap", "bt_level")
+# Both in one word, which is read as the machine reads words.
+assert (BTREE_NODE.offset["bt_count"], BTREE_NODE.offset["bt_cap"]) == (0, 2)
+assert sys.byteorder == "little", "records are little-endian, and words of pages are read as they stand"
+
+
+def bt_count(u32, node: int) -> int:
+    """Entries in use."""
+    return u32[node >> 2] & 0xFFFF
+
+
+def bt_cap(u32, node: int) -> int:
+    """Entries there is room for."""
+    return u32[node >> 2] >> 16
+
+
+def bt_counts(u32, node: int) -> tuple[int, int]:
+    """(bt_count, bt_cap)."""
+    word: int = u32[node >> 2]
+    return word & 0xFFFF, word >> 16
+
+
+def add_bt_count(u32, node: int, n: int) -> None:
+    """There are n more entries in use, or fewer; the level and the room are as they were."""
+    u32[node >> 2] += n
+
+
+def bt_keys(node: int, i: int = 0) -> int:
+    """The offset of key i."""
+    return node + BT_HEAD + BT_KEY * i
+
+
+def bt_values(node: int, cap: int) -> int:
+    """The offset of the first value of a node that has room for `cap`."""
+    return node + BT_HEAD + BT_KEY * cap
+
+
+def bt_capacity(nbytes: int, value_size: int) -> int:
+    """Entries that a node of nbytes has room for."""
+    return (nbytes - BT_HEAD) // (BT_KEY + value_size)
+
 
 # --- the value of an extent: which pages hold it ---
 
