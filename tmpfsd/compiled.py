@@ -1,18 +1,18 @@
 """compiled.py: whether the hot floors run compiled or interpreted.
 
 setup.py compiles the modules of FLOORS with mypyc, all or none, into _compiled/, in a directory named by digest(): a
-hash of their sources and of the interpreter's ABI.  A finder (install()) leads their imports there while such a
-directory is there.  Without it Python finds the .py files as ever, so that nothing but that hash can put an extension
-in front of a source: what is edited runs interpreted until it is compiled again.
+hash of their sources and of the interpreter's ABI.  If such a directory is there, a finder (install()) directs their
+imports to it.  If not, Python finds the .py files as usual.  So only that hash can put an extension in front of a
+source: an edited module runs interpreted until it is compiled again.
 
 Picture     digest() -> its directory is there      compiled
                      -> only others are             stale: interpreted, and one line says so
                      -> none is                     interpreted, as it was installed
             TMPFSD_PURE=1                           interpreted; nothing is looked at
 
-Limits      It is decided at the first import of a hot module, for the life of the process.  The hash of 40 files takes
+Limits      The first import of a hot module decides, for the life of the process.  The hash of 40 files takes
             a millisecond.
-            A compiled generator that is dropped half way does not run its `finally`: whoever drops one closes it.
+            A compiled generator that is dropped half way does not run its `finally`: code that drops one must close it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleS
 from importlib.util import source_hash, spec_from_file_location
 
 FLOORS = ("uvm", "pool", "tmpfs", "fuse")
-# Not compiled, but what the compiler knows of them is in the extensions.
+# Not compiled, but the extensions contain what the compiler knows of them.
 ALSO_READ = ("options.py", "seldom.py", "sizes.py", "swapplaces.py", "stores/valkey.py")
-GROUP = "tmpfsd"                    # mypyc's name of what is compiled together
+GROUP = "tmpfsd"                    # mypyc's name for what is compiled together
 SUFFIX = EXTENSION_SUFFIXES[0]      # names the interpreter's version and the machine
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 
 def sources(package: str = PACKAGE) -> list[str]:
-    """The files that are compiled, below the package, in order.  (A package's own file has nothing to gain.)"""
+    """The files that are compiled, below the package, in order.  (The package's own file would gain nothing.)"""
     return [f"{floor}/{name}" for floor in FLOORS if os.path.isdir(os.path.join(package, floor))
             for name in sorted(os.listdir(os.path.join(package, floor)))
             if name.endswith(".py") and name != "__init__.py"]
 
 
 def digest(package: str = PACKAGE) -> str:
-    """A name for what extensions are made from: the sources as they are, and the interpreter's ABI."""
+    """A name for what extensions are made from: the present sources, and the interpreter's ABI."""
     parts = [SUFFIX.encode()]
     for name in (*sources(package), *ALSO_READ):
         with open(os.path.join(package, name), "rb") as file:
@@ -47,7 +47,7 @@ def digest(package: str = PACKAGE) -> str:
 
 
 def place(package: str = PACKAGE) -> str:
-    """The directory of the extensions made from these sources, there or not."""
+    """The directory of the extensions made from these sources, whether it exists or not."""
     return os.path.join(package, "_compiled", digest(package))
 
 
@@ -80,7 +80,7 @@ def _extensions() -> dict[str, str]:
     there = place()
     if os.path.isdir(there):
         names = [f"{GROUP}.{source[:-3].replace('/', '.')}" for source in sources()]
-        # What is missing, if anything, fails as it is imported: compiled modules do not mix with interpreted ones.
+        # If anything is missing, its import fails: compiled modules do not mix with interpreted ones.
         return {name: os.path.join(there, *name.split(".")) + SUFFIX for name in (*names, f"{GROUP}__mypyc")}
     if any(os.path.exists(os.path.join(made, name, f"{GROUP}__mypyc{SUFFIX}")) for name in os.listdir(made)):
         import logging
@@ -93,7 +93,7 @@ _finder = Finder()
 
 
 def install() -> None:
-    """Let the hot modules be found compiled, where they are."""
+    """Have the hot modules found compiled, if they are compiled."""
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
 
@@ -104,5 +104,5 @@ def active() -> bool:
 
 
 def kind() -> str:
-    """What the version says."""
+    """The word for it in the output of --version."""
     return "compiled" if active() else "interpreted"

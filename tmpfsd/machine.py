@@ -1,12 +1,12 @@
-"""machine.py: how much memory there is for this process: the machine's, or less where a memory cgroup says so.
+"""machine.py: how much memory there is for this process: the machine's, or less if a memory cgroup limits it.
 
 A container sees the whole machine's memory in sysconf(3) and /proc/meminfo, and is killed at the limit of its cgroup.
-Both kinds of hierarchy are asked: each group from this process's own up to the highest that can be seen here has a
-limit, and the smallest counts.
+Both kinds of hierarchy are asked.  Each group has a limit, from this process's own up to the highest that can be seen
+here, and the smallest limit counts.
 
-    version 1   memory.stat says the smallest of the way up by itself, also of groups that are not seen from
+    version 1   memory.stat itself gives the smallest limit on the way up, including groups that cannot be seen from
                 inside a container (hierarchical_memory_limit); memory.limit_in_bytes of each, in case it does not
-    version 2   memory.max of each group, and memory.high: beyond that a group is slowed down until it stands still
+    version 2   memory.max of each group, and memory.high: beyond that a group is slowed down to a standstill
 
 Picture     /proc/self/cgroup "4:memory:/docker/x" and mountinfo "/docker/x /sys/fs/cgroup/memory cgroup ...memory"
             give /sys/fs/cgroup/memory; a path outside the mounted root ("/../..", of another namespace) gives the

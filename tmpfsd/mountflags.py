@@ -1,13 +1,13 @@
 """mountflags.py: the options that mount(8) turns into bits of mount(2), and the call that changes them.
 
-libfuse (3.14) knows some of them only and refuses the others, so the rest is set on the finished mount, as
+libfuse (3.14) knows only some of them and refuses the others, so the rest is set on the finished mount, as
 mount -o remount does.  fusermount3, which mounts for users, knows the same few.
 
 Picture     words --bits()--> flags --remount()--> mount(2)     as libmount reads them: of two opposites the last counts
             mountinfo --in_force()--> words that the kernel says are in force
 
-Invariants  F1 remount() changes the mount with the device number that is meant, or none: what is at the path is opened
-               first, and its mount looked up by the id that /proc/self/fdinfo tells.  The file system is not asked.
+Invariants  F1 remount() changes the mount with the intended device number, or none: it first opens what is at the path,
+               then finds its mount by the id in /proc/self/fdinfo.  The file system is not asked.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ BY_NAME = {
     "strictatime": (STRICTATIME, False), "nostrictatime": (STRICTATIME, True), "lazytime": (LAZYTIME, False),
     "nolazytime": (LAZYTIME, True), "nosymfollow": (NOSYMFOLLOW, False), "symfollow": (NOSYMFOLLOW, True),
 }
-# What the kernel's tmpfs takes without any effect: messages that are not printed, mandatory locks, which Linux has no
-# more, and a counter for NFS that FUSE keeps by itself.
+# What the kernel's tmpfs takes without any effect: messages that are not printed, mandatory locks, which Linux no
+# longer has, and a counter for NFS that FUSE keeps by itself.
 WITHOUT_EFFECT = frozenset(("silent", "loud", "mand", "nomand", "iversion", "noiversion"))
 LIBFUSE = frozenset(("ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "noatime", "sync", "async",
                      "dirsync"))
@@ -61,7 +61,7 @@ def lines_of(device: bytes, table: bytes) -> list[MountPoint]:
 def in_force(device: bytes, point: bytes, table: bytes) -> list[str]:
     """Return the options of a mount, those of the mount itself and of its superblock.
 
-    => of several places that at `point` counts, else the first.
+    => if it is at several places: the one at `point`, else the first.
     """
     found = lines_of(device, table)
     at_point = [mount for mount in found if os.fsencode(mount.path) == point]

@@ -1,8 +1,8 @@
-"""native.py: what compiled modules say to mypyc, as nothing at run time.
+"""native.py: what compiled modules say to mypyc, without effect at run time.
 
-`i64` is an int in a register.  It wraps around where a Python int grows, so that it is for what is known to be small:
-page numbers, offsets, indexes.  mypyc_attr() gives a class properties, for example that a test may derive from it.
-mypy_extensions, where mypyc knows both from, need not be installed.
+`i64` is an int in a register.  It wraps around where a Python int grows.  So it is for what is known to be small:
+page numbers, offsets, indexes.  mypyc_attr() sets properties of a class, for example that a test may derive from it.
+mypy_extensions, from which mypyc knows both, need not be installed.
 """
 
 from typing import TYPE_CHECKING, Any, Callable
@@ -14,5 +14,5 @@ else:
     i64 = int
 
     def mypyc_attr(**_properties: Any) -> Callable[[type], type]:
-        """Nothing to an interpreter."""
+        """Do nothing when interpreted."""
         return lambda cls: cls

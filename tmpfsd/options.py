@@ -2,8 +2,8 @@
 
 The only place where an option is named, parsed, given its default or refused.  The command line calls
 parse(); the tests build Config(...) directly, where every field has the default that the mount would have.
-Only these are looked at here: the machine's memory size, the caller's ids, and what swapplaces.py looks at for swap=.
-cli/preflight.py sees whether a path can be used.
+It looks only at the machine's memory size, the caller's ids, and what swapplaces.py looks at for swap=.
+cli/preflight.py checks whether a path can be used.
 
 Limits      Sizes are whole numbers with k, m, g, t, p, e or %: no fractions, as in the kernel's tmpfs.
             A comma inside a value is written \\, and a backslash \\\\ (as libfuse does); a colon in a path of swap= is
@@ -32,7 +32,7 @@ from tmpfsd.sizes import (
 )
 from tmpfsd.swapplaces import TLS, default_swap, is_url, parse_image, parse_swap, remote, shown
 
-MOST_BEHIND = 6 << 40       # of all places behind the first: the numbers of slots that are left (uvm.swapset.RING_BASE)
+MOST_BEHIND = 6 << 40       # of all places except the first: the slot numbers that are left (uvm.swapset.RING_BASE)
 MAX_SPIN = 100_000
 DEFAULT_ZRAM = -50          # per cent of ram
 AS_SIZE = -1                # swap_size_bytes: as large as size_bytes
@@ -47,7 +47,7 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What one mount is to be.  swap is a directory, a file or a block device; None is no swap at all."""
+    """What one mount is to be.  swap is a directory, a file or a block device; None: no swap."""
 
     size_bytes: int = field(default_factory=lambda: round_up(memory_limit() // 2))
     nr_inodes: int = 0                      # 0: no limit of its own
@@ -56,17 +56,17 @@ class Config:
     gid: int = field(default_factory=os.getgid)
     ram_bytes: int = field(default_factory=lambda: default_ram(memory_limit()))
     swap: str | None = field(default_factory=default_swap)
-    swap_more: tuple[str, ...] = ()         # places that are filled when the first is full, one after the other
+    swap_more: tuple[str, ...] = ()         # places that are filled one after the other when the first is full
     swap_size_bytes: int = AS_SIZE
     swap_io: str = "buffered"
     swap_crypt: bool = True
-    swap_password_file: str = ""            # what a server of swap wants to hear
-    swap_ca_file: str = ""                  # whose word for such a server is taken, beside the system's
+    swap_password_file: str = ""            # for a server of swap
+    swap_ca_file: str = ""                  # certificates for such a server, beside the system's
     compress: str = "none"
-    ram_auto: Auto | None = None            # ram_bytes is what it begins with then
-    zram: int = DEFAULT_ZRAM                # bytes, or where it is negative, per cent of ram_bytes
+    ram_auto: Auto | None = None            # ram_bytes is then what it begins with
+    zram: int = DEFAULT_ZRAM                # bytes; if negative, per cent of ram_bytes
     image: str = ""                         # the file of a saved file system; "": begin with an empty one
-    image_cache_bytes: int = 256 << 20      # of one on a server: blocks that are kept on the disk
+    image_cache_bytes: int = 256 << 20      # of an image on a server: blocks that are kept on the disk
     backend: str = "pageable-submap"
     submap: str | int = "auto"
     submap_sharing: str = "shared"
@@ -87,7 +87,7 @@ class Config:
     noatime: bool = False
     nodiratime: bool = False
     strictatime: bool = False
-    noperm: bool = False                    # the kernel checks no permissions: who enters may all
+    noperm: bool = False                    # the kernel checks no permissions: everyone who enters may do everything
     fsname: str = "tmpfsd"
     metrics: str = ""                       # a socket's path, or HOST:PORT; "": none
     generic: tuple[str, ...] = ()           # flags for the kernel's mount, as libfuse spells them
@@ -102,7 +102,7 @@ class Config:
 
     @property
     def zram_bytes(self) -> int:
-        """How much of ram_bytes is for compressed pages; 0 where that would leave too little of one or the other."""
+        """How much of ram_bytes is for compressed pages; 0 if that would leave too little of one or the other."""
         if self.compress == "none":
             return 0
         nbytes = self.zram if self.zram >= 0 else -self.zram * self.ram_bytes // 100
@@ -111,12 +111,12 @@ class Config:
 
     @property
     def user_quota(self) -> bool:
-        """Whether what each user has is counted."""
+        """Whether usage is counted by user."""
         return self.quota or self.usrquota
 
     @property
     def group_quota(self) -> bool:
-        """Whether what each group has is counted."""
+        """Whether usage is counted by group."""
         return self.quota or self.grpquota
 
     @property
@@ -175,19 +175,19 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "strictatime": ("strictatime", True), "nostrictatime": ("strictatime", False),
     "noperm": ("noperm", True),
     "quota": ("quota", True), "usrquota": ("usrquota", True), "grpquota": ("grpquota", True),
-    "noswap": ("swap", ()),         # as swap=none, which is read so
+    "noswap": ("swap", ()),         # as swap=none, which is read as ()
 }
 
-# Flags that are the kernel's: libfuse hands them to mount(2), or server/daemon.py sets them when it has mounted.
+# Flags of the kernel: libfuse hands them to mount(2), or server/daemon.py sets them after mounting.
 GENERIC = frozenset(("allow_other", "default_permissions", *mountflags.BY_NAME))
 
-# What mount(8), fstab and mount.fuse write for themselves.
+# What mount(8), fstab and mount.fuse add for themselves.
 IGNORED = frozenset((
     "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
     *mountflags.WITHOUT_EFFECT,
     "inode32", "inode64",       # inode numbers end at 2^31 - 1, so either is kept
 ))
-AS_IT_IS = frozenset(("huge=never", "mpol=default"))        # what the kernel's tmpfs takes too where it has neither
+AS_IT_IS = frozenset(("huge=never", "mpol=default"))        # the kernel's tmpfs accepts these too when it has neither
 IGNORED_VALUED = ("x-", "comment=", "user=", "helper=", "uhelper=")
 
 OPPOSITES = (
@@ -224,7 +224,7 @@ def parse(options: str | Iterable[str] = "", *, physical: int | None = None,
           swap: Callable[[], str | None] = default_swap) -> Config:
     """Read mount options into a Config.
 
-    => physical is the memory in bytes that there is for us, swap finds the default place of the swap file.
+    => physical is the memory in bytes that we may use, swap finds the default place of the swap file.
     => raises OptionError, whose text starts with the option as it was written.
     """
     whole, physical = physical or physical_memory(), physical or memory_limit()
@@ -257,13 +257,13 @@ def parse(options: str | Iterable[str] = "", *, physical: int | None = None,
 
 
 def demand_memory(ram: int | Auto, whole: int) -> None:
-    """Refuse more than the machine has.  (The limit of a container can be changed: that is warned of only.)"""
+    """Refuse more than the machine has.  (Beyond a container's limit only a warning comes: it can be changed.)"""
     if (ram_bytes := ram.high if isinstance(ram, Auto) else ram) > whole:
         raise OptionError(f"ram={ram_bytes >> 20}m: more than the physical memory of this machine ({whole >> 20}m)")
 
 
 def beyond(ram_bytes: int, limit: int) -> tuple[str, ...]:
-    """Return what to warn of where ram leaves no room for the daemon itself."""
+    """Return a warning if ram leaves no room for the daemon itself."""
     if ram_bytes + OWN_MEMORY <= limit:
         return ()
     own = OWN_MEMORY >> 20
@@ -272,7 +272,7 @@ def beyond(ram_bytes: int, limit: int) -> tuple[str, ...]:
 
 
 def says_nothing(word: str) -> bool:
-    """Tell whether an option is taken without any effect."""
+    """Tell whether an option is accepted without any effect."""
     return word in IGNORED or word in AS_IT_IS or word.startswith(IGNORED_VALUED)
 
 
@@ -283,7 +283,7 @@ def read_value(values: dict[str, Any], given: list[str], word: str, physical: in
     if not text:
         raise OptionError(f"{word}: needs a value: {option.allowed}")
     if name != "swap":
-        text = text.replace("\\:", ":")         # escaped as libfuse does; only swap= has a meaning for it
+        text = text.replace("\\:", ":")         # escaped as libfuse does; it matters to swap= only
     if name in given:
         raise OptionError(f"{word}: {name} is given twice")
     try:
@@ -309,7 +309,7 @@ def read_flag(values: dict[str, Any], word: str) -> None:
 
 
 def refuse_opposites(given: list[str]) -> None:
-    """Refuse two options that say the contrary of each other."""
+    """Refuse two options that contradict each other."""
     for one, other in OPPOSITES:
         if one in given and other in given:
             raise OptionError(f"{one}: contradicts {other}")
@@ -348,7 +348,7 @@ def agree(values: dict[str, Any]) -> Config:
 
 
 def demand_quotas(config: Config) -> None:
-    """Refuse limits of what is not counted (the kernel's tmpfs takes them, without effect)."""
+    """Refuse limits on what is not counted (the kernel's tmpfs accepts them, without effect)."""
     for name in sorted(config.given):
         kind = name.partition("_")[0]
         if name.endswith("_hardlimit") and not config.given & {kind, "quota"}:
@@ -356,7 +356,7 @@ def demand_quotas(config: Config) -> None:
 
 
 def demand_image(config: Config) -> None:
-    """Refuse what cannot be where a mount begins with an image."""
+    """Refuse what is impossible for a mount that begins with an image."""
     if "image_cache" in config.given and not is_url(config.image):
         raise OptionError(f"image_cache={config.image_cache_bytes}: is for image=SCHEME://..., what is on a server")
     if not config.image:
@@ -373,7 +373,7 @@ def demand_image(config: Config) -> None:
 
 
 def agree_on_swap(config: Config) -> tuple[str, ...]:
-    """Refuse swap options without swap; return what to warn of."""
+    """Refuse swap options without swap; return warnings."""
     servers = any(map(remote, config.places))
     if servers and not config.swap_crypt:
         raise OptionError("swap_crypt=off: what goes to a server is always encrypted")

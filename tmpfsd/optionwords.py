@@ -85,7 +85,7 @@ def parse_fsname(text: str, _physical: int) -> str:
 
 
 def parse_metrics(text: str, _physical: int) -> str:
-    """Read metrics=: the path of a socket as it is, a port as one of the loopback address."""
+    """Read metrics=: the path of a socket as it is, a port as one on the loopback address."""
     if text.startswith("/"):
         if len(os.fsencode(text)) > 107:        # sun_path of <sys/un.h>
             raise ValueError("too long for the path of a socket: at most 107 bytes")
@@ -97,7 +97,7 @@ def parse_metrics(text: str, _physical: int) -> str:
 
 
 class Auto(NamedTuple):
-    """ram=auto: it follows the pressure on memory, between so many bytes."""
+    """ram=auto: it follows the memory pressure, between these two numbers of bytes."""
 
     low: int
     high: int

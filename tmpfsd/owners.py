@@ -1,4 +1,4 @@
-"""owners.py: whose the root directory is: uid= and gid= by number or by name, as mount(8) reads them, and mode=."""
+"""owners.py: owner and mode of the root directory: uid= and gid= by number or by name, as mount(8), and mode=."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import grp
 import pwd
 import re
 
-MAX_ID = (1 << 32) - 2      # -1 means "leave it" to chown(2)
+MAX_ID = (1 << 32) - 2      # to chown(2) -1 means "leave it"
 
 
 def is_number(text: str) -> bool:
-    """Tell whether it is no name.  => ValueError: it is a number that is no id."""
+    """Tell whether it is a number, not a name.  => ValueError: a number that is no id."""
     if re.fullmatch(r"-?[0-9]+", text, re.ASCII) is None:
         return False
     if text.startswith("-") or len(text) > 12 or int(text) > MAX_ID:

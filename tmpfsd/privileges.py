@@ -1,26 +1,26 @@
-"""privileges.py: what a daemon of root's gives up once it has mounted, and the one capability that it keeps.
+"""privileges.py: what root's daemon gives up once it has mounted, and the one capability that it keeps.
 
 Picture     all of root's --drop()--> SYS_ADMIN permitted, none effective --admin()--> SYS_ADMIN effective
 
-    kept        CAP_SYS_ADMIN, for umount(2) at the end; raised for that call only.  With it CAP_DAC_READ_SEARCH, where
-                no path leads to the mount without (below another user's directory of mode 0700)
-    given up    all others, among them CAP_DAC_OVERRIDE and, elsewhere, CAP_DAC_READ_SEARCH: it can still open what
+    kept        CAP_SYS_ADMIN, for umount(2) at the end; raised for that call only.  Also CAP_DAC_READ_SEARCH, if
+                without it no path leads to the mount (below another user's directory of mode 0700)
+    given up    all others, among them CAP_DAC_OVERRIDE and, otherwise, CAP_DAC_READ_SEARCH: it can still open what
                 root owns (the swap file, the directory of the control socket, devices), nothing else.
                 CAP_SYS_RESOURCE too: the swap file does not use the blocks that a disk reserves for root.  The
-                supplementary groups.  What `tmpfsctl swapon` gives it later is opened by tmpfsctl, and comes as a
+                supplementary groups.  A file for `tmpfsctl swapon` is opened by tmpfsctl later, and passed as a
                 descriptor.
     no_new_privs  no program that it starts gets any of them back
 
-A daemon of another user has nothing to give up, and needs fusermount3, which is set-user-ID, at its end: it keeps all.
+A daemon of another user has nothing to give up, and at its end needs fusermount3, which is set-user-ID: it keeps all.
 
 Limits      It stays user 0, which owns all of root's files.  Landlock (tried, Linux 6.18): umount(2) is EPERM for a
-            process that is restricted, whatever the rules.  It would take a second process that stays free, and holds
-            the capability.  Another uid after opening: other processes of that uid could send signals, and every mount
-            would need a uid of its own.
-            Capabilities are a thread's: those that begin before drop() call give_up() first of all, and what they start
-            has none either.
+            restricted process, whatever the rules.  That would need a second, unrestricted process that holds the
+            capability.  Changing to another uid after opening: other processes of that uid could send signals, and
+            every mount would need a uid of its own.
+            Capabilities belong to a thread: threads that begin before drop() call give_up() first, and the threads
+            that they start have none either.
             A socket of metrics= in another user's directory cannot be removed at the end.  Its name stays, and the next
-            mount with that name takes it over.  (A capability kept for that would open everything.)
+            mount with that name reuses it.  (A capability kept for that would open everything.)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VERSION_3 = 0x20080522      # _LINUX_CAPABILITY_VERSION_3: 64 bits, in two halve
 log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)
 _groups = threading.Lock()
-_left: list[int] = []               # the process that has left them: this one, or the one it was made of
+_left: list[int] = []               # the process that has left them: this one, or the one it was forked from
 _Header = ctypes.c_uint32 * 2       # struct __user_cap_header_struct: version, pid
 _Data = ctypes.c_uint32 * 6         # struct __user_cap_data_struct[2]: effective, permitted, inheritable
 
@@ -50,20 +50,20 @@ def _call(name: str, data: ctypes.Array[ctypes.c_uint32]) -> None:
 
 
 def capabilities() -> tuple[int, int]:
-    """Return the effective and the permitted ones of this thread."""
+    """Return the effective and the permitted capabilities of this thread."""
     data = _Data()
     _call("capget", data)
     return data[0] | data[3] << 32, data[1] | data[4] << 32
 
 
 def set_capabilities(effective: int, permitted: int) -> None:
-    """Set those of this thread; none is inheritable."""
+    """Set the capabilities of this thread; none is inheritable."""
     low = (1 << 32) - 1
     _call("capset", _Data(effective & low, permitted & low, 0, effective >> 32, permitted >> 32, 0))
 
 
 def reachable(path: str) -> bool:
-    """Tell whether this thread may follow a path as far as a mount, which is not asked."""
+    """Tell whether this thread may follow a path up to a mount, which is not asked."""
     try:
         os.close(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
     except PermissionError:
@@ -76,7 +76,7 @@ def reachable(path: str) -> bool:
 def leave_groups() -> None:
     """Leave root's supplementary groups, once, with _groups held.
 
-    setgroups(3) is for all threads: where one of them may not any more and another may, the C library calls abort().
+    setgroups(3) is for all threads: if one thread no longer may and another may, the C library calls abort().
     """
     if os.geteuid() == 0 and os.getpid() not in _left:
         os.setgroups([])
@@ -84,7 +84,7 @@ def leave_groups() -> None:
 
 
 def drop(mountpoint: str = "/") -> None:
-    """Give up what serving a mount does not need; for root only."""
+    """Give up what is not needed to serve a mount; only for root."""
     if os.geteuid() != 0:
         return
     try:
@@ -100,7 +100,7 @@ def drop(mountpoint: str = "/") -> None:
 
 
 def give_up() -> None:
-    """Keep no capability in this thread, nor in those that it starts: what speaks to a server needs none."""
+    """Keep no capability in this thread, nor in those that it starts: threads that speak to a server need none."""
     try:
         with _groups:
             leave_groups()
@@ -111,7 +111,7 @@ def give_up() -> None:
 
 @contextlib.contextmanager
 def admin() -> Iterator[None]:
-    """Have CAP_SYS_ADMIN within, and what else is kept, where this thread may."""
+    """Have CAP_SYS_ADMIN within, and what else is kept, if this thread may."""
     effective, permitted = capabilities()
     if effective & CAP_SYS_ADMIN or not permitted & CAP_SYS_ADMIN:
         yield

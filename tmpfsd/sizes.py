@@ -10,10 +10,10 @@ from tmpfsd.optionwords import UNITS, Auto
 PAGE_SIZE = 4096
 MIN_RAM = 1 << 20
 MIN_SIZE = 64 << 10
-MAX_SPACE = 16 << 40        # of a submap: a page table of 16 bytes a page is wired, 64 GiB of it then
-MAX_SIZE = (1 << 64) - PAGE_SIZE        # as the kernel's tmpfs; what can be had is limited by ram and swap
+MAX_SPACE = 16 << 40        # of a submap: its page table, 16 bytes a page, is wired: 64 GiB then
+MAX_SIZE = (1 << 64) - PAGE_SIZE        # as the kernel's tmpfs; ram and swap are the real limit
 UNLIMITED = MAX_SIZE                    # of size=0
-MOST_SWAP = 8 << 40         # of one place: there can be no more pages (uvm.swapset.OWN_WIDTH)
+MOST_SWAP = 8 << 40         # of one place: there cannot be more pages (uvm.swapset.OWN_WIDTH)
 MIN_CACHE = 4 << 20
 MIN_ZRAM, MOST_ZRAM = 1 << 20, 16 << 30         # a place in uvm/area.py has 31 bits
 DEFAULT_RAM = 128 << 20
@@ -29,9 +29,9 @@ def round_up(nbytes: int) -> int:
 
 
 def default_ram(limit: int) -> int:
-    """Return the default of ram=: half of what the limit leaves beside the daemon itself, at most DEFAULT_RAM.
+    """Return the default of ram=: half of the limit minus the daemon's own memory, at most DEFAULT_RAM.
 
-    The other half is for what serving it takes elsewhere: the page cache of the swap file, the kernel's inodes and
+    The other half is for what serving takes elsewhere: the page cache of the swap file, the kernel's inodes and
     pages of files, and whatever else runs under that limit.
     """
     return max(min(DEFAULT_RAM, (limit - OWN_MEMORY) // 2 // PAGE_SIZE * PAGE_SIZE), MIN_RAM)
@@ -83,7 +83,7 @@ def parse_blocks(text: str, _physical: int) -> int:
 
 
 def parse_ram(text: str, physical: int) -> int | Auto:
-    """Read ram=; rounded down, for it is a promise not to use more."""
+    """Read ram=; rounded down, because it is a promise not to use more."""
     if text == "auto":
         return Auto(max(default_ram(physical) // 4 & -PAGE_SIZE, MIN_RAM), max(physical // 2 & -PAGE_SIZE, MIN_RAM))
     if text.startswith("auto:"):
@@ -96,7 +96,7 @@ def parse_ram(text: str, physical: int) -> int | Auto:
 
 
 def parse_bytes(text: str, physical: int) -> int:
-    """Read so much ram."""
+    """Read an amount of ram."""
     nbytes = parse_size(text, physical)
     if nbytes < MIN_RAM:
         raise ValueError("too small: at least 1m")

@@ -1,8 +1,8 @@
-"""swapplaces.py: where a mount may page to: the places that swap= names, and the one that is taken by default.
+"""swapplaces.py: where a mount may page to: the places that swap= names, and the default one.
 
-Only names are looked at, and the symbolic links in them.  cli/preflight.py sees whether a place can be used.
+It looks only at names, and the symbolic links in them.  cli/preflight.py checks whether a place can be used.
 
-Limits      A colon in a path is written \\:, for it stands between two places.
+Limits      A colon in a path is written \\:, because a colon separates two places.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MEMORY_FILESYSTEMS = frozenset(("tmpfs", "ramfs", "devtmpfs", "fuse.tmpfsd"))
 def default_swap() -> str | None:
     """Return the first directory for swap that is not itself in memory and can be written to, or None.
 
-    => one whose disk is full is taken only when there is no other.
+    => a directory whose disk is full is taken only if there is no other.
     """
     places = [real for real in map(os.path.realpath, SWAP_CANDIDATES)
               if os.path.isdir(real) and mountinfo.type_above(real) not in MEMORY_FILESYSTEMS
@@ -48,8 +48,8 @@ def has_room(path: str) -> bool:
 def follow(path: str) -> str:
     """Return the absolute path without symbolic links; what does not exist stays as it is.
 
-    => ValueError: a link of another user is in the way, who may let it lead to any file of ours.  realpath(3) follows
-    those too, and past what the kernel refuses in sticky directories (/proc/sys/fs/protected_symlinks).
+    => ValueError: a link of another user is in the way, who could point it at any file of ours.  realpath(3) follows
+    those too, even what the kernel refuses in sticky directories (/proc/sys/fs/protected_symlinks).
     """
     here, followed = "/", 0
     todo = os.path.join(os.getcwd(), path).split("/")[::-1]
@@ -98,7 +98,7 @@ def remote(text: str) -> Remote | None:
 
 
 def split_places(text: str) -> list[str]:
-    """The places of swap=, as they are meant: a server's has colons of its own."""
+    """The places of swap=, split at the right colons: a server's place has colons of its own."""
     words: list[str] = []
     rest: str | None = text
     while rest is not None:
@@ -115,7 +115,7 @@ def split_places(text: str) -> list[str]:
 
 
 def parse_swap(text: str, _physical: int) -> tuple[str, ...]:
-    """Read swap=: the places, () for none; whether they can be used is seen later."""
+    """Read swap=: the places, () for none; whether they can be used is checked later."""
     if text == "none":
         return ()
     words = split_places(text)
@@ -136,13 +136,13 @@ def is_url(text: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """What image= names, as logs and status show it: what stands behind the "?" of a URL may be a key."""
+    """What image= names, as logs and status show it: after the "?" of a URL there may be a key."""
     head, mark, _key = text.partition("?")
     return f"{head}?..." if mark and is_url(text) else text
 
 
 def parse_image(text: str, _physical: int) -> str:
-    """Read image=: an absolute path without symbolic links, or a URL; what is there is looked at later."""
+    """Read image=: an absolute path without symbolic links, or a URL; what is there is checked later."""
     if not is_url(text):
         return follow(text)
     if URL.fullmatch(text) is None:

@@ -1,4 +1,4 @@
-"""advise.py: tmpfsctl advise: how many page-ins there would be with more ram or less, and how much would be enough."""
+"""advise.py: tmpfsctl advise: how many page-ins there would be with more or less ram, and how much would be enough."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tmpfsd.cli.client import ask
 from tmpfsd.cli.status import human
 from tmpfsd.mounts.printable import printable
 
-AT_ONCE = 5.0               # seconds between two questions: the daemon samples for 15 after one
-FEW = 200                   # accesses in a sample that tell little
+AT_ONCE = 5.0               # between two questions: the daemon goes on sampling for 15 after one
+FEW = 200                   # a sample with fewer accesses says little
 EPILOG = """\
 example:
   tmpfsctl advise /mnt/x --seconds 60
@@ -44,7 +44,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Sample for a while, then say what came of it; at ^C what there is."""
+    """Sample for a while, then print the result; at ^C print what there is."""
     until = time.monotonic() + args.seconds
     ask(args.mountpoint, "advise")
     try:

@@ -1,4 +1,4 @@
-"""bar.py: commands that take long, followed with a progress bar where somebody looks."""
+"""bar.py: a progress bar for commands that take long, if somebody watches."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tmpfsd.cli.client import ask
 
 
 def ask_with_bar(path: str, command: str, title: str, /, **arguments: Any) -> Any:
-    """client.ask(), with a bar on stderr where that is a terminal."""
+    """client.ask(), with a bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         return ask(path, command, **arguments)
-    from rich.console import Console  # some 50 ms, for those who look only
+    from rich.console import Console  # some 50 ms, only for those who watch
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

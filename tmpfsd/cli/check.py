@@ -36,5 +36,5 @@ def run(args: argparse.Namespace) -> None:
 
 
 def text(progress: dict[str, Any]) -> str:
-    """Say how far it is."""
+    """Write the progress."""
     return f"checked {100 * progress['done'] // max(progress['of'], 1)} %"

@@ -3,13 +3,13 @@
 Picture     a path --find(), place_of()--> MountPoint, by its device number --Connection--> its own server
             --answers()--> {"progress": ...}, at last {"result": ...}
             no server, or no word from it: trouble.py says what is the matter
-Invariants  A1 Only the owner of the mount is sent anything, and only what the owner says is shown.  The credentials of
-               the socket tell who that is, not where it lies.  A descriptor is given to root, to the caller, or to the
+Invariants  A1 Requests go only to the owner of the mount, and only the owner's answers are shown.  The credentials of
+               the socket say who that is, not its path.  A descriptor is given to root, to the caller, or to the
                owner of the file.
-            A2 A server that is silent for SILENCE seconds is asked by a second connection whether it lives.  One that
-               says nothing there either is hung.  Any line, also one of progress, is a sign of life.
-            A3 Who asks all mounts of the machine waits for no single one: ask_briefly() has an end, whatever the server
-               of another user says, byte by byte or without an end.
+            A2 If a server is silent for SILENCE seconds, a second connection asks it whether it lives.  If it is silent
+               there too, it is hung.  Any line is a sign of life, also one of progress.
+            A3 A command that asks all mounts of the machine never waits for one: ask_briefly() has a deadline, whatever
+               the server of another user sends, byte by byte or without end.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = ["ClientError", "CliError", "Dead", "Detached", "Foreign", "Hung", "No
 
 SILENCE = 1.4           # seconds without a word
 LEAST = 0.01
-LONGEST = 10.0          # for a status, which never takes long, of a server that lives
+LONGEST = 10.0          # for a status, which never takes long, from a server that lives
 PING_SECONDS = 0.7
-BRIEFLY = 0.4           # for a server that may be of any mount
+BRIEFLY = 0.4           # for a server that may belong to anyone's mount
 MAX_ANSWER = 16 << 20
 
 
 def find(path: str) -> MountPoint:
-    """Return the mount at path; ClientError where there is none of ours."""
+    """Return the mount at path; ClientError if there is no tmpfsd there."""
     if not path:
         raise ClientError("mount point: empty")     # it would be taken for the working directory
     where = mountinfo.locate(path)
@@ -75,10 +75,10 @@ def on_mount(path: str) -> Where:
 
 
 class Connection:
-    """A conversation with the server of a mount, and with nobody else (A1)."""
+    """A conversation with the server of a mount, and nobody else (A1)."""
 
     def __init__(self, mounted: MountPoint, seconds: float, until: float | None = None) -> None:
-        self.seconds, self.until = seconds, until       # of silence; and when all must have been said (A3)
+        self.seconds, self.until = seconds, until       # of silence; and when the answer must be complete (A3)
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(seconds)
         self.buffer = bytearray()
@@ -112,7 +112,7 @@ class Connection:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens")
 
     def send(self, request: Mapping[str, Any]) -> None:
-        """Send a request, and the file that goes with it under the name "descriptor"."""
+        """Send a request, and with it the open file that it has under the name "descriptor"."""
         descriptors = [value for name, value in request.items() if name == "descriptor"]
         values = {name: value for name, value in request.items() if name != "descriptor"}
         data = json.dumps(values).encode() + b"\n"
@@ -124,18 +124,18 @@ class Connection:
         self.sock.sendall(data)
 
     def is_over(self) -> bool:
-        """Tell whether all should have been said by now."""
+        """Tell whether the answer should be complete by now."""
         return self.until is not None and time.monotonic() >= self.until
 
     def _heed_end(self) -> None:
-        """Wait no longer than is left.  => TimeoutError."""
+        """Wait no longer than the time that is left.  => TimeoutError."""
         if self.is_over():
             raise TimeoutError("not all was said in time")
         if self.until is not None:
             self.sock.settimeout(min(self.seconds, max(self.until - time.monotonic(), LEAST)))
 
     def line(self) -> bytes:
-        """Return the next line; what came, without its end, where the server hangs up.  => TimeoutError."""
+        """Return the next line; if the server hangs up, what came, without a line end.  => TimeoutError."""
         self._heed_end()
         while (end := self.buffer.find(b"\n") + 1) == 0 and len(self.buffer) <= MAX_ANSWER:
             data = self.sock.recv(1 << 16)
@@ -150,7 +150,7 @@ class Connection:
 
 
 def connect(sock: socket.socket, place: str) -> None:
-    """Connect; where others stand in line (EAGAIN), wait for as long as the socket's timeout."""
+    """Connect; if the queue is full (EAGAIN), wait for as long as the socket's timeout."""
     deadline = time.monotonic() + (sock.gettimeout() or 0)
     while True:
         try:
@@ -184,7 +184,7 @@ def ask(path: str, command: str, on_progress: Callable[[int, int], None] = lambd
 
 def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
               on_progress: Callable[[int, int], None] = lambda _done, _of: None, /, **arguments: Any) -> Any:
-    """Send one command to a mount, which messages call path; see ask()."""
+    """Send one command to a mount, which messages call `path`; see ask()."""
     for answer in answers(mounted, path, seconds, command, arguments):
         word = answer.get("progress")
         if word:
@@ -193,7 +193,7 @@ def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
 
 
 def ask_briefly(mounted: MountPoint, seconds: float, command: str) -> Any:
-    """Send one command to a mount that may be anybody's; ClientError when it has not answered after so long (A3)."""
+    """Send one command to a mount that may be anybody's; ClientError if it has not answered in time (A3)."""
     until = time.monotonic() + seconds
     with contextlib.closing(answers(mounted, mounted.path, seconds, command, {}, until)) as told:
         for answer in told:
@@ -211,7 +211,7 @@ def answers(mounted: MountPoint, path: str, seconds: float, command: str, argume
             until: float | None = None) -> Generator[dict[str, Any], None, None]:
     """Send one command and yield its answers, the last with a result; ClientError, which names path, when it fails.
 
-    => seconds is how long the server may be silent; until, when it must have said all (A3).
+    => seconds is how long the server may be silent; until, when the answer must be complete (A3).
     """
     pid = 0
     try:
@@ -235,7 +235,7 @@ def answers(mounted: MountPoint, path: str, seconds: float, command: str, argume
 
 
 def read(connection: Connection, mounted: MountPoint) -> dict[str, Any]:
-    """Return the next answer, however long a server takes that lives (A2).  => OSError, ValueError."""
+    """Return the next answer, however long a living server takes (A2).  => OSError, ValueError."""
     while True:
         try:
             line = connection.line()
@@ -254,7 +254,7 @@ def read(connection: Connection, mounted: MountPoint) -> dict[str, Any]:
 
 
 def leftovers() -> Iterator[dict[str, Any]]:
-    """Return the status of each server of ours whose mount cannot be reached any more, though it lives."""
+    """Return the status of each of our servers that lives though its mount can no longer be reached."""
     mounted = {mount.device for mount in mountinfo.table()}
     for device in places.devices(os.geteuid()):
         if device not in mounted:

@@ -31,7 +31,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Save, mount, and take the name of the image away."""
+    """Save, mount, and remove the name of the image."""
     directory = default_swap()
     if directory is None:
         raise ClientError("no directory for the image (/var/tmp, /tmp) that can be written to and is outside memory")

@@ -1,11 +1,11 @@
-"""completion.py: what bash, fish and zsh complete of tmpfsd and tmpfsctl, by argcomplete.
+"""completion.py: completion of tmpfsd and tmpfsctl in bash, fish and zsh, by argcomplete.
 
 Picture     TAB -> the function that `tmpfsctl completion` prints -> the command itself, with _ARGCOMPLETE in its
             environment -> autocomplete(parser): the words that may follow, and the end of the process
-Invariants  C1 TAB waits for no mount: of mounts only /proc/self/mountinfo is asked, and a directory or symbolic link
-               that does not answer is left alone after SECONDS.
+Invariants  C1 TAB waits for no mount: it reads only /proc/self/mountinfo about mounts, and gives up on a directory or
+               symbolic link that does not answer after SECONDS.
             C2 A name that cannot be printed is not offered: some of its characters would end a word.
-Limits      Behind a $VARIABLE bash offers directories only: it is bash itself that knows them.
+Limits      After a $VARIABLE bash offers only directories: only bash itself knows the variables.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ WORDS: dict[str, tuple[str, ...]] = {
     "edge": ("auto", "native", "pyfuse3"),
     "submap_sharing": ("shared", "per-pool"), "swap": ("none",)}
 PATHS = ("swap", "metrics", "image")
-# Around what argcomplete prints, for it takes zsh's whole line for one command, though there may be a `sudo` or another
-# command before; escapes ~ and $; and believes that compinit has run.  In a function its text calls what it defines.
+# Goes around what argcomplete prints, because it takes zsh's whole line for one command, though a `sudo` or another
+# command may come first; escapes ~ and $; and assumes that compinit has run.  In a function its text calls what it
+# defines.
 ZSH = """\
 #compdef tmpfsd tmpfsctl
 _tmpfsd() {
@@ -66,10 +67,10 @@ def script(shell: str) -> str:
     return ZSH.replace("CODE", code) if shell == "zsh" else code
 
 
-# what may follow: each takes the beginning of a word, and has whole words
+# what may follow: each takes the beginning of a word, and returns whole words
 
 def look(prefix: str, files: bool) -> Iterator[str]:
-    """The paths that begin so.  argcomplete's own are without ~, and look at each directory, mounted or not."""
+    """The paths that begin so.  argcomplete's own does not know ~, and looks at each directory, mounted or not."""
     base = os.path.basename(prefix)
     with os.scandir(os.path.expanduser(prefix.removesuffix(base)) or ".") as entries:
         for entry in entries:
@@ -98,7 +99,7 @@ def directories(prefix: str, **_known: object) -> list[str]:
 
 
 def mountpoints(prefix: str, **_known: object) -> list[str]:
-    """The tmpfsds that are mounted, and directories, which may be named as seen from here."""
+    """The tmpfsds that are mounted, and directories, which may be given relative to here."""
     mounted = {mount.path for mount in mountinfo.table()
                if mount.fstype == mountinfo.FSTYPE and mount.path.isprintable()}
     if mounted and not prefix:
@@ -107,7 +108,7 @@ def mountpoints(prefix: str, **_known: object) -> list[str]:
 
 
 def option_words() -> list[str]:
-    """Every mount option, as it is begun to be written."""
+    """Every mount option, as one begins to write it."""
     return sorted({*(f"{name}=" for name in VALUED), *FLAGS, *GENERIC} - {"default_permissions"})
 
 
@@ -118,20 +119,20 @@ def mount_options(prefix: str, **_known: object) -> list[str]:
     if not equals:
         return [before + word for word in option_words()]
     found = list(WORDS.get(name, ()))
-    if name in PATHS and not value.startswith("~"):         # which no shell would replace there
+    if name in PATHS and not value.startswith("~"):         # which no shell would expand there
         found += map(quote, paths("".join(split(value))))
     return [f"{before}{name}={word}" for word in found]
 
 
 def values(prefix: str, **_known: object) -> list[str]:
     """What `tmpfsctl set` may change."""
-    from tmpfsd.server.tuning import SETTABLE  # with all of the server
+    from tmpfsd.server.tuning import SETTABLE  # imports the whole server
     name, equals, _value = prefix.partition("=")
     return [f"{name}={word}" for word in WORDS.get(name, ())] if equals else [f"{name}=" for name in SETTABLE]
 
 
 def numbers(_prefix: str, **_known: object) -> list[str]:
-    """A number, which nobody can guess."""
+    """A number: nothing can be suggested."""
     return []
 
 

@@ -1,4 +1,4 @@
-"""ctl.py: the command tmpfsctl: what a mount is asked and told, and estimates without one.
+"""ctl.py: the command tmpfsctl: asks and changes a mount, and makes estimates without one.
 
 A subcommand is a module of its own with add_arguments(parser) and run(args), and one line in SUBCOMMANDS; each
 asks the mount through client.py, except the last four.  run() returns the exit status, or None for 0; EPILOG of a
@@ -48,7 +48,7 @@ SUBCOMMANDS = {
 
 
 def make_parser(names: Collection[str] = tuple(SUBCOMMANDS)) -> Parser:
-    """Build the parser of the command line; of subcommands that are not among names, without what they take."""
+    """Build the parser of the command line; subcommands that are not among names get no arguments."""
     parser = Parser(prog="tmpfsctl", allow_abbrev=False, description="Look at a tmpfsd mount, and change it.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     parser.add_argument("--version", action="version", version=f"tmpfsctl {__version__}")
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams.complain(f"tmpfsctl: {error}")
         return 1
     except Exception as error:
-        if isinstance(error, OSError):          # perhaps of the output, which would be tried again
+        if isinstance(error, OSError):          # perhaps from the output, which would be written again
             streams.give_up(sys.stdout)
         if args.debug:
             raise

@@ -1,7 +1,7 @@
 """discard.py: tmpfsctl discard: a tree removed inside the daemon.
 
-The name is gone at once; what was in the tree is freed between requests.  Whoever interrupts the command
-interrupts the waiting only.
+The name is gone at once; what was in the tree is freed between requests.  Interrupting the command ends only the
+waiting.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def confirm(path: str) -> None:
-    """Have a user on a terminal agree; ClientError when he does not, or when there is none."""
+    """Ask a user on a terminal; ClientError if the answer is no, or if there is no terminal."""
     if not sys.stdin.isatty():
         raise ClientError(f"{path}: not a terminal to ask on: give --yes")
     print(f"Remove {printable(path)} and all that is below it? [y/N] ", end="", file=sys.stderr, flush=True)
@@ -44,7 +44,7 @@ def confirm(path: str) -> None:
 
 
 def demand_nothing_mounted(path: str, device: tuple[int, int], inside: str) -> None:
-    """Refuse to remove what something is mounted on, as rm does: wherever the file system is bound to."""
+    """Refuse if something is mounted on or below it, as rm does: wherever the file system is bound to."""
     mounts = {mount.id: mount for mount in mountinfo.table()}
     for mount in mounts.values():
         below = mounts.get(mount.parent)
@@ -53,14 +53,14 @@ def demand_nothing_mounted(path: str, device: tuple[int, int], inside: str) -> N
 
 
 def demand_no_link(path: str, where: mountinfo.Where) -> None:
-    """Refuse a path through a symbolic link: rm would remove the link, and who means what it leads to may say so."""
+    """Refuse a path through a symbolic link: rm would remove the link; whoever means its target can name that."""
     if where.links:
         raise ClientError(f"{path}: through the symbolic link {where.links[-1]}: give the path that it leads to, "
                           f"{where.path}")
 
 
 def discard(path: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Remove one tree; what was removed."""
+    """Remove one tree; return what was removed."""
     where = on_mount(path)
     mount, inside = where.mount, where.inside
     assert mount is not None

@@ -100,7 +100,7 @@ def kib(npages: int) -> str:
 
 
 def options_of(result: Estimate) -> str:
-    """The mount options that hold it, a twentieth more."""
+    """The mount options for it, with a twentieth more."""
     return f"size={-(-result.size_bytes * 21 // (20 << 20))}m"
 
 

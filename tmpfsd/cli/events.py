@@ -1,4 +1,4 @@
-"""events.py: tmpfsctl events: what happens to a mount, as it happens: its health, and what its log tells."""
+"""events.py: tmpfsctl events: what happens to a mount, as it happens: changes of its health, and lines of its log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def events(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Return the events one by one; {"lost": n} where n were too many to be told."""
+    """Return the events one by one; {"lost": n} if n were too many to be sent."""
     for answer in answers:
         if answer["progress"]["lost"]:
             yield {"lost": answer["progress"]["lost"]}

@@ -1,4 +1,4 @@
-"""flush.py: tmpfsctl flush: page everything out that may leave memory."""
+"""flush.py: tmpfsctl flush: page out everything that may leave memory."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ With --mtime all times are that one, in seconds since 1970, and the same tree gi
 
 exit status:
   0  done             1  not done, or not whole: one line on stderr says why"""
-SECONDS = 0.1               # between two words on how far it is
+SECONDS = 0.1               # between two reports of progress
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 class Bar:
-    """Tells a terminal how far it is; call it with anything and its text."""
+    """Shows progress on a terminal; call it with anything and its text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -116,7 +116,7 @@ def info(args: argparse.Namespace) -> None:
 
 
 def verify(args: argparse.Namespace) -> None:
-    """See whether an image is whole."""
+    """Check whether an image is intact."""
     from tmpfsd.image import extract as extracting
     from tmpfsd.uvm.errors import VmError
     path, bar = args.paths[0], Bar("verified {share} %")
@@ -130,7 +130,7 @@ def verify(args: argparse.Namespace) -> None:
 
 
 def extract(args: argparse.Namespace) -> None:
-    """Make files of an image."""
+    """Extract files from an image."""
     from tmpfsd.image import extract as extracting
     bar = Bar("extracted {share} %")
     try:

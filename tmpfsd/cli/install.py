@@ -1,7 +1,7 @@
-"""install.py: tmpfsctl install: what only root can put where the system looks for it.
+"""install.py: tmpfsctl install: what only root can put in the system's directories.
 
 /sbin/mount.fuse.tmpfsd, for mount(8) and fstab, is a link to the command tmpfsd of this installation; the unit
-template tmpfsd@.service serves a mount for each instance, `systemctl start tmpfsd@scratch` one at /scratch.
+template tmpfsd@.service serves a mount for each instance: `systemctl start tmpfsd@scratch` one at /scratch.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def command_path() -> str:
 
 
 def place(path: str) -> None:
-    """Make room for a file of ours: what is not ours stays."""
+    """Make room for a file of ours: other people's files stay."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if os.path.islink(path) and os.path.basename(os.readlink(path)) == "tmpfsd":
         os.unlink(path)
@@ -99,7 +99,7 @@ def is_ours(path: str) -> bool:
 
 
 def writable_by_others(path: str) -> str:
-    """The first of the files and directories on the way to a command that others than root can write, or ""."""
+    """The first file or directory on the way to a command that anyone but root can write to, or ""."""
     path, ways = os.path.realpath(path), []
     while os.path.exists(path):
         ways.append(path)

@@ -39,7 +39,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def mounts() -> Iterator[dict[str, Any]]:
-    """Return what is known of each mount; one that is bound to several places is listed once."""
+    """Return what is known of each mount; a mount bound to several places is listed once."""
     found: dict[tuple[int, int], mountinfo.MountPoint] = {}
     for mount in mountinfo.table():
         if mount.fstype == mountinfo.FSTYPE:
@@ -63,7 +63,7 @@ def row_of(mount: mountinfo.MountPoint) -> dict[str, Any]:
 
 
 def figures(status: dict[str, Any]) -> dict[str, Any]:
-    """Return of a status what is listed.  => STRANGE, where it is none."""
+    """Return the listed figures of a status.  => STRANGE, if it is not a status."""
     swap = status["swap"]
     return {"pid": number(status.get("pid", 0)), "backend": text(status["backend"]),
             **{key: number(status[key]) for key in ("size_bytes", "used_bytes", "ram_bytes", "resident_bytes")},
@@ -71,7 +71,7 @@ def figures(status: dict[str, Any]) -> dict[str, Any]:
 
 
 def number(value: Any) -> int:
-    """A number that a status may have.  => TypeError, ValueError."""
+    """Check that a value is a number that a status may have.  => TypeError, ValueError."""
     if type(value) is not int:
         raise TypeError("not a number")
     if not 0 <= value < 1 << 64:
@@ -80,7 +80,7 @@ def number(value: Any) -> int:
 
 
 def text(value: Any) -> str:
-    """A text that a status may have.  => TypeError."""
+    """Check that a value is a text that a status may have.  => TypeError."""
     if not isinstance(value, str):
         raise TypeError("not a text")
     return value[:MOST_TEXT]

@@ -1,12 +1,12 @@
 """mount.py: the command tmpfsd, which mounts.
 
 tmpfsd [SOURCE] MOUNTPOINT [-f] [-o OPT[,OPT...]]: SOURCE is ignored, so that mount -t fuse.tmpfsd and fstab
-work.  Under the name of a helper of mount(8), /sbin/mount.fuse.tmpfsd, its flags mean what mount(8) means by them.
+work.  When run as mount(8)'s helper, /sbin/mount.fuse.tmpfsd, its flags have the meaning that mount(8) gives them.
 
 Picture     parent: options, preflight -> fork -> wait for the child's word -> statvfs(mountpoint) -> exit 0
             child:  setsid -> daemon.run() -> "ok" once INIT was served, or one line that says what is wrong
-Invariants  G1 Whatever is wrong is one line on stderr and exit status 1; a traceback only with --debug.
-            G2 The parent exits 0 only when the mount answered, and else ends the child and what it mounted.
+Invariants  G1 Any error is one line on stderr and exit status 1; a traceback only with --debug.
+            G2 The parent exits 0 only when the mount answered; else it ends the child and removes what it mounted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(1)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Help and version at once: that they cannot be written is an error like any other."""
+        """Write help and version at once: if that fails, it is an error like any other."""
         print(message, end="", file=file or sys.stderr, flush=True)
 
 
@@ -76,7 +76,7 @@ def make_parser() -> Parser:
 
 
 def make_helper_parser() -> Parser:
-    """Build the parser of what mount(8) hands to its helper; -f is "fake" there."""
+    """Build the parser for mount(8)'s helper; there -f means "fake"."""
     parser = Parser(prog="tmpfsd", allow_abbrev=False, add_help=False)
     parser.add_argument("paths", nargs=2)
     parser.add_argument("-f", dest="fake", action="store_true")
@@ -137,7 +137,7 @@ def child(config: Config, mountpoint: str, debug: bool, pipe: int) -> int:
         serve(config, mountpoint, False, debug, lambda: tell(OK))
     except BaseException as error:
         text = traceback.format_exc() if debug else describe(error)
-        if told:                                # the descriptor's number may be another's now
+        if told:                                # the descriptor's number may by now be another file's
             logging.getLogger(__name__).critical("ended: %s", text)
         else:
             tell(os.fsencode(text)[:60_000])
@@ -147,7 +147,7 @@ def child(config: Config, mountpoint: str, debug: bool, pipe: int) -> int:
 
 def background(config: Config, mountpoint: str, debug: bool) -> None:
     """Start the daemon and return once the mount answers; CliError when it does not."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)       # where it is ignored no child can be waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)       # if it is ignored, no child can be waited for
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -156,7 +156,7 @@ def background(config: Config, mountpoint: str, debug: bool) -> None:
             os.close(reader)
             status = child(config, mountpoint, debug, writer)
         finally:
-            os._exit(status)            # the parent's buffers and handlers are not the child's to run
+            os._exit(status)            # the child must not run the parent's buffers and handlers
     os.close(writer)
     try:
         word = read_word(reader)
@@ -171,7 +171,7 @@ def background(config: Config, mountpoint: str, debug: bool) -> None:
 
 
 def read_word(reader: int) -> bytes:
-    """Return what the child has to say."""
+    """Return the child's message."""
     word, deadline = b"", time.monotonic() + START_SECONDS
     while word != OK:
         ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
@@ -185,7 +185,7 @@ def read_word(reader: int) -> bytes:
 
 
 def demand_answer(mountpoint: str) -> None:
-    """Ask the mount for something, in a thread that can be left behind when it never answers."""
+    """Ask the mount for something, in a thread that can be abandoned if it never answers."""
     answered = threading.Event()
     errors: list[OSError] = []
 
@@ -204,7 +204,7 @@ def demand_answer(mountpoint: str) -> None:
 
 
 def end(pid: int, mountpoint: str) -> None:
-    """End our child: asked first, then by force, and then what it mounted is taken away."""
+    """End our child: first ask, then kill, then unmount what it mounted."""
     for number in (None, signal.SIGTERM, signal.SIGKILL):
         if number is not None:
             os.kill(pid, number)
@@ -218,7 +218,7 @@ def end(pid: int, mountpoint: str) -> None:
 
 
 def take_away(mountpoint: str) -> None:
-    """Unmount what a killed daemon left: what is dead there, and nothing that another serves."""
+    """Unmount what a killed daemon left: dead mounts there, and none that another daemon serves."""
     mounted = mountinfo.find(mountpoint)
     if mounted and mounted.fstype == mountinfo.FSTYPE and alive.state_of(mounted) == alive.DEAD:
         unmount(mounted, lazy=True)
@@ -262,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams.complain(f"tmpfsd: {describe(error)}")
         return 1
     finally:
-        streams.settle()            # a log that could not be written, say
+        streams.settle()            # for example a log that could not be written
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -294,7 +294,7 @@ def run(argv: Sequence[str] | None) -> int:
 
 
 def name_source(args: argparse.Namespace) -> None:
-    """Have the mount table show the source that fstab names: `mount -a` takes a line for mounted by that."""
+    """Have the mount table show the source from fstab: `mount -a` recognizes mounted lines by it."""
     words = options.split(args.options)
     named = remount.is_remount(words) or any(word.startswith("fsname=") for word in words)
     if not named and args.paths[0].isascii():

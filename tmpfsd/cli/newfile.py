@@ -1,6 +1,6 @@
-"""newfile.py: a file that appears under its name when all of it is on disk, and of which nothing is left otherwise.
+"""newfile.py: a file that gets its name when all of it is on disk; otherwise nothing of it is left.
 
-Picture     unnamed (O_TMPFILE), or .NAME.PID where a file system has none --commit(): sync, link, rename--> NAME
+Picture     unnamed (O_TMPFILE), or .NAME.PID if the file system cannot --commit(): sync, link, rename--> NAME
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class NewFile:
             self.named = True
 
     def commit(self) -> None:
-        """Give it its name, instead of what has it.  => OSError."""
+        """Give it its name, replacing what has it now.  => OSError."""
         os.fsync(self.fd)
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if not self.named:          # with a descriptor, for only then linkat(2) is called, which can follow
+            if not self.named:          # with a descriptor, because only then linkat(2) is called, which can follow
                 os.link(f"/proc/self/fd/{self.fd}", os.path.basename(self.passing), dst_dir_fd=directory)
                 self.named = True
             os.rename(self.passing, self.path)
@@ -46,7 +46,7 @@ class NewFile:
             os.close(directory)
 
     def close(self) -> None:
-        """Let go; nothing is left of it if it was not committed."""
+        """Close it; nothing is left of it if it was not committed."""
         os.close(self.fd)
         if self.named:
             with contextlib.suppress(OSError):
@@ -55,7 +55,7 @@ class NewFile:
 
 @contextlib.contextmanager
 def new_file(path: str) -> Iterator[NewFile]:
-    """A NewFile; what is there under its name must be a regular file.  => OSError."""
+    """A NewFile; if the name exists already, it must be a regular file's.  => OSError."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise OSError(errno.EEXIST, "is there, and is no regular file", path)

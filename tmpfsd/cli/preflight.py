@@ -1,7 +1,7 @@
-"""preflight.py: what can be seen to be wrong before anything is mounted.
+"""preflight.py: errors that can be seen before anything is mounted.
 
-Each check raises CliError with one line for the user.  A mount can still fail after all of them passed (the
-daemon reports that); these give the plain cases a plain message.
+Each check raises CliError with one line for the user.  A mount can still fail after all of them passed (then the
+daemon reports it); these give the simple cases a simple message.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def why(error: OSError) -> str:
 
 
 def check_fuse() -> None:
-    """FUSE must be there, and for anyone but root the helper that mounts."""
+    """FUSE must be there, and for users other than root the helper that mounts."""
     if not os.path.exists(DEVICE):
         raise CliError(f"{DEVICE} is missing: load the kernel module (modprobe fuse), "
                        "or give the container the device")
@@ -46,9 +46,9 @@ def check_fuse() -> None:
 
 
 def clear_dead(path: str) -> str | None:
-    """Unmount a tmpfsd mount at path whose server is gone; return what to tell the user of it.
+    """Unmount a tmpfsd mount at path whose server is gone; return what to tell the user about it.
 
-    => CliError when it is another user's, or does not go.
+    => CliError if it is another user's, or cannot be unmounted.
     """
     from tmpfsd.server import control  # which brings trio: a wrong option need not wait for it
     told = None
@@ -88,7 +88,7 @@ def check_mountpoint(path: str) -> str:
 
 
 def check_swap(config: Config, mountpoint: str) -> Config:
-    """See that swap can be used; return the Config with what was learned of its size."""
+    """Check that swap can be used; return the Config with what was learned of its size."""
     for path in config.places:
         if remote(path):
             check_server(config, path)
@@ -106,7 +106,7 @@ def check_server(config: Config, path: str) -> None:
 
 
 def check_place(config: Config, path: str, mountpoint: str) -> Config:
-    """See that a place of swap can be used."""
+    """Check that a place of swap can be used."""
     if path == mountpoint or path.startswith(mountpoint.rstrip("/") + "/"):
         raise CliError(f"swap={path}: inside the mount point {mountpoint}")
     kind = mountinfo.type_above(path)
@@ -130,7 +130,7 @@ def check_place(config: Config, path: str, mountpoint: str) -> Config:
 
 
 def mode_of(path: str) -> int:
-    """Return what is there; 0 where there is nothing, in a directory that there is."""
+    """Return the mode of what is there; 0 if there is nothing, but its directory exists."""
     try:
         return os.stat(path).st_mode
     except FileNotFoundError:
@@ -140,19 +140,19 @@ def mode_of(path: str) -> int:
 
 
 def warn(config: Config, warning: str) -> Config:
-    """Return the Config with one more thing to warn of."""
+    """Return the Config with one more warning."""
     return dataclasses.replace(config, warnings=(*config.warnings, warning))
 
 
 def check_directory(path: str, config: Config) -> Config:
-    """A swap file must be possible in this directory."""
+    """It must be possible to make a swap file in this directory."""
     with tempfile.TemporaryFile(dir=path, buffering=0) as file:
         check_direct(file.fileno(), path, config)
         return check_room(file.fileno(), path, config)
 
 
 def check_room(descriptor: int, path: str, config: Config) -> Config:
-    """Warn of a swap_size that was asked for and is beyond what the disk under the swap file can hold now."""
+    """Warn if a given swap_size is more than the disk under the swap file can hold now."""
     disk = os.fstatvfs(descriptor)
     free = disk.f_bavail * disk.f_frsize + 512 * os.fstat(descriptor).st_blocks
     if "swap_size" not in config.given or config.swap_size_bytes <= free:
@@ -161,7 +161,7 @@ def check_room(descriptor: int, path: str, config: Config) -> Config:
 
 
 def check_capacity(config: Config) -> Config:
-    """Warn of a size that can never be used."""
+    """Warn if size can never be used up."""
     most = config.ram_bytes + config.swap_size_bytes * len(config.places)
     if config.swap is None or config.size_bytes <= most or config.size_bytes == UNLIMITED:
         return config
@@ -182,7 +182,7 @@ def check_file(path: str, config: Config) -> Config:
 
 def check_device(path: str, config: Config) -> Config:
     """This block device must be writable, not in use, and large enough."""
-    descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)    # O_EXCL: busy when it is mounted
+    descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)    # O_EXCL: busy if it is mounted
     try:
         check_direct(descriptor, path, config)
         size = os.lseek(descriptor, 0, os.SEEK_END)
@@ -196,7 +196,7 @@ def check_device(path: str, config: Config) -> Config:
 
 
 def check_direct(descriptor: int, path: str, config: Config) -> None:
-    """O_DIRECT must be possible where it is asked for."""
+    """O_DIRECT must be possible if it is asked for."""
     if config.swap_io != "direct":
         return
     try:

@@ -1,4 +1,4 @@
-"""progress.py: one line on a terminal that tells how far a command is; nothing where nobody watches."""
+"""progress.py: one line on a terminal that shows the progress of a command; nothing if nobody watches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLEAR = "\r\033[K"
 
 
 def watch(answers: Iterable[dict[str, Any]], text: Callable[[dict[str, Any]], str]) -> Any:
-    """Go through the answers of a command and return its result; text() makes a line of a progress."""
+    """Go through the answers of a command and return its result; text() makes a line from a progress."""
     shown, result = sys.stderr.isatty(), None
     try:
         for answer in answers:

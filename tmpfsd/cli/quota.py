@@ -1,4 +1,4 @@
-"""quota.py: tmpfsctl quota: what users and groups have and may have on a mount, and limits for one of them."""
+"""quota.py: tmpfsctl quota: usage and limits of users and groups on a mount; sets the limits of one of them."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def owner(args: argparse.Namespace) -> tuple[str, int] | None:
 
 
 def name_of(kind: str, number: int) -> str:
-    """Return the name of a user or group, or its number where it has none here."""
+    """Return the name of a user or group, or its number if it has no name here."""
     with contextlib.suppress(KeyError):
         return pwd.getpwuid(number).pw_name if kind == "user" else grp.getgrgid(number).gr_name
     return str(number)
 
 
 def lines(kind: str, accounts: list[dict[str, Any]]) -> Iterator[str]:
-    """Write one kind of accounts."""
+    """Write the accounts of one kind."""
     yield ROW.format(kind.upper(), "USED", "LIMIT", "INODES", "LIMIT")
     for account in accounts:
         yield ROW.format(account["name"], human(account["used_bytes"]),

@@ -1,11 +1,11 @@
-"""remount.py: mount -o remount,...: what mount(8) hands to its helper when a mount is to be changed.
+"""remount.py: mount -o remount,...: what mount(8) hands to its helper to change a mount.
 
-ro, rw, noatime and their friends go to the kernel; size=, nr_inodes=, ram= and what else `tmpfsctl set` knows go to
-the daemon.  Anything else is refused by name, unless it says what is so already: mount(8) adds what fstab says and what
-is in force.  `remount,bind` never comes here: mount(8) does that by itself.
+ro, rw, noatime and their friends go to the kernel; size=, nr_inodes=, ram= and the other values of `tmpfsctl set` go to
+the daemon.  Anything else is refused by name, unless it is in force already: mount(8) adds the options of fstab and
+those in force.  `remount,bind` never comes here: mount(8) does that by itself.
 
 Picture     words --sort_out--> ours --daemon: all, or refused--> done
-                                  `-> the kernel's --mount(2): refused--> the daemon's change is taken back
+                                  `-> the kernel's --mount(2): refused--> the daemon's change is undone
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def is_remount(words: Sequence[str]) -> bool:
 
 
 def sort_out(words: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the kernel's words and ours; what says nothing, or is in force and not to be changed, is left out."""
+    """Return the kernel's words and ours; ours without those that have no effect or are in force already."""
     kernels: list[str] = []
     ours: list[str] = []
     for word in words:
@@ -46,7 +46,7 @@ def sort_out(words: Sequence[str], known: Sequence[str]) -> tuple[list[str], lis
 def remount(path: str, words: Sequence[str], keep: bool) -> None:
     """Change a mount, all of it or nothing.
 
-    => keep: kernel flags that are not named stay as they are (mount(8) has named those already).
+    => keep: kernel flags that are not named stay as they are (otherwise mount(8) has named them already).
     """
     mounted = client.find(path)
     device = f"{mounted.major}:{mounted.minor}".encode()
@@ -61,5 +61,5 @@ def remount(path: str, words: Sequence[str], keep: bool) -> None:
         if answer:
             client.ask(path, "set", values=[f"{name}={each['was']}" for name, each in answer.items()])
         raise ClientError(f"{path}: {','.join(kernels)}: {error.strerror or error}") from None
-    with contextlib.suppress(ClientError):      # it sees by itself, a little later
+    with contextlib.suppress(ClientError):      # the daemon notices by itself, a little later
         client.ask(path, "flags")

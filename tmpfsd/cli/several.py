@@ -1,4 +1,4 @@
-"""several.py: a command that takes several paths: each is done, though one before it failed, as rm(1) does it."""
+"""several.py: a command that takes several paths: it does each, even if one before failed, as rm(1) does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tmpfsd.cli.streams import complain
 
 
 def each(paths: Sequence[str], work: Callable[[str], None]) -> None:
-    """Do the work for each path.  => ClientError of the last that failed; those of others are told before."""
+    """Do the work for each path.  => ClientError of the last that failed; the others' are printed before."""
     failed: ClientError | None = None
     for path in paths:
         try:

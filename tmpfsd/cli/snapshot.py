@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def save(mountpoint: str, path: str, hot: bool = False) -> dict[str, Any]:
-    """Save a mount in a file; what was saved.  => ClientError."""
+    """Save a mount in a file; return what was saved.  => ClientError."""
     mounted = find(mountpoint)
     try:
         with new_file(path) as file:
@@ -56,5 +56,5 @@ def save(mountpoint: str, path: str, hot: bool = False) -> dict[str, Any]:
 
 
 def text(progress: dict[str, Any]) -> str:
-    """Say how far it is."""
+    """Write the progress."""
     return f"saved {100 * progress['done'] // max(progress['of'], 1)} %"

@@ -24,7 +24,7 @@ The mount itself is not touched.  Colours only on a terminal: yellow from 80 % o
 
 exit status:
   0  shown            1  error: no such mount, its server is gone or hangs, not permitted"""
-FULL = 0.98             # of what may be wired: from here on there is hardly room for more metadata
+FULL = 0.98             # of what may be wired: beyond it there is hardly room for more metadata
 UNITS = ("", "K", "M", "G", "T", "P")
 
 
@@ -75,7 +75,7 @@ def rows(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def swap_files(swap: dict[str, Any]) -> Iterator[str]:
-    """Return where swap is; of several files, what is in each."""
+    """Return the places of swap; for several files, also what is in each."""
     files = swap.get("files", [])
     if len(files) < 2:
         yield str(swap["path"])
@@ -145,7 +145,7 @@ def format_status(state: dict[str, Any]) -> str:
 
 
 def styles(state: dict[str, Any]) -> dict[str, str]:
-    """Return the colour of the lines that begin with a word; full ram is how it is meant to be."""
+    """Return the colour of lines by their first word; full ram is normal."""
     word = health(state).state
     colours = {"warning": "bold red"}
     if word != "ok":
@@ -157,7 +157,7 @@ def styles(state: dict[str, Any]) -> dict[str, str]:
 
 
 def show(state: dict[str, Any]) -> None:
-    """Print the status, in colour where that is a terminal."""
+    """Print the status, in colour on a terminal."""
     text = format_status(state)
     if not sys.stdout.isatty():
         print(text)

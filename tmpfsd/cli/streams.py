@@ -1,8 +1,8 @@
-"""streams.py: standard output and error of the commands, however they were left to us: closed, full, or unread.
+"""streams.py: standard output and error of the commands, whatever state we got them in: closed, full, or unread.
 
 Invariants  T1 Numbers 0, 1 and 2 are open from the start.  Otherwise a file that is opened later would take one, and
-               get what is printed.  (And tmpfsd's child, which puts /dev/null there, would cut its own pipe.)
-            T2 What could not be written is dropped: the interpreter would try again at its end, with a traceback.
+               receive the output.  (And tmpfsd's child, which puts /dev/null there, would cut its own pipe.)
+            T2 Output that could not be written is dropped: the interpreter would try again at exit, with a traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tmpfsd.mounts.printable import printable
 
 
 def hold() -> None:
-    """Put /dev/null where a standard stream was closed."""
+    """Put /dev/null in place of a closed standard stream."""
     with contextlib.suppress(FileNotFoundError):        # a /dev without it: nothing can be done
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(number, True)
@@ -26,11 +26,11 @@ def hold() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False, encoding="utf-8"))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")       # as stderr: a name that it cannot write is no error
+        sys.stdout.reconfigure(errors="backslashreplace")       # as stderr: a name that it cannot encode is no error
 
 
 def give_up(stream: TextIO) -> None:
-    """Have what is left in a stream go nowhere."""
+    """Send what is left in a stream nowhere."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
@@ -38,7 +38,7 @@ def give_up(stream: TextIO) -> None:
 
 
 def settle() -> None:
-    """Write what is left, or give it up: the interpreter's own try would make the exit status 120."""
+    """Write what is left, or give it up: if the interpreter tries and fails, the exit status is 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

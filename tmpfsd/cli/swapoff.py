@@ -1,4 +1,4 @@
-"""swapoff.py: tmpfsctl swapoff: drain a swap file of a live mount, and let it go."""
+"""swapoff.py: tmpfsctl swapoff: drain a swap file of a live mount, and release it."""
 
 from __future__ import annotations
 

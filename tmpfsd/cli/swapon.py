@@ -23,7 +23,7 @@ from tmpfsd.swapplaces import follow, remote
 from tmpfsd.uvm.store import open_place
 from tmpfsd.uvm.swap import MOST_PRIORITY, UNSAID
 
-MOST_ADDED = 1 << 40        # of a mount without a limit: slot numbers end, and there may be more files to come
+MOST_ADDED = 1 << 40        # of a mount without a limit: slot numbers are limited, and more files may come
 EPILOG = """\
 example:
   tmpfsctl swapon /mnt/x /var/tmp --size 4g
@@ -51,7 +51,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def size_of(args: argparse.Namespace) -> int:
-    """Return --size in bytes, or 0 where it is not given."""
+    """Return --size in bytes, or 0 if it is not given."""
     if args.size is None:
         return 0
     try:
@@ -65,7 +65,7 @@ def size_of(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def what_we_may_open(path: str, config: Config) -> Iterator[dict[str, Any]]:
-    """Give what goes with the request: the daemon may not have the right to it that we have.  => ClientError."""
+    """Yield what goes with the request: we may have the right to open it when the daemon has not.  => ClientError."""
     if remote(path):
         try:
             password, authority = password_in(config.swap_password_file), authority_in(config.swap_ca_file)
@@ -87,7 +87,7 @@ def what_we_may_open(path: str, config: Config) -> Iterator[dict[str, Any]]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """See that the file can be used, open it, then have the mount use it."""
+    """Check that the file can be used, open it, then have the mount use it."""
     size = size_of(args)
     if not UNSAID <= args.priority <= MOST_PRIORITY:
         raise ClientError(f"-p {args.priority}: must be a number from 0 to {MOST_PRIORITY}")

@@ -1,6 +1,6 @@
 """top.py: tmpfsctl top: watch a live mount.
 
-The mount is asked, never touched; asking costs it some 0.2 ms a look.
+The mount itself is never touched; each look costs its daemon some 0.2 ms.
 """
 
 from __future__ import annotations
@@ -65,20 +65,20 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def console() -> Console:
-    """A terminal that takes what a server says as it is: no [markup] and no :emoji: in it."""
+    """A terminal that shows a server's text as it is: no [markup] and no :emoji: in it."""
     return Console(markup=False, emoji=False, highlight=False)
 
 
 def look(path: str) -> Look:
     """Ask the mount."""
     latency, advice = client.ask(path, "latency"), {}
-    with contextlib.suppress(client.ClientError):       # of a mount that cannot tell, or of an older daemon
+    with contextlib.suppress(client.ClientError):       # from a mount that cannot tell, or an older daemon
         advice = client.ask(path, "advise")
     return Look(time.monotonic(), client.status(path), latency, advice)
 
 
 def press(settings: Settings, key: str) -> bool:
-    """Do what a key says; whether it ends top."""
+    """Act on a key; return whether it ends top."""
     if settings.typed is not None:
         type_delay(settings, key)
     elif settings.help:
@@ -96,7 +96,7 @@ def press(settings: Settings, key: str) -> bool:
 
 
 def type_delay(settings: Settings, key: str) -> None:
-    """Take a key of a new delay."""
+    """Take one key of a new delay."""
     typed = settings.typed or ""
     if key in ("\r", "\n"):
         with contextlib.suppress(ValueError):
@@ -112,7 +112,7 @@ def type_delay(settings: Settings, key: str) -> None:
 
 @contextlib.contextmanager
 def keys() -> Iterator[int]:
-    """Have single keys come on stdin; its descriptor."""
+    """Have stdin give single keys; yields its descriptor."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
@@ -166,14 +166,14 @@ def watch_all(settings: Settings, console: Console) -> None:
 
 
 def note_of(settings: Settings, mounts: int) -> Text:
-    """Say what is shown, above all mounts."""
+    """Write the line above all mounts: what is shown."""
     if settings.typed is not None:
         return Text(f"delay in seconds: {settings.typed}_  (Enter to change, Esc to leave it)")
     return Text(f"{'paused' if settings.paused else f'every {settings.delay:g} s'}  {mounts} mounts  h: keys, q: quit")
 
 
 def look_again(path: str, interval: Interval, settings: Settings) -> Interval:
-    """Return the next interval; the old one, and why, where the server says nothing now."""
+    """Return the next interval; or the old one, with the reason, if the server does not answer now."""
     try:
         now = look(path)
     except client.Hung as error:
@@ -210,7 +210,7 @@ def once_all(settings: Settings, as_json: bool) -> None:
 
 
 def lines(path: str, delay: float, most: int | None, as_json: bool) -> None:
-    """Print a line each so often, as iostat(1) does."""
+    """Print a line at each interval, as iostat(1) does."""
     first = before = look(path)
     told = 0
     while most is None or told < most:
@@ -226,7 +226,7 @@ def lines(path: str, delay: float, most: int | None, as_json: bool) -> None:
 
 
 def lines_of_all(delay: float, most: int | None, as_json: bool) -> None:
-    """Print all mounts each so often."""
+    """Print all mounts at each interval."""
     before, told = topall.look_at_all(), 0
     while most is None or told < most:
         time.sleep(delay)

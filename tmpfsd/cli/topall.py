@@ -1,4 +1,4 @@
-"""topall.py: what `tmpfsctl top` shows without a mount point: all mounts that this process sees, a line each."""
+"""topall.py: what `tmpfsctl top` shows without a mount point: all mounts that this process sees, one a line."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tmpfsd.server.pressure import shares
 from tmpfsd.uvm.param import PAGE_SIZE
 
 COLUMNS = ("HEALTH", "REQ/s", "READ/s", "WRITTEN/s", "IN/s", "OUT/s", "USED", "RAM", "SWAP", "CPU", "MEMORY", "MOUNT")
-# What there is room for in fewer columns than that.
+# What fits into fewer columns than that.
 FEWER = {NARROW: ("HEALTH", "REQ/s", "USED", "MOUNT"),
          110: ("HEALTH", "REQ/s", "IN/s", "OUT/s", "USED", "RAM", "SWAP", "CPU", "MOUNT")}
 
 
 class Glance(NamedTuple):
-    """One mount: what it said, or why it said nothing."""
+    """One mount: its answer, or why there was none."""
 
     mount: mountinfo.MountPoint
     look: Look | None
@@ -43,7 +43,7 @@ def look_at(mount: mountinfo.MountPoint) -> Glance:
 
 
 def look_at_all() -> dict[tuple[int, int], Glance]:
-    """Ask all mounts, by their device."""
+    """Ask all mounts; return the answers by device."""
     found: dict[tuple[int, int], mountinfo.MountPoint] = {}
     for mount in mountinfo.table():
         if mount.fstype == mountinfo.FSTYPE:
@@ -55,7 +55,7 @@ def look_at_all() -> dict[tuple[int, int], Glance]:
 
 
 def rows(before: dict[tuple[int, int], Glance], after: dict[tuple[int, int], Glance]) -> Iterator[tuple[str, ...]]:
-    """Return the cells of each mount, that with most requests first."""
+    """Return the cells of each mount, the one with the most requests first."""
     found: list[tuple[float, tuple[str, ...]]] = []
     for device, seen in after.items():
         old, path = before.get(device), printable(seen.mount.path)

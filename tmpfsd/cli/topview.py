@@ -25,9 +25,9 @@ from tmpfsd.server.health import health
 from tmpfsd.server.pressure import THRESHOLDS, shares
 from tmpfsd.uvm.param import PAGE_SIZE
 
-LEAST_FOR_TROUBLE = 14      # lines of a terminal that has one left to say what is the matter
-LEAST_FOR_HISTORY = 20      # and for what was before
-NARROW = 70                 # columns: below, what matters less is left out
+LEAST_FOR_TROUBLE = 14      # lines of a terminal that has one to spare for what is wrong
+LEAST_FOR_HISTORY = 20      # and for the history
+NARROW = 70                 # columns: below that, less important things are left out
 KEPT, FEW_KEPT = 40, 12     # intervals of history
 BLOCKS = " ▁▂▃▄▅▆▇█"
 P99 = 0.99
@@ -50,7 +50,7 @@ HEADING = "    time  req/s   read/s  write/s     in/s    out/s  used   ram  swap
 
 
 class Look(NamedTuple):
-    """What a mount said at one time."""
+    """What a mount said at one moment."""
 
     time: float
     status: dict[str, Any]
@@ -82,7 +82,7 @@ class Settings:
     paused: bool = False
     help: bool = False
     typed: str | None = None        # of a new delay
-    stale: str = ""                 # why the figures are old, where they are
+    stale: str = ""                 # why the figures are old, if they are
     live: bool = False              # keys are read
     history: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=KEPT))     # requests, bytes in/s
     first: Look | None = None       # since when p99 counts
@@ -102,21 +102,21 @@ class Interval:
         return {name: (two[name] - one[name]) / self.seconds for name, _ in PAGING}
 
     def rate_of(self, room: str, name: str) -> float | None:
-        """Return how much of a figure of the status comes a second; None where there is no such figure."""
+        """Return the change of a figure of the status a second; None if there is no such figure."""
         one, two = (look.status.get(room, {}).get(name) for look in (self.before, self.after))
         return None if one is None or two is None else max(two - one, 0) / self.seconds
 
     def zram(self) -> dict[str, float]:
-        """Return the compressed pages: as the status has them, and what happened to them a second; {} for none."""
+        """Return the compressed pages: the figures of the status, and their events a second; {} for none."""
         one, two = (look.status.get("zram") or {} for look in (self.before, self.after))
         if not two.get("size_bytes"):
             return {}
-        # A tier that was let go and made anew meanwhile counts from 0.
+        # A tier that was released and made anew meanwhile counts from 0.
         return {**two, **{f"{name}_per_second": max(two[name] - one.get(name, 0), 0) / self.seconds
                           for name in ("hits", "writebacks")}}
 
     def requests(self) -> Iterator[Request]:
-        """Return each kind of request that there ever was."""
+        """Return each kind of request that has occurred."""
         before = self.before.status["requests"]
         for name, total in self.after.status["requests"].items():
             yield Request(name, (total - before.get(name, 0)) / self.seconds, total, self._latency(name),
@@ -127,11 +127,11 @@ class Interval:
         return sum(each.rate for each in self.requests())
 
     def p99(self) -> float | None:
-        """Return what 99 of 100 sampled requests were not above, in us."""
+        """Return the latency that 99 of 100 sampled requests did not exceed, in us."""
         return self._p99(list(self.after.latency))
 
     def _latency(self, name: str) -> float | None:
-        """Return the mean of the samples of the interval, or of all where it has none."""
+        """Return the mean of the interval's samples, or of all samples if it has none."""
         count, nanoseconds = self.after.latency.get(name, (0, 0))[:2]
         old_count, old_nanoseconds = self.before.latency.get(name, (0, 0))[:2]
         if count > old_count:
@@ -166,7 +166,7 @@ class Interval:
 
 
 def together(samples: list[list[int]]) -> list[int]:
-    """Add samples of several kinds up."""
+    """Add up the samples of several kinds."""
     total = [0] * max(map(len, samples), default=0)
     for sample in samples:
         for i, count in enumerate(sample):
@@ -175,12 +175,12 @@ def together(samples: list[list[int]]) -> list[int]:
 
 
 def colour(percent: float) -> str:
-    """Return the colour of a share: red and yellow where the log warns of it."""
+    """Return the colour of a share: red and yellow at the levels that the log warns of."""
     return "red" if percent >= THRESHOLDS[0] else "yellow" if percent >= THRESHOLDS[1] else "green"
 
 
 def mark(percent: float) -> str:
-    """Return the same for who sees no colours."""
+    """Return the same as a mark, for those who see no colours."""
     return "!!" if percent >= THRESHOLDS[0] else "! " if percent >= THRESHOLDS[1] else "  "
 
 
@@ -199,7 +199,7 @@ def limits(status: dict[str, Any], narrow: bool = False) -> Table:
     table.add_column(ratio=1)
     table.add_column(justify="right", no_wrap=True)
     for name, share in shares(status):
-        is_ram = name == "ram"                  # full ram is how it is meant to be
+        is_ram = name == "ram"                  # full ram is normal
         style = "green" if is_ram else colour(share.percent)
         text = f"{human(share.used)} of {human(share.limit)}" if share.unit == "bytes" else \
             f"{short(share.used)} of {short(share.limit)}" if narrow else f"{share.used:,} of {share.limit:,}"
@@ -214,7 +214,7 @@ def per_second(nbytes: float | None) -> str:
 
 
 def work(interval: Interval) -> Text:
-    """Show what is asked of the daemon, and what that takes, in one line."""
+    """Show in one line what is asked of the daemon, and the time that takes."""
     text, cpu = Text(), interval.cpu()
     memory = interval.after.status.get("daemon", {}).get("rss_bytes")
     for label, value in (("requests/s", f"{interval.all_requests():,.0f}"),
@@ -238,7 +238,7 @@ def paging(interval: Interval) -> Text:
 
 
 def compressed(interval: Interval) -> Iterator[Text]:
-    """Show the compressed pages in one line, where there can be any."""
+    """Show the compressed pages in one line, if there can be any."""
     zram = interval.zram()
     if not zram:
         return
@@ -253,7 +253,7 @@ def compressed(interval: Interval) -> Iterator[Text]:
 
 
 def advised(interval: Interval) -> Iterator[Text]:
-    """Show in one line how much memory would be enough, where something is known of it."""
+    """Show in one line how much memory would be enough, if that is known."""
     found = interval.after.advice
     if not found or found["sampled_accesses"] < FEW:
         return
@@ -266,7 +266,7 @@ def advised(interval: Interval) -> Iterator[Text]:
 
 
 def past(settings: Settings, narrow: bool = False) -> Iterator[Text]:
-    """Show what was before, in a line of blocks each: requests a second, and bytes paged in."""
+    """Show the history, in a line of blocks each: requests a second, and bytes paged in."""
     seen = list(settings.history)[-FEW_KEPT if narrow else -KEPT:]
     if len(seen) < 2:
         return
@@ -278,7 +278,7 @@ def past(settings: Settings, narrow: bool = False) -> Iterator[Text]:
 
 
 def pools(status: dict[str, Any], rows: int, narrow: bool = False) -> Table:
-    """Show what is resident of data, of metadata, and of each pool of these, the largest first."""
+    """Show what is resident of data, of metadata, and of each pool, the largest first."""
     table = Table(box=None, expand=True, padding=(0, 1), header_style="reverse", pad_edge=False)
     table.add_column("PAGES OF", width=13, no_wrap=True)
     table.add_column("RESIDENT", ratio=1)
@@ -297,7 +297,7 @@ def pools(status: dict[str, Any], rows: int, narrow: bool = False) -> Table:
 
 
 def requests(interval: Interval, sort: str, rows: int, narrow: bool = False) -> Table:
-    """Show the requests, in the order that was chosen."""
+    """Show the requests, in the chosen order."""
     table = Table(box=None, expand=True, padding=(0, 1), header_style="reverse", pad_edge=False)
     name, key = SORTS[sort]
     columns = [("REQUEST", None), ("RATE/s", 10), ("TOTAL", 15), ("LATENCY us", 12), ("P99 us", 10)]
@@ -338,7 +338,7 @@ def style_of(state: str) -> str:
 
 
 def screen(interval: Interval, settings: Settings, height: int = 0, width: int = 80) -> RenderableType:
-    """Show all of it, in so many lines where height is given."""
+    """Show all of it, in that many lines if height is given."""
     status = printable_all(interval.after.status)
     head, found, narrow = head_of(interval, status, settings), health(status), width < NARROW
     if settings.help:
@@ -353,7 +353,7 @@ def screen(interval: Interval, settings: Settings, height: int = 0, width: int =
         lines += past(settings, narrow)
     npools, nrequests = len(status["pools"]) + 2, len(status["requests"])
     if height:
-        # Of the lines, without heads and the blank ones; in few columns two of them take two.
+        # Lines left, without headings and blank ones; in few columns two rows take two lines each.
         left = max(height - len(list(shares(status))) - len(trouble) - len(lines) - 2 * narrow - 5, 2)
         npools = min(npools, max(left // 2, left - nrequests, 1))
         nrequests = max(left - npools, 1)

@@ -41,7 +41,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def events(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Return the events one by one; {"lost": n} where n were too many to be told."""
+    """Return the events one by one; {"lost": n} if n were too many to be sent."""
     for answer in answers:
         if answer["progress"]["lost"]:
             yield {"lost": answer["progress"]["lost"]}

@@ -1,9 +1,9 @@
 """trouble.py: why a mount cannot be asked, in one line for the user.
 
-dead (its server is gone), hung (it says nothing), no socket (it serves files, and cannot be asked), detached (it still
-holds memory, and no path leads to it), somebody else's.
+dead (its server is gone), hung (it says nothing), no socket (it serves files, but cannot be asked), detached (it still
+holds memory, but no path leads to it), somebody else's.
 
-Invariants  Advice never destroys anything: nobody is told to take a mount away unless the kernel says that it is dead.
+Invariants  Advice never destroys anything: it says to unmount only when the kernel says that the mount is dead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NOTHING_LOST = "nothing is lost"
 
 
 class ClientError(CliError):
-    """The mount cannot be asked, or refused; the text is one line for the user."""
+    """The mount cannot be asked, or it refused; the text is one line for the user."""
 
 
 class Dead(ClientError):
@@ -28,28 +28,28 @@ class Dead(ClientError):
 
 
 class Foreign(ClientError):
-    """The mount is of another user, who alone may ask."""
+    """The mount belongs to another user, and only that user may ask it."""
 
 
 class Hung(ClientError):
-    """There is a server, and it says nothing."""
+    """There is a server, but it says nothing."""
 
 
 class NoSocket(ClientError):
-    """The mount answers, and has no control socket."""
+    """The mount answers, but has no control socket."""
 
 
 class Detached(ClientError):
-    """There is a server, and no path leads to its mount."""
+    """There is a server, but no path leads to its mount."""
 
 
 def foreign(path: str, mounted: MountPoint) -> str:
-    """Say whose it is."""
+    """Say whose mount it is."""
     return f"{path}: a mount of user {mounted.owner}, who alone may ask"
 
 
 def no_answer(mounted: MountPoint, path: str) -> ClientError:
-    """Return what is the matter with a mount at whose socket nobody listens, or hung up."""
+    """Return what is wrong with a mount if nobody listens at its socket, or the server hung up."""
     if os.geteuid() not in (0, mounted.owner):
         return Foreign(foreign(path, mounted))
     if not any(mount.device == mounted.device for mount in mountinfo.table()):
@@ -68,7 +68,7 @@ def no_answer(mounted: MountPoint, path: str) -> ClientError:
 
 
 def silent(path: str, pid: int, seconds: float) -> str:
-    """Say of a server that is there, but says nothing, what can be seen of it."""
+    """Say what can be seen of a server that is there but says nothing."""
     head = f"{path}: no answer in {seconds:.3g} seconds: its server"
     state = state_of_process(pid)
     if state in ("T", "t"):
@@ -80,7 +80,7 @@ def silent(path: str, pid: int, seconds: float) -> str:
 
 
 def state_of_process(pid: int) -> str:
-    """Return the letter that ps(1) shows for a process; "" where there is none to be seen."""
+    """Return the letter that ps(1) shows for a process; "" if none can be seen."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2][:1].decode("ascii", "replace")
@@ -89,7 +89,7 @@ def state_of_process(pid: int) -> str:
 
 
 def detached(path: str, state: dict[str, Any]) -> str:
-    """Say of a server whose mount was taken away what it still holds."""
+    """Say what a server whose mount is detached still holds."""
     from tmpfsd.cli.status import human
     return (f"{path}: not mounted here any more, but its server (process {state.get('pid', 0)}) still holds "
             f"{human(int(state['resident_bytes']))} of memory: files are open there, or it is mounted in another "

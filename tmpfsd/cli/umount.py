@@ -1,4 +1,4 @@
-"""umount.py: tmpfsctl umount: the same as umount(8), or fusermount3 -u without root, and only for tmpfsd mounts."""
+"""umount.py: tmpfsctl umount: like umount(8), or fusermount3 -u without root, but only for tmpfsd mounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""wait.py: tmpfsctl wait: wait until a mount is as full as was asked for, for scripts."""
+"""wait.py: tmpfsctl wait: wait until a mount is as full as asked for; for scripts."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ exit status:
   0  it is                 1  error: no such mount, it was unmounted, no such limit
   2  it was not within --timeout"""
 LEAST_INTERVAL = 0.05   # seconds between two looks
-LEAST = 1.0             # seconds that a mount has to answer, however little of --timeout is left
+LEAST = 1.0             # that a mount gets to answer, even if less of --timeout is left
 LIMITS = {"used": "of size", "ram": "of ram that is resident", "swap": "of swap", "inodes": "of nr_inodes"}
 
 
 class Wanted(NamedTuple):
-    """What is waited for: a share of a limit, or less than that."""
+    """What to wait for: at least this share of a limit, or less than it."""
 
     percent: float
     below: bool = False
 
     def reached(self, found: float) -> bool:
-        """Tell whether it is so."""
+        """Tell whether it is reached."""
         return found < self.percent if self.below else found >= self.percent
 
 
@@ -69,7 +69,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look until it is so."""
+    """Look until it is reached."""
     wanted: dict[str, Wanted] = {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
     if not wanted:
         raise ClientError("wait for what? give one or more of " + ", ".join(f"--{name}" for name in LIMITS))
