@@ -1,13 +1,13 @@
 """advice.py: how much memory would be enough, for `tmpfsctl advise` and `tmpfsctl top`.
 
-While somebody asks, a sample of the accesses is looked at (uvm/sampler.py), and for LINGER afterwards.  From it come
-page-ins by the number of frames.  How long page-ins took, and how well some resident pages shrink, gives the share of
-the time that would be waited, and what a compressed tier would do.
+From a question until LINGER after it a sample of the accesses is watched (uvm/sampler.py).  It gives page-ins by the
+number of frames.  How long page-ins took, and how well some resident pages compress, gives the share of time spent
+waiting, and what a compressed tier would do.
 
-Picture     OFF --asked--> arms what is resident, in steps --> SAMPLES --nobody asked for LINGER, or ram changes--> OFF
+Picture     OFF --asked--> arms resident pages, in steps --> SAMPLES --nobody asked for LINGER, or ram changes--> OFF
 
-Limits      Waiting is that of page-ins in the daemon, one after the other; what is written on the way is not in it.
-            Accesses of the time before are not known: the longer it samples, the better it tells, above all of larger
+Limits      Waiting means page-ins in the daemon, one after the other; page-outs on the way are not included.
+            Accesses from before are not known: the longer it samples, the better it tells, above all about larger
             memories.
 """
 
@@ -29,16 +29,16 @@ from tmpfsd.uvm.vm import Vm
 from tmpfsd.uvm.zlog import MOST_PACKED, most_live_of
 
 LINGER = 15.0               # seconds after the last question
-PACKED = 64                 # pages packed to see how they shrink: half a millisecond
-ENOUGH = 0.01               # of the time may be waited
-GRID = 64                   # sizes between two that are looked at for what is enough
+PACKED = 64                 # pages packed to see how well they compress: half a millisecond
+ENOUGH = 0.01               # of the time may be spent waiting
+GRID = 64                   # sizes between two known ones that are tried to find what is enough
 SHARES = (0.0, 0.25, 0.5, 0.75)
-STORE_SECONDS = 0.0002      # a page-in from a store, where none was seen: a disk that is not cached
-RING_SECONDS = 0.00002      # and one from the compressed tier
+STORE_SECONDS = 0.0002      # a page-in from a store, if none was seen: a disk that is not cached
+RING_SECONDS = 0.00002      # a page-in from the compressed tier
 
 
 class Shrinking(NamedTuple):
-    """How pages shrink: which share of them does, and to how many bytes."""
+    """How pages compress: the share that does, and to how many bytes."""
 
     share: float
     nbytes: float
@@ -54,7 +54,7 @@ class Memory(NamedTuple):
     shrinking: Shrinking
 
     def rate(self, frames: float) -> float:
-        """Page-ins a second with so many frames; beyond what is known as at its end.  O(SIZES)."""
+        """Page-ins a second with this many frames; beyond what is known, the value at its end.  O(SIZES)."""
         for i in range(1, len(self.frames)):
             if frames <= self.frames[i]:
                 below, above = self.frames[i - 1], self.frames[i]
@@ -63,10 +63,10 @@ class Memory(NamedTuple):
         return self.rates[-1]
 
     def of(self, frames: float, ring_bytes: float) -> tuple[float, float]:
-        """(page-ins a second from stores, share of the time that is waited) with frames and a compressed tier."""
+        """(page-ins a second from stores, share of time spent waiting) with frames and a compressed tier."""
         total, packed = self.rate(frames), 0.0
         share, nbytes = self.shrinking
-        if ring_bytes and share:        # what does not shrink goes past: the tier lasts the longer for the rest
+        if ring_bytes and share:        # other pages bypass it: the tier lasts longer for these
             packed = share * (total - self.rate(frames + ring_bytes / nbytes / share))
         stored = total - packed
         return stored, stored * self.store_seconds + packed * self.ring_seconds
@@ -82,7 +82,7 @@ class Advice:
         self._nframes = 0
 
     def ask(self, _request: Any) -> Generator[Progress, None, dict[str, Any]]:
-        """Say what the sample tells so far, and go on sampling for a while."""
+        """Say what the sample shows so far, and go on sampling for a while."""
         vm = self.mount.vm
         if vm.windows is not None:
             raise ControlError("advise: backend=aobj: its pages are seen through windows, and their use is not known")
@@ -98,7 +98,7 @@ class Advice:
         return figures(vm, vm.sampler)
 
     async def run(self) -> None:
-        """Sample no more when nobody has asked for a while, until cancelled."""
+        """Stop sampling when nobody has asked for a while, until cancelled."""
         while True:
             await self._asked.wait()
             self._asked = trio.Event()
@@ -133,7 +133,7 @@ def mean(sampler: Sampler, ring: bool) -> float:
 
 
 def shrinking(vm: Vm) -> Shrinking:
-    """See how some resident pages shrink.  O(PACKED)."""
+    """See how well some resident pages compress.  O(PACKED)."""
     try:
         importlib.import_module("zstandard")
     except ImportError:
@@ -150,7 +150,7 @@ def shrinking(vm: Vm) -> Shrinking:
 
 
 def enough(memory: Memory, zram: int) -> int | None:
-    """The smallest ram that keeps waiting below ENOUGH; None where none does that is known."""
+    """The smallest known ram that keeps waiting below ENOUGH; None if there is none."""
     least, most = memory.frames[0], memory.frames[-1]
     ring = most_live_of(zram) if zram else 0
     for i in range(GRID + 1):
@@ -161,7 +161,7 @@ def enough(memory: Memory, zram: int) -> int | None:
 
 
 def shares_of(memory: Memory, ram: int) -> Generator[dict[str, Any], None, None]:
-    """What a compressed tier would do, by its share of the same ram; nothing where pages do not shrink."""
+    """What a compressed tier would do, by its share of the same ram; nothing if pages do not compress."""
     if not memory.shrinking.share:
         return
     for share in SHARES:

@@ -1,22 +1,22 @@
 """checker.py: the whole-file-system check, done by a frozen copy of the daemon while requests are served.
 
 fork() makes the copy.  It sees everything as it was at one moment between two requests.  So its verdict is about that
-moment, whatever changes meanwhile.  Checking the live mount in slices was rejected: what is counted (links, users of an
+moment, whatever changes meanwhile.  Checking the live mount in slices was rejected: the counts (links, users of an
 item) would come from a different moment in each slice, and a false alarm makes a mount read-only.
 uvm/frozen.py keeps swap as the copy saw it.
 
 Picture     fork --> parent: serves requests, relays progress, waits        --> verdict, or why there is none
-                 --> child: closes what is not its own, checks, says it     --> _exit
+                 --> child: closes what is not its own, checks, reports     --> _exit
 
 Invariants  J1 The child ends with the daemon, at the latest (PR_SET_PDEATHSIG), and when its client goes.
             J2 The child holds only the descriptors of the swap files and of its pipe.  With the mount's, the mount
                would outlive the daemon.  It writes to the pipe only.
-            J3 The child is the first to go where memory is short (oom_score_adj), and the last to be run (nice).
+            J3 The child is the first to be killed when memory is short (oom_score_adj), and the last to run (nice).
 
 Limits      fork() copies page tables: 3 ms for 128 MiB of `ram` in use, 7 for 256, 20 for 1 GiB, and requests wait for
-            that.  What they change afterwards is copied, 4.6 us a page, up to `ram` once more.  Huge pages
-            (MADV_HUGEPAGE) made the first fork ten times faster and later ones hardly; to touch one first took 5 ms.
-            Of slots that it cannot read the daemon learns the first 1024 (uvm/lost.py), the answer has their number.
+            that.  Pages that they change afterwards are copied, 4.6 us a page, up to `ram` once more.  Huge pages
+            (MADV_HUGEPAGE) made the first fork ten times faster but later ones hardly; first touching one took 5 ms.
+            The daemon learns only the first 1024 slots that the copy cannot read (uvm/lost.py); the answer counts all.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from tmpfsd.uvm.errors import Inconsistent, VmError
 from tmpfsd.uvm.frozen import Hold, become_copy
 from tmpfsd.uvm.lost import Unreadable, heed
 
-ALIVE_SECONDS = 0.5         # between two words to the client, who takes long silence for a hang
+ALIVE_SECONDS = 0.5         # between two words to the client, who takes a long silence for a hang
 NICE = 19
 PR_SET_PDEATHSIG = 1        # <linux/prctl.h>
 MOST_LINE = 4096
 
 
-# What a copy does, which is given the pipe: it may say() how far it is, and returns its last word.
+# What a copy does.  It is given the pipe: it may say() how far it is, and returns its last word.
 Work = Callable[[Mount, int], dict[str, Any]]
 
 
@@ -95,7 +95,7 @@ async def in_copy(mount: Mount, work: Work, done: str, keep: tuple[int, ...] = (
     finally:
         hold.let_go()
         os.close(reader)
-        os.kill(pid, signal.SIGKILL)        # it is a zombie, or of no use any more
+        os.kill(pid, signal.SIGKILL)        # it is a zombie, or no longer needed
         await _reap(pid)
     yield {"said": verdict, "broken": hold.broken}
 
@@ -112,7 +112,7 @@ async def _reap(pid: int) -> None:
 
 
 async def _words(reader: int) -> AsyncGenerator[dict[str, Any], None]:
-    """What the child says, and again how far it is while it says nothing."""
+    """What the child says, with its progress repeated while it says nothing."""
     pending, progress = b"", {"progress": {"done": 0, "of": 0}}
     while True:
         with trio.move_on_after(ALIVE_SECONDS):
@@ -148,7 +148,7 @@ def _verdict(word: dict[str, Any], broken: bool) -> str:
 
 
 def _be_child(mount: Mount, writer: int, daemon: int, work: Work, keep: tuple[int, ...]) -> None:
-    """Work and say what came of it.  Never returns."""
+    """Work and report the result.  Never returns."""
     try:
         _settle(mount, writer, keep)
         if os.getppid() == daemon:
@@ -158,7 +158,7 @@ def _be_child(mount: Mount, writer: int, daemon: int, work: Work, keep: tuple[in
 
 
 def _settle(mount: Mount, writer: int, more: tuple[int, ...]) -> None:
-    """Leave everything to the daemon that is its own."""
+    """Leave to the daemon everything that is the daemon's own."""
     gc.disable()                        # nothing is finalized twice, and fewer pages are copied
     logging.disable()
     signal.set_wakeup_fd(-1)
@@ -182,7 +182,7 @@ def _settle(mount: Mount, writer: int, more: tuple[int, ...]) -> None:
 
 
 def _look(mount: Mount, writer: int) -> dict[str, Any]:
-    """Check; what to say."""
+    """Check; return what to report."""
     found = mount.vm.unreadable = Unreadable(mount.vm)
     try:
         mount.vm.check(deep=False)      # as it was, before there are more frames

@@ -1,7 +1,7 @@
 """commands.py: what a mount answers on its control socket.
 
-Each command goes through the gate of the mount (tmpfs/gate.py): those that CHANGE something are refused once an
-invariant broke, between their steps too, and whichever finds one broken closes the gate.
+Each command goes through the gate of the mount (tmpfs/gate.py).  Once an invariant broke, those that CHANGE something
+are refused, between their steps too.  Any command that finds one broken closes the gate.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CHANGES = frozenset(("discard", "flush", "prefetch", "remount", "set", "swapoff"
 
 
 class Watched:
-    """A piece of a command's work: refused where it must be, and a broken invariant closes the gate."""
+    """A piece of a command's work: it is refused when the gate is closed; a broken invariant closes the gate."""
 
     __slots__ = ("gate", "name")
 
@@ -61,7 +61,7 @@ class Watched:
 
 
 def gated(gate: Gate, name: str, command: Command) -> Command:
-    """Put a command behind the gate, in whichever way it works (control.py)."""
+    """Put a command behind the gate, whichever kind it is (control.py)."""
     watched = Watched(gate, name)
 
     def steps(inner: Generator[Progress, None, Any]) -> Generator[Progress, None, Any]:
@@ -141,18 +141,18 @@ class Commands:
         return {"health": health.summary(found), **found}
 
     def figures(self) -> dict[str, Any]:
-        """What of it is about the file system, wherever it is mounted."""
+        """The part of it about the file system, wherever that is mounted."""
         gate = self.mount.gate
         return {**self.mount.status(), "refused": gate.refused, "lost_writes": gate.lost_writes, "broken": gate.broken}
 
     def record(self, _request: Any) -> dict[str, int]:
-        """Note from now on which pages are used, and forget which were."""
+        """Start to note which pages are used; forget earlier notes."""
         vm = self.mount.vm
         vm.used = Used(vm)
         return {"pages": vm.npages}
 
     def ram_auto(self) -> dict[str, float] | None:
-        """Say between what ram follows the pressure on memory, and how much there is; None where it does not."""
+        """Return the bounds of ram=auto and the pressure now; None without ram=auto."""
         governor = self.tuning.governor
         if governor is None:
             return None
@@ -166,7 +166,7 @@ class Commands:
                 yield part
 
     async def snapshot(self, request: Any) -> AsyncGenerator[dict[str, Any], None]:
-        """Save the whole file system, as it is now, in a file that is handed over, while requests are served."""
+        """Save the whole file system, as it is now, in the file that was passed, while requests are served."""
         if self.mount.gate.broken:
             raise ControlError("snapshot: an invariant does not hold (the log has it)")
         written = saving.snapshot(self.mount, request.get("descriptors") or [], request.get("hot") is True)
@@ -176,7 +176,7 @@ class Commands:
 
     async def _alone(self, name: str, inner: AsyncGenerator[dict[str, Any], None]
                      ) -> AsyncGenerator[dict[str, Any], None]:
-        """Do what needs a copy of the mount, of which there is one at a time."""
+        """Do what needs a copy of the mount; there is only one copy at a time."""
         async with contextlib.aclosing(inner):
             if self.copied:
                 raise ControlError(f"a {self.copied} is under way on this mount")

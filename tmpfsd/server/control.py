@@ -1,16 +1,17 @@
 """control.py: the control socket of a mount: JSON lines over a unix socket.
 
 A request is one line {"command": NAME, ...}, answered by one line {"ok": true, "result": ...} or {"ok":
-false, "error": TEXT}; a client may send several.  A command that takes long works in steps, and before its answer
-come lines {"ok": true, "progress": {"done": N, "of": M}}, ten a second at most.  One that also waits is an async
-generator, which yields {"progress": ...} as it likes and at last {"result": ...}.  places.py says where the socket is.
+false, "error": TEXT}; a client may send several.  A command that takes long works in steps.  Before its answer come
+lines {"ok": true, "progress": {"done": N, "of": M}}, ten a second at most.  A command that also waits is an async
+generator, which yields {"progress": ...} whenever it likes and at last {"result": ...}.  places.py says where the
+socket is.
 
-With a line may come a descriptor (SCM_RIGHTS), of a file that the client has the right to open and the daemon has not.
+A descriptor may come with a line (SCM_RIGHTS): of a file that the client has the right to open and the daemon has not.
 
 Invariants  C1 Input is bounded: MAX_LINE bytes a line, IDLE_SECONDS to send it, MAX_CLIENTS at once.
                One descriptor a line; one that no command takes is closed.
             C2 Only root and the mounting user get an answer (mode 0600, and the peer's credentials).
-            C3 A daemon that ends removes its own socket only.  After the unmount, while it is still ending,
+            C3 A daemon that ends removes only its own socket.  After the unmount, while it is still ending,
                the next mount may have the same device number.
             C4 Requests are served between the steps of a command (turns.py).  A command whose client is
                gone is closed, and undoes what it must.
@@ -50,7 +51,7 @@ MOST_GROUPS = 65536                     # NGROUPS_MAX
 PROGRESS_SECONDS = 0.1
 LOCK_SECONDS = 0.2
 
-# A plain function; a generator, which yields how far it is after each step, and returns the result; or an async one.
+# A plain function; a generator, which yields its progress after each step and returns the result; or an async one.
 Command = Callable[[Mapping[str, Any]], Any]
 
 
@@ -62,7 +63,7 @@ class Progress(NamedTuple):
 
 
 class Gone(Exception):
-    """The client does not listen any more."""
+    """The client no longer listens."""
 
 
 class Peer(NamedTuple):
@@ -89,7 +90,7 @@ def make_directory(path: str, uid: int) -> None:
     """
     try:
         os.mkdir(path, 0o700)
-    except OSError:             # it exists, mostly: EEXIST, or EROFS where nothing can be made
+    except OSError:             # usually it exists: EEXIST, or EROFS if nothing can be made
         if not os.path.lexists(path):
             raise
     if not owned(path, uid):
@@ -115,7 +116,7 @@ def open_socket(uid: int, name: str) -> tuple[str, socket.socket]:
 
 
 def listen(path: str) -> socket.socket:
-    """Bind the socket at path, mode 0600.  What is there is stale: the device number is ours."""
+    """Bind the socket at path, mode 0600.  Anything there is stale: the device number is ours."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         with locked(os.path.dirname(path)):
@@ -135,7 +136,7 @@ def listen(path: str) -> socket.socket:
 
 @contextlib.contextmanager
 def locked(directory: str) -> Iterator[None]:
-    """Keep other daemons from making or removing sockets there: our device number is free before our socket goes."""
+    """Keep other daemons from making or removing sockets there: our device number is free before our socket is gone."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         take_lock(descriptor)
@@ -145,7 +146,7 @@ def locked(directory: str) -> Iterator[None]:
 
 
 def take_lock(directory: int) -> bool:
-    """Lock a directory; one that others can open, and hold the lock of, is waited for LOCK_SECONDS only."""
+    """Lock a directory; if others can open it and so hold the lock, wait for LOCK_SECONDS only."""
     state = os.fstat(directory)
     if state.st_uid == os.geteuid() and not state.st_mode & 0o044:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -160,9 +161,9 @@ def take_lock(directory: int) -> bool:
 
 
 def identity(path: str) -> tuple[int, int, int] | None:
-    """Return what tells this socket from a later one with the same name, or None where there is none.
+    """Return what distinguishes this socket from a later one with the same name, or None if there is none.
 
-    The inode number alone does not: it may be given anew once the socket is gone.
+    The inode number alone does not: it may be reused once the socket is gone.
     """
     try:
         status = os.lstat(path)
@@ -172,7 +173,7 @@ def identity(path: str) -> tuple[int, int, int] | None:
 
 
 def remove(path: str, made: tuple[int, int, int] | None) -> None:
-    """Remove the socket that was made at path, but not another's that has taken its place (C3)."""
+    """Remove the socket that was made at path, but not another that has taken its place (C3)."""
     if made is not None:
         with contextlib.suppress(OSError), locked(os.path.dirname(path)):
             if identity(path) == made:
@@ -183,7 +184,7 @@ def is_served(uid: int, major: int, minor: int) -> bool:
     """Tell whether its owner listens at a mount's socket.  The mount itself, which may hang, is not asked."""
     for directory in directories(uid):
         found = None
-        with contextlib.suppress(PermissionError):      # another user's: not to be told so
+        with contextlib.suppress(PermissionError):      # another user's: we may not ask
             found = places.open_socket(directory, socket_name(major, minor), uid)
         if found is None:
             continue
@@ -197,7 +198,7 @@ def is_served(uid: int, major: int, minor: int) -> bool:
 
 
 def forget(uid: int, major: int, minor: int) -> None:
-    """Remove what a server that was killed has left of a mount that is gone now."""
+    """Remove what a killed server has left of a mount that is gone now."""
     for directory in directories(uid):
         path = os.path.join(directory, socket_name(major, minor))
         if owned(directory, uid):
@@ -218,14 +219,14 @@ class Receiver:
         self.keep(0)
 
     def keep(self, most: int) -> None:
-        """Close the last descriptors; at most so many stay."""
+        """Close descriptors from the end on; keep at most this many."""
         while len(self.descriptors) > most:
             os.close(self.descriptors.pop())
 
     async def recv(self, most: int) -> bytes:
         """The next bytes; nothing at the end."""
         data, words, _, _ = await self.sock.recvmsg(most, socket.CMSG_SPACE(DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC)
-        for _level, _kind, packed in words:         # of a unix socket that asked for nothing else: SCM_RIGHTS
+        for _level, _kind, packed in words:         # a unix socket without other options gets only SCM_RIGHTS
             whole = len(packed) - len(packed) % DESCRIPTOR.size
             self.descriptors += [number for number, in DESCRIPTOR.iter_unpack(packed[:whole])]
             self.keep(1)
@@ -257,7 +258,7 @@ class ControlServer:
                     nursery.start_soon(self._client, client)
 
     async def _client(self, client: Any) -> None:
-        """Serve one client to its end; whatever it does, only it suffers."""
+        """Serve one client to its end; whatever it does harms only itself."""
         self.nclients += 1
         try:
             with client:
@@ -319,9 +320,9 @@ class ControlServer:
 
 
 async def follow(client: Any, steps: Generator[Progress, None, Any], turns: Turns) -> Any:
-    """Run a command that works in steps, tell the client how far it is, and return its result.
+    """Run a command that works in steps, report progress to the client, and return its result.
 
-    A client that goes meanwhile is a Gone in the command, which undoes in steps what it has done.
+    If the client goes away, the command gets a Gone, and undoes in steps what it has done.
     """
     try:
         while True:
@@ -338,9 +339,9 @@ async def follow(client: Any, steps: Generator[Progress, None, Any], turns: Turn
 
 
 async def _go_on(steps: Generator[Progress, None, Any], turns: Turns) -> tuple[Progress | None, Any]:
-    """Run steps until there is progress to tell, or, with None, the result."""
+    """Run steps until there is progress to report; or, with None, the result."""
     told = trio.current_time()
-    with turns.background():                    # not while the client takes its time
+    with turns.background():                    # not while we wait for the client
         try:
             turns.begin()
             while True:
@@ -356,7 +357,7 @@ async def _go_on(steps: Generator[Progress, None, Any], turns: Turns) -> tuple[P
 
 
 async def _break_off(steps: Generator[Progress, None, Any], turns: Turns) -> None:
-    """Let a command undo what it has done, for nobody."""
+    """Let a command undo what it has done, without a client."""
     try:
         steps.throw(Gone())
         while (await _go_on(steps, turns))[0] is not None:
@@ -366,7 +367,7 @@ async def _break_off(steps: Generator[Progress, None, Any], turns: Turns) -> Non
 
 
 async def relay(client: Any, parts: AsyncGenerator[dict[str, Any], None]) -> Any:
-    """Run a command that says itself when there is something to tell, and return its result."""
+    """Run a command that decides itself when to report, and return its result."""
     result = None
     async with contextlib.aclosing(parts):
         async for part in parts:
@@ -396,7 +397,7 @@ def parse_request(line: bytes) -> tuple[str, dict[str, Any]]:
 async def read_line(client: Any, pending: bytearray) -> bytes | None:
     """Return the next line, or None at the end.
 
-    => a line that is too long comes back as more than MAX_LINE bytes.
+    => a line that is too long is returned as more than MAX_LINE bytes.
     """
     while (end := pending.find(b"\n")) < 0 and len(pending) <= MAX_LINE:
         data = await client.recv(4096)

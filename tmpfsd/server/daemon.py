@@ -5,14 +5,14 @@ nursery owns all tasks: the request loop, the control socket, the signal watcher
 
 Picture     BUILD -> MOUNTED (pyfuse3.init) -> READY (INIT served, told to report) -> ENDING -> CLOSED
             umount by a user: the descriptor says ENODEV, the loop ends by itself.
-            TERM, INT, QUIT: umount; where that is busy, detach, and the loop is told to end.  HUP does the same when
-            the terminal of a daemon in the foreground is gone.  Otherwise it is ignored.
+            TERM, INT, QUIT: umount; if busy, detach, and the loop is told to end.  HUP does the same when the
+            terminal of a daemon in the foreground is gone.  Otherwise it is ignored.
             USR1: the status is logged.  Other signals that would kill are ignored.
 Invariants  L1 Only the mount with our own device number is unmounted, wherever it is now.
-            L2 Signals are held back from before the mount until the watcher is there: nothing half made.
+            L2 Signals are blocked from before the mount until the watcher is there: nothing is left half made.
             L3 However run() ends, swap is released, the socket removed, and nothing of ours stays mounted.
             L4 No request is served with more privileges than privileges.py says.
-Limits      A signal ends the mount though files are open there: their users get ENOTCONN.
+Limits      A signal ends the mount even if files are open there: their users get ENOTCONN.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 SIGNALS = (*ENDING, signal.SIGHUP, signal.SIGUSR1)
-# They end a process that does not heed them, and mean nothing here.
+# They end a process that does not handle them, and mean nothing here.
 MEANINGLESS = (signal.SIGUSR2, signal.SIGPROF, signal.SIGVTALRM, signal.SIGIO, signal.SIGPWR,
                *range(signal.SIGRTMIN, signal.SIGRTMAX + 1))
 GRACE = 1.0         # seconds
@@ -61,10 +61,10 @@ GRACE = 1.0         # seconds
 def fuse_options(config: Config) -> set[str]:
     """Return the options for libfuse.
 
-    To check permissions the kernel needs a directory's attributes, and each change in it makes them stale.  That is one
-    request in four, and a quarter of the time of a create.  noperm saves it.  It is not the default even where root
-    alone enters: FUSE would look at a process's user, neither at the one that it took for files with setfsuid(2) nor at
-    its capabilities.
+    To check permissions the kernel needs a directory's attributes, and each change in it makes them stale.  That costs
+    one request in four, and a quarter of the time of a create.  noperm saves it.  It is not the default even if only
+    root enters: FUSE would check only a process's user, neither the one that it set for files with setfsuid(2) nor its
+    capabilities.
     """
     options = set(config.generic) & (mountflags.LIBFUSE | {"allow_other", "default_permissions"})
     options |= {"subtype=tmpfsd", f"fsname={quote(config.fsname)}"}
@@ -72,7 +72,7 @@ def fuse_options(config: Config) -> set[str]:
         options.add("default_permissions")
     if os.geteuid() == 0:       # as the kernel's tmpfs; libfuse's own default is nosuid,nodev
         options |= {flag for flag in ("suid", "dev") if "no" + flag not in options}
-    else:                       # only root may have them; mount.fuse asks for them always
+    else:                       # only root may have them; mount.fuse always asks for them
         options -= {"suid", "dev"}
     return options
 
@@ -100,7 +100,7 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
 
 
 def take_away(place: mountinfo.MountPoint, lazy: bool = False) -> str | None:
-    """Unmount as the daemon of root may (privileges.py); return what went wrong, or None."""
+    """Unmount with the rights that root's daemon has kept (privileges.py); return what went wrong, or None."""
     with privileges.admin():
         return unmount(place, lazy)
 
@@ -120,7 +120,7 @@ class Daemon:
         self.native: NativeLoop | None = None
         self.place: mountinfo.MountPoint | None = None
         self.in_force: InForce | None = None
-        self.mounts = open(mountinfo.TABLE, "rb", buffering=0)       # no descriptor may be left when it ends
+        self.mounts = open(mountinfo.TABLE, "rb", buffering=0)       # it may end when no descriptor is left to open
         self.stopping = False
         self.socket_path = ""
         self.socket_made: tuple[int, int, int] | None = None
@@ -147,7 +147,7 @@ class Daemon:
             raise
 
     def settle_in(self, before: set[int], native: bool) -> None:
-        """Find out where we are mounted, by which new descriptor, and set what libfuse cannot set.  => MountError."""
+        """Find out where we are mounted, and by which new descriptor; set what libfuse cannot set.  => MountError."""
         self.place = self.find_place(edge.devices() - before)
         if self.place is None:
             raise MountError("mounted, but /proc/self/mountinfo does not show it")
@@ -176,20 +176,20 @@ class Daemon:
         return found_there[-1] if found_there else None
 
     def places(self) -> list[mountinfo.MountPoint]:
-        """Return where this mount can be reached now, though it was moved or bound elsewhere (L1)."""
+        """Return where this mount can be reached now, even if it was moved or bound elsewhere (L1)."""
         return mountinfo.mounted_at(self.place.device, self.mounts) if self.place is not None else []
 
     def where(self) -> tuple[str, bool]:
-        """Return where it is mounted now, or was, and whether no path leads there any more."""
+        """Return where it is mounted now, or was last, and whether no path leads there any more."""
         places = self.places()
         return (places[0].path if places else self.mountpoint), not places
 
     def detach(self) -> None:
-        """End the session and unmount what is ours, wherever it is and however busy."""
-        # First, for umount must not wait for a server that answers no more.  libfuse would unmount by the path alone:
-        # only where we do not know better.
+        """End the session and unmount what is ours, wherever it is and even if busy."""
+        # First, because umount must not wait for a server that no longer answers.  libfuse would unmount by path alone:
+        # only if we know no better.
         pyfuse3.close(unmount=self.place is None)
-        while places := self.places():      # several may lie one upon the other
+        while places := self.places():      # several may be stacked
             if all([take_away(place, lazy=True) for place in places]):
                 return
 
@@ -217,14 +217,14 @@ class Daemon:
             try:
                 await (self.native.run() if self.native else pyfuse3.main(min_tasks=1, max_tasks=1))
             finally:
-                tick(0)     # trio closes its wake-up descriptor before it takes it back from the signal handler
+                tick(0)     # trio closes its wake-up descriptor before it resets the signal handler
                 self.say_stopping()
             nursery.cancel_scope.cancel()
         if self.native and self.native.session.refusal:
             raise MountError(self.native.session.refusal)
 
     def open_control(self, nursery: trio.Nursery, commands: Commands) -> None:
-        """Open the control socket (a mount without it still serves files), and serve the one of metrics=."""
+        """Open the control socket (a mount without it still serves files), and serve the socket of metrics=."""
         assert self.place is not None
         logging.getLogger().addHandler(commands.journal)
         if self.metrics is not None:
@@ -244,14 +244,14 @@ class Daemon:
         """Report once the kernel's INIT was served."""
         await ready.wait()
         assert self.place is not None
-        process.set_caching(self.place.major, self.place.minor)     # the answer to INIT has set it to the default
+        process.set_caching(self.place.major, self.place.minor)     # INIT has just set it to the default
         process.still_garbage()
         log.info("mounted: backend=%s ram=%d MiB size=%d MiB swap=%s", self.config.backend,
                  self.config.ram_bytes >> 20, self.config.size_bytes >> 20, ":".join(self.config.places) or None)
         self.report()
 
     async def watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
-        """Do what signals say."""
+        """Act on signals."""
         with trio.open_signal_receiver(*SIGNALS) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             task_status.started()
@@ -274,7 +274,7 @@ class Daemon:
         self.end_loop()
 
     def say_stopping(self) -> None:
-        """Tell systemd, once, that the mount ends, by a signal or by an unmount: what follows may take a while."""
+        """Tell systemd, once, that the mount ends, by a signal or an unmount: the rest may take a while."""
         if not self.stopping:
             self.stopping = True
             process.tell_supervisor(b"STOPPING=1")
@@ -287,7 +287,7 @@ class Daemon:
             pyfuse3.terminate()
 
     async def try_unmount(self) -> bool:
-        """Unmount cleanly while requests are served; False when it is busy or not there any more."""
+        """Unmount cleanly while requests are served; False when it is busy or no longer there."""
         places = self.places()
         for place in places:
             error = await trio.to_thread.run_sync(take_away, place)
@@ -297,9 +297,9 @@ class Daemon:
         return bool(places)
 
     async def settle(self, refuse: Callable[[], object] = lambda: None) -> None:
-        """Wait for threads that tell the kernel something.  => refuse(): where nobody serves, what they wait for.
+        """Wait for threads that tell the kernel something.  => refuse(): what they wait for, when nobody serves.
 
-        => TooSlowError: one waits for a request of the past.
+        => TooSlowError: one waits for an earlier request.
         """
         with trio.fail_after(GRACE):
             await self.trees.settled(refuse)
@@ -322,21 +322,21 @@ class Daemon:
 
 
 def ignore(numbers: Iterable[int]) -> None:
-    """Ignore signals that would kill a daemon and are not meant so; unlike handlers that lasts to the very end."""
+    """Ignore signals that would kill a daemon but are not meant to; unlike handlers, this lasts to the very end."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 
 def heed_none() -> None:
-    """Have signals do nothing where nobody waits for them: between the end of the watcher and that of the process."""
+    """Have signals do nothing when nobody waits for them: after the watcher has ended, until the process ends."""
     for number in SIGNALS:
         signal.signal(number, lambda _number, _frame: None)
 
 
 def hangup_ends() -> bool:
-    """Tell whether SIGHUP says that the terminal is gone: there is one, and nobody (nohup) has it ignored.
+    """Tell whether SIGHUP means that the terminal is gone: there is one, and nobody (nohup) has it ignored.
 
-    Elsewhere it is what administrators send after a log rotation.
+    Otherwise it is what administrators send after a log rotation.
     """
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         return False
@@ -374,10 +374,10 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
         try:
             trio.run(daemon.serve)
         finally:
-            ignore((*SIGNALS, *MEANINGLESS))        # it ends: what comes now is answered by that
+            ignore((*SIGNALS, *MEANINGLESS))        # it is ending: that answers any signal now
             with contextlib.suppress(trio.TooSlowError):        # a thread may still use the session
                 trio.run(daemon.settle_ended)
-            tick(0)             # a tick that came when the interpreter has put its handlers back would kill
+            tick(0)             # a later tick, when the interpreter has restored its handlers, would kill
             daemon.detach()
     finally:
         control.remove(daemon.socket_path, daemon.socket_made)

@@ -1,23 +1,23 @@
 """dispatch.py: the request loop, which waits for requests faster than trio does.
 
 pyfuse3 takes two trips through trio's scheduler for each request, one for a lock and one to wait for its
-descriptor, some 20 us together.  It looks its event library up in the module variable pyfuse3.trio, which
-its own pyfuse3/asyncio.py replaces; a Dispatcher goes there.  Its Lock is trivial, for there is one reader
-(main(max_tasks=1)), and its wait_readable polls the descriptor itself while there is traffic.  All else it
-hands to trio.
+descriptor, some 20 us together.  It finds its event library in the module variable pyfuse3.trio, which its own
+pyfuse3/asyncio.py replaces.  A Dispatcher goes there.  Its Lock is trivial, because there is only one reader
+(main(max_tasks=1)), and its wait_readable polls the descriptor itself while there is traffic.  It passes everything
+else to trio.
 
 Picture     SPIN (poll(0)) -nothing for a while-> BLOCK (poll of 1 ms) -quiet for LINGER-> SLEEP (trio)
             READ (no poll: pyfuse3's read waits) -no request between two ticks-> SLEEP
-            A request ends a SPIN and a BLOCK.  loop.py sizes the spin.  Where that leaves none, READ follows: it costs
-            one system call, which there must be anyway.  Each tick looks anew whether a spin would have paid.
+            A request ends a SPIN and a BLOCK.  loop.py sizes the spin.  If no spin is left, READ follows: it costs
+            only one system call, which is needed anyway.  Each tick checks whether a spin would have paid.
 Ticks       While there is traffic SIGALRM comes every TURN.  It gives the other tasks (control socket, signals) their
-            turn, and ends a read that blocks: pyfuse3 takes it for EINTR and asks again.  SPIN and BLOCK need that as
+            turn, and ends a blocking read: pyfuse3 takes it for EINTR and asks again.  SPIN and BLOCK need that as
             well: a request whose caller is killed between our poll() and pyfuse3's read() is gone (seen 15 times in
-            1,573 kills).  A descriptor that does not block was tried: pyfuse3 raises at EAGAIN and leaks its buffer
-            of 1 MiB each time.
+            1,573 kills).  A non-blocking descriptor was tried: pyfuse3 raises at EAGAIN and leaks its buffer of 1 MiB
+            each time.
 Limits      pyfuse3 reads with the interpreter lock held: there is no READ while this process has another thread.
             A tick that comes just before a read is missed: other tasks wait up to two.
-            Where pyfuse3 does not look as expected install() returns None, and plain pyfuse3 serves: slower,
+            If pyfuse3 does not look as expected install() returns None, and plain pyfuse3 serves: slower,
             and without idle work.
 """
 
@@ -42,7 +42,7 @@ EXPECTED = ("init", "main", "terminate", "close", "Operations", "EntryAttributes
 
 
 class OneReader:
-    """A lock for the one task that ever takes it."""
+    """A lock that only one task ever takes."""
 
     __slots__ = ()
 
@@ -98,7 +98,7 @@ class Dispatcher(Loop):
         await self._block(fd, now)
 
     async def _begin(self, fd: int) -> None:
-        """See the handshake through, if there is to be one, then watch."""
+        """Handle the handshake, if one is due, then watch."""
         handshake = self.negotiation
         if handshake is not None and not handshake.asked:
             await trio.lowlevel.wait_readable(fd)
@@ -121,7 +121,7 @@ class Dispatcher(Loop):
         self._ticked = True
 
     async def _turn(self, fd: int) -> None:
-        """Let the other tasks run once; sleep if there was no request since the last turn, else see how to wait."""
+        """Let the other tasks run once; sleep if there was no request since the last turn, else choose how to wait."""
         await self._yield()
         if not self._served:
             await self._sleep(fd)
@@ -141,7 +141,7 @@ class Dispatcher(Loop):
             raise trio.ClosedResourceError("the request loop ends")
 
     async def _block(self, fd: int, start: int) -> None:
-        """Wait in the kernel while traffic may go on, then in trio; not in the kernel where others have work."""
+        """Wait in the kernel while traffic may go on, then in trio; not in the kernel while other tasks have work."""
         clock, poll = self._clock, self._poll
         while clock() < start + LINGER:
             if poll(0 if self.background else 1):
@@ -151,7 +151,7 @@ class Dispatcher(Loop):
         await self._sleep(fd)
 
     async def _sleep(self, fd: int) -> None:
-        """As any loop; no ticks meanwhile."""
+        """Sleep as Loop does; no ticks meanwhile."""
         self._read = False
         tick(0)
         try:
@@ -161,7 +161,7 @@ class Dispatcher(Loop):
 
 
 def as_expected() -> bool:
-    """Tell whether the installed pyfuse3 looks its event library up where this module puts it."""
+    """Tell whether the installed pyfuse3 finds its event library where this module puts it."""
     return getattr(pyfuse3, "trio", None) is trio and all(hasattr(pyfuse3, name) for name in EXPECTED)
 
 

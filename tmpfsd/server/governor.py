@@ -1,17 +1,17 @@
-"""governor.py: ram=auto: the budget follows the pressure on memory of the machine, or of the cgroup.
+"""governor.py: ram=auto: the budget follows the memory pressure of the machine, or of the cgroup.
 
-Once a second it looks how long tasks have stood still for want of memory, and how much memory is free for the taking.
-The first is PSI: /proc/pressure/memory, and memory.pressure of the cgroup, version 2.  Under pressure, or where little
-is free, `ram` shrinks by an eighth, at once.  Where there was none for CALM seconds, memory is idle and the mount pages
-in, it grows by an eighth.  It stays between MIN and MAX.  To give back is cheap: the page daemon evicts what is cold;
-to take what others need is not.  So it grows slowly, and waits longer each time that was too much.
+Once a second it looks how long tasks have stalled for lack of memory, and how much memory is available.  The first is
+PSI: /proc/pressure/memory, and memory.pressure of the cgroup, version 2.  Under pressure, or when little is available,
+`ram` shrinks by an eighth, at once.  After CALM seconds without pressure, if memory is idle and the mount pages in, it
+grows by an eighth.  It stays between MIN and MAX.  Giving back is cheap: the page daemon evicts cold pages.  Taking
+what others need is not.  So it grows slowly, and waits longer each time that was too much.
 
-Picture     KEEPS --pressure, or little is free--> shrinks, waits COOL, twice as long if it had grown just before
+Picture     KEEPS --pressure, or little available--> shrinks, waits COOL, twice as long if it had grown just before
               |--calm, idle, and pages come in--> grows
 
-Breathing   What is decided is carried out in steps between requests, as `tmpfsctl set ram=` is (tuning.py).
+Breathing   Its decisions are carried out in steps between requests, as `tmpfsctl set ram=` is (tuning.py).
 
-Limits      Without PSI (a kernel before 4.20, or psi=0) only what is free counts.  PSI knows nothing of
+Limits      Without PSI (a kernel before 4.20, or psi=0) only available memory counts.  PSI knows nothing of
             our own paging.
 """
 
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECONDS = 1.0
-HIGH = 0.01                 # of a second that tasks stood still: pressure
-LOW = 0.001                 # and calm
-CALM = 10.0                 # seconds of it, before there is more
+HIGH = 0.01                 # share of a second that tasks stalled: above is pressure
+LOW = 0.001                 # and below is calm
+CALM = 10.0                 # seconds of calm before it grows
 COOL = 30.0                 # seconds without growing after it has shrunk
 MOST_COOL = 1200.0
-TOO_MUCH = 15.0             # seconds after growing, in which pressure means that it was too much
+TOO_MUCH = 15.0             # seconds after growing in which pressure means that it was too much
 STEP_SHIFT = 3              # an eighth
 LEAST_STEP = 1 << 20
 LITTLE = 0.05               # of memory: others should have that much
-IDLE = 0.15                 # that much is idle, and a step less may be had
+IDLE = 0.15                 # more than that is idle after a step of growth
 
 
 class Strain(NamedTuple):
-    """What a look sees: microseconds that tasks have stood still so far, bytes that can be had, and of how many."""
+    """What a look sees: microseconds that tasks have stalled so far, bytes available, and of how many."""
 
     stalled_us: int
     free_bytes: int
@@ -55,14 +55,14 @@ class Strain(NamedTuple):
 
 
 def look() -> Strain:
-    """Look at the machine and at our cgroup; what is worse counts."""
+    """Look at the machine and at our cgroup; the worse of the two counts."""
     stalled = max([0, *(stalled_in(machine.read(path)) for path in machine.pressure_files())])
     free, most = machine.available_memory()
     return Strain(stalled, free, most)
 
 
 def stalled_in(text: bytes) -> int:
-    """Read a file of PSI: microseconds that some task stood still."""
+    """Read a file of PSI: microseconds that some task stalled."""
     found = re.search(rb"^some .*\btotal=([0-9]{1,20})$", text, re.MULTILINE)
     return int(found[1]) if found else 0
 
@@ -77,12 +77,12 @@ class Governor:
         self._seen, self._clock = seen, clock
         self._last, self._at = seen(), clock()
         self._calm_since = self._at
-        self._grown_at: float | None = None     # since it has last shrunk
+        self._grown_at: float | None = None     # when it grew last, if it has not shrunk since
         self._cool = COOL
         self._cool_until = self._at
 
     def wanted(self, ram: int, least: int, pages_in: bool) -> int:
-        """How many bytes of ram there should be: now there are `ram`, and below `least` it cannot go.
+        """How many bytes of ram there should be, when there are `ram` now, and not below `least`.
 
         => pages_in: whether the mount has paged in since the last call.
         """
@@ -102,7 +102,7 @@ class Governor:
             return min(max(ram - step, low), high)
         idle = seen.free_bytes - step > IDLE * seen.all_bytes
         if pages_in and idle and now - self._calm_since >= CALM and now >= self._cool_until and ram < high:
-            if self._grown_at is not None:                  # and that was not too much
+            if self._grown_at is not None:                  # the last growth was not too much
                 self._cool = max(self._cool / 2, COOL)
             self._grown_at = self._calm_since = now
             return min(max(ram + step, low), high)
@@ -112,7 +112,7 @@ class Governor:
 async def follow(tuning: Tuning, turns: Turns) -> None:
     """Have ram follow what its governor wants, while there is one, until cancelled.
 
-    What goes wrong is told to the gate: an exception that left this task would end the mount.
+    Errors go to the gate: an exception that left this task would end the mount.
     """
     import trio
     pageins = tuning.mount.vm.pageins
@@ -127,7 +127,7 @@ async def follow(tuning: Tuning, turns: Turns) -> None:
             continue
         try:
             await carry_out(tuning.have_ram(wanted), turns)
-        except ControlError as error:       # pages that cannot leave, for example: it stays as it was
+        except ControlError as error:       # for example pages that cannot leave: ram stays as it was
             log.debug("ram=auto: %s", error)
             await trio.sleep(COOL)
         except Exception as error:

@@ -1,10 +1,11 @@
-"""health.py: whether a mount is well, in a word, and what to do where it is not.
+"""health.py: whether a mount is well, in a word, and what to do if not.
 
-Told from its status alone, as what is worst: `broken`, `swap failing`, `disk full`, `full`, `under pressure`, `ok`.
+It is derived from the status alone.  The worst counts: `broken`, `swap failing`, `disk full`, `full`, `under pressure`,
+`ok`.
 
 Limits      What was refused or lost in the past is no state: `tmpfsctl status` warns of that below.  A page that could
-            not be read back is, until it is read or removed.  With compress= and no swap nothing is told before ram is
-            full: how much more could be compressed is not known beforehand.
+            not be read back is one, until it is read or removed.  With compress= and no swap nothing is reported until
+            ram is full: how much more could be compressed is not known beforehand.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from tmpfsd.server.pressure import THRESHOLDS, shares
 from tmpfsd.uvm.param import PAGE_SIZE
 from tmpfsd.uvm.vm import RESERVE, SPARE
 
-MORE = {"used": "size", "inodes": "nr_inodes"}      # what `tmpfsctl set` calls it
+MORE = {"used": "size", "inodes": "nr_inodes"}      # their names for `tmpfsctl set`
 PRESSURE = THRESHOLDS[-1]
-FULL = {"ram": 98}          # per cent; where nothing can leave, of what is not kept for faults and renames
+FULL = {"ram": 98}          # per cent; if nothing can leave, of what is not kept for faults and renames
 KEPT = (RESERVE + SPARE) * PAGE_SIZE
 
 
@@ -45,12 +46,12 @@ def summary(status: dict[str, Any]) -> dict[str, Any]:
 
 
 def health(status: dict[str, Any]) -> Health:
-    """Tell what is worst of what is so now."""
+    """Return the worst state now."""
     return next(troubles(status), Health("ok"))
 
 
 def troubles(status: dict[str, Any]) -> Iterator[Health]:
-    """Tell all that is the matter, the worst first."""
+    """Return everything that is wrong, the worst first."""
     swap, place = status["swap"] or {}, shlex.quote(status.get("mountpoint", "MOUNTPOINT"))
     another_place = f"`tmpfsctl swapon {place} PATH` gives another place"
     if status.get("broken"):
@@ -72,7 +73,7 @@ def troubles(status: dict[str, Any]) -> Iterator[Health]:
 
 
 def fullness(status: dict[str, Any], place: str, another_place: str) -> Iterator[Health]:
-    """Tell which limits are reached, or nearly.  Full ram is how it is meant to be, where pages can leave."""
+    """Return which limits are reached, or nearly.  Full ram is normal if pages can leave."""
     can_leave = bool(status["swap"] and status["swap"]["size_bytes"] or (status.get("zram") or {}).get("size_bytes"))
     if (status.get("zram") or {}).get("full"):
         yield Health("full", "ram and the compressed tier are used up",

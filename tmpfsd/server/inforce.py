@@ -1,12 +1,13 @@
 """inforce.py: which options of mount(8) are in force for the mount that is served.
 
-The kernel obeys most of them by itself.  The server must obey those of atime, because FUSE leaves the times to it.
-Commands that change files without the kernel must heed `ro`.  Options change by `mount -o remount`, through the helper
-(which then says so) or past it (remount,bind).  So mountinfo is read again when poll(2) says that some mount changed.
+The kernel itself obeys most of them.  The server must obey those about atime, because FUSE leaves the times to it.
+Commands that change files without the kernel must respect `ro`.  Options change by `mount -o remount`, through the
+helper (which then tells us) or past it (remount,bind).  So mountinfo is read again when poll(2) says that some mount
+changed.
 
 Picture     attach: set() --> serving: look() at a command, or once a second while there is traffic, if anything changed
-Limits      A change past the helper is heeded up to a second later, and only at the next traffic of an idle mount.
-            Of several places of one mount, that of the mount point counts.
+Limits      A change past the helper takes effect up to a second later; in an idle mount, at its next traffic.
+            If one mount is at several places, the one at the mount point counts.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ class InForce:
         self.poller.register(table, select.POLLPRI)
 
     def set(self, words: tuple[str, ...]) -> None:
-        """Set what libfuse does not know; for root, once it is mounted.  => OSError."""
+        """Set the options that libfuse does not know; for root, once it is mounted.  => OSError."""
         flags = mountflags.bits(words)
         if flags & mountflags.LATE:
             mountflags.remount(self.device, self.mountpoint, flags)
 
     def look(self) -> list[str]:
-        """Read what is in force and have the file system obey it; nothing where the mount is not there any more."""
-        self.poller.poll(0)                 # this state is seen
+        """Read what is in force and have the file system obey it; do nothing if the mount is no longer there."""
+        self.poller.poll(0)                 # this clears the event
         self.table.seek(0)
         words = mountflags.in_force(self.device, os.fsencode(self.mountpoint), self.table.readall())
         if words:
             readonly = "ro" in words
-            # norelatime has no line of its own: without noatime and relatime the kernel has strictatime in force.
+            # norelatime has no word in mountinfo: without noatime and relatime the kernel has strictatime in force.
             strict = not {"noatime", "relatime"} & set(words)
             self.mount.set_atime("noatime" in words or readonly, "nodiratime" in words, strict)
             if readonly != self.mount.config.readonly:

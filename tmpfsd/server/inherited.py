@@ -1,17 +1,16 @@
-"""inherited.py: what a process has from whoever started it, and what the daemon does with that.
+"""inherited.py: what a process inherits from its caller, and what the daemon does with that.
 
 A daemon lives for months; its caller is a shell, a test runner, a container's start script.  The daemon needs nothing
-that the caller's process had.  A limit that the caller lives under would show up as an EIO of the file system, much
-later.
+that the caller's process had.  And one of the caller's limits would show up much later, as an EIO of the file system.
 
-Picture     let_go()    descriptors closed (a lock of the caller's is free, a pipe ends), working directory "/", no
-                        signal blocked, SIGCHLD as it is by default (fusermount3 is waited for)
+Picture     let_go()    descriptors closed (a lock of the caller is released, a pipe ends), working directory "/", no
+                        signal blocked, SIGCHLD at its default (fusermount3 is waited for)
             set_limits() raised to what is needed, as far as this user may; else MountError names the limit
             kept        nice, scheduling and affinity, which the caller chooses for the daemon; the environment; the
                         descriptors that systemd handed over (LISTEN_FDS) in the foreground
 
 Invariants  N1 After let_go() nothing is open except what was to be kept.
-            N2 No limit of the caller's turns into an error of a file: it is raised, or the mount is refused.
+            N2 No limit of the caller becomes an error of a file: it is raised, or the mount is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from tmpfsd.options import Config
 from tmpfsd.server.refused import MountError
 from tmpfsd.swapplaces import remote
 
-FILES = 1024                    # descriptors: 64 clients, 16 scrapes, 16 swap files, a descriptor each on its way
+FILES = 1024                    # descriptors: 64 clients, 16 scrapes, 16 swap files, one each being passed
 LEAST_FILES = 160
 OWN_ADDRESSES = 256 << 20       # address space of the interpreter, its libraries, a few threads' stacks
 FIRST_LISTEN = 3                # SD_LISTEN_FDS_START of sd_listen_fds(3)
@@ -54,7 +53,7 @@ def let_go(keep: Container[int]) -> None:
 
 
 def set_limits(config: Config) -> None:
-    """Raise the limits of this process that the mount could run into.  => MountError names one that cannot be."""
+    """Raise the limits of this process that the mount could reach.  => MountError names one that cannot be raised."""
     file_bytes = 0
     if not all(remote(place) or is_device(place) for place in config.places):
         file_bytes = config.swap_size_bytes
@@ -74,7 +73,7 @@ def set_limits(config: Config) -> None:
 
 
 def is_device(path: str) -> bool:
-    """Tell whether a path is a block device: no limit of file sizes is about those."""
+    """Tell whether a path is a block device: limits of file sizes do not apply to those."""
     try:
         return os.stat(path).st_mode & 0o170000 == 0o060000
     except OSError:
@@ -87,7 +86,7 @@ def below(one: int, other: int) -> bool:
 
 
 def raise_limit(kind: int, wanted: int) -> int:
-    """Raise a limit to what is wanted, or as far as this user may; what it is then."""
+    """Raise a limit to what is wanted, or as far as this user may; return its new value."""
     soft, hard = resource.getrlimit(kind)
     if not below(soft, wanted):
         return soft
@@ -99,14 +98,14 @@ def raise_limit(kind: int, wanted: int) -> int:
 
 
 def largest_file() -> int:
-    """Return how many bytes a file of this process may have, or RLIM_INFINITY."""
+    """Return how many bytes a file written by this process may have, or RLIM_INFINITY."""
     return resource.getrlimit(resource.RLIMIT_FSIZE)[0]
 
 
 def spare_me(path: str = "/proc/self/oom_score_adj") -> None:
-    """Have the OOM killer take others first, where this user may say so and nobody has said anything else.
+    """Have the OOM killer take others first, if this user may set that and nobody has set anything else.
 
-    With this daemon goes all that is in its mount; and it keeps to a budget, so it is never what grows.
+    If this daemon dies, everything in its mount is lost; and it keeps to a budget, so it is never what grows.
     """
     with contextlib.suppress(OSError, ValueError), open(path, "r+", encoding="ascii") as file:
         if int(file.read()) == 0:

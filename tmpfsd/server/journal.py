@@ -1,7 +1,7 @@
-"""server/journal.py: what happens to a mount, for who follows it with `tmpfsctl events`.
+"""server/journal.py: what happens to a mount, for `tmpfsctl events`.
 
 Two kinds: each line of the log (a limit passes 80 %, a disk is full, a store is away or back), and each change of the
-state of health.  KEPT of them are kept, so that who comes later can read what came before.
+state of health.  The last KEPT are kept, so that a client that comes later can read the earlier ones.
 
 Picture     log, any thread --emit()--> ring of KEPT <--look()-- health, once a second
                                           |
@@ -30,7 +30,7 @@ KEPT = 256
 MOST_TEXT = 1000            # characters of a line
 AT_ONCE = 32                # events in one answer
 PAUSE = 0.1                 # seconds between two looks at the ring
-HEARTBEAT = 1.0             # seconds until a client is written to though nothing happened: is it gone?
+HEARTBEAT = 1.0             # without events, write to a client this often: is it gone?
 
 
 class Journal(logging.Handler):
@@ -39,7 +39,7 @@ class Journal(logging.Handler):
     def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
         super().__init__(logging.INFO)
         self.status = status
-        self.state = ""                     # of health, as it was told
+        self.state = ""                     # of health, as last reported
         self._ring: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._last = 0                      # number
 
@@ -52,7 +52,7 @@ class Journal(logging.Handler):
             self.handleError(record)
 
     def look(self, status: dict[str, Any]) -> None:
-        """Note that the state of health is another than it was."""
+        """Note a change of the state of health."""
         found = health.summary(status)
         if found["state"] != self.state:
             before, self.state = self.state, found["state"]
@@ -65,7 +65,7 @@ class Journal(logging.Handler):
             self._ring.append({"number": self._last, "time": time.time(), "event": event, **more})
 
     def take(self, after: int) -> tuple[list[dict[str, Any]], int]:
-        """Return the next events after the one of that number, and how many were lost before them."""
+        """Return the next events after that number, and how many were lost before them."""
         with self._locked():
             first = self._last - len(self._ring)        # the number before the oldest
             start = max(after, first)
@@ -81,7 +81,7 @@ class Journal(logging.Handler):
             self.release()
 
     async def ask(self, request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Tell the present state, and what happens from now on; with "past" what is kept of before, first."""
+        """Report the present state, and what happens from now on; with "past" the kept earlier events first."""
         past = request.get("past", False)
         if not isinstance(past, bool):
             raise ControlError('"past" must be true or false')

@@ -1,13 +1,13 @@
 """latency.py: how long requests take in the daemon, by kind, for `tmpfsctl top`.
 
-Timing each request would cost it 0.2 us.  So they are sampled, and only while somebody asks.  Every PERIOD each handler
-of the Operations gets a timer round it.  The next request of that kind passes through the timer and takes it off again.
-The instance has the timer, the class the handler: pyfuse3 looks the handler up at each request.  With edge=native the
-Session does the same with its table (fuse/session.py).
+Timing each request would cost it 0.2 us.  So they are sampled, and only while somebody asks.  Every PERIOD a timer is
+wrapped around each handler of the Operations.  The next request of that kind passes through the timer and removes it.
+The timer is an attribute of the instance, the handler one of the class: pyfuse3 looks the handler up at each request.
+With edge=native the Session does the same with its table (fuse/session.py).
 
 Picture     OFF --asked--> handler --every PERIOD--> timed --a request--> handler --nobody asked for LINGER--> OFF
 
-Limits      What is measured is the work in the daemon, page-ins included; the kernel's part and the waiting are not.
+Limits      It measures the work in the daemon, page-ins included; not the kernel's part, and not the waiting.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Latency:
                 setattr(self.operations, name, self._timed(name))
 
     def disarm(self) -> None:
-        """Time no more."""
+        """Stop timing."""
         if self.session is not None:
             self.session.time_no_more()
             return

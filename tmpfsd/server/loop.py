@@ -1,9 +1,9 @@
-"""loop.py: how a request loop waits: what the loops of both edges (dispatch.py, nativeloop.py) share.
+"""loop.py: how a request loop waits: the common part of the loops of both edges (dispatch.py, nativeloop.py).
 
 Picture     SPIN -nothing for a while-> BLOCK -quiet for LINGER-> SLEEP (trio, in which idle work is done)
             spin=auto grows the spin when a request came just after it ended, and halves it when none came for long, as
             the kernel's haltpoll governor does.  In SLEEP it is 0: an idle mount costs no CPU.  With one core there
-            is no spin: it would hold the client up.
+            is no spin: it would delay the client.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ import trio
 
 MICROSECOND, MILLISECOND = 1_000, 1_000_000
 FIRST_SPIN = 10 * MICROSECOND
-MOST_SPIN = 50 * MICROSECOND            # more does not catch more requests: the waking of a core is in it
+MOST_SPIN = 50 * MICROSECOND            # more catches no more requests: it covers waking a core
 LINGER = 4 * MILLISECOND
 TURN = 4 * MILLISECOND                  # between two turns of the other tasks, while there is traffic
 NANO = 1e-9                             # seconds
 
 
 def tick(nanoseconds: int) -> None:
-    """Have SIGALRM come every so often from now on; 0 for never."""
+    """Have SIGALRM come at this interval from now on; 0: never."""
     signal.setitimer(signal.ITIMER_REAL, nanoseconds * NANO, nanoseconds * NANO)
 
 
 def one_core() -> bool:
-    """Tell whether this process has one core only, which its clients then need to send a request."""
+    """Tell whether this process has only one core, which its clients then need to send a request."""
     return len(os.sched_getaffinity(0)) == 1
 
 
 class Loop:
-    """What waits for the requests of a mount; idle work and the commands know no more of it."""
+    """Waits for the requests of a mount; idle work and the commands know no more of it."""
 
     def __init__(self, spin: str | int = "auto", clock: Callable[[], int] = perf_counter_ns) -> None:
         self.adaptive = spin == "auto"
         self.spin = 0 if self.adaptive else int(spin) * MICROSECOND
         self.closed = False
-        self.background = 0                 # how many have work for the time between requests (turns.py)
+        self.background = 0                 # how many tasks have work for the time between requests (turns.py)
         self._clock = clock
         self._alone = one_core()            # spinning would keep the client from running
         self._poll: Callable[[float], Any] = lambda _timeout: []

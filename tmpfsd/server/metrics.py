@@ -1,11 +1,11 @@
-"""metrics.py: a mount's figures for Prometheus, where metrics= asks for them.
+"""metrics.py: a mount's figures for Prometheus, where metrics= says.
 
 The figures are those of the status, turned into text by prometheus_client.  That is done in the loop that serves
-requests, between two of them: 0.4 ms a scrape, measured with 4 pools.  A thread would want the interpreter for as
-long, and take it in the middle of a request.  There is nothing to be paid between scrapes.
+requests, between two of them: 0.4 ms a scrape, measured with 4 pools.  A thread would need the interpreter for as
+long, and take it in the middle of a request.  Between scrapes it costs nothing.
 
 Invariants  M1 Input is bounded: MAX_REQUEST bytes, SECONDS for all of it, MAX_CLIENTS at once.
-Limits      HTTP as far as a scrape needs it: one GET a connection, /metrics and nothing else.
+Limits      Only as much HTTP as a scrape needs: one GET a connection, /metrics and nothing else.
             No encryption and no password: loopback only unless a HOST is given.
 """
 
@@ -38,13 +38,13 @@ GAUGES = {"size_bytes": "limit of data and metadata", "used_bytes": "data and me
           "doomed_bytes": "data that were removed and are not free yet",
           "unowned_bytes": "pageable memory on no queue (backend=pageable-flag)",
           "dirty_bytes": "resident memory that must be written before it can leave"}
-# Of the status: a flag is 0 or 1.
+# From the status: a flag is 0 or 1.
 STATES = {"broken": "whether an invariant broke and changes are refused",
           "detached": "whether it is mounted nowhere any more, and in use still",
           "ram_auto": "whether ram follows the pressure on memory (ram=auto)"}
 SWAP_GAUGES = {"size_bytes": "limit of swap", "used_bytes": "in use of swap", "bad_slots": "slots of swap given up",
                "disk_full": "whether the disk under the swap file is full"}
-PAGING_GAUGES = {"lost_pages": "pages that cannot be read back now"}       # all else that is counted there only grows
+PAGING_GAUGES = {"lost_pages": "pages that cannot be read back now"}       # everything else counted there only grows
 ZRAM_GAUGES = {"size_bytes": "memory for compressed pages", "used_bytes": "what compressed pages take",
                "stored_bytes": "what they were before", "ratio": "stored to used, 0 where there are none"}
 ZRAM_COUNTERS = {"hits": "pages read from the compressed ones", "writebacks": "compressed pages written on to swap"}
@@ -64,7 +64,7 @@ def demand_client() -> None:
 
 
 def listen(where: str) -> socket.socket:
-    """Bind what metrics= says.  => MountError."""
+    """Bind the socket that metrics= names.  => MountError."""
     demand_client()
     try:
         return listen_unix(where) if where.startswith("/") else listen_tcp(where)
@@ -73,7 +73,7 @@ def listen(where: str) -> socket.socket:
 
 
 def listen_unix(path: str) -> socket.socket:
-    """Bind a socket of mode 0600; one that nobody serves any more makes room."""
+    """Bind a socket of mode 0600; it replaces one that nobody serves any more."""
     if os.path.lexists(path) and not (stat.S_ISSOCK(os.lstat(path).st_mode) and is_stale(path)):
         raise MountError(f"metrics={path}: exists")
     return control.listen(path)
@@ -82,7 +82,7 @@ def listen_unix(path: str) -> socket.socket:
 def is_stale(path: str) -> bool:
     """Tell whether nobody answers at a socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        return probe.connect_ex(path) == errno.ECONNREFUSED     # EAGAIN: others wait there in line
+        return probe.connect_ex(path) == errno.ECONNREFUSED     # EAGAIN: its queue is full
 
 
 def listen_tcp(where: str) -> socket.socket:

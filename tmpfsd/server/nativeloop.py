@@ -3,15 +3,15 @@
 One turn is plain Python, some milliseconds long; between two turns the other tasks of trio run.
 
 Picture     SPIN (epoll(0)) -nothing for a while-> BLOCK (epoll of 1 ms) -quiet for LINGER-> SLEEP (trio)
-            READ (a read that blocks) -no request between two ticks-> SLEEP
-            A request ends any of them.  loop.py sizes the spin; where that leaves none, READ follows, which costs two
-            system calls a request, not three.  With several cores the first request of each turn shows whether a spin
+            READ (a blocking read) -no request between two ticks-> SLEEP
+            A request ends any of them.  loop.py sizes the spin.  If no spin is left, READ follows: it costs two system
+            calls a request instead of three.  With several cores the first request of each turn shows whether a spin
             would have paid.
             A turn ends after TURN, at a tick, or when nothing came for a millisecond: then trio runs once.
-            What is answered later (fuse/later.py) gets a slice when nothing waits, and each GAP when something does.
-Ticks       In READ alone SIGALRM comes every TURN.  Its handler makes the descriptor one that does not block: the
-            interpreter begins a read that was interrupted again, and that says EAGAIN.  Nothing is raised, so that no
-            request is lost that was read just then.
+            What is answered later (fuse/later.py) gets a slice when no request waits, and each GAP when one does.
+Ticks       Only in READ SIGALRM comes every TURN.  Its handler makes the descriptor non-blocking: the interpreter
+            restarts an interrupted read, which then says EAGAIN.  Nothing is raised, so a request that was being read
+            is not lost.
 Ending      ENODEV from the device: it was unmounted, or aborted; or stop() was called.
 Limits      A request whose caller was killed is gone between poll and read: the read says EAGAIN, and nothing is lost.
             A tick that comes just before a read is missed: other tasks wait up to two.
@@ -41,7 +41,7 @@ BLOCK = 0.001                                           # seconds
 SLICE = MILLISECOND                                     # of what is answered later (fuse/later.py)
 GAP = 8 * MILLISECOND                                   # between two slices while there are requests
 ENDED = (errno.ENODEV, errno.ECONNABORTED)
-AGAIN = (errno.EAGAIN, errno.ENOENT, errno.EINTR)       # ENOENT: the request was taken back while it was being read
+AGAIN = (errno.EAGAIN, errno.ENOENT, errno.EINTR)       # ENOENT: the request was withdrawn while it was being read
 UNIQUE = slice(8, 16)                                   # of the header of a reply, and of a request
 
 
@@ -56,7 +56,7 @@ class Reading:
         self.blocks = self._ticking = False
 
     def begin(self) -> None:
-        """Let reads block, until a tick; they come until end()."""
+        """Let reads block until a tick; ticks come until end()."""
         if not self._ticking:
             signal.signal(signal.SIGALRM, self._tick)
             tick(TURN)
@@ -70,7 +70,7 @@ class Reading:
         os.set_blocking(self.fd, False)
 
     def end(self) -> None:
-        """No more ticks; reads do not block."""
+        """Stop the ticks; reads do not block."""
         if self._ticking:
             tick(0)
             self._ticking = self.blocks = False
@@ -85,7 +85,7 @@ class NativeLoop(Loop):
         super().__init__(spin, clock)
         self.fd, self.session = fd, session
         self._last = clock()                    # when the last request came
-        self._sliced = 0                        # when work for a later answer was done last
+        self._sliced = 0                        # when work for a later answer was last done
         self._reading = Reading(fd)
         self._buffer = memoryview(bytearray(BUFFER))
         self._epoll = select.epoll()            # 2 to 7 us of CPU a request less than poll(2), on one core
@@ -93,7 +93,7 @@ class NativeLoop(Loop):
         self._poll = self._epoll.poll
 
     def close(self) -> None:
-        """Give back what waits; run() does so at its end."""
+        """Close what waits; run() does so at its end."""
         self._epoll.close()
 
     def stop(self) -> None:
@@ -117,7 +117,7 @@ class NativeLoop(Loop):
                 self._reading.end()
 
     def _may_read(self) -> bool:
-        """Whether a read may block in this turn; with several cores, its first request is waited for."""
+        """Whether a read may block in this turn; with several cores, after waiting for its first request."""
         if self.adaptive and not self.spin and not self.session.later and not self.background and (
                 self._alone or self._wait(self._clock()) and self._serve_one() and not self.spin):
             return True
@@ -125,7 +125,7 @@ class NativeLoop(Loop):
         return False
 
     def _read_on(self) -> None:
-        """Serve until a tick; none between two is quiet enough."""
+        """Serve until a tick; if no request came between two ticks, it is quiet enough."""
         reading, session, serve = self._reading, self.session, self._serve_one
         served = not self._alone
         reading.begin()
@@ -147,7 +147,7 @@ class NativeLoop(Loop):
                 last = self._last = clock()
 
     def _go_on(self) -> int:
-        """Work for a slice on what is answered later; when that ended."""
+        """Work for a slice on what is answered later; return when that ended."""
         session, clock = self.session, self._clock
         end = clock() + SLICE
         while session.later and clock() < end:
@@ -158,7 +158,7 @@ class NativeLoop(Loop):
         return self._sliced
 
     def _wait(self, since: int) -> bool:
-        """Whether a request can be read: spin, then block for a millisecond."""
+        """Wait for a request: spin, then block for a millisecond; return whether one can be read."""
         poll = self._poll
         if self.background:
             return bool(poll(0))
@@ -175,7 +175,7 @@ class NativeLoop(Loop):
         return came
 
     def _serve_one(self) -> bool:
-        """Read a request, handle it, write its reply; whether there was one."""
+        """Read a request, handle it, write its reply; return whether there was one."""
         try:
             nbytes = os.readv(self.fd, (self._buffer,))
         except OSError as error:
@@ -187,13 +187,13 @@ class NativeLoop(Loop):
         session = self.session
         reply = session.handle(self._buffer[:nbytes])
         if session.notices:
-            self._tell()            # first: whoever has the answer must not find what is stale
+            self._tell()            # first: whoever gets the answer must not find stale data
         if reply is not None:
             self._send(reply)
         return True
 
     def _send(self, reply: Reply) -> None:
-        """Write a reply; one that the kernel does not take is answered with EIO, so that nobody waits for ever."""
+        """Write a reply; if the kernel does not take it, answer with EIO, so that nobody waits for ever."""
         assert reply is not None
         try:
             if isinstance(reply, bytes):
@@ -212,28 +212,28 @@ class NativeLoop(Loop):
                 pass
 
     def refuse_all(self) -> None:
-        """Refuse what was asked after the loop has ended, so that no thread of ours waits for it."""
+        """Refuse requests that come after the loop has ended, so that no thread of ours waits for them."""
         with contextlib.suppress(OSError):
             while True:
                 os.readv(self.fd, (self._buffer,))
-                with contextlib.suppress(OSError):              # what has no answer
+                with contextlib.suppress(OSError):              # requests without an answer
                     os.write(self.fd, replies.refused(int.from_bytes(self._buffer[UNIQUE], "little"), errno.EIO))
 
     def _tell(self) -> None:
-        """Write the notices that go with what was answered."""
+        """Write the notices that belong to an answer."""
         notices = self.session.notices
         while notices:
             notice = notices.pop()
             try:
                 os.write(self.fd, notice)
-            except OSError as error:            # ENOENT: the kernel knows no such thing
+            except OSError as error:            # ENOENT: the kernel does not know it
                 log.debug("a notice was not taken: %s", error)
                 reply = self.session.not_told(notice)
                 if reply is not None:
                     self._send(reply)
 
     async def _sleep(self, fd: int) -> None:
-        """As any loop; no ticks meanwhile."""
+        """Sleep as Loop does; no ticks meanwhile."""
         self._reading.end()
         try:
             await super()._sleep(fd)

@@ -1,23 +1,23 @@
-"""negotiate.py: what is agreed on in the INIT handshake other than what the binding asks for.
+"""negotiate.py: changes to the INIT handshake that the binding does not ask for.
 
-libfuse answers INIT itself and asks for what it knows (FUSE_CAP_*).  The binding lets nobody choose.  So the handshake,
+libfuse answers INIT itself and asks for what it knows (FUSE_CAP_*).  The binding offers no choice.  So the handshake,
 and nothing else, passes through a pair of sockets.  The kernel's request is read here and handed to libfuse.  libfuse's
 answer is read here, gets its flags, and goes to the kernel.  From then on libfuse has the descriptor to itself.
 
     HANDLE_KILLPRIV_V2  the server clears set-id bits (tmpfs/setid.py).  Without it the kernel asks for
                         security.capability before each write(2): two requests for each 4 KiB, 28 us instead of 15.
     CACHE_SYMLINKS      the kernel keeps the targets of symbolic links, which never change.
-    DONT_MASK           with ACLs alone: the kernel leaves the umask to the server, for where a default ACL is inherited
-                        it does not count (acl.inherit).
-    ASYNC_DIO           is not agreed on, though libfuse asks for it.  The kernel would send the pieces of a large
-                        io_submit on an O_DIRECT descriptor at once, and drop its cached pages before they are written:
-                        what others read meanwhile stays, and buffered reads show old bytes (after 5 of 100 writes of
-                        640 KiB beside three readers).  Without it io_submit() waits for its bytes.
+    DONT_MASK           only with ACLs: the kernel leaves the umask to the server, because it does not apply where a
+                        default ACL is inherited (acl.inherit).
+    ASYNC_DIO           is removed, though libfuse asks for it.  The kernel would send the pieces of a large
+                        io_submit on an O_DIRECT descriptor at once, and drop its cached pages before they are written.
+                        What others read meanwhile stays cached, and buffered reads show old bytes (after 5 of 100
+                        writes of 640 KiB beside three readers).  Without it io_submit() waits for its bytes.
 
-It lowers max_write from libfuse's 1 MiB too: who waits behind a write that pages as much out waits for all of it.
+It also lowers max_write from libfuse's 1 MiB: a request behind a write that pages out as much waits for all of it.
 
 Picture     NEW --ask--> ASKED (libfuse reads the request from the socket, and answers there) --tell--> TOLD
-Limits      An answer that is not what <linux/fuse.h> says goes on as it is: slower, and nothing else.
+Limits      An answer that does not match <linux/fuse.h> is passed on as it is: slower, but otherwise the same.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MOST_INIT = 1 << 21                             # a read shorter than the sessio
 
 
 def offered(request: bytes, wanted: int) -> int:
-    """Return which of the wanted features the kernel's INIT offers; 0 when it is another request."""
+    """Return which of the wanted features the kernel's INIT offers; 0 if it is another request."""
     if len(request) < abi.BODY + INIT_HEAD.size or abi.IN_HEADER.unpack(request)[1] != abi.INIT:
         return 0
     major, _minor, _readahead, flags = INIT_HEAD.unpack_from(request, abi.BODY)
@@ -54,7 +54,7 @@ def offered(request: bytes, wanted: int) -> int:
 
 
 def understood(answer: bytes) -> bool:
-    """Tell whether an answer is one of success to INIT."""
+    """Tell whether an answer is a successful one to INIT."""
     if len(answer) < abi.OUT_HEADER.size + INIT_HEAD.size:
         return False
     length, error, _unique = abi.OUT_HEADER.unpack(answer)
@@ -79,7 +79,7 @@ def answer_with(answer: bytes, features: int) -> bytes:
 
 
 class Negotiation:
-    """The handshake of one session; `features` is what was agreed on beyond the binding's wishes."""
+    """The handshake of one session; `features` is what was agreed on beyond what the binding wants."""
 
     __slots__ = ("features", "asked", "_wanted", "_kernel", "_ours")
 
@@ -87,7 +87,7 @@ class Negotiation:
         self.features = 0
         self._wanted = WANTED | (DONT_MASK if dont_mask else 0)
         self.asked = False
-        self._kernel = -1                       # the session's descriptor, while a socket stands in its place
+        self._kernel = -1                       # the session's descriptor, while a socket has its number
         self._ours: socket.socket | None = None
 
     def ask(self, fd: int) -> None:
@@ -105,7 +105,7 @@ class Negotiation:
         self._ours.send(request)
 
     def tell(self, fd: int) -> None:
-        """Give libfuse its descriptor back, and the kernel libfuse's answer."""
+        """Give libfuse its descriptor back, and send libfuse's answer to the kernel."""
         if self._ours is None:
             return
         os.dup2(self._kernel, fd, inheritable=False)

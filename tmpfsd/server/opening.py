@@ -1,13 +1,12 @@
-"""opening.py: a server of swap that a live mount is given: connected to in a thread, as it may take seconds.
+"""opening.py: connects a live mount to a swap server, in a thread, as it may take seconds.
 
-Whoever asks has tried the server before, and read the password and the certificate that are for it: the daemon may not
-be able to read those files.  They come with the request, and are kept with the store, in memory that core dumps leave
-out.
+The client has tried the server before, and has read its password and certificate: the daemon may not be able to read
+those files.  They come with the request, and are kept with the store, in memory that core dumps leave out.
 
 Picture     opened() --> a thread connects --> the store, or why not
                 |--- closed before its end --> the thread closes what it gets
 
-Limits      A certificate has at most a line of the control socket, 64 KiB less the rest of it.
+Limits      A certificate has at most a line of the control socket: 64 KiB less the rest of the line.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from tmpfsd.server.refused import ControlError
 from tmpfsd.stores.valkey import ValkeyStore, open_with
 from tmpfsd.swapplaces import remote
 
-LOOK = 0.0002               # seconds of a look whether it is connected
+LOOK = 0.0002               # between two looks whether it is connected
 
 
 class _Opening:
-    """What the thread does, and who gets the store: nobody, where nobody waits any more."""
+    """What the thread does, and who gets the store: nobody, if nobody waits any more."""
 
     def __init__(self, path: str, password: bytes, authority: str) -> None:
         self._lock = threading.Lock()
@@ -57,7 +56,7 @@ class _Opening:
         return store
 
     def give_up(self) -> None:
-        """Have what nobody took closed, by the thread where it is under way still."""
+        """Have an untaken store closed; if the thread still connects, by the thread."""
         with self._lock:
             self._given_up = True
             store, self._store = self._store, None
@@ -66,7 +65,7 @@ class _Opening:
 
 
 def opened(path: str, request: Mapping[str, Any]) -> Generator[Progress, None, ValkeyStore]:
-    """Connect to a server that swapplaces.remote() knows.  => ControlError."""
+    """Connect to a server whose name swapplaces.remote() can read.  => ControlError."""
     password, authority = request.get("password", ""), request.get("authority", "")
     if not isinstance(password, str) or not isinstance(authority, str):
         raise ControlError(f"{path}: password, authority: must be texts")
@@ -83,7 +82,7 @@ def opened(path: str, request: Mapping[str, Any]) -> Generator[Progress, None, V
 
 
 def is_server(path: str) -> bool:
-    """Tell whether a place is a server's.  => ControlError: it is like one, and none."""
+    """Tell whether a place is a server's.  => ControlError: it looks like one, but is none."""
     try:
         return remote(path) is not None
     except ValueError as error:

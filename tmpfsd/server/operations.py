@@ -1,11 +1,11 @@
 """operations.py: pyfuse3's handlers, each one call of a vnop.
 
-Types and errno only; what an operation means is decided in tmpfs/vnops.py.  Every handler is made by
+Types and errno only; tmpfs/vnops.py decides what an operation means.  Every handler is made by
 @handler, which counts the request, breathes, runs the vnop to its end and turns what it raises into an
-errno: an exception that left a handler would end the server.  A broken invariant is logged with its dump,
-answered with EIO, and from then on the mount refuses changes (EROFS): tmpfs/gate.py.
+errno: an exception that left a handler would end the server.  A broken invariant is logged with its dump and
+answered with EIO; from then on the mount refuses changes (EROFS): tmpfs/gate.py.
 
-Limits      Handlers never await, so no two requests are ever under way together (dispatch.py relies on it).
+Limits      Handlers never await, so only one request is in progress at a time (dispatch.py relies on it).
             Entries and attributes never time out: every change comes through the kernel that caches them.
 """
 
@@ -33,7 +33,7 @@ from tmpfsd.uvm.errors import NoMemory, VmError
 
 FOREVER = 1_000_000_000         # seconds
 FORGETS = 64                    # references dropped at once: 0.2 ms
-MOST_FORGOTTEN = 1 << 18        # references that wait: 4 lists of the longest, some 30 MB
+MOST_FORGOTTEN = 1 << 18        # references that wait: 4 of the longest lists, some 30 MB
 
 
 INO, PRIVILEGED = (1 << 32) - 1, 1 << 32        # of the handle of an open file
@@ -80,7 +80,7 @@ def caller_of(ctx: Any) -> Caller:
 
 
 def entry_of(ino: int, attr: tuple[int, ...]) -> EntryAttributes:
-    """Build what the kernel caches of a node."""
+    """Build what the kernel caches about a node."""
     entry = EntryAttributes()
     entry.st_ino = ino
     entry.attr_timeout = entry.entry_timeout = FOREVER
@@ -98,7 +98,7 @@ def no_entry() -> EntryAttributes:
 
 
 class _Unlabelled(int):
-    """An errno that is not unlike ENODATA."""
+    """An errno that also equals ENODATA."""
 
     __slots__ = ()
     __hash__ = int.__hash__
@@ -111,10 +111,10 @@ class _Unlabelled(int):
 
 
 class NoLabel(FUSEError):
-    """Nothing has a label yet: EOPNOTSUPP to who asks for one (vnops.getxattr), ENODATA before one is set.
+    """Nothing has a label yet: EOPNOTSUPP to a caller that asks for one (vnops.getxattr), ENODATA before one is set.
 
-    With XATTR_CREATE pyfuse3 asks the same way before it sets, and only ENODATA means "go on" to it.  It compares the
-    errno there; where it answers the kernel it takes the number.
+    With XATTR_CREATE pyfuse3 asks the same way before it sets, and only ENODATA means "go on" to it.  There it compares
+    the errno; when it answers the kernel it uses the number.
     """
 
     @property
@@ -138,7 +138,7 @@ class Operations(pyfuse3.Operations):
         self.gate = mount.gate
         self.quota = mount.quota
         self.check_each = mount.check_level >= 2     # TMPFSD_CHECK=2
-        self.forgotten: deque[Sequence[tuple[int, int]]] = deque()     # what forgetter() has still to do
+        self.forgotten: deque[Sequence[tuple[int, int]]] = deque()     # what is left for forgetter()
         self.nforgotten = 0                 # references in it
         self.something_forgotten = trio.Event()
         self.turns = Turns()
@@ -146,7 +146,7 @@ class Operations(pyfuse3.Operations):
         self.requests = dict.fromkeys(KINDS, 0)
 
     def init(self) -> None:
-        """Say that the kernel's INIT is being served."""
+        """Note that the kernel's INIT is being served."""
         self.on_init()
 
     # What edge=native asks (fuse/session.py: Policy)
@@ -211,9 +211,9 @@ class Operations(pyfuse3.Operations):
         vnops.rename(self.mount, parent, name, new_parent, new_name, flags, ctx)
 
     async def forget(self, inodes: Sequence[tuple[int, int]]) -> None:
-        """Drop the kernel's references.  Must not raise.  Of a long list forgetter() does the rest.
+        """Drop the kernel's references.  Must not raise.  forgetter() does the rest of a long list.
 
-        At most MOST_FORGOTTEN wait for it: a list that comes on top of them is done with at once.
+        At most MOST_FORGOTTEN wait for it: a list beyond that is handled at once.
         """
         rest = len(inodes) - FORGETS
         if rest > 0 and self.nforgotten + rest > MOST_FORGOTTEN:
@@ -225,12 +225,12 @@ class Operations(pyfuse3.Operations):
             self.something_forgotten.set()
 
     def forget_some(self, inodes: Sequence[tuple[int, int]]) -> None:
-        """Drop so many references; breathe before each."""
+        """Drop these references; breathe before each."""
         requests, mount, breathe, gate = self.requests, self.mount, self.breathe, self.gate
         for ino, nlookup in inodes:
             requests["forget"] += 1
             if gate.broken:
-                continue        # it would free things, by books that are wrong
+                continue        # it would free items by counts that are wrong
             try:
                 breathe()
                 vnops.forget(mount, ino, nlookup)
@@ -238,7 +238,7 @@ class Operations(pyfuse3.Operations):
                 gate.errno_of(error, "forget")
 
     async def forgetter(self) -> None:
-        """Forget what is left of long lists, some in each turn: the kernel sends 65,000 at once where it can."""
+        """Forget the rest of long lists, some in each turn: the kernel may send 65,000 at once."""
         while True:
             await self.something_forgotten.wait()
             self.something_forgotten = trio.Event()
@@ -307,12 +307,12 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_TRUNC:
             self.gate.demand_writable()
         vnops.open(self.mount, ino, flags, caller_of(ctx))
-        # With strictatime each opening begins with a read that is sent here.
+        # With strictatime each open is followed by a read that is sent here.
         return FileInfo(fh=ino | (self.privilege() if flags & os.O_ACCMODE else 0),
                         keep_cache=not self.mount.strictatime)
 
     def privilege(self) -> int:
-        """PRIVILEGED where no quota holds for the caller: the binding does not say who writes, but who opened."""
+        """PRIVILEGED if no quota holds for the caller: the binding says who opened a file, but not who writes."""
         return PRIVILEGED if self.quota is not None and self.quota.exempt() else 0
 
     @handler
@@ -323,10 +323,10 @@ class Operations(pyfuse3.Operations):
 
     @handler
     def write(self, fh: int, offset: int, data: bytes) -> int:
-        """Write; the binding does not say which writes are the kernel's, of pages that were changed through a mapping.
+        """Write; the binding does not say which writes are the kernel's, of pages changed through a mapping.
 
-        A write(2) of whole pages into a hole looks alike.  It gets ENOSPC then where it would have got a short count,
-        and is counted as lost (README, Limits).
+        A write(2) of whole pages into a hole looks the same.  So it gets ENOSPC instead of a short count, and is
+        counted as lost (fuse/LIMITS.md).
         """
         mount = self.mount
         if self.quota is not None:
@@ -350,7 +350,7 @@ class Operations(pyfuse3.Operations):
     def write_some(self, fh: int, offset: int, data: bytes) -> int:
         """Write, and clear set-id bits that go with it."""
         if fh in self.mount.marks and setid.cleared(self.mount, fh):
-            pyfuse3.invalidate_inode(fh, attr_only=True)    # it holds the mode from before
+            pyfuse3.invalidate_inode(fh, attr_only=True)    # it still holds the old mode
         return vnops.write(self.mount, fh, offset, data)
 
     @handler
@@ -363,7 +363,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     def release(self, _fh: int) -> None:
-        pass                                # there is no state of an open file: fh is the inode and PRIVILEGED
+        pass                                # open files have no state: fh is the inode and PRIVILEGED
 
     # Directories
 
@@ -391,7 +391,7 @@ class Operations(pyfuse3.Operations):
     # Extended attributes
 
     def need_xattr(self) -> None:
-        """Refuse where the mount has none; the kernel makes EOPNOTSUPP of it and never asks again."""
+        """Refuse if the mount has none; the kernel makes EOPNOTSUPP of it and never asks again."""
         if not self.xattr:
             raise FUSEError(errno.ENOSYS)
 
@@ -405,7 +405,7 @@ class Operations(pyfuse3.Operations):
     @changing
     def setxattr(self, ino: int, name: bytes, value: bytes, ctx: Any) -> None:
         self.need_xattr()
-        vnops.setxattr(self.mount, ino, name, value, 0, caller_of(ctx))    # pyfuse3 sees to CREATE and REPLACE
+        vnops.setxattr(self.mount, ino, name, value, 0, caller_of(ctx))    # pyfuse3 checks CREATE and REPLACE
 
     @handler
     def listxattr(self, ino: int, ctx: Any) -> list[bytes]:

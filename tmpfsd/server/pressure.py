@@ -1,12 +1,12 @@
-"""pressure.py: says once in the log that something fills up.
+"""pressure.py: logs once when something fills up.
 
-A task looks at the status once a second while there is traffic, never on the way of a request.
+A task looks at the status once a second while there is traffic, never within a request.
 
-Picture     share of a limit:  quiet --passes 80 %--> said --passes 95 %--> said again
-                                 ^------- 5 points below what was said ------- | (and may be said again)
+Picture     share of a limit:  quiet --passes 80 %--> logged --passes 95 %--> logged again
+                                 ^---- 5 points below what was logged ----- | (and may be logged again)
 
-Limits      `ram` fills up and stays full in normal use: what is beyond it is paged out.  A limit that is reached for
-            less than a second may not be seen.
+Limits      `ram` fills up and stays full in normal use: what is beyond it is paged out.  If a limit is reached for
+            less than a second, that may not be seen.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def shares(status: dict[str, Any]) -> Iterator[tuple[str, Share]]:
 
 
 class Pressure:
-    """What was said of one mount."""
+    """What was logged about one mount."""
 
     def __init__(self, status: Callable[[], dict[str, Any]],
                  tell: Callable[[dict[str, Any]], object] = lambda _status: None) -> None:
@@ -67,7 +67,7 @@ class Pressure:
         self.disk_full = False
 
     def look(self) -> None:
-        """Say what passed a threshold since the last look."""
+        """Log which limits passed a threshold since the last look."""
         status = self.status()
         self.tell(status)
         self.look_at_disk(bool(status["swap"].get("disk_full")))
@@ -81,7 +81,7 @@ class Pressure:
                 self.said[name] = level
 
     def look_at_disk(self, full: bool) -> None:
-        """Say that the disk under the swap file became full, or has room again."""
+        """Log that the disk under the swap file became full, or has room again."""
         if full != self.disk_full:
             if full:
                 log.warning("%s", DISK_FULL)

@@ -14,7 +14,7 @@ import sys
 from tmpfsd.fuse.init import MAX_WRITE
 from tmpfsd.mounts.printable import printable
 
-DUMPS = logging.CRITICAL        # a broken invariant and its dump, which has no names that others chose
+DUMPS = logging.CRITICAL        # a broken invariant and its dump; these contain no names that others chose
 PR_SET_DUMPABLE = 4
 PR_SET_IO_FLUSHER = 57
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -43,7 +43,7 @@ def harden() -> None:
 def keep_buffers() -> None:
     """Let malloc(3) keep what is freed at the top of the heap.
 
-    The bytes of a write are a new object each time: a heap that gives 256 KiB back and takes it again faults in 64
+    The bytes of a write are a new object each time: a heap that returns 256 KiB and takes them again faults in 64
     pages for each request.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)       # glibc's
@@ -55,10 +55,10 @@ def keep_buffers() -> None:
 def set_caching(major: int, minor: int) -> None:
     """Set what the kernel reads ahead, and how much it may hold that is not written back.  Root only.
 
-    read_ahead_kb   READ_AHEAD: four requests that may be under way; its default, 128 KiB, is half of one.
-    max_ratio       of what the whole machine may hold dirty; FUSE's default is 1 %, at which who writes through mmap
-                    waits for us.  Measured: 100 MiB written ten times over takes 0.2 s instead of 1.5 s.
-    strict_limit stays 1: were our dirty pages all that the machine may hold, we could be made to wait for ourselves
+    read_ahead_kb   READ_AHEAD: four requests at once; its default, 128 KiB, is half of one.
+    max_ratio       of what the whole machine may hold dirty.  FUSE's default is 1 %, at which a process that writes
+                    through mmap waits for us.  Measured: 100 MiB written ten times over takes 0.2 s instead of 1.5 s.
+    strict_limit stays 1: if our dirty pages could be all that the machine may hold, we might have to wait for ourselves
     when we write to the swap file (without CAP_SYS_RESOURCE there is no PR_SET_IO_FLUSHER).
     """
     for name, value in (("read_ahead_kb", READ_AHEAD >> 10), ("max_ratio", MAX_RATIO)):
@@ -68,7 +68,7 @@ def set_caching(major: int, minor: int) -> None:
 
 
 def tell_supervisor(word: bytes) -> None:
-    """Tell systemd how the service is, where it waits for that (sd_notify(3))."""
+    """Tell systemd the state of the service, if it waits for that (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address.startswith(("/", "@")):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -77,7 +77,7 @@ def tell_supervisor(word: bytes) -> None:
 
 
 def fuse_device(descriptors: set[int]) -> tuple[int, int] | None:
-    """Return the device number of the mount that is served by one of these, as newer kernels tell it; else None."""
+    """Return the device number of the mount that one of these descriptors serves, if the kernel tells it; else None."""
     for descriptor in descriptors:
         with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
             for line in file:
@@ -100,14 +100,14 @@ def still_garbage() -> None:
 class Syslog(logging.handlers.SysLogHandler):
     """A SysLogHandler that never waits: it drops what a stuck syslog daemon does not take."""
 
-    # The one place where emit() too connects again; typeshed lists neither it nor the socket (hence the two ignores).
+    # The one place where emit() also reconnects; typeshed lists neither it nor the socket (hence the two ignores).
     def _connect_unixsocket(self, address: str) -> None:
         super()._connect_unixsocket(address)        # type: ignore[misc]
         self.socket.setblocking(False)              # type: ignore[attr-defined]
 
 
 class OneLine(logging.Formatter):
-    """A Formatter of messages with names in them that others have chosen; a traceback and a dump keep their lines."""
+    """Formats messages that contain names which others have chosen; a traceback and a dump keep their lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The message, which must be text that any log can take."""

@@ -1,4 +1,4 @@
-"""quotas.py: the command `quota`: what users and groups have and may have, and other limits for one of them."""
+"""quotas.py: the command `quota`: usage and limits of users and groups; sets the limits of one of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Quotas:
         return {"quota": self.quota}
 
     def quota(self, request: Mapping[str, Any]) -> dict[str, list[list[int]] | None]:
-        """Return the accounts of users and groups, after setting the limits of one; None where they are not counted.
+        """Return the accounts of users and groups, after setting the limits of one; None if they are not counted.
 
         => An account is [id, bytes, limit, inodes, limit]; a limit of 0 is none.
         """

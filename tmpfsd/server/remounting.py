@@ -1,7 +1,7 @@
 """remounting.py: the daemon's half of `mount -o remount,...`: limits change as by `tmpfsctl set`, all else must stay.
 
-mount(8) also hands over what fstab says and what is in force.  So a word is no change when it says what is so already.
-cli/remount.py has the other half: the options that are the kernel's.
+mount(8) also hands over the options of fstab and those in force.  So a word that is true already is no change.
+cli/remount.py has the other half: the kernel's options.
 
 Invariants  O1 All that is asked for is done, or nothing.
 """
@@ -20,7 +20,7 @@ from tmpfsd.server.tuning import SETTABLE, Steps, Tuning
 
 
 def changes(words: Any, config: Config) -> list[str]:
-    """Return the words that change something; of one option that is given twice the last counts.
+    """Return the words that change something; if an option is given twice, the last counts.
 
     => ControlError names an option that is unknown, or cannot be changed while it is mounted.
     """
@@ -44,7 +44,7 @@ def changes(words: Any, config: Config) -> list[str]:
 
 
 def read(name: str, word: str) -> tuple[str, Any]:
-    """Read one option: its field in Config ("" where it has none) and its value.  => OptionError."""
+    """Read one option: its field in Config ("" if it has none) and its value.  => OptionError."""
     values: dict[str, Any] = {}
     if name in options.VALUED:
         options.read_value(values, [], word, memory_limit())
@@ -64,7 +64,7 @@ class Remount:
         return {"remount": self.remount}
 
     def remount(self, request: Mapping[str, Any]) -> Steps:
-        """Change what the words change; the result is as that of `set`."""
+        """Make the changes of the words; the result is like that of `set`."""
         words = changes(request.get("words"), self.tuning.mount.config)
         if not words:
             return {}

@@ -1,12 +1,12 @@
-"""saving.py: a mount is saved in an image, by a frozen copy of the daemon while requests are served.
+"""saving.py: saves a mount in an image, from a frozen copy of the daemon while requests are served.
 
-As Redis saves: fork() copies frames and tables, and what is in swap stays there until the copy is done (uvm/frozen.py).
-The file is opened by the client, who has the right to; it gives it its name when all of it is on disk.
+It works as Redis saves: fork() copies frames and tables, and what is in swap stays there until the copy is done
+(uvm/frozen.py).  The client opens the file, because it has the right to, and names it when all of it is on disk.
 
 Picture     wait until nothing is doomed -> fork (checker.py) -> child: frees what has no name, writes, syncs -> _exit
 
-Limits      Requests wait for the fork (checker.py), and for nothing else.  What they change meanwhile exists twice.
-            Where swap is so full that a slot of the snapshot is needed, the snapshot ends.
+Limits      Requests wait only for the fork (checker.py).  What they change meanwhile exists twice.
+            If swap is so full that a slot of the snapshot is needed, the snapshot ends.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ REAP_SECONDS = 0.02         # between two looks whether the reaper is done
 async def snapshot(mount: Mount, descriptors: list[int], hot: bool = False) -> AsyncGenerator[dict[str, Any], None]:
     """Save a copy of the mount in the file that came with the request; yields progress, at last {"result": ...}.
 
-    => hot: with the pages that were used.  => ControlError: not saved, and the file holds anything.
+    => hot: with the pages that were used.  => ControlError: not saved, and the file's content is undefined.
     """
     if not descriptors:
         raise ControlError("snapshot: no file was handed over")
@@ -69,7 +69,7 @@ def _result(word: dict[str, Any], broken: bool) -> dict[str, Any]:
 
 
 def _save(fd: int, hot: bool, mount: Mount, pipe: int) -> dict[str, Any]:
-    """Be the copy, and write; the last word."""
+    """Be the copy, and write; return the last word."""
     mount.on_doomed = lambda: None
     try:
         pages = used_pages(mount.vm) if hot else None

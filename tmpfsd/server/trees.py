@@ -1,13 +1,13 @@
-"""server/trees.py: the reaper, and the commands that go over whole trees: discard, du, prefetch; and trace.
+"""server/trees.py: the reaper, and the commands that work on whole trees: discard, du, prefetch; and trace.
 
 They work in slices between requests (turns.py).  One task of the daemon, the reaper, frees what is doomed
 (tmpfs/doomed.py): what discard detached, whether or not the client still listens, and what was removed or cut off.
 
-Picture     discard: may he? (a walk, in slices) -> detach, one operation -> the kernel is told -> slices, progress
+Picture     discard: may the caller? (a walk, in slices) -> detach, one operation -> tell the kernel -> slices, progress
 Notices     The kernel takes the lock of a directory to drop a name from its cache.  A process that makes something
             there holds that lock until we have answered it.  So another thread tells the kernel, while
             requests are served.  settled() is awaited before the loop is told to end.
-Limits      A process that works in a discarded tree keeps what it has open.  It finds nothing else there any more.
+Limits      A process that works in a discarded tree keeps what it has open, but finds nothing else there any more.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 TICK = 200_000_000          # between two reports of progress
 PAUSE = 0.05                # seconds between two looks at the ring
-HEARTBEAT = 1.0             # seconds until a tracer is written to though nothing happened: is it gone?
+HEARTBEAT = 1.0             # without events, write to a tracer this often: is it gone?
 RING = 4096                 # pages that a tracer may be behind
 clock = time.perf_counter_ns
 
@@ -55,7 +55,7 @@ class Ring:
         self.noted = self.read = 0
 
     def take(self) -> dict[str, Any]:
-        """All that is there, and how many were lost before it."""
+        """Return all that is there, and how many were lost before it."""
         lost = self.noted - self.read - len(self.events)
         events = list(self.events)
         self.events.clear()
@@ -68,13 +68,13 @@ class Trees:
 
     def __init__(self, mount: Any, operations: Operations) -> None:
         self.mount = mount
-        self.kernel: Any = pyfuse3          # who tells it something: pyfuse3, or a Notifier (edge=native)
+        self.kernel: Any = pyfuse3          # tells the kernel things: pyfuse3, or a Notifier (edge=native)
         self.operations = operations
-        self.names = 0                      # taken away by the reaper
+        self.names = 0                      # removed by the reaper
         self.failure = ""                   # why the reaper rests though there is something to free
         self.turns = operations.turns
         self._wake = trio.Event()
-        mount.on_doomed = lambda: self._wake.set()      # the event of the moment
+        mount.on_doomed = lambda: self._wake.set()      # the present event
         self._notices: list[object] = []    # one for each thread that tells the kernel something
         self._rings: list[Ring] = []
         self._owners = {pool.owner: pool.name for pool in mount.mem.pools()} | {OWNER_DATA: "data"}
@@ -98,7 +98,7 @@ class Trees:
             start, lost = self.names, mount.lost_nodes
             is_dir = self.remove(place)
         try:
-            # First: what the kernel has forgotten is freed in a third of the time.
+            # First this: nodes that the kernel has forgotten are freed in a third of the time.
             await self.in_thread(forget_names, self.kernel, [StaleName(*place, is_dir)])
         finally:
             self.failure = ""
@@ -116,9 +116,9 @@ class Trees:
             yield None
 
     async def _ended(self, steps: Iterator[None], tick: int) -> bool:
-        """Run steps until there is progress to report; whether that was the last."""
+        """Run steps until there is progress to report; return whether they ended."""
         turns = self.turns
-        with turns.background():                # not while the client takes its time
+        with turns.background():                # not while we wait for the client
             while clock() < tick:
                 turns.begin()
                 for _ in steps:
@@ -130,13 +130,13 @@ class Trees:
         return False
 
     def demand_changes(self) -> None:
-        """Refuse what the kernel would refuse to ask for."""
+        """Refuse what the kernel would refuse for its callers."""
         self.mount.gate.demand_writable()
         if self.mount.config.readonly:
             raise FsError(errno.EROFS)
 
     def remove(self, place: walk.Place) -> bool:
-        """Take a name away, with what is below it; whether it was a directory's."""
+        """Remove a name, with everything below it; return whether it was a directory's."""
         mount = self.mount
         mount.breathe()
         is_dir = stat.S_ISDIR(tn_mode(mount.arena, mount.mem.node(place.ino)))
@@ -160,7 +160,7 @@ class Trees:
         await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
     async def settled(self, refuse: Callable[[], object] = lambda: None) -> None:
-        """Wait until the kernel has taken all notices.  => refuse(): what they wait for, where nobody serves."""
+        """Wait until the kernel has taken all notices.  => refuse(): what they wait for, when nobody serves."""
         while self._notices:
             refuse()
             await trio.sleep(0.01)
@@ -182,7 +182,7 @@ class Trees:
                 self.mount.gate.errno_of(error, "discard")
 
     def reap_slice(self) -> list[StaleName]:
-        """Free for a slice; the names that the kernel must forget.  => FsError EROFS once an invariant broke."""
+        """Free for a slice; return the names that the kernel must forget.  => FsError EROFS once an invariant broke."""
         mount, turns = self.mount, self.turns
         mount.gate.demand_writable()
         turns.begin()
@@ -198,7 +198,7 @@ class Trees:
         return known
 
     async def warmer(self) -> None:
-        """Page in what the image of the mount names as used, first and in order."""
+        """Page in what the mount's image lists as used, in its order, before it is needed."""
         warm = Warm(self.mount)
         try:
             for batch in warm.batches():
@@ -237,13 +237,13 @@ class Trees:
     # Trace
 
     async def trace(self, _request: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Tell what pages in and out, until the client is gone.  Costs nothing while nobody asks."""
+        """Report page-ins and page-outs until the client is gone.  Costs nothing while nobody asks."""
         ring, vm = Ring(), self.mount.vm
         self._rings.append(ring)
         vm.trace = self.note
         try:
             quiet = 0.0
-            yield {"progress": ring.take()}             # the client knows that it is being told
+            yield {"progress": ring.take()}             # so the client knows that tracing has begun
             while True:
                 await trio.sleep(PAUSE)
                 quiet += PAUSE
@@ -268,11 +268,12 @@ class Trees:
 def forget_names(kernel: Any, names: list[StaleName]) -> None:
     """Have the kernel forget names, all that it caches below them, and attributes and listings on both sides.
 
-    The kernel is told that a directory is deleted.  Where nothing in it is in use, nobody can look for anything in it
-    then, so the kernel caches nothing of it that would hold its node.  A file may have other names: it is not told so.
+    The kernel is told that a directory is deleted.  If nothing in it is in use, nobody can look anything up in it
+    then, so the kernel caches nothing of it that would hold its node.  A file may have other names: it is not reported
+    as deleted.
     """
     for dino, name, ino, is_dir in names:
-        with contextlib.suppress(OSError):      # not known there, or in use below: it is invalid all the same
+        with contextlib.suppress(OSError):      # not known there, or in use below: it is invalid anyway
             kernel.invalidate_entry(dino, name, ino if is_dir else 0)
         for each, attr_only in ((dino, False), (ino, not is_dir)):
             with contextlib.suppress(OSError):

@@ -1,9 +1,9 @@
-"""tuning.py: what a mount lets be changed while it is mounted: its limits, its memory, its swap files.
+"""tuning.py: what can be changed while it is mounted: limits, memory, swap files.
 
 Each of these is a command of the control socket that works in steps (control.py); requests are served in between.
 
 Invariants  U1 All values of one `set` are applied, or none, however it ends.
-            U2 One change at a time: another is refused, not queued.
+            U2 One change at a time: a second one is refused, not queued.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from tmpfsd.uvm.zresize import resize_ring
 log = logging.getLogger(__name__)
 
 LOCAL = ("file", "unlinked", "device")      # kinds of stores of this machine
-CLOSING = 0.0002            # seconds of a look whether a file is closed
+CLOSING = 0.0002            # between two looks whether a file is closed
 
 SETTABLE = ("size", "nr_inodes", "ram", "spin", "swap_size", "zram")
 REFUSALS = (NoMemory, NoSwap, SwapIOError)      # a broken invariant is for the gate (commands.py)
@@ -56,7 +56,7 @@ Steps = Generator[Progress, None, Any]
 
 
 def parse(words: Any) -> dict[str, Any]:
-    """Read "key=value" as mount options are read, into values by key."""
+    """Read "key=value" as mount options are read; return the values by key."""
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise ControlError("no values: " + ", ".join(f"{name}=" for name in SETTABLE))
     values: dict[str, Any] = {}
@@ -82,9 +82,9 @@ class Tuning:
     def __init__(self, mount: Mount, dispatcher: Loop | None) -> None:
         self.mount = mount
         self.dispatcher = dispatcher
-        self.ram_bytes = mount.config.ram_bytes         # what frames and compressed pages share; less while it changes
+        self.ram_bytes = mount.config.ram_bytes         # frames and compressed pages share it; less while it changes
         swap = mount.vm.swap
-        # The file that swap_size is about.
+        # The file that swap_size applies to.
         self.own_swap = swap.files[0] if swap is not None and swap.files else None
         self.busy = ""
         self.governor = Governor(mount.config.ram_auto) if mount.config.ram_auto is not None else None
@@ -109,7 +109,7 @@ class Tuning:
     # set
 
     def set(self, request: Mapping[str, Any]) -> Steps:
-        """Change limits; the result has for each key what it was and what it is."""
+        """Change limits; the result has the old and the new value of each key."""
         values = parse(request.get("values"))
         with self.alone("set"):
             answer = {}
@@ -122,7 +122,7 @@ class Tuning:
                 for name in sorted(values, key=self._last(values).index):
                     change: Callable[[Any], Iterator[Progress]] = getattr(self, f"_set_{name}")
                     was = getattr(self, f"_{name}")()
-                    if name == "ram":                   # it is undone last: what puts ram back ends ram=auto
+                    if name == "ram":                   # it is undone last: putting ram back ends ram=auto
                         undo.insert(0, self._govern(self.governor))
                     undo.insert(0, put_back(change, was))
                     yield from change(values[name])
@@ -146,13 +146,13 @@ class Tuning:
         return answer
 
     def _govern(self, governor: Governor | None) -> Iterator[Progress]:
-        """Have ram follow as it did."""
+        """Have ram follow its previous governor."""
         self.governor = governor
         yield from ()
 
     def _last(self, values: Mapping[str, Any]) -> list[str]:
-        """In which order names are set: ram last, as it takes long and may need the others, but before a zram that
-        needs more of it."""
+        """The order in which names are set: ram last, as it takes long and may need the others, but before a zram
+        that needs more of it."""
         ram = values.get("ram", 0)
         larger = (ram.low if isinstance(ram, Auto) else ram) > self.ram_bytes
         return ["size", "nr_inodes", "spin", "swap_size", *(("ram", "zram") if larger else ("zram", "ram"))]
@@ -213,7 +213,7 @@ class Tuning:
         return tier.ring.nbytes if tier is not None else 0
 
     def least_ram(self) -> int:
-        """Below what ram cannot go: the compressed pages, and 1 MiB."""
+        """The least that ram can be: the compressed pages, and 1 MiB."""
         return self._zram() + sizes.MIN_RAM
 
     def have_ram(self, nbytes: int) -> Iterator[Progress]:
@@ -231,7 +231,7 @@ class Tuning:
                 raise
 
     def _set_ram(self, wanted: int | Auto) -> Iterator[Progress]:
-        """ram=auto begins with what there is, within its bounds."""
+        """ram=auto begins with the present ram, within its bounds."""
         nbytes = min(max(self.ram_bytes, wanted.low), wanted.high) if isinstance(wanted, Auto) else wanted
         yield from self._change_ram(nbytes)
         self.governor = Governor(wanted) if isinstance(wanted, Auto) else None
@@ -249,7 +249,7 @@ class Tuning:
         self.ram_bytes = nbytes
 
     def _set_zram(self, nbytes: int) -> Iterator[Progress]:
-        """A larger ring is made when frames have gone for it, a smaller one before others come."""
+        """A larger ring is made after frames are released for it, a smaller one before frames are added."""
         word, ram = f"zram={nbytes >> 20}m", self.ram_bytes
         if nbytes and not sizes.MIN_ZRAM <= nbytes <= sizes.MOST_ZRAM:
             raise ControlError(f"{word}: must be 0, or from 1m to {sizes.MOST_ZRAM >> 30}g")
@@ -294,10 +294,10 @@ class Tuning:
     # swap
 
     def swapon(self, request: Mapping[str, Any]) -> dict[str, Any] | Steps:
-        """Take a swap file in; it was looked at by whoever asks (cli/preflight.py), and opened where that was needed.
+        """Add a swap file; the client has checked it (cli/preflight.py), and opened it if needed.
 
-        => A descriptor that comes with the request is what is paged to, and path is the name that is shown: the daemon
-        may have given up the right to open it (privileges.py).  To connect to a server takes steps.
+        => If a descriptor comes with the request, that is paged to, and path is only the name that is shown: the daemon
+        may have given up the right to open it (privileges.py).  Connecting to a server takes steps.
         """
         path, nbytes = request.get("path"), request.get("size_bytes")
         if not isinstance(path, str) or not (is_server(path) or os.path.isabs(path)):
@@ -326,7 +326,7 @@ class Tuning:
             raise ControlError(f"{path}: {why or error.strerror or error}") from None
 
     def _take_in(self, store: Store, nbytes: int, priority: int) -> dict[str, Any]:
-        """Have a store used; it is closed where that is refused.  What goes to a server is always encrypted."""
+        """Have a store used; it is closed if that is refused.  What goes to a server is always encrypted."""
         vm, nslots = self.mount.vm, min(atop(nbytes) - 1, store.most or atop(nbytes) - 1)
         encrypt = self.mount.config.swap_crypt or store.kind not in LOCAL
         try:
@@ -341,7 +341,7 @@ class Tuning:
         return swap.stats()
 
     def swapoff(self, request: Mapping[str, Any]) -> Steps:
-        """Drain a swap file and let it go; what is on it goes elsewhere."""
+        """Drain a swap file and release it; its pages go elsewhere."""
         path, swap = request.get("path"), self.mount.vm.swap
         files: list[Swap | ZLog] = list(swap.files) if swap is not None else []
         if self.mount.vm.tier is not None:
@@ -369,7 +369,7 @@ class Tuning:
         return answer
 
     def flush(self, _request: Mapping[str, Any]) -> Steps:
-        """Page everything out that may leave."""
+        """Page out everything that may leave."""
         vm = self.mount.vm
         if vm.swap is None:
             raise ControlError("there is no swap (swap=none): nothing can be paged out")
@@ -387,7 +387,7 @@ class Tuning:
 
 
 def take_swap(descriptors: list[int], path: str, direct: bool) -> FileStore:
-    """As open_store(), of a file that was handed over; it is taken from the list when it is fit.  => OSError."""
+    """As open_store(), for a file that was passed; it is taken from the list if it is suitable.  => OSError."""
     fd = descriptors[0]
     flags, mode = fcntl.fcntl(fd, fcntl.F_GETFL), os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
@@ -400,14 +400,14 @@ def take_swap(descriptors: list[int], path: str, direct: bool) -> FileStore:
 
 
 def demand_length(store: Store, what: str, nbytes: int) -> None:
-    """See that this process may have a file of that length (setrlimit(2)).  => ControlError."""
+    """Check that this process may have a file of that length (setrlimit(2)).  => ControlError."""
     most = inherited.largest_file()
     if store.kind in ("file", "unlinked") and inherited.below(most, nbytes):
         raise ControlError(f"{what}: the daemon may write {most} bytes of a file only: RLIMIT_FSIZE (ulimit -f)")
 
 
 def closed(swap: Swap | ZLog, word: Progress) -> Iterator[Progress]:
-    """Close what is used no more, in a thread: to cut a file of 2 GiB takes ext4 0.1 s, and 0.4 were seen."""
+    """Close what is no longer used, in a thread: cutting a file of 2 GiB takes ext4 0.1 s, and 0.4 were seen."""
     thread = threading.Thread(target=swap.close, name="swapoff")
     thread.start()
     while thread.is_alive():
@@ -416,8 +416,8 @@ def closed(swap: Swap | ZLog, word: Progress) -> Iterator[Progress]:
 
 
 def put_back(change: Callable[[Any], Iterator[Progress]], was: Any) -> Iterator[Progress]:
-    """Change a value to what it was.  Cannot be refused: there was room for it before."""
+    """Restore a value.  Cannot be refused: there was room for it before."""
     try:
         yield from change(was)
-    except ControlError as error:       # ram had just grown, and filled up with wired pages meanwhile
+    except ControlError as error:       # ram had just grown, and meanwhile filled up with wired pages
         log.error("%s", error)

@@ -1,14 +1,14 @@
-"""turns.py: how long work in the background may go on between two requests.
+"""turns.py: how long background work may go on between two requests.
 
-Whatever takes long (the reaper, du, swapoff, ...) is made of steps of some 0.1 ms.  A slice is some steps, and ends as
+Work that takes long (the reaper, du, swapoff, ...) is made of steps of some 0.1 ms.  A slice is some steps, and ends as
 soon as a request waits.
 
 Picture     begin --over? each step: LOOK has passed, and a request waits, or MOST has passed--> end
-            The request loop lets trio run when no request waits, and at each tick.  While there are always some, a
-            slice still gets a part of the time that passed since the last one: removed files must come free.
+            The request loop lets trio run when no request waits, and at each tick.  If requests always wait, a slice
+            still gets a part of the time that passed since the last one: removed files must be freed.
 
-Limits      A request waits for the step that is under way, which may read or write swap.
-            Where pyfuse3 waits in its own way nobody knows whether a request waits: slices are as long as may be.
+Limits      A request waits for the step in progress, which may read or write swap.
+            While pyfuse3 waits in its own way nobody knows whether a request waits: slices are as long as allowed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tmpfsd.server.loop import Loop
 
 LOOK = 50_000               # nanoseconds between two looks for a request
 MOST = 2_000_000            # nanoseconds of a slice
-SHARE = 10                  # of which one is the background's,
-DUE = 400_000               # nanoseconds of a slice at the most, though requests wait
+SHARE = 10                  # one part in so many is the background's,
+DUE = 400_000               # nanoseconds of a slice at most, while requests wait
 
 
 class Turns:
