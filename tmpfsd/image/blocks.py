@@ -1,7 +1,7 @@
-"""image/blocks.py: blocks of a remote image, kept in a file without a name, the one used last the longest.
+"""image/blocks.py: blocks of a remote image, cached in a file without a name; the least recently used go first.
 
-A reader in the request loop and the threads that fetch share it; a lock is held for one block, and nobody waits for a
-server under it.
+A reader in the request loop and the threads that fetch share it.  A lock is held for one block, and nobody holds it
+while waiting for a server.
 
 Invariants
     C1  A block that is named has its bytes in its slot; at most `nslots` are named.
@@ -15,7 +15,7 @@ import os
 from threading import Lock
 
 BLOCK_SHIFT = 17
-BLOCK = 1 << BLOCK_SHIFT    # what one request brings: 128 KiB
+BLOCK = 1 << BLOCK_SHIFT    # fetched by one request: 128 KiB
 LEAST_BLOCKS = 16
 
 
@@ -25,12 +25,12 @@ class Blocks:
     def __init__(self, directory: str, nbytes: int) -> None:
         self.nslots = max(nbytes >> BLOCK_SHIFT, LEAST_BLOCKS)
         self._fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._slots: dict[int, int] = {}        # by block; at most nslots, the one used last is the last
+        self._slots: dict[int, int] = {}        # by block; at most nslots, the most recently used last
         self._free = list(range(self.nslots))[::-1]
         self._lock = Lock()
 
     def read(self, block: int, at: int, views: list[memoryview]) -> bool:
-        """Fill views from a place in a block on; whether it is here.  O(bytes)."""
+        """Fill views from a place in a block on; return whether the block is here.  O(bytes)."""
         with self._lock:
             slot = self._slots.pop(block, None)
             if slot is None or self._fd < 0:
@@ -49,7 +49,7 @@ class Blocks:
         return block in self._slots
 
     def write(self, block: int, data: bytes) -> None:
-        """Keep a block, in the place of another if need be.  O(bytes)."""
+        """Keep a block, replacing another if needed.  O(bytes)."""
         with self._lock:
             if block in self._slots or self._fd < 0:
                 return
@@ -66,7 +66,7 @@ class Blocks:
                 self._free.append(slot)
 
     def drop(self, block: int) -> bool:
-        """A block has wrong bytes; whether it was here.  O(1)."""
+        """Forget a block with wrong bytes; return whether it was here.  O(1)."""
         with self._lock:
             known = block in self._slots
             if known:
@@ -77,7 +77,7 @@ class Blocks:
         self._free.append(self._slots.pop(block))
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         with self._lock:
             if self._fd >= 0:
                 os.close(self._fd)

@@ -1,11 +1,11 @@
 """image/build.py: an image of a directory, made without a mount.
 
-A tree is walked in the order of names and put into a file system of this process, which pages out as ever; that is
-frozen.  With `mtime` every time is that one, and the key of the hash is 0: the same tree gives the same bytes.
+A tree is walked in the order of names and put into a file system of this process, which pages out as usual; then that
+is frozen.  With `mtime` every time is that one, and the key of the hash is 0: the same tree gives the same bytes.
 
 Limits      Sockets, FIFOs and devices are made as they are.  What cannot be read is an error, and nothing is made.
-            The names of a directory that is walked are in memory, sorted, as those of the directories above it.
-            With mtime, names that collide in mounts of the image can be made by anybody.
+            The sorted names of the directory that is being walked are in memory, and those of the directories above it.
+            With mtime, anybody can make names that collide in mounts of the image.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ NANO = 10 ** 9
 
 
 class Root:
-    """The caller who may all, and has no umask."""
+    """A caller that may do everything, and has no umask."""
 
     uid = gid = umask = 0
 
     def in_group(self, _gid: int) -> bool:
-        """Of every group."""
+        """In every group."""
         return True
 
     def capable(self, _capability: int) -> bool:
-        """Of everything."""
+        """With every capability."""
         return True
 
 
@@ -53,7 +53,7 @@ ROOT = Root()
 
 def build(directory: bytes, fd: int, mtime: int | None = None, tell: Tell = lambda _files, _bytes: None,
           swap: str | None = None) -> int:
-    """Write an image of a directory into an open file; its bytes.  => OSError, VmError, FsError."""
+    """Write an image of a directory into an open file; return its bytes.  => OSError, VmError, FsError."""
     ram = min(max(memory_limit() // 4, LEAST_RAM), MOST_RAM)
     mp = Mount(Config(size_bytes=MOST, ram_bytes=ram, swap=swap, acl=True, noatime=True))
     try:
@@ -69,7 +69,7 @@ def build(directory: bytes, fd: int, mtime: int | None = None, tell: Tell = lamb
 
 
 def _stop_clock(mp: Mount, now: int) -> None:
-    """It is always now, and was when the root was made; and nothing else is by chance."""
+    """Fix the time, also that of the root, and the key of the hash: nothing is left to chance."""
     mp.now = lambda: now
     mp.dirs.key = 0
     layout.init_node(mp.arena, mp.mem.node_w(ROOT_INO), stat.S_IFDIR | 0o755, layout.KIND_TREE, 2, 0, 0, 40,
@@ -83,12 +83,12 @@ class _Builder:
         self.mp = mp
         self.tell = tell
         self.time_ns = time_ns
-        self.links = Links()            # the inode here of each file with several names
+        self.links = Links()            # our inode of each file with several names
         self.files = self.bytes = 0
-        self.flagged = False            # of the mount that is to be: nothing is forbidden here until then
+        self.flagged = False            # the later mount's flag: until then nothing is forbidden here
 
     def tree(self, top: bytes) -> None:
-        """Put all that is in a directory, and what it is itself."""
+        """Put everything that is in a directory, and its own attributes."""
         todo: list[tuple[bytes, int, Iterator[bytes]]] = [(top, ROOT_INO, iter(sorted(os.listdir(top))))]
         while todo:
             path, dino, names = todo[-1]
@@ -112,7 +112,7 @@ class _Builder:
                 self.tell(self.files, self.bytes)
 
     def leaf(self, dino: int, name: bytes, path: bytes, state: os.stat_result) -> None:
-        """Put all that is no directory."""
+        """Put anything but a directory."""
         mp, mode = self.mp, state.st_mode
         mp.breathe()
         several = state.st_nlink > 1
@@ -134,7 +134,7 @@ class _Builder:
         vnops.forget(mp, ino, 1)
 
     def device(self, state: os.stat_result) -> int:
-        """A device number as the kernel hands it to us."""
+        """A device number as the kernel passes it to us."""
         if not stat.S_ISCHR(state.st_mode) and not stat.S_ISBLK(state.st_mode):
             return 0
         major, minor = os.major(state.st_rdev), os.minor(state.st_rdev)

@@ -1,6 +1,6 @@
-"""image/chattr.py: what chattr(1) sets, of files of other file systems (FS_IOC_GETFLAGS, ioctl_iflags(2)).
+"""image/chattr.py: the flags of chattr(1), on files of other file systems (FS_IOC_GETFLAGS, ioctl_iflags(2)).
 
-Limits      The numbers are those of 64-bit x86 and ARM.  A file system that knows of no flags has none.
+Limits      The numbers are those of 64-bit x86 and ARM.  On a file system without flags a file has none.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from struct import Struct
 from tmpfsd.tmpfs.fileattr import SETTABLE
 
 GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
-FLAGS = Struct("=i4x")      # an int is read and written, whatever the numbers say of a long
+FLAGS = Struct("=i4x")      # an int is read and written, though the request numbers say long
 UNKNOWN = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 def of_open(fd: int) -> int:
-    """Those of an open file that tmpfs has, too.  => OSError."""
+    """Return those flags of an open file that tmpfs has, too.  => OSError."""
     try:
         return int(FLAGS.unpack(fcntl.ioctl(fd, GETFLAGS, bytes(FLAGS.size)))[0]) & SETTABLE
     except OSError as error:
@@ -28,7 +28,7 @@ def of_open(fd: int) -> int:
 
 
 def of_path(path: bytes) -> int:
-    """Those of a regular file or a directory.  => OSError."""
+    """Return those flags of a regular file or a directory.  => OSError."""
     fd = _open(path)
     try:
         return of_open(fd)
@@ -37,7 +37,7 @@ def of_path(path: bytes) -> int:
 
 
 def put(path: bytes, flags: int) -> None:
-    """Give a file flags, where its file system has such.  => PermissionError: without CAP_LINUX_IMMUTABLE; OSError."""
+    """Give a file flags, if its file system has them.  => PermissionError: without CAP_LINUX_IMMUTABLE; OSError."""
     fd = _open(path)
     try:
         old = FLAGS.unpack(fcntl.ioctl(fd, GETFLAGS, bytes(FLAGS.size)))[0]

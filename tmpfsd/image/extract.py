@@ -1,4 +1,4 @@
-"""image/extract.py: what is in an image, as files in a directory; and whether an image is whole.
+"""image/extract.py: writes an image as files into a directory; and checks whether an image is intact.
 
 Nothing in an image is trusted: names that would lead out of the directory are refused, and every file is made anew.
 
@@ -29,7 +29,7 @@ from tmpfsd.uvm.param import PAGE_SIZE
 
 Tell = Callable[[int, int], None]
 CHUNK = 1 << 20
-STEP = 64                   # names of a directory at once
+STEP = 64                   # names of a directory at a time
 TELL = 256
 RAM = 64 << 20
 
@@ -40,7 +40,7 @@ def open_alone(path: str) -> Mount:
 
 
 def verify(path: str, tell: Tell) -> dict[str, int]:
-    """Every checksum, then the whole file system; what was looked at.  => ImageError, Inconsistent, SwapIOError."""
+    """Check every checksum, then the whole file system; what was checked.  => ImageError, Inconsistent, SwapIOError."""
     image = Image(path)
     page = memoryview(bytearray(PAGE_SIZE))
     try:
@@ -65,7 +65,7 @@ def verify(path: str, tell: Tell) -> dict[str, int]:
 
 
 def extract(path: str, directory: str, tell: Tell = lambda _done, _of: None) -> int:
-    """Make the files of an image in a directory that is empty, or made; how many.  => OSError, VmError."""
+    """Make the files of an image in a directory that is empty, or new; return how many.  => OSError, VmError."""
     mp = open_alone(path)
     try:
         top = os.fsencode(directory)
@@ -93,7 +93,7 @@ class _Extractor:
         self.done = 0
 
     def tree(self, top: bytes) -> int:
-        """Make all; how many."""
+        """Make all; return how many."""
         todo = [(top, ROOT_INO, self.names(ROOT_INO))]
         while todo:
             path, dino, names = todo[-1]
@@ -116,7 +116,7 @@ class _Extractor:
         return self.done
 
     def flags(self, top: bytes) -> None:
-        """Give all what chattr(1) set, when nothing else is to be changed; what is below a directory first."""
+        """Set the flags of chattr(1), when nothing else is left to change; what is below a directory first."""
         todo = [(top, ROOT_INO, self.names(ROOT_INO))]
         while todo:
             path, dino, names = todo[-1]
@@ -135,7 +135,7 @@ class _Extractor:
                     chattr.put(path, flags)
 
     def names(self, ino: int) -> Iterator[tuple[bytes, int]]:
-        """The entries of a directory.  => ImageError: a name that is none."""
+        """The entries of a directory.  => ImageError: a name that is not valid."""
         cookie = 0
         while True:
             some: list[tuple[bytes, int, int]] = []
@@ -160,7 +160,7 @@ class _Extractor:
                 yield name, child
 
     def leaf(self, ino: int, path: bytes) -> None:
-        """Make all that is no directory."""
+        """Make anything but a directory."""
         mp = self.mp
         mode, links, _uid, _gid, rdev, size = vnops.getattr(mp, ino)[:6]
         known = self.links.get(0, ino) if links > 1 else None
@@ -179,7 +179,7 @@ class _Extractor:
             self.links.put(0, ino, path)
 
     def content(self, ino: int, path: bytes, size: int) -> None:
-        """Write the bytes of a file where it has any."""
+        """Write the bytes of a file, if it has any."""
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             for start, end in self.extents(ino, size):
@@ -195,7 +195,7 @@ class _Extractor:
             os.close(fd)
 
     def extents(self, ino: int, size: int) -> list[tuple[int, int]]:
-        """Where a file has pages; all of what is packed."""
+        """Where a file has pages; all of a packed file."""
         mp = self.mp
         mp.breathe()
         if layout.tn_kind(mp.arena, mp.mem.node(ino)) != layout.KIND_TREE:
@@ -208,7 +208,7 @@ class _Extractor:
         return found
 
     def attributes(self, ino: int, path: bytes) -> None:
-        """Owner, mode, attributes, times."""
+        """Set owner, mode, attributes, times."""
         mp = self.mp
         mp.breathe()
         mode, _links, uid, gid, _rdev, _size, _blocks, atime, mtime = vnops.getattr(mp, ino)[:9]

@@ -1,14 +1,14 @@
-"""image/file.py: an image that is read: its tables at the mount, its pages when they are needed.
+"""image/file.py: reads an image: its tables at the mount, its pages when they are needed.
 
-It is what memory takes for slots (uvm/backing.py).  Pages are read with preadv(2): a file that is mapped would kill the
-daemon (SIGBUS) when somebody cuts it.  One on a server is read by range (source.py).
-Ten mounts of one image have its bytes once, in the host's page cache.
+Memory uses it as it uses slots (uvm/backing.py).  Pages are read with preadv(2): with a mapped file the daemon would be
+killed (SIGBUS) if somebody truncates it.  An image on a server is read by range (source.py).
+Ten mounts of one image share its bytes in the host's page cache.
 
 Picture     slot = place --cluster--> bytes in the file --zstd, or as they are--> page --checksum--> memory, or EIO
 
 Breathing   Nothing here breathes.
 
-Limits      A checksum finds accidents, not malice: whoever makes an image can make one that is nonsense.
+Limits      A checksum finds accidents, not malice: anyone who makes an image can put nonsense into it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from tmpfsd.swapplaces import shown
 from tmpfsd.uvm.errors import SwapIOError, Unanswered, WrongPage, demand
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 
-KEPT = 8                    # clusters that are kept unpacked: 512 KiB
-MOST_WINDOW = 1 << 20       # bytes: a damaged frame asks for no more
+KEPT = 8                    # clusters that are kept uncompressed: 512 KiB
+MOST_WINDOW = 1 << 20       # bytes: a damaged frame cannot ask for more
 UNKNOWN = (-1, (1 << 64) - 1)
-MOST_OF_PAGE = 8            # bytes that any table has of a page number
-OF_PLACE = 12               # bytes of memory that a place takes, while tables are read
+MOST_OF_PAGE = 8            # the most bytes that any table has for a page number
+OF_PLACE = 12               # bytes of memory for a place, while tables are read
 
 
 def demand_memory(nbytes: int) -> None:
-    """See that tables have room in memory: a small file with holes may say that it has a large one.  => ImageError."""
+    """Check that memory has room for tables: a small file with holes may claim to have a large one.  => ImageError."""
     free = available_memory()[0]
     if nbytes > max(free, OWN_MEMORY):
         raise ImageError(f"its tables take {nbytes >> 20}m of memory, and {free >> 20}m can be had")
@@ -58,13 +58,13 @@ class Image:
         self.base, self.width = 1, self.header.nplaces
         self.nheld = self.width
         self.pages_read = 0
-        self.hot = array("I")                       # pages that are to be read first; see warm.py
+        self.hot = array("I")                       # pages to read first; see warm.py
         self._decompress = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW).decompress
-        self._kept: dict[int, bytes] = {}           # at most KEPT, the one used last is the last
+        self._kept: dict[int, bytes] = {}           # at most KEPT, the most recently used last
         self._scratch = memoryview(mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
     def table(self, name: str, width: int = 1) -> bytes:
-        """The bytes of a table, whole elements of a width.  O(its bytes).  => ImageError."""
+        """The bytes of a table, a whole number of elements of this width.  O(its bytes).  => ImageError."""
         where = self.header.tables.get(name)
         if where is None:
             raise ImageError(f"corrupted: there is no table {name}")
@@ -84,7 +84,7 @@ class Image:
         return array(CODES[self.header.tables[name][3]], data)
 
     def _demand_clusters(self) -> None:
-        """=> ImageError: the tables of clusters cannot be.  O(clusters)."""
+        """=> ImageError: the tables of clusters are impossible.  O(clusters)."""
         header = self.header
         nclusters = -(-header.nplaces // header.cluster)
         fits = (len(self._sums) == header.nplaces + 1 and self._sums.itemsize == self._stored.itemsize == 4
@@ -93,7 +93,7 @@ class Image:
                                       or max(self._stored) > header.cluster << PAGE_SHIFT):
             raise ImageError("corrupted: its clusters are not inside the file")
 
-    # What memory asks (uvm/backing.py)
+    # What memory calls (uvm/backing.py)
 
     def owns(self, slot: int) -> bool:
         """See Backing."""
@@ -124,7 +124,7 @@ class Image:
         return got
 
     def _read(self, place: int, pages: Sequence[memoryview]) -> int:
-        """Fill pages of one cluster; how many.  => ImageError, OSError."""
+        """Fill pages from one cluster; return how many.  => ImageError, OSError."""
         cluster = (place - 1) // self.header.cluster
         for again in (True, False):
             try:
@@ -184,7 +184,7 @@ class Image:
             return False
 
     def bring(self, slot: int) -> None:
-        """Have the cluster of a page where it is read at once; of a thread that may wait.  => OSError."""
+        """Bring the cluster of a page where it can be read at once; for a thread that may wait.  => OSError."""
         cluster = (slot - 1) // self.header.cluster
         self.source.bring(self._offsets[cluster], self._stored[cluster])
 

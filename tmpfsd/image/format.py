@@ -3,8 +3,8 @@
 Picture     | header, a page | clusters of pages, compressed or as they are | tables, each from a page boundary on |
 
 Invariants
-    I1  The header is written last: what broke off before is no image.
-    I2  Each byte that means something is covered: the header by its checksum, each table by one in the header, each
+    I1  The header is written last: an interrupted write is no image.
+    I2  Every byte that has a meaning is covered: the header by its checksum, each table by one in the header, each
         page by one in the table `sum`.
 """
 
@@ -27,11 +27,11 @@ from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE, round_page
 
 MAGIC = b"TMPFSIMG"
 VERSION = 1
-CLUSTER = 16                # pages compressed together: what is read for one of them
+CLUSTER = 16                # pages compressed together: read together for any one of them
 MOST_CLUSTER = 64
 MOST_PAGES = 1 << 29        # places, and page numbers up to 2^31
 LEVEL = 1
-PAYS = 7 / 8                # of what a cluster has: more than that is kept as it is
+PAYS = 7 / 8                # of a cluster's bytes: above that it is stored uncompressed
 ALIGN = 8
 BUFFER = 1 << 20
 MOST_TABLES = 90
@@ -45,12 +45,12 @@ CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 class ImageError(VmError):
-    """An image that cannot be used; one line says why."""
+    """An image that cannot be used; the text is one line that says why."""
 
 
 @dataclass(slots=True)
 class Header:
-    """What stands at the start of an image."""
+    """What is at the start of an image."""
 
     file_bytes: int = 0
     cluster: int = CLUSTER
@@ -66,7 +66,7 @@ class Header:
 
     @property
     def nhot(self) -> int:
-        """How many pages are to be read first."""
+        """How many pages to read first."""
         return self.tables["hot"][1] // 4 if "hot" in self.tables else 0
 
 
@@ -127,11 +127,11 @@ class Writer:
         self._at = 0                            # of _out in the file
 
     def room(self, n: int) -> list[memoryview]:
-        """Where to put the next pages: 1 to n of them."""
+        """Return where to put the next pages: 1 to n of them."""
         return self._pages[self._filled:self._filled + n]
 
     def filled(self, n: int) -> int:
-        """n pages of the room have their bytes; the place of the first."""
+        """Take n pages of the room, now filled; return the place of the first."""
         first = len(self.sums)
         for i, page in enumerate(self.room(n)):
             self.sums.append(crc32(page, first + i))
@@ -164,7 +164,7 @@ class Writer:
         self._out.clear()
 
     def finish(self, tables: Mapping[str, tuple[bytes, int]]) -> int:
-        """Write tables, each with the width of an element, and the header; the file's bytes.  It is not synced."""
+        """Write tables, each with its element width, and the header; return the file's bytes.  It is not synced."""
         if self._filled:
             self._flush_cluster()
         own = {"sum": (self.sums.tobytes(), 4), "offset": (self.offsets.tobytes(), 8),
@@ -186,7 +186,7 @@ class Writer:
 
 
 def describe(header: Header) -> dict[str, Any]:
-    """What `image info` tells."""
+    """What `image info` prints."""
     stored = round_page(header.file_bytes)
     return {"version": VERSION, "file_bytes": stored, "pages": header.nplaces,
             "bytes": header.npages << PAGE_SHIFT, "inodes": header.ninodes, "made": header.made,

@@ -1,12 +1,12 @@
-"""image/freeze.py: a mount is written into an image.
+"""image/freeze.py: writes a mount into an image.
 
-The mount is nobody else's meanwhile: one that was built for this, or a frozen copy of a daemon (server/saving.py).
-What is open and has no name is freed first; the kernel's references are not saved; free items of pools are zeroed, so
-that what was removed is not in the image.
+Nobody else uses the mount meanwhile: it was built for this, or is a frozen copy of a daemon (server/saving.py).
+Open files without a name are freed first; the kernel's references are not saved; free items of pools are zeroed, so
+that removed data are not in the image.
 
 Breathing   Breathes at every page.
 
-Limits      Bytes behind the end of a symlink or of a long name may be those of one that stood there before.
+Limits      Bytes after the end of a symlink or of a long name may be those of an earlier one in the same place.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from tmpfsd.uvm.physmem import ZERO_PAGE
 from tmpfsd.uvm.vm import OWNER_MASK
 
 Tell = Callable[[int, int], None]
-TELL = 1024                 # pages after which it says how far it is
+TELL = 1024                 # pages between two reports of progress
 WIDTHS = (4, 2, 8, 1)       # of Pool.save()
 _TO_OWNER = bytes(flags & OWNER_MASK for flags in range(256))
 
 
 def freeze(mp: Mount, writer: Writer, tell: Tell = lambda _done, _of: None, made: int = 0,
            hot: array[int] | None = None) -> int:
-    """Write all of a mount; the bytes of the file.  O(pages).  => ImageError, VmError, OSError.
+    """Write all of a mount; return the bytes of the file.  O(pages).  => ImageError, VmError, OSError.
 
-    => hot: pages that a mount of the image reads first, as far as they are in it.
+    => hot: pages that a mount of the image reads first, if they are in it.
     """
     _drop_orphans(mp)
     flags = bytes(mp.vm.flags).rstrip(b"\0").translate(_TO_OWNER)
@@ -60,7 +60,7 @@ def freeze(mp: Mount, writer: Writer, tell: Tell = lambda _done, _of: None, made
 
 
 def table_name(pool: str, part: str) -> str:
-    """What a pool's table is called: 16 bytes at most."""
+    """The name of a pool's table: 16 bytes at most."""
     return f"{pool.replace('string-', 's')}.{part}"
 
 
@@ -128,7 +128,7 @@ def _write_pages(mp: Mount, writer: Writer, flags: bytes, places: array[int], te
 
 
 def _copy(mp: Mount, writer: Writer, vpn: int, flags: bytes) -> int:
-    """Put pages from vpn on into the writer's room: how many.  => SwapIOError."""
+    """Put pages from vpn on into the writer's room; return how many.  => SwapIOError."""
     vm = mp.vm
     room, mem, n = writer.room(CLUSTER), vm.phys.mem, 0
     del room[len(flags) - vpn:]
@@ -149,7 +149,7 @@ def _copy(mp: Mount, writer: Writer, vpn: int, flags: bytes) -> int:
 
 
 def _partial(mp: Mount, nvpns: int) -> array[int]:
-    """By number: which page of its pool it is, from 1 on, where that has free items; else 0."""
+    """By page number: its index in its pool, plus 1, if it has free items; else 0."""
     partial = array("I", bytes(4 * nvpns))
     for pool in _pools(mp):
         for page, vpn in enumerate(pool.pages):

@@ -1,11 +1,11 @@
-"""image/links.py: which files with several names were met, and as what, while a tree is walked.
+"""image/links.py: remembers the files with several names that a walk of a tree has met.
 
 Nothing says when the last name of such a file comes, and all files of a tree may have several: a dict would grow with
 them.  So this is a temporary database, which keeps some in memory (SQLite's cache, 2 MB) and the rest in a file without
-a name.  Pages of the file system that is built were rejected: what is put there, and removed before it is frozen, moves
-what else is there, and the order depends on inode numbers of the tree, so the same tree would not give the same bytes.
+a name.  Pages of the file system that is built were rejected: what is put there and removed before the freeze moves the
+rest, and the order depends on the tree's inode numbers, so the same tree would not give the same bytes.
 
-Limits      100 bytes a file of /var/tmp, or of TMPDIR.
+Limits      100 bytes a file in /var/tmp, or TMPDIR.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KEY = Struct(">QQ")
 
 
 class Links:
-    """By two numbers of a file, some bytes.  => OSError: the disk is full, or fails."""
+    """Maps two numbers of a file to some bytes.  => OSError: the disk is full, or fails."""
 
     def __init__(self) -> None:
         self._base = sqlite3.connect("", isolation_level=None)
@@ -34,7 +34,7 @@ class Links:
             raise OSError(errno.ENOSPC, f"names of files with several links: {error}") from None
 
     def get(self, device: int, ino: int) -> bytes | None:
-        """What was put, or None.  O(log n)."""
+        """Return what was put, or None.  O(log n)."""
         try:
             found = self._base.execute("SELECT value FROM links WHERE file = ?", (KEY.pack(device, ino),)).fetchone()
         except sqlite3.OperationalError as error:
@@ -42,5 +42,5 @@ class Links:
         return found[0] if found else None
 
     def close(self) -> None:
-        """Forget all."""
+        """Forget everything."""
         self._base.close()

@@ -1,15 +1,15 @@
-"""image/ranges.py: a file on a server, read by range through fsspec (https, http, s3, and what else it knows).
+"""image/ranges.py: a file on a server, read by range through fsspec (https, http, s3, and others that it knows).
 
-A wait has an end here for http and s3, remote.py has a shorter one for all.  Who may read, and where a server of S3 is
-that is not Amazon's, is told to fsspec, as its documentation says: in FSSPEC_S3_ENDPOINT_URL and the like, in files of
-~/.config/fsspec, or in what the libraries read themselves (~/.aws).
+Here waits are limited for http and s3; remote.py has a shorter limit for all.  Credentials, and the address of an S3
+server that is not Amazon's, are given to fsspec as its documentation says: in FSSPEC_S3_ENDPOINT_URL and the like, in
+files of ~/.config/fsspec, or in what the libraries read themselves (~/.aws).
 
 Invariants
-    N1  Of an answer of http or s3 no more is read than was asked for, and a byte; nothing is decompressed on the way.
-    N2  Bytes of an https:// URL came by https:// on each hop: a server may lead elsewhere, not out of TLS.
+    N1  From an http or s3 answer at most one byte more than asked for is read; nothing is decompressed on the way.
+    N2  Bytes of an https:// URL came by https:// on each hop: a server may redirect, but not out of TLS.
 
 Limits      A client belongs to one process: a frozen copy makes its own.
-            What other libraries of fsspec read is in memory before it is known how much it is.
+            With other libraries of fsspec an answer is in memory before its size is known.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any
 from tmpfsd.swapplaces import shown
 
 CONNECT_SECONDS = 1.0
-READ_SECONDS = 5.0          # until a library gives up: its thread may serve another
+READ_SECONDS = 5.0          # until a library gives up: then its thread can serve another
 HTTP, S3 = ("http", "https"), ("s3", "s3a")
 WHOLE, PARTIAL = 200, 206
 GONE = (404, 410)
 MOST_BYTES = 1 << 62
-TRIES = 1                   # of a library; remote.py tries again
+TRIES = 1                   # by a library; remote.py tries again
 
 
 class Ranges:
-    """One file.  => OSError: it cannot be read so."""
+    """One file.  => OSError: it cannot be read this way."""
 
     def __init__(self, url: str) -> None:
         fsspec, scheme = library("fsspec"), url.split("://")[0]
@@ -50,7 +50,7 @@ class Ranges:
             raise as_oserror(error) from None
         if not 0 < self.size < MOST_BYTES:
             raise OSError(errno.EINVAL, "not a file, or the server does not say how long it is")
-        self.read(0, 1)             # here, not at the first page: a server may not heed ranges
+        self.read(0, 1)             # here, not at the first page: a server may ignore ranges
 
     def read(self, start: int, end: int) -> bytes:
         """Bytes from start to end, all of them.  => OSError."""
@@ -71,7 +71,7 @@ def _amount(came: int, asked: int) -> str:
 
 
 def load(url: str) -> None:
-    """Load the libraries that a URL needs: half a second that no server is to blame for.  => OSError."""
+    """Load the libraries that a URL needs: half a second that is no server's fault.  => OSError."""
     try:
         library("fsspec").get_filesystem_class(url.split("://")[0])
     except ImportError as error:
@@ -102,7 +102,7 @@ def _refusal(status: int) -> OSError:
 
 
 async def _s3_part(files: Any, path: str, start: int, end: int) -> bytes:
-    """Ask a server of S3, as the library itself does, which would read all that comes.  => What it raises."""
+    """Ask an S3 server as the library does, which itself would read everything that comes.  => What it raises."""
     bucket, key, version = files.split_path(path)
     answer = await files._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}",
                                   **({"VersionId": version} if version else {}))
@@ -113,7 +113,7 @@ async def _s3_part(files: Any, path: str, start: int, end: int) -> bytes:
 
 
 async def _at_most(stream: Any, nbytes: int) -> bytes:
-    """What comes, up to a byte more than it should be."""
+    """Return what comes, up to one byte too many."""
     data = bytearray()
     while len(data) <= nbytes and (part := await stream.read(nbytes + 1 - len(data))):
         data += part
@@ -131,7 +131,7 @@ def _s3() -> dict[str, Any]:
 
 
 def library(name: str) -> Any:
-    """A library that is not always there.  => OSError."""
+    """An optional library.  => OSError."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -139,7 +139,7 @@ def library(name: str) -> Any:
 
 
 def as_oserror(error: Exception) -> OSError:
-    """What any library raises, in one line."""
+    """Any exception of a library as an OSError of one line."""
     if isinstance(error, OSError) and error.errno and error.strerror:
         return OSError(error.errno, " ".join(error.strerror.split()))
     if isinstance(error, TimeoutError):
@@ -148,7 +148,7 @@ def as_oserror(error: Exception) -> OSError:
     if isinstance(getattr(cause, "status", None), int):
         return _refusal(getattr(cause, "status"))
     if isinstance(cause, Exception):
-        return OSError(errno.EIO, text_of(cause))       # fsspec says FileNotFoundError where nobody answers
+        return OSError(errno.EIO, text_of(cause))       # fsspec says FileNotFoundError if nobody answers
     if isinstance(error, FileNotFoundError):
         return OSError(errno.ENOENT, "there is no such file on the server")
     return OSError(errno.EIO, text_of(error))

@@ -1,20 +1,20 @@
 """image/remote.py: an image on a server, read by range, with a cache of blocks on a local disk (blocks.py).
 
-Threads fetch; a request that needs a block waits for one of them, SECONDS at the most, a second try among them.  After
-a wait in vain all are refused at once, until the keeper has found the server answering again with the same image: so
-a server that is away costs the mount one wait, not one for each request.  What comes late is kept.
+Threads fetch.  A request that needs a block waits for one of them, SECONDS at most, including a second try.  After a
+wait without success all are refused at once, until the keeper finds the server answering again with the same image: so
+an absent server costs the mount one wait, not one for each request.  What comes late is kept.
 
 Picture     HERE --no answer within SECONDS, or an error twice--> AWAY --the keeper reads the header again--> HERE
             a page --its block is in the cache--> bytes
-                   --it is not--> FETCHING, by one of WORKERS threads --> the cache, and who waits
-            A block behind the one fetched last brings AHEAD more.
+                   --it is not--> FETCHING, by one of WORKERS threads --> the cache, and whoever waits
+            A block that follows the last one fetched brings AHEAD more.
 
 Invariants  T1  At most MOST_FETCHES blocks are on their way, each once, however many want it (`_fetches`).
-            T2  A frozen copy has no threads and no cache: it reads by itself, and may wait.  A server that has given no
-                answer is away for the rest of its life.
+            T2  A frozen copy has no threads and no cache: it reads by itself, and may wait.  For it, a server that
+                once gave no answer stays away to its end.
 
-Limits      Each answer is believed as far as the checksums of the image go.
-            A library that hangs for good keeps a thread: READ_SECONDS (ranges.py) end that for http and s3.
+Limits      Answers are trusted as far as the checksums of the image go.
+            A library that hangs for good occupies a thread: for http and s3 READ_SECONDS (ranges.py) ends that.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from tmpfsd.uvm.param import PAGE_SIZE
 
 log = logging.getLogger(__name__)
 
-OPEN_SECONDS = 5.0          # for the first answer: a library of S3 alone takes one of them on a busy machine
+OPEN_SECONDS = 5.0          # for the first answer: loading the S3 library alone takes one of them on a busy machine
 SECONDS = 1.0               # a request waits
-PATIENT_SECONDS = 15.0      # what is no request waits, for each block
+PATIENT_SECONDS = 15.0      # other work waits, for each block
 PROBE = 0.5                 # between two looks at a server that was away
 PAUSE = 0.1                 # before a second try
 TRIES = 2
@@ -69,7 +69,7 @@ class RemoteFile:
         self._away, self._ended = "", False
         self._ranges = self._open()
         self.size = self._ranges.size
-        self._pid = self._copied = os.getpid()          # who has threads and a cache; whose `_ranges` are
+        self._pid = self._copied = os.getpid()          # who has threads and a cache; who has made `_ranges`
         self._copy_block = (NO_BLOCK, b"")
         self._lock = threading.Lock()
         self._fetches: dict[int, Fetch] = {}
@@ -82,12 +82,12 @@ class RemoteFile:
             thread.start()
 
     def _open(self) -> Ranges:
-        """=> OSError: no answer within OPEN_SECONDS, or one that is no file's."""
+        """=> OSError: no answer within OPEN_SECONDS, or one that is not a file."""
         load(self._url)
         found: list[Ranges | OSError] = []
 
         def work() -> None:
-            give_up()                   # the library begins its own threads here
+            give_up()                   # the library starts its own threads here
             try:
                 found.append(Ranges(self._url))
             except OSError as error:
@@ -105,7 +105,7 @@ class RemoteFile:
     # --- what Image wants ---
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """See Source: past the cache, in pieces."""
+        """See Source: bypasses the cache, in pieces."""
         end = min(offset + nbytes, self.size)
         if offset == 0 and end <= len(self._head):
             return self._head[:end]
@@ -155,7 +155,7 @@ class RemoteFile:
             inside += len(part)
 
     def _demand(self, block: int, until: float) -> bytes:
-        """The bytes of a block that is not here.  => OSError."""
+        """Return the bytes of a block that is not here.  => OSError."""
         if os.getpid() != self._pid:
             return self._of_copy(block)
         if self._away:
@@ -229,7 +229,7 @@ class RemoteFile:
     # --- threads ---
 
     def _fetch(self, block: int) -> Fetch | None:
-        """A block is on its way, or there are too many.  O(1)."""
+        """Return the fetch of a block, started if it is not on its way; None if there are too many.  O(1)."""
         with self._lock:
             fetch = self._fetches.get(block)
             if fetch is None and len(self._fetches) < MOST_FETCHES:
@@ -265,7 +265,7 @@ class RemoteFile:
         threading.Thread(target=self._keep, name="image keeper", daemon=True).start()
 
     def _keep(self) -> None:
-        """Look for the server until it answers with what it had."""
+        """Look for the server until it answers with the same image."""
         give_up()
         told = False
         while not self._ended:

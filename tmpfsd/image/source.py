@@ -1,7 +1,7 @@
 """image/source.py: where the bytes of an image are: in a local file, or on a server (remote.py).
 
 Picture     open_source(path) --> LocalFile        a path: preadv(2)
-                              --> RemoteFile       SCHEME://...: what fsspec reads by range
+                              --> RemoteFile       SCHEME://...: anything that fsspec reads by range
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class Source(Protocol):
     size: int
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Bytes, fewer at the end, for what is read once: it may take long.  => OSError."""
+        """Return bytes, fewer at the end; for data that is read once: it may take long.  => OSError."""
 
     def read_into(self, offset: int, views: Sequence[memoryview]) -> int:
-        """Fill views for a request, which waits; how many bytes.  => OSError, soon."""
+        """Fill views for a request, which waits; return how many bytes.  => OSError, soon."""
 
     def bring(self, offset: int, nbytes: int) -> None:
-        """Have bytes where read_into() finds them at once; of a thread that may wait.  => OSError."""
+        """Bring bytes where read_into() finds them at once; for a thread that may wait.  => OSError."""
 
     def wrong(self, offset: int, nbytes: int) -> bool:
-        """These were not what they should be: do not keep them; whether others may come.  O(1)."""
+        """Drop these bytes, which were wrong; return whether another read may give others.  O(1)."""
 
     def state(self) -> str:
         """"ok", or why it cannot be read now.  O(1)."""
@@ -41,7 +41,7 @@ class Source(Protocol):
         """The open files that a frozen copy must keep.  O(1)."""
 
     def close(self) -> None:
-        """Let go."""
+        """Close it."""
 
 
 class LocalFile:
@@ -93,7 +93,7 @@ class LocalFile:
 
 
 def open_source(path: str, cache_bytes: int, directory: str | None) -> Source:
-    """The bytes of what image= names; directory is for a cache of what is on a server.  => ImageError, OSError."""
+    """Open what image= names; directory is for the cache if it is on a server.  => ImageError, OSError."""
     if not is_url(path):
         return LocalFile(path)
     from tmpfsd.image.remote import RemoteFile  # here: others do not wait for it

@@ -1,6 +1,6 @@
-"""image/thaw.py: a mount is made of an image: its tables are read, none of its pages.
+"""image/thaw.py: makes a mount from an image: reads its tables, none of its pages.
 
-Picture     Image --Thawed--> Mount(config, saved) --restore()--> all is out, in slots of the image
+Picture     Image --Thawed--> Mount(config, saved) --restore()--> all pages are out, in slots of the image
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tmpfsd.uvm.pagekind import UNWRITTEN
 from tmpfsd.uvm.param import PAGE_SHIFT
 from tmpfsd.uvm.used import Used
 
-OF_PAGE = 16                # bytes of memory that a page number takes, while it is restored
+OF_PAGE = 16                # bytes of memory for a page number, while it is restored
 PARTS = ("pages", "nfree", "bits", "group")
 
 
 class Thawed:
-    """An image as a Mount takes it."""
+    """An image, in the form that a Mount takes."""
 
     def __init__(self, image: Image) -> None:
         self.slots = image
@@ -62,7 +62,7 @@ class Thawed:
         mp.flagged, mp.labels = bool(header.state & FLAGGED), bool(header.state & LABELS)
 
     def _demand(self, owners: bytes, places: bytes) -> None:
-        """=> ImageError: the page table cannot be."""
+        """=> ImageError: the page table is impossible."""
         header = self.slots.header
         empty = owners.count(0)
         found = memoryview(places).cast("I")
@@ -72,7 +72,7 @@ class Thawed:
             raise ImageError("corrupted: its page table says what cannot be")
 
     def _hot(self, places: bytes) -> array[int]:
-        """The pages to be read first.  O(those).  => ImageError: it names others than the image has."""
+        """The pages to read first.  O(those).  => ImageError: it names pages that the image does not have."""
         if "hot" not in self.slots.header.tables:
             return array("I")
         hot, found = array("I", self.slots.table("hot", 4)), memoryview(places).cast("I")
@@ -94,7 +94,7 @@ def has_owner(pages: array[int], owner: int, owners: bytes) -> bool:
 
 
 def thaw(config: Config, path: str) -> Mount:
-    """Make a mount of an image.  => ImageError, OSError, VmError; nothing is left open then."""
+    """Make a mount from an image.  => ImageError, OSError, VmError; nothing is left open then."""
     try:
         image = Image(path, config.image_cache_bytes, config.swap)
     except ImageError as error:
@@ -112,7 +112,7 @@ def thaw(config: Config, path: str) -> Mount:
 
 
 def _give_root(mp: Mount) -> None:
-    """Set what the user gave of the root's attributes.  => SwapIOError: the image cannot be read."""
+    """Set the root's attributes that the user gave.  => SwapIOError: the image cannot be read."""
     config, arena = mp.config, mp.arena
     if config.given & {"mode", "uid", "gid"}:
         at = mp.mem.node_w(ROOT_INO)
@@ -124,7 +124,7 @@ def _give_root(mp: Mount) -> None:
 
 
 def fitted(config: Config, image: Image) -> Config:
-    """A Config with room for the image, where the user gave no size."""
+    """A Config with room for the image, if the user gave no size."""
     if "size" in config.given:
         return config
     grown = config.size_bytes + (image.header.npages << PAGE_SHIFT)

@@ -1,13 +1,13 @@
-"""image/warm.py: what an image names as used is read first, in the background, in the order in which it was used.
+"""image/warm.py: reads the pages that an image lists as used, in the background, in the order of their use.
 
 A mount that begins with an image has nothing in memory.  What the last run used (uvm/used.py) is in the table `hot`.
 
-Picture     hot --BATCH pages--> bring(), in a thread: they are in the host's page cache, or that of a remote image
-                --read(), a step for each page, between requests--> a fault, as ever
-            ended by: all are in; few frames are free; pages that cannot be had
+Picture     hot --BATCH pages--> bring(), in a thread: into the host's page cache, or the cache of a remote image
+                --read(), a step for each page, between requests--> a fault, as usual
+            ended by: all are in; few frames are free; pages that cannot be read
 
-Breathing   Each step of read().  Nothing leaves memory for what may be used: it ends while more frames are free than
-            reclaim wants.
+Breathing   Each step of read().  No page leaves memory for one that may be used: it ends while more frames are free
+            than reclaim wants.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Warm:
         self.hot = array("I")
         if self.image is not None:
             self.hot, self.image.hot = self.image.hot, self.hot
-        self.npages = self.nerrors = 0          # read; that could not be
+        self.npages = self.nerrors = 0          # read; could not be read
 
     def batches(self) -> Iterator[array[int]]:
         """The pages, some at a time, as long as there is room."""
@@ -45,11 +45,11 @@ class Warm:
             yield self.hot[at:at + BATCH]
 
     def slots(self, batch: array[int]) -> array[int]:
-        """Where those of a batch are that are out."""
+        """The slots of those in a batch that are out."""
         return array("I", (self.mp.vm.slot_of[vpn] for vpn in batch if self._is_out(vpn)))
 
     def bring(self, slots: array[int]) -> None:
-        """Have them where they are read at once; of a thread.  => OSError."""
+        """Bring them where they can be read at once; for a thread.  => OSError."""
         for slot in slots:
             if self.image is not None:
                 self.image.bring(slot)
@@ -70,7 +70,7 @@ class Warm:
                 and len(vm.phys.free_frames) > vm.low + vm.daemon.batch + READAHEAD)
 
     def _is_out(self, vpn: int) -> bool:
-        """Whether a page is still as the image has it, and not in."""
+        """Whether a page is out, and still as the image has it."""
         vm, image = self.mp.vm, self.image
         return UNMAPPED < vm.frame_of[vpn] < NO_FRAME and image is not None and image.owns(vm.slot_of[vpn])
 
@@ -80,7 +80,7 @@ class Warm:
         used, vm.used = vm.used, None
         try:
             vm.fault(vpn)
-        except SwapIOError:             # the log has it; who needs the page gets EIO
+        except SwapIOError:             # it is logged; whoever needs the page gets EIO
             self.nerrors += 1
         finally:
             vm.used = used

@@ -1,9 +1,9 @@
 """alive.py: asks a mount itself whether anybody serves it.
 
-A process that asks a server that hangs waits until the server ends.  It cannot be killed once the server has read the
-question.  So another process asks, and is left behind when it gets no answer.
+A process that asks a hung server waits until the server ends.  It cannot be killed once the server has read the
+question.  So another process asks, and is left behind if it gets no answer.
 
-Limits      The kernel lets only its owner ask a user's mount: root does it as that user.
+Limits      The kernel lets only its owner ask a user's mount: root asks as that user.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tmpfsd.mounts.mountinfo import MountPoint
 from tmpfsd.mounts.unmount import id_at
 
 ALIVE, DEAD, SILENT, UNKNOWN = "alive", "dead", "silent", "unknown"
-ENDED = (errno.ENOTCONN, errno.ECONNABORTED)        # it was gone, or went meanwhile
+ENDED = (errno.ENOTCONN, errno.ECONNABORTED)        # it was gone, or went away meanwhile
 SECONDS = 1.0
 NOT_ASKED = -1
-# statvfs() unlike stat() is never answered from what the kernel remembers; names of no length: it asked nobody.
+# statvfs(), unlike stat(), is never answered from the kernel's cache; a name length of 0: it asked nobody.
 ASK = """
 import os, sys
 descriptor, uid, gid = map(int, sys.argv[1:])
@@ -34,11 +34,11 @@ except OSError as error:
     answer = error.errno
 print(answer)
 """
-_left: list[subprocess.Popen[bytes]] = []       # those that wait for a server that hangs
+_left: list[subprocess.Popen[bytes]] = []       # those that wait for a hung server
 
 
 def state_of(mount: MountPoint, seconds: float = SECONDS) -> str:
-    """Return whether the mount is ALIVE or DEAD, SILENT in this time, or UNKNOWN because it cannot be asked."""
+    """Return whether the mount is ALIVE or DEAD, SILENT within this time, or UNKNOWN because it cannot be asked."""
     try:
         descriptor = os.open(mount.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:

@@ -1,16 +1,16 @@
 """mountinfo.py: what is mounted where, by /proc/self/mountinfo, without touching any mount of ours.
 
-A stat() of a mount point asks its file system, which hangs when its server does.  So a path is followed here: by
-readlink(2) where other file systems are, and inside a mount of ours by its words alone.
+A stat() of a mount point asks its file system, which hangs when its server does.  So a path is followed here: with
+readlink(2) on other file systems, and inside a mount of ours by its words alone.
 
 Picture     table() -> [MountPoint] -> Tree -- holding(path) --> the mount that the kernel would come to
-            locate(path): a path as a user wrote it --> Where(mount, the path without links, what of it is inside)
-Invariants  N1 The table is split at the bytes that the kernel puts between fields and lines, and at no others: it
-               escapes space, tab, newline, backslash and '#' in names, and nothing else.  A user chooses names.
+            locate(path): a path as a user wrote it --> Where(mount, the path without links, its part inside the mount)
+Invariants  N1 The table is split only at the bytes that the kernel puts between fields and lines: in names it escapes
+               space, tab, newline, backslash and '#', and nothing else.  Users choose the names.
             N2 A line that is not understood is skipped, and harms no other.
-            N3 A mount is its device number.  Which of several mounts a path leads to is decided by who stands on whom
-               (the ids of mounts), not by which line comes last.
-Limits      Paths are str as os.fsdecode() makes them.  The owner of a mount is what its own user namespace calls him.
+            N3 A mount is identified by its device number.  If several mounts are at a path, the ids of the mounts say
+               which covers which, not the order of the lines.
+Limits      Paths are str as os.fsdecode() makes them.  A mount's owner is the number that its own user namespace uses.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class MountPoint(NamedTuple):
     minor: int
     path: str
     fstype: str
-    owner: int          # the user who mounted it, where the file system says so
-    root: str = "/"     # what of the file system is seen there: more than "/" where a directory of it was bound
+    owner: int          # the user who mounted it, if the file system says so
+    root: str = "/"     # which part of the file system is seen there: not "/" if a directory of it was bound
     id: int = 0
-    parent: int = 0     # the id of the mount that it stands on
+    parent: int = 0     # the id of the mount that this one is on
     group: int = 0      # the owner's
     source: str = ""
-    options: str = ""           # of the mount, comma by comma
+    options: str = ""           # of the mount, separated by commas
     super_options: str = ""     # of the file system
 
     @property
@@ -53,11 +53,11 @@ class MountPoint(NamedTuple):
 
     @property
     def device(self) -> tuple[int, int]:
-        """Which file system it is (N3)."""
+        """The number of its file system (N3)."""
         return self.major, self.minor
 
     def inner(self, path: str) -> str:
-        """Return a path that is on this mount as one below the root of the file system, without a leading slash."""
+        """Return the path, on this mount, as one below the root of the file system, without a leading slash."""
         below = path[len(self.path.rstrip("/")):]
         return f"{self.root.rstrip('/')}{below}".strip("/")
 
@@ -68,7 +68,7 @@ class Where(NamedTuple):
     mount: MountPoint | None
     path: str           # absolute, without symbolic links
     inside: str         # below the root of the file system; "" is its root
-    links: tuple[str, ...]      # that were followed, as they stand in the file system
+    links: tuple[str, ...]      # those that were followed, as written in the file system
 
     @property
     def at_mount(self) -> bool:
@@ -82,7 +82,7 @@ def unescape(field: bytes) -> str:
 
 
 def parse(line: bytes) -> MountPoint | None:
-    """Read one line; None where it is not understood."""
+    """Read one line; None if it is not understood."""
     try:
         fields = line.rstrip(b"\n").split(b" ")
         dash = fields.index(b"-", 6)
@@ -103,9 +103,9 @@ def parse_all(text: bytes) -> list[MountPoint]:
 
 
 def table(file: io.FileIO | None = None) -> list[MountPoint]:
-    """Return all that is mounted, a later one after those that it may cover.
+    """Return all mounts, each after those that it may cover.
 
-    => file is /proc/self/mountinfo, open and unbuffered, for who may be out of descriptors.
+    => file is /proc/self/mountinfo, open and unbuffered, for a caller that may be out of descriptors.
     """
     with contextlib.ExitStack() as stack:
         file = file or stack.enter_context(open(TABLE, "rb", buffering=0))
@@ -119,7 +119,7 @@ def within(path: str, top: str) -> bool:
 
 
 class Tree:
-    """Which mount stands on which."""
+    """Which mount is on which."""
 
     def __init__(self, mounts: Iterable[MountPoint]) -> None:
         self.mounts = list(mounts)
@@ -137,12 +137,12 @@ class Tree:
         while above := [mount for mount in here if within(path, mount.path) and mount.id not in seen]:
             nearest = min(len(mount.path) for mount in above)
             on = [mount for mount in above if len(mount.path) == nearest][-1]
-            seen.add(on.id)             # a table that changed as it was read may go round in circles
+            seen.add(on.id)             # a table that changed while it was read may have a cycle
             here = self.children.get(on.id, [])
         return on
 
     def at(self, path: str) -> MountPoint | None:
-        """Return what is mounted exactly at path, the one that covers the others there, or None."""
+        """Return what is mounted exactly at path (the mount that covers others there), or None."""
         found = self.holding(path)
         return found if found is not None and found.path == path else None
 
@@ -163,15 +163,15 @@ def mounted_at(device: tuple[int, int], file: io.FileIO | None = None) -> list[M
 
 
 def type_above(path: str) -> str:
-    """Return the type of the file system that holds path, which is not looked at."""
+    """Return the type of the file system that holds path, without touching it."""
     found = Tree(table()).holding(path)
     return found.fstype if found is not None else ""
 
 
 def locate(path: str, mounts: Iterable[MountPoint] | None = None) -> Where:
-    """Follow a path as the kernel would, but inside our mounts, where symbolic links are left as they are.
+    """Follow a path as the kernel would; but inside our mounts symbolic links are left as they are.
 
-    => what does not exist is taken as it is written.  OSError ELOOP.
+    => what does not exist is taken as written.  OSError ELOOP.
     """
     tree = Tree(table() if mounts is None else mounts)
     todo = words(path if path.startswith("/") else os.path.join(os.getcwd(), path))
@@ -198,7 +198,7 @@ def words(path: str) -> list[str]:
 
 
 def link_at(path: str) -> str | None:
-    """Return where a symbolic link leads; None where there is none."""
+    """Return where a symbolic link leads; None if there is none."""
     try:
         return os.readlink(path)
     except OSError:
@@ -206,5 +206,5 @@ def link_at(path: str) -> str | None:
 
 
 def resolve(path: str) -> str:
-    """Return the absolute path without symbolic links; a mount of ours is not looked at."""
+    """Return the absolute path without symbolic links; a mount of ours is not touched."""
     return locate(path).path

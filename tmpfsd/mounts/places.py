@@ -1,13 +1,13 @@
-"""places.py: where the control socket of a mount is, for the daemon that makes it and for the commands that ask it.
+"""places.py: where the control socket of a mount is, for the daemon that makes it and the commands that use it.
 
-Its name comes from the device number of the mount, which mountinfo tells without asking the file system.  It is in
-/run/tmpfsd for root's mounts, and in $XDG_RUNTIME_DIR/tmpfsd or /tmp/tmpfsd-UID for those of others.  Root's are there
-too where /run is not root's (it is read-only, or this is root of a user namespace only).  The daemon takes the first
-place that it can; a command looks at all.  This is no part of control.py, so that a command need not wait for trio,
-which takes longer to import than all else.
+Its name comes from the device number of the mount, which mountinfo gives without asking the file system.  It is in
+/run/tmpfsd for root's mounts, and in $XDG_RUNTIME_DIR/tmpfsd or /tmp/tmpfsd-UID for other users' mounts.  Root's are
+there too if /run is not root's (it is read-only, or this is root of a user namespace only).  The daemon takes the first
+place that it can; a command looks at all.  This is not in control.py, so that a command need not wait for trio, which
+takes longer to import than everything else.
 
-Limits      Whoever makes /tmp/tmpfsd-UID before its user does keeps that user from a socket there, and gains nothing.
-            Root finds a user's socket in /run/user/UID and /tmp, not where else XDG_RUNTIME_DIR may lead.
+Limits      Whoever makes /tmp/tmpfsd-UID before its user does denies that user a socket there, and gains nothing.
+            Root finds a user's socket in /run/user/UID and /tmp, not in another XDG_RUNTIME_DIR.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAME = re.compile(r"([0-9]{1,9})-([0-9]{1,9})\.sock")
 
 
 def directories(uid: int) -> list[str]:
-    """Return the places where the sockets of a user's mounts can be, the preferred one first."""
+    """Return the places where the sockets of a user's mounts may be, the preferred one first."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "") if uid == os.geteuid() else ""
     places = [runtime, f"/run/user/{uid}"]
     found = [os.path.join(place, "tmpfsd") for place in dict.fromkeys(places) if place and owned(place, uid)]
@@ -33,7 +33,7 @@ def directories(uid: int) -> list[str]:
 
 
 def outside(uid: int) -> int:
-    """Return a user's number outside our user namespace: the root of one shall not take the place of another's."""
+    """Return a user's number outside our user namespace: a namespace's root must not take the place of another's."""
     try:
         with open("/proc/self/uid_map", "rb") as file:
             ranges = [[int(word) for word in line.split()] for line in file]
@@ -61,9 +61,9 @@ def socket_name(major: int, minor: int) -> str:
 
 
 def open_socket(directory: str, name: str, uid: int) -> int | None:
-    """Open a socket that this user has made in a directory of his; None where there is none.
+    """Open a socket that this user has made in a directory of this user; None if there is none.
 
-    => a descriptor that only names it (O_PATH): what it is cannot be exchanged any more.  PermissionError.
+    => a descriptor that only names it (O_PATH): it can no longer be exchanged.  PermissionError.
     """
     flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -88,7 +88,7 @@ def open_socket(directory: str, name: str, uid: int) -> int | None:
 
 
 def devices(uid: int) -> list[tuple[int, int]]:
-    """Return the device numbers that sockets of a user are named by."""
+    """Return the device numbers in the names of a user's sockets."""
     found = []
     for directory in directories(uid):
         if owned(directory, uid):
@@ -101,6 +101,6 @@ def devices(uid: int) -> list[tuple[int, int]]:
 
 
 def peer(connected: Any) -> tuple[int, int, int]:
-    """Return who is at the other end of a unix socket, as the kernel knows it: process, user, group (unix(7))."""
+    """Return who is at the other end of a unix socket, according to the kernel: process, user, group (unix(7))."""
     pid, uid, gid = CREDENTIALS.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
     return pid, uid, gid

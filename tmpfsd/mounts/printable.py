@@ -1,7 +1,7 @@
-"""printable.py: text that others have chosen, as it may be shown on a terminal, in a log and in a message.
+"""printable.py: makes text that others chose safe to show on a terminal, in a log and in a message.
 
-Limits      A backslash stays as it is, so that text may go through twice: who must tell the six characters \\u2028 from
-            the one takes --json.
+Limits      A backslash stays as it is, so that text may go through twice.  Use --json to tell the six characters
+            \\u2028 from the one character.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def printable(text: str | bytes) -> str:
 
 
 def printable_all(answer: Any) -> Any:
-    """Return what a server has answered, with all text in it as it may be shown.  O(size)."""
+    """Return a server's answer, with all text in it made printable.  O(size)."""
     if isinstance(answer, str):
         return printable(answer)
     if isinstance(answer, dict):
@@ -31,7 +31,7 @@ def _shown(character: str) -> str:
     if character.isprintable():
         return character
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:        # a byte that is no UTF-8, as os.fsdecode() hands it on
+    if 0xDC80 <= code <= 0xDCFF:        # a byte that is not UTF-8, as os.fsdecode() represents it
         return f"\\x{code - 0xDC00:02x}"
     return SHORT.get(character) or (f"\\x{code:02x}" if code < 0x80 else
                                     f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")

@@ -1,4 +1,4 @@
-"""unmount.py: takes a mount away: as root by the system call, else by fusermount3."""
+"""unmount.py: unmounts a mount: as root by the system call, else by fusermount3."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ELSEWHERE = "another mount is there now"
 
 
 def unmount(mount: MountPoint, lazy: bool = False) -> str | None:
-    """Unmount it where the table says; return what went wrong, or None.  lazy: at once, though files may be open there.
+    """Unmount it where the table says; return what went wrong, or None.  lazy: at once, even if files are open there.
 
-    => nothing else is unmounted, though the path leads elsewhere meanwhile.
+    => nothing else is unmounted, even if the path leads elsewhere meanwhile.
     """
     if os.geteuid() == 0:
         return _by_call(mount, MNT_DETACH if lazy else 0)
@@ -31,7 +31,7 @@ def unmount(mount: MountPoint, lazy: bool = False) -> str | None:
 
 
 def _by_call(mount: MountPoint, flags: int) -> str | None:
-    """A directory above that was opened cannot be exchanged for a link: whoever owns it could."""
+    """Unmount through an opened directory: a path to it could be exchanged for a link by its owner."""
     try:
         above = os.open(os.path.dirname(mount.path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -55,7 +55,7 @@ def _umount2(path: str, flags: int) -> str | None:
 
 
 def id_of(path: str, above: int | None = None) -> int | None:
-    """Return the id of the mount that a path leads to, without asking its file system; None where it cannot be told."""
+    """Return the id of the mount that a path leads to, without asking its file system; None if unknown."""
     try:
         descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     except OSError:

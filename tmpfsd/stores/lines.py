@@ -1,13 +1,13 @@
-"""stores/lines.py: connections to a server of swap whose answers have an end, and whose certificates have a name.
+"""stores/lines.py: connections to a swap server, with a time limit for answers and a name check for certificates.
 
-The client library waits for the next bytes, not for an answer, and keeps whatever comes.  A server that drips
-would hold the one who serves all requests for ever, and one that never ends an answer would take all memory.  And its
-client of a cluster forgets to look at the name in a certificate.  So sockets and pools of connections are our own.
+The client library waits for the next bytes, not for an answer, and keeps whatever comes.  A server that sends byte by
+byte would block the request loop for ever, and one that never ends an answer would take all memory.  And the library's
+cluster client forgets to check the name in a certificate.  So we have our own sockets and connection pools.
 
 Picture     Pool --makes--> Plain, or Tls: a connection of the library's, over a Line
-            Line: begin() --send, recv: socket_timeout and MOST_ANSWER from there on--> an answer, or an error
+            Line: begin() --send, recv: from then on within socket_timeout and MOST_ANSWER--> an answer, or an error
 
-Limits      To look up a server's name takes as long as the system's resolver takes: addresses are surer.
+Limits      Looking up a server's name takes as long as the system's resolver takes: addresses are safer.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 from valkey.connection import Connection, ConnectionPool, SSLConnection
 
-MOST_ANSWER = 4 << 20       # bytes of it: the pages of a cluster, or the nodes of a large one
+MOST_ANSWER = 4 << 20       # of an answer: the pages of a cluster, or the nodes of a large one
 
 
 class Line:
-    """A socket with an end of waiting; all else is the socket's."""
+    """A socket with a limit on waiting; everything else is the socket's."""
 
     def __init__(self, sock: Any, seconds: float) -> None:
         self._sock = sock
@@ -35,14 +35,14 @@ class Line:
         self._until, self._left = time.monotonic() + self._seconds, MOST_ANSWER
 
     def _wait(self) -> None:
-        """Wait no longer than is left.  => TimeoutError."""
+        """Wait no longer than the time that is left.  => TimeoutError."""
         left = self._until - time.monotonic()
         if left <= 0:
             raise socket.timeout("no whole answer")
         self._sock.settimeout(left if self._most is None else min(left, self._most))
 
     def settimeout(self, seconds: float | None) -> None:
-        """How long one call may wait; 0: it does not wait, and no round trip is under way."""
+        """Set how long one call may wait; 0: it does not wait, and no round trip is in progress."""
         self._most = seconds
         self._sock.settimeout(seconds)
 
@@ -93,7 +93,7 @@ class Plain(_Bounded):
 
 
 class Tls(_Bounded, SSLConnection):
-    """Over TLS, to the one whose name is in the certificate."""
+    """Over TLS; the server's name must be in the certificate."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**{**how, "ssl_check_hostname": True, "ssl_cert_reqs": "required"})

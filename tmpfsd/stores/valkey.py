@@ -1,26 +1,26 @@
 """stores/valkey.py: pages kept by a Valkey or Redis server, or a cluster of them, through its client library.
 
-A store as uvm/store.py has it.  CHUNK places stand in one hash, so a run of pages is one command, and what there is to
-be renewed is a key for each 1 MiB.  Keys have a name that nobody else has, whatever the prefix, and a lifetime: what a
-killed daemon leaves is gone after LIFETIME.  What a server sees is sealed (uvm/seal.py).
+A store as in uvm/store.py.  CHUNK places are in one hash, so a run of pages is one command, and only one key for each
+1 MiB must be renewed.  Keys have a unique name, whatever the prefix, and a lifetime: what a killed daemon leaves is
+gone after LIFETIME.  What a server sees is sealed (uvm/seal.py).
 
-Nobody waits for long: an operation gives up after SECONDS, and after it all are refused at once, until the keeper has
-found the server answering again.  The keeper is a thread: it asks each PROBE while the server is away, and renews the
+Nobody waits for long: an operation gives up after SECONDS.  After that all are refused at once, until the keeper finds
+the server answering again.  The keeper is a thread: it asks every PROBE while the server is away, and renews the
 lifetimes while it is there.  Whatever a server answers is a page, or an error (lines.py).  A frozen copy
 (uvm/frozen.py) has no keeper, and connects again after SECONDS.
 
-Picture     UP --an operation finds no answer--> AWAY --the keeper does--> UP
+Picture     UP --an operation gets no answer--> AWAY --the keeper gets one--> UP
             place --> key PREFIX:RUN:{place / CHUNK}, field place % CHUNK
 
-Invariants  P1  _chunks says 1 of each chunk that may have a key.
+Invariants  P1  _chunks has 1 for each chunk that may have a key.
             P2  Only the process that opened the store renews and removes keys; a frozen copy only reads.
 
 Measured on loopback at 7 times `ram`, CPU of the core against a swap file in the page cache, same run, shared machine:
 create 0.95, lookup in order 0.77, lookup at random 0.24: a round trip takes 0.1 ms there.
 
-Limits      A server that evicts keys would lose pages: one that is set to is refused at the mount, not later.
-            Of a cluster that has lost a part, all is away until that is served again.
-            A page that the server has lost is EIO to who wants it, and reads again if it is there again.
+Limits      A server that evicts keys would lose pages: a server set up to do so is refused at the mount, not later.
+            If a cluster has lost a part, all of it counts as away until that part is served again.
+            A page that the server has lost is EIO to its reader, and can be read again if it comes back.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ log = logging.getLogger(__name__)
 
 CHUNK_SHIFT = 8
 CHUNK = 1 << CHUNK_SHIFT
-SECONDS = 1.0               # an operation, and a connection, may take; of a cluster twice that where a node was lost
+SECONDS = 1.0               # an operation, and a connection, may take; in a cluster twice that if a node was lost
 PROBE = 0.5                 # between two looks at a server that was away
 LIFETIME = 3600             # of a key
 RENEW = LIFETIME / 4
 RENEWED_AT_ONCE = 64
 MOST_AUTHORITY = 32 << 10   # bytes of certificates: it must fit into a line of the control socket
-CLOSING = 2.0               # seconds that keys may take to be removed
+CLOSING = 2.0               # seconds that removing keys may take
 ATTEMPTS = 1                # of a cluster's client after a node has moved
 
 
@@ -66,7 +66,7 @@ class ValkeyStore:
         self.path = path
         self.most = 0
         self.can_discard = True
-        self.missing = 0                    # pages that the server did not have any more
+        self.missing = 0                    # pages that the server no longer had
         self._where, self._password, self._authority = where, password, authority
         self._library = library()
         self._pid = self._here = os.getpid()
@@ -89,7 +89,7 @@ class ValkeyStore:
             return client
         except OSError:
             raise
-        except Exception as error:          # the library believes what a server says
+        except Exception as error:          # the library trusts what a server says
             raise OSError(errno.ECONNREFUSED, text_of(error), self.path) from None
 
     def _make(self) -> Any:
@@ -116,7 +116,7 @@ class ValkeyStore:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[Any]:
-        """Give the client; what it raises is an OSError outside.  => EIO at once while the server is away."""
+        """Give the client; what it raises becomes an OSError.  => EIO at once while the server is away."""
         if self._pid != os.getpid():
             self._connect_copy()
         elif self._away:
@@ -126,12 +126,12 @@ class ValkeyStore:
         except self._library.exceptions.OutOfMemoryError as error:
             self._say_full()
             raise OSError(errno.ENOSPC, text_of(error)) from None
-        except Exception as error:          # of any kind, where a server answers what none does
+        except Exception as error:          # of any kind, if a server answers what no server should
             self._say_away(text_of(error))
             raise OSError(errno.EIO, text_of(error)) from None
 
     def _connect_copy(self) -> None:
-        """Have a client in a frozen copy, as the connection is its parent's (P2).  => OSError; at once, for a while."""
+        """Make a client in a frozen copy, as the connection is its parent's (P2).  => OSError; at once, for a while."""
         if self._here == os.getpid() and not self._away:
             return
         if self._here == os.getpid() and time.monotonic() < self._again:
@@ -186,7 +186,7 @@ class ValkeyStore:
         if not self._told:
             log.error("swap %s: the server has lost pages: it was restarted, or evicts keys", self.path)
         self._told = True
-        self.missing += asked == 1          # of several each is asked for again
+        self.missing += asked == 1          # with several, each is asked for again
 
     def write(self, place: int, pages: Sequence[memoryview]) -> None:
         """See Store: all pages in one round trip.  O(pages)."""
@@ -198,7 +198,7 @@ class ValkeyStore:
                 pipe.hset(self._key(chunk), mapping=fields)
                 pipe.expire(self._key(chunk), LIFETIME)     # always: the server may have been restarted empty
                 done += count
-            for chunk, _field, _count in pieces:        # before it is known to have come
+            for chunk, _field, _count in pieces:        # before it is known to have arrived
                 self._mark(chunk)
             pipe.execute()
         self._full = False
@@ -241,7 +241,7 @@ class ValkeyStore:
         return []
 
     def close(self) -> None:
-        """See Store: the keys go, as far as CLOSING lasts; the rest expires."""
+        """See Store: removes the keys within CLOSING; the rest expires."""
         if self._pid != os.getpid() or self._ended:
             return
         self._ended = True
@@ -256,7 +256,7 @@ class ValkeyStore:
     # --- the keeper ---
 
     def _keep(self) -> None:
-        """Renew what there is, and look for a server that is away."""
+        """Renew the keys, and look for a server that is away."""
         give_up()
         while not self._ended:
             self._wake.wait(PROBE if self._away else RENEW)
@@ -297,7 +297,7 @@ def text_of(error: Exception) -> str:
 
 
 def library() -> Any:
-    """The client library.  => OSError where it is not installed."""
+    """The client library.  => OSError if it is not installed."""
     try:
         return importlib.import_module("valkey")
     except ImportError:
@@ -331,7 +331,7 @@ def password_in(path: str) -> bytes:
 
 
 def authority_in(path: str) -> str:
-    """The certificates of a file, of those whose word for a server is taken.  => OSError."""
+    """The certificates in a file, of authorities to trust for a server.  => OSError."""
     if not path:
         return ""
     ssl = importlib.import_module("ssl")        # here: others do not wait for it
@@ -346,12 +346,12 @@ def authority_in(path: str) -> str:
 
 
 def open_remote(path: str, password_file: str, authority_file: str = "") -> ValkeyStore:
-    """The store of a place that swapplaces.remote() knows.  => OSError."""
+    """The store of a place whose name swapplaces.remote() can read.  => OSError."""
     return open_with(path, password_in(password_file), authority_in(authority_file))
 
 
 def open_with(path: str, password: bytes, authority: str) -> ValkeyStore:
-    """As open_remote(), with what was read of the files.  => OSError."""
+    """As open_remote(), with the contents of the files.  => OSError."""
     where = remote(path)
     assert where is not None
     return ValkeyStore(path, where, password, authority)
