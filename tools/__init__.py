@@ -1,1 +1,1 @@
-"""tools: what is not part of the package: stress, experiments, benchmarks."""
+"""tools: stress test, experiments, benchmarks; not part of the package."""

@@ -1,4 +1,4 @@
-"""tools/covering.py: a plugin of pytest for mutate.py: which tests run a line, and running just those.
+"""tools/covering.py: a pytest plugin for mutate.py: records which tests run a line, and runs only those.
 
     COVERING_RECORD=FILE pytest -p tools.covering ...   writes which test ran which line of tmpfsd/, and its seconds
     COVERING_ONLY=FILE pytest -p tools.covering ...     runs the tests that FILE names, in its order
@@ -33,14 +33,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Setting up and tearing down count; a test that fails as it is finds nothing."""
+    """Setup and teardown count; a test that fails without a change is of no use."""
     _seconds[report.nodeid] = _seconds.get(report.nodeid, 0.0) + report.duration
     if not report.passed:
         _failed.add(report.nodeid)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Only what was asked for, in that order."""
+    """Only the tests that were asked for, in that order."""
     if ONLY:
         order = {name: i for i, name in enumerate(Path(ONLY).read_text().splitlines())}
         items[:] = sorted((item for item in items if item.nodeid in order), key=lambda item: order[item.nodeid])
@@ -73,7 +73,7 @@ class Covering:
     def tests(self, path: str, first: int, last: int) -> list[str]:
         """The tests that run one of the lines first to last of a file, the quickest first.
 
-        Of a line that runs only while the module is imported: those that run any of the file.
+        For a line that runs only while the module is imported: the tests that run any line of the file.
         """
         tests: dict[int, set[str]] = {}
         for data in self._data:

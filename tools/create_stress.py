@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""create_stress.py: creates files until something gives, and says how fast.
+"""create_stress.py: creates files until something fails, and says how fast.
 
-Works in a directory of its own on any file system, so that a kernel tmpfs can be put beside a tmpfsd.  The
-parts are in stresskit/; here are the options and the order of things.
+Works in a directory of its own on any file system, so that a kernel tmpfs can be compared with a tmpfsd.  The parts are
+in stresskit/; here are the options and the order of steps.
 
 Exit status 0: all done.   1: a phase ended with an error.   2: bad arguments.   128 + N: ended by signal N.
 """
@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 
 from rich.console import Console
 
-# tmpfsd's client lies beside this directory where tmpfsd is not installed; what is installed goes first
+# if tmpfsd is not installed, its client lies beside this directory; an installed one comes first
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from stresskit.display import display_on  # noqa: E402
@@ -66,7 +66,7 @@ def percent(text: str) -> float:
 
 
 def output_file(text: str) -> str:
-    """A file that can be written, known before hours of work."""
+    """A file that can be written; checked before hours of work."""
     directory = os.path.dirname(os.path.abspath(text))
     if os.path.isdir(text) or not os.path.isdir(directory) or not os.access(directory, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
@@ -131,7 +131,7 @@ def make_base(directory: str) -> str:
 
 
 def remove_base(base: str, phases: list[Phase]) -> str | None:
-    """Remove the run's directory when nothing is in it; what is left otherwise."""
+    """Remove the run's directory if it is empty; return what is left otherwise."""
     if phases and phases[-1].name != "unlink" and phases[0].files:
         return base
     try:
@@ -142,7 +142,7 @@ def remove_base(base: str, phases: list[Phase]) -> str | None:
 
 
 def write_files(report: Report, json_path: str | None, plot_path: str | None, console: Console) -> bool:
-    """Write what was asked for; False when some of it failed."""
+    """Write the files that were asked for; False if some of it failed."""
     done = True
     try:
         if json_path:
@@ -152,7 +152,7 @@ def write_files(report: Report, json_path: str | None, plot_path: str | None, co
         done = False
     try:
         if plot_path and report.phases:
-            from stresskit.plot import write_plot  # it takes longer to import than many a run
+            from stresskit.plot import write_plot  # importing it takes longer than many a run
             write_plot(report, plot_path)
     except OSError as error:
         console.print(f"--plot: {error}", markup=False)
@@ -161,7 +161,7 @@ def write_files(report: Report, json_path: str | None, plot_path: str | None, co
 
 
 def run(args: argparse.Namespace, argv: list[str], plan: Plan, base: str) -> int:
-    """Run the phases, tell what came of them, and return the exit status."""
+    """Run the phases, print the results, and return the exit status."""
     errors = Console(stderr=True)
     probe = Probe(mounted_at(base))
     display = display_on(errors)

@@ -1,4 +1,4 @@
-"""tools/files_chart.py: the two bars of README.md: how many files 128 MiB hold, by the results of experiment E1.
+"""tools/files_chart.py: the two bars of README.md: how many files fit into 128 MiB, from the results of E1.
 
     python -m tools.files_chart
 """
@@ -15,11 +15,11 @@ RESULTS = Path(__file__).parent / "experiments" / "results.json"
 PICTURE = Path(__file__).parent / "files.png"
 BARS = {"kernel-cgroup": ("the kernel's tmpfs,\nthen killed", "black"),
         "tmpfsd-cgroup": ("tmpfsd,\nstill serving", "tab:blue")}
-ROOM = 1.16                 # beside the longest bar, for its number
+ROOM = 1.16                 # to the right of the longest bar, for its number
 
 
 def counts(results: Path) -> dict[str, int]:
-    """How many files there were in the end, by job."""
+    """How many files there were at the end, by job."""
     jobs = json.loads(results.read_text(encoding="utf-8"))["E1"]["jobs"]
     return {name: jobs[name].get("found", jobs[name]["created"]) for name in BARS}      # found: after it was killed
 

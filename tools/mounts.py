@@ -1,6 +1,6 @@
-"""mounts.py: the mount of a server in a process of its own, from its start to its end: for experiments and benchmark.
+"""mounts.py: starts and ends a server's mount, in a process of its own, for experiments and benchmark.
 
-Limits      The mount table is asked and not the mount: a mount whose server hangs hangs whoever asks it.
+Limits      It reads the mount table and never asks the mount: a hung server would hang its caller.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def wait_for_mount(mnt: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def unmount(mnt: str) -> None:
-    """As gently as it goes."""
+    """Unmount, as gently as possible."""
     gently, firmly = (["umount"], ["umount", "-l"]) if os.geteuid() == 0 else (
         ["fusermount3", "-u"], ["fusermount3", "-uz"])
     if not _done([*gently, mnt]):
@@ -48,12 +48,12 @@ def _done(command: list[str]) -> bool:
     try:
         return process.wait(END_SECONDS) == 0
     except subprocess.TimeoutExpired:
-        process.kill()      # and not waited for: who waits for a FUSE server ends when that does
+        process.kill()      # and not waited for: a process that waits for a FUSE server ends when that does
         return False
 
 
 def end(server: subprocess.Popen[bytes], seconds: float = END_SECONDS) -> None:
-    """Wait for a server whose mount is gone; ask it to end, and force it, when it does not."""
+    """Wait for a server whose mount is gone; if it does not end, ask it to, then kill it."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             server.wait(seconds)

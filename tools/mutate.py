@@ -2,13 +2,13 @@
 
     python -m tools.mutate --sample 100 [--seed 1] [--minutes 25] [--jobs 2] [--only tmpfsd/uvm/swap.py]
 
-Copies the repository aside and records which test runs which line (covering.py).  Then changes an operator, a
-comparison, a number, a condition or a statement of uvm/, pool/ or tmpfs/ there, and runs the tests of that line, the
+Copies the repository and records which test runs which line (covering.py).  Then, in the copy, it changes an operator,
+a comparison, a number, a condition or a statement of uvm/, pool/ or tmpfs/, and runs the tests of that line, the
 quickest first: unit tests, and those of operations with little memory.
-Prints each survivor as a diff: either a test is missing, or the change means nothing.
+Prints each survivor as a diff: either a test is missing, or the change makes no difference.
 
 Limits      Annotations, assertions and text are left alone.  A test run that takes too long counts as caught, and is
-            named.  A sample says how many, not which.
+            named.  A sample shows how many survive, not which.
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ def mutate(path: Path, i: int) -> tuple[str, str]:
 
 
 def lines(path: Path, i: int) -> tuple[int, int]:
-    """First and last line of the i-th place: of a condition without what hangs on it."""
+    """First and last line of the i-th place: of a condition without the statements that depend on it."""
     node: Any = list(places(ast.parse((REPOSITORY / path).read_text())))[i]
     part = node.test if isinstance(node, (ast.If, ast.While)) else node
     return part.lineno, part.end_lineno
 
 
 def run_pytest(copy: Path, seconds: float, *arguments: str, **environment: str) -> int:
-    """Its exit status."""
+    """Run pytest; return its exit status."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tools.covering", *arguments]
     environment = {**os.environ, "TMPFSD_PURE": "1", "PYTHONPATH": str(copy), **environment}    # PURE: nothing stale
     return subprocess.run(command, cwd=copy, capture_output=True, timeout=seconds, env=environment).returncode
@@ -147,7 +147,7 @@ class Workshop:
         self._recorded, self.covering = copy, record(copy)
 
     def attempt(self, path: Path, i: int, deadline: float) -> tuple[bool, str]:
-        """Whether a change was caught, and what to say of it if not.  => TimeoutError after the deadline."""
+        """Whether a change was caught, and what to report if not.  => TimeoutError after the deadline."""
         if time.monotonic() > deadline:
             raise TimeoutError
         tests = self.covering.tests(str(self._recorded / path), *lines(path, i))

@@ -1,8 +1,8 @@
-"""tools/picture.py: the picture of `tmpfsctl top` for README.md, of a live mount.
+"""tools/picture.py: makes the picture of `tmpfsctl top` for README.md, from a live mount.
 
     python -m tools.picture MOUNTPOINT tools/top.svg
 
-Have something use the mount meanwhile.  The picture refers to no font that would have to be fetched.
+Have something use the mount meanwhile.  The picture needs no font that would have to be fetched.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.D
 
 
 def outdent(match: re.Match[str]) -> str:
-    """Move a text to where its first character that shows is: some viewers skip spaces at its begin."""
+    """Move a text to where its first visible character is: some viewers skip leading spaces."""
     x, y, length, more, spaces = match.groups()
     indent = CELL * spaces.count(SPACE)
     return f'x="{float(x) + indent:g}"{y} textLength="{max(float(length) - indent, CELL):g}"{more}>'

@@ -1,4 +1,4 @@
-"""results.py: the JSON file of results that experiments and benchmark keep, part by part."""
+"""results.py: the JSON file in which experiments and benchmark keep their results, part by part."""
 
 from __future__ import annotations
 

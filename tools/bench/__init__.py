@@ -12,8 +12,8 @@ Picture     __main__.py  what is to be run; a bar of progress; results.json, int
             others.py    how busy others kept the machine
             goals.py     ratios, and the figures to reach
             render.py, chart.py      the report and its picture
-Invariants  B1 Only client processes touch a mount, and each touch has a limit of time: after it the server is killed,
-               which frees whoever waits for it.
-            B2 However the run ends, servers, mounts, clients and the temporary directory are gone (SIGKILL excepted).
-            B3 What is kept says nothing of places: no path and no host name.
+Invariants  B1 Only client processes touch a mount, and each access has a time limit: after it the server is killed,
+               which frees any process that waits for it.
+            B2 However the run ends, servers, mounts, clients and the temporary directory are gone (except by SIGKILL).
+            B3 What is kept reveals no places: no path and no host name.
 """

@@ -65,7 +65,7 @@ def specs(args: argparse.Namespace, place: Path) -> list[Spec]:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the run as Ctrl-C does: with everything unmounted."""
+    """SIGTERM and SIGHUP end the run as Ctrl-C does: everything is unmounted."""
     def stop(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
@@ -78,7 +78,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def run_part(name: str, run: Run) -> dict[str, Any]:
-    """Measure a part; its results."""
+    """Measure a part; return its results."""
     others = Others()
     PARTS[name].measure(run)
     percent = others.percent()
@@ -96,7 +96,7 @@ def run_all(names: list[str], args: argparse.Namespace, results: dict[str, Any])
     rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
     columns = (TextColumn("{task.description:<34}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
                TimeElapsedColumn(), TextColumn("{task.fields[now]}"))
-    # It is drawn between two measurements and never by itself: its thread would be measured too.
+    # The bar is drawn between two measurements and never by its own thread: that would be measured too.
     with tempfile.TemporaryDirectory(prefix="tmpfsd-bench-") as directory, \
             Progress(*columns, auto_refresh=False) as progress:
         known = specs(args, Path(directory))
@@ -116,7 +116,7 @@ def run_all(names: list[str], args: argparse.Namespace, results: dict[str, Any])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it; a server that cannot be measured is no failure, but told."""
+    """Run it; a server that cannot be measured is reported, but is no failure."""
     args = parser().parse_args(argv)
     names = chosen(args.only)
     args.out = args.out or (QUICK_OUT if args.quick else Path(__file__).parent)

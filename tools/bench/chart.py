@@ -39,7 +39,7 @@ def backends(names: Sequence[str]) -> list[str]:
 
 
 def panels() -> list[Measure]:
-    """What is drawn: everything of one client, free; the same core is drawn beside it where there is such a figure."""
+    """What is drawn: all of one client with free placement; beside it the same core, if that figure exists."""
     return [it for part in (metadata, listing, data, trees) for it in part.measures(Scale())
             if it.clients == 1 and it.placement == FREE]
 

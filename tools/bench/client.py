@@ -2,10 +2,10 @@
 
     python -S client.py        reads a request (a line of JSON) and writes an answer, until its input ends
 
-An operation is a loop over names relative to a directory that was opened before the clock runs, so that a file system
-which caches nothing is not asked for the directory again and again.  The loops do little beside the system calls.
+An operation is a loop over names relative to a directory that was opened before the clock starts, so that a file system
+that caches nothing is not asked for the directory again and again.  The loops do little beside the system calls.
 
-Limits      A call that is stuck in FUSE heeds no alarm: then the benchmark kills the server.
+Limits      A call that is stuck in FUSE ignores the alarm: then the benchmark kills the server.
 """
 
 import gc
@@ -21,7 +21,7 @@ clock = time.perf_counter_ns
 
 
 class TooSlow(Exception):
-    """The limit of time is over."""
+    """The time limit is over."""
 
 
 def names(n):
@@ -116,7 +116,7 @@ def operate(request):
 
 
 def make(request):
-    """A directory; there may be one.  With files, whose numbers begin anywhere."""
+    """Make a directory, unless it exists; optionally with files, whose numbers may begin anywhere."""
     os.makedirs(request["make"], exist_ok=True)
     first, n = request.get("first", 0), request.get("n", 0)
     at = os.open(request["make"], os.O_PATH | os.O_DIRECTORY)
@@ -131,7 +131,7 @@ def make(request):
 
 
 def run(request):
-    """A program; what it writes goes to memory, for some do less when they write to /dev/null."""
+    """A program; its output goes to memory, because some programs do less when they write to /dev/null."""
     out, err = os.memfd_create("out"), os.memfd_create("err")
     try:
         start = clock()
@@ -166,7 +166,7 @@ def answer_to(request):
 
 
 def too_slow(*_args):
-    """What SIGALRM does."""
+    """The handler of SIGALRM."""
     raise TooSlow
 
 

@@ -31,7 +31,7 @@ class Hung(Exception):
 
 
 class Clients:
-    """So many client processes on some processors."""
+    """A number of client processes on some processors."""
 
     __slots__ = ("cpus", "processes")
 
@@ -65,7 +65,7 @@ class Clients:
         self.processes.clear()
 
     def on(self, server: Server, requests: Sequence[Request], limit: float = LIMIT_SECONDS) -> list[Any]:
-        """What each client answers to its request.  => Refused."""
+        """Return what each client answers to its request.  => Refused."""
         if not server.alive:
             raise Refused("the server has ended")
         try:
@@ -93,7 +93,7 @@ class Clients:
 
     @staticmethod
     def _answer(process: subprocess.Popen[bytes], deadline: float) -> Any:
-        """A line; clients write whole ones only."""
+        """A line; clients write only whole ones."""
         assert process.stdout is not None
         data = b""
         while not data.endswith(b"\n"):
@@ -106,10 +106,10 @@ class Clients:
 
 
 def seconds(answers: Sequence[Any]) -> float:
-    """From when the first began until the last was done."""
+    """The time from the first start to the last end."""
     return max((max(it["end"] for it in answers) - min(it["start"] for it in answers)) / 1e9, 1e-9)
 
 
 def micros_each(answers: Sequence[Any]) -> float:
-    """Microseconds for each of what all did together."""
+    """Microseconds for each of the operations that all did together."""
     return seconds(answers) * 1e6 / sum(it["n"] for it in answers)

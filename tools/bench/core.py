@@ -2,9 +2,9 @@
 
     python -m tools.bench.core [--files 20000] [--rounds 5] [--json | --all]
 
-Each round makes, looks at and removes the same files on a fresh Mount; the loop around the calls is measured with
-nothing in it and subtracted.  The median of the rounds is shown, and the least, of the core interpreted and compiled:
-each has a process of its own.
+Each round makes, looks at and removes the same files on a fresh Mount; the loop around the calls is measured empty and
+subtracted.  It shows the median and the minimum of the rounds, for the core interpreted and compiled: each has a
+process of its own.
 """
 
 from __future__ import annotations
@@ -114,13 +114,13 @@ def lookup_missing(mp: Mount) -> Callable[[int, bytes], None]:
 
 
 def measure(files: int, rounds: int) -> dict[str, list[float]]:
-    """What each operation took in each round, as this process runs: compiled or not."""
+    """What each operation took in each round, in this process: compiled or not."""
     found = [one_round(files) for _ in range(rounds)]
     return {name: [one[name] for one in found] for name in found[0]}
 
 
 def elsewhere(pure: str, args: argparse.Namespace) -> tuple[str, dict[str, list[float]]]:
-    """What another process measures that runs interpreted (pure "1"), or compiled where it can: (which, the rounds)."""
+    """The same from a process that runs interpreted (pure "1"), or compiled if it can: (which, the rounds)."""
     options = ["--all", "--files", str(args.files), "--rounds", str(args.rounds)]
     done = subprocess.run([sys.executable, "-m", "tools.bench.core", *options],
                           env={**os.environ, "TMPFSD_PURE": pure}, stdout=subprocess.PIPE, check=True,

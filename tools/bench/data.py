@@ -1,7 +1,7 @@
 """bench/data.py: data by fio: sequential and random, written and read: MiB a second.
 
 Each write begins with new files.  fio drops the pages of its files before a read (POSIX_FADV_DONTNEED), so that a FUSE
-server is asked for them; the kernel's tmpfs has no other place for its pages and keeps them.
+server must serve them; the kernel's tmpfs has no other place for its pages and keeps them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def measure(run: Run) -> None:
             settle([server])
             return mib_per_second(answers[0]["output"], what.operation)
 
-        # What one client left is not in the way of four: files have the same names.
+        # Files left by one client do not disturb four clients: the names are the same.
         interleave(run, wanted, servers, step, lambda _what: settle(servers))
 
 
@@ -57,11 +57,11 @@ def command(scale: Scale, what: Measure, mnt: str) -> list[str]:
     words = [PROGRAM, f"--name={pattern}", f"--directory={mnt}", f"--filename_format={FILES}.$jobnum",
              f"--rw={pattern}", f"--bs={block}", f"--size={size}k", f"--numjobs={what.clients}", "--group_reporting",
              "--ioengine=psync", "--fallocate=none", "--invalidate=1", "--output-format=json",
-             "--clocksource=clock_gettime"]                 # without looking for a better one each time it starts
+             "--clocksource=clock_gettime"]                 # so that it does not look for a better one at each start
     if pattern.startswith("rand"):
         words.append(f"--io_size={(scale.random_mib << 10) // what.clients}k")
     if pattern.endswith("write"):
-        words.append("--end_fsync=1")                       # a server with a writeback cache has written it all then
+        words.append("--end_fsync=1")                       # a writeback cache is then written out
     return words
 
 

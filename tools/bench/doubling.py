@@ -2,8 +2,9 @@
 
     python -m tools.bench.doubling [--files 5000000] [--ram 256m] [--layout many|one] [--json FILE]
 
-Creates empty files on a mount of its own and shows, at each doubling of their number, the rate of the last files before
-it, what the daemon has resident, and what a file costs; then lists nothing, removes nothing, and times the unmount.
+Creates empty files on a mount of its own.  At each doubling of their number it shows the rate of the last files before
+it, the resident memory of the daemon, and the cost of a file.  At the end it times the unmount, without listing or
+removing anything.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def rss(pid: int) -> int:
 
 @contextmanager
 def mounted(mnt: str, options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A tmpfsd in the foreground, its mount gone at the end."""
+    """A tmpfsd in the foreground; its mount is gone at the end."""
     command = [sys.executable, "-m", "tmpfsd.cli.mount", "tmpfsd", mnt, "-f", "-o", options]
     daemon = subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -87,7 +88,7 @@ def create(root: str, layout: str, files: int, pid: int) -> Iterator[dict[str, A
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """All of it, printed as it goes."""
+    """Run all of it; print as it goes."""
     rows: list[dict[str, Any]] = []
     first = 0.0
     print(f"{'files':>10}{'creates/s':>12}{'RSS MiB':>10}{'resident':>10}{'B a file':>10}{'page-outs':>12}", flush=True)

@@ -2,9 +2,10 @@
 
     python -m tools.bench.faults [--ram 4m] [--times 8] [--per-dir 1000] [--backend NAME] [--json]
 
-Fills a file system without FUSE with empty files until its metadata are so many times `ram`, then looks at it in order
-and at random, lists it, and removes at random.  A fault is one wait; what is read ahead comes in with it and is counted
-as pages.  The last line says what there is: the index (pages of trees) and the lookup counts are what should stay in.
+Fills a file system without FUSE with empty files until its metadata are that many times `ram`.  Then it looks at them
+in order and at random, lists them, and removes at random.  A fault is one wait; pages that are read ahead come in with
+it and are counted as pages.  The last line shows how much there is of what should stay in: the index (pages of trees)
+and the lookup counts.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ PROBE = 10_000
 
 
 def measure(ram: int, times: float, per_dir: int, backend: str) -> dict[str, dict[str, float]]:
-    """Faults and pages brought in, each operation; and the pages of each kind, in parts of `ram`."""
+    """Faults and pages read in, for each operation; and the pages of each kind, in parts of `ram`."""
     mp = drive.mount(ram_bytes=ram, backend=backend)
     files = drive.Files(mp, per_dir)
     vm, found = mp.vm, {}
     try:
         files.create_to(PROBE)
         some = SAMPLES
-        # What a file takes is known by now: the creates that are measured are the last ones that belong there.
+        # The size of a file is known by now: the creates that are measured are the last ones that are needed.
         while vm.npages * PAGE_SIZE * (files.count + some) < times * ram * files.count:
             files.create_to(files.count + per_dir)
 

@@ -1,4 +1,4 @@
-"""bench/goals.py: ratios, and the figures that were to be reached.
+"""bench/goals.py: ratios, and the goals.
 
 A ratio says how many times as fast: microseconds and seconds are divided the other way round than MiB a second.
 """
@@ -14,28 +14,28 @@ from tools.bench.servers import EXAMPLE, NOPERM, NULLFS, TMPFSD
 from tools.bench.sheet import FREE, PERCENT, RATE, SAME, SECONDS, Measure
 from tools.experiments.report import GOAL_MET, GOAL_MISSED
 
-# The names that goals know libfuse's example by (--peer memfs_ll=...), without the kernel's check of permissions and
-# with it.  Each is compared with the tmpfsd that does the same.
+# The names that goals use for libfuse's example (--peer memfs_ll=...), without and with the kernel's permission check.
+# Each is compared with the tmpfsd that does the same.
 MEMFS = "memfs_ll"
 MEMFS_CHECKED = "memfs_ll, default_permissions"
 Cells = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def number(value: float, unit: str) -> str:
-    """A figure, as precise as it is."""
+    """A figure, with the digits that its precision allows."""
     if unit in (SECONDS, PERCENT):
         return f"{value:.2f}" if value >= 0.1 or not value else f"{value:.3f}"
     return f"{value:,.0f}" if unit == RATE or value >= 100 else f"{value:.1f}"
 
 
 def middle(cells: Cells, measure: Measure, server: str) -> float | None:
-    """The median of a cell; None where it was not measured."""
+    """The median of a cell; None if it was not measured."""
     cell = cells.get(measure.key, {}).get(server, {})
     return median(cell["samples"]) if cell.get("samples") and "why" not in cell else None
 
 
 def spread(cells: Cells, measure: Measure, server: str) -> float | None:
-    """Half the distance of the quartiles, as a share of the median."""
+    """Half the interquartile range, as a share of the median."""
     samples = cells.get(measure.key, {}).get(server, {}).get("samples", [])
     if len(samples) < 2 or not median(samples):
         return None
@@ -50,19 +50,19 @@ def why_not(cells: Cells, measure: Measure, server: str) -> str:
 
 
 def times_as_fast(one: float | None, other: float | None, unit: str) -> float | None:
-    """How many times as fast the one is."""
+    """How many times as fast `one` is."""
     if not one or not other:
         return None
     return one / other if unit == RATE else other / one
 
 
 class Goal(NamedTuple):
-    """What was to be reached: a ratio against another server, or a figure of tmpfsd's own (against is empty)."""
+    """A goal: a ratio against another server, or a figure of tmpfsd's own (against is empty)."""
 
     measure: Measure
     against: str
     bound: float
-    above: bool = False         # the bound itself is not enough
+    above: bool = False         # equal to the bound is not enough
     server: str = TMPFSD
 
     @property
@@ -85,13 +85,13 @@ class Goal(NamedTuple):
         return times_as_fast(own, middle(cells, self.measure, self.against), self.measure.unit)
 
     def reached(self, figure: float) -> bool:
-        """Whether that is enough."""
+        """Whether the goal is reached."""
         if not self.against:
             return figure <= self.bound
         return figure > self.bound if self.above else figure >= self.bound
 
     def verdict(self, cells: Cells) -> tuple[str, str]:
-        """The figure, and what is to be said of it."""
+        """The figure, and the verdict on it."""
         figure = self.figure(cells)
         if figure is not None:
             return f"{figure:.2f}", GOAL_MET if self.reached(figure) else GOAL_MISSED

@@ -11,7 +11,7 @@ from tools.bench.sheet import FREE, PERCENT, Measure, Refused, Run, processors
 
 TITLE = "idle"
 IDLE = "idle"
-QUIET_SECONDS = 3.0         # what the files before left to do is done then
+QUIET_SECONDS = 3.0         # work left over from the files before is done in this time
 FILES = 500
 
 
@@ -21,7 +21,7 @@ def measures(_scale: Scale) -> list[Measure]:
 
 
 def measure(run: Run) -> None:
-    """All servers in the same seconds, after a few files on each; one figure each."""
+    """All servers in the same seconds, after a few files on each; one figure for each."""
     what, = measures(run.scale)
     seconds = run.scale.idle_seconds
     with running(run.specs, run.place, processors(FREE), run.failed) as servers:

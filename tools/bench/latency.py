@@ -3,10 +3,10 @@
     python -m tools.bench.latency [--ram 256m,1g] [--files 100000] [--extents 60000] [--big 2048] [--only TEXT]
                                   [--json FILE]
 
-On a mount of its own a loop asks statvfs(2), which always reaches the daemon, every half a millisecond: first while the
-mount is idle otherwise, then beside each kind of work of others.  Shown are the median, p99 and worst wait in
-milliseconds, and p99 as a multiple of the idle one.  Page-out with 64 GiB of swap three quarters full needs a disk of
-that size, so instead the CPU time of one breath is shown, of a machine without FUSE whose slot map is filled first.
+On a mount of its own a loop calls statvfs(2), which always reaches the daemon, every half millisecond: first while the
+mount is otherwise idle, then beside each kind of other work.  It shows the median, p99 and worst wait in milliseconds,
+and p99 as a multiple of the idle one.  Page-out with 64 GiB of swap three quarters full needs a disk of that size.  So
+it shows the CPU time of one breath instead, on a machine without FUSE whose slot map is filled first.
 
 Limits      The scheduler is measured too: with two cores, the loop, the daemon and the work share them.
 """
@@ -61,7 +61,7 @@ print(n, waits[n // 2], waits[n * 99 // 100], waits[-1])
 
 
 def asked(mnt: str, work: Callable[[], object]) -> dict[str, float]:
-    """The waits of the loop beside a work."""
+    """The loop's waits beside a piece of work."""
     loop = subprocess.Popen([sys.executable, "-c", LOOP, mnt], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert loop.stdin is not None and loop.stdout is not None
     loop.stdout.readline()
@@ -96,14 +96,14 @@ def mounted(options: str) -> Iterator[str]:
 
 
 class Works:
-    """What others do to a mount, in an order in which each finds what it needs."""
+    """What others do to a mount, in such an order that each finds what it needs."""
 
     def __init__(self, mnt: str, ram: int, args: argparse.Namespace) -> None:
         self.mnt, self.ram, self.args = Path(mnt), ram, args
         self.tree, self.big, self.holes = self.mnt / "tree", self.mnt / "big", self.mnt / "holes"
 
     def prepared(self) -> Iterator[tuple[str, Callable[[], object]]]:
-        """(what, work): what comes before a work is done between two of them, and is not measured."""
+        """(what, work): preparations are made between two of them, and are not measured."""
         yield "idle", lambda: time.sleep(IDLE_SECONDS)
         self.make_tree()
         yield f"check of {self.args.files} files", lambda: self.ask("check")
@@ -124,7 +124,7 @@ class Works:
         yield f"rm of {self.args.extents} extents", self.holes.unlink
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """A command of the control socket, to its end; its result."""
+        """Run a command of the control socket to its end; return its result."""
         *_, answer = client.follow(client.find(str(self.mnt)), command, **arguments)
         return answer["result"]
 
@@ -150,7 +150,7 @@ class Works:
                 file.write(block)
 
     def fill_with_xattrs(self) -> None:
-        """Values of 60 KB, a quarter more than memory has room for."""
+        """Values of 60 KB, a quarter more than fits into memory."""
         top, value = self.mnt / "xattrs", random.Random(2).randbytes(60_000)
         top.mkdir()
         for i in range(self.ram * 5 // 4 // len(value)):
@@ -159,7 +159,7 @@ class Works:
             os.setxattr(path, "user.big", value)
 
     def discard(self) -> None:
-        """Take the tree away, and wait until all of it is free."""
+        """Discard the tree, and wait until all of it is free."""
         self.ask("discard", path="tree")
         while self.ask("status")["inodes"] > 100:
             time.sleep(0.05)
@@ -170,7 +170,7 @@ class Works:
 
 
 def breaths(ram: int) -> dict[str, float]:
-    """The breaths of a machine that pages out to 64 GiB of swap, three quarters full and in pieces: their CPU time."""
+    """CPU time of a breath when the machine pages out to 64 GiB of swap, three quarters full and fragmented."""
     swap = Swap(open_store("/var/tmp"), SWAP // PAGE_SIZE)
     held = []
     while (first_n := swap.alloc(256))[1] and swap.nfree > 256:

@@ -10,10 +10,10 @@ from tools.bench.sheet import SLAB, Measure, Refused, Run, drop_caches, interlea
 TITLE = "a large directory"
 PLAIN, LONG = "ls -f", "ls -l"
 FLAGS = {PLAIN: "-f", LONG: "-l"}
-EXTRA = {PLAIN: (0, 2), LONG: (1,)}     # lines that are no files: "." and "..", which some leave out; the total
+EXTRA = {PLAIN: (0, 2), LONG: (1,)}     # lines that are not files: "." and "..", which some omit; the total
 FILL_SECONDS, CHUNK, LIST_SECONDS = 60.0, 5000, 20.0
-TRIED = 0.25                            # of that time, before it is foretold that it will not do
-FILLING = 0.5                           # of the part, about
+TRIED = 0.25                            # of that time; after it one can predict that it will not be enough
+FILLING = 0.5                           # of the part, roughly
 
 
 def measures(_scale: Scale) -> list[Measure]:
@@ -46,7 +46,7 @@ def measure(run: Run) -> None:
 
 def fill(clients: Clients, server: Server, entries: int) -> None:
     """Files in one directory.  => Refused."""
-    clients.on(server, [{"run": ["ls", "-f", server.mnt]}])         # without readdir there is nothing to fill it for
+    clients.on(server, [{"run": ["ls", "-f", server.mnt]}])         # without readdir there is no reason to fill it
     spent, made = 0.0, 0
     while made < entries:
         more = min(CHUNK, entries - made)

@@ -9,7 +9,7 @@ from tools.bench.sheet import FREE, SAME, SLAB, Measure, Run, drop_caches, inter
 
 TITLE = "metadata operations"
 COLD = "stat cold"
-# In this order: what one makes the next ones use.
+# In this order: later ones use what earlier ones make.
 OPERATIONS = ("create", COLD, "open-close", "rename", "unlink", "mkdir", "symlink")
 PLACEMENTS = (FREE, SAME)
 
@@ -21,7 +21,7 @@ def measures(scale: Scale) -> list[Measure]:
 
 
 def measure(run: Run) -> None:
-    """Servers anew for each placement; those of which not all is asked sit out what several clients do."""
+    """New servers for each placement; servers that do not run everything skip the part with several clients."""
     share = 1 / len(PLACEMENTS) / len(run.scale.clients)
     done = 0.0
     for placement in PLACEMENTS:
@@ -35,7 +35,7 @@ def measure(run: Run) -> None:
 
 
 def operate(run: Run, clients: Clients, placement: str, servers: list[Server], span: tuple[float, float]) -> None:
-    """All operations of so many clients, each client in a directory of its own, a new one in each round."""
+    """All operations of these clients, each client in a directory of its own, a new one in each round."""
     each = run.scale.files // len(clients)
 
     def before(what: Measure) -> None:

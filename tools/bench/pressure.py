@@ -1,4 +1,4 @@
-"""bench/pressure.py: creates on a tmpfsd whose metadata are many times `ram`, beside one where they are resident.
+"""bench/pressure.py: creates on a tmpfsd whose metadata are many times `ram`, and on one where they are resident.
 
 Both are filled first, with the same files, a thousand to a directory; then each round creates a few more on each.
 """
@@ -19,7 +19,7 @@ RESIDENT_NAME, TIGHT_NAME = "tmpfsd, resident", "tmpfsd, metadata beyond ram"
 CREATE = "create, filled"
 PER_DIR = 1000
 FILL_SECONDS = 120.0
-FILLING = 0.8                           # of the part, about
+FILLING = 0.8                           # of the part, roughly
 
 
 def measures(_scale: Scale) -> list[Measure]:
@@ -49,7 +49,7 @@ def measure(run: Run) -> None:
 
 
 def fill(clients: Clients, server: Server, wanted: int, tick: Callable[[float], None]) -> None:
-    """Empty files until metadata take so many bytes.  => Refused."""
+    """Make empty files until metadata take that many bytes.  => Refused."""
     used, number, spent = 0, 0, 0.0
     while used < wanted:
         answers = clients.on(server, [{"make": f"{server.mnt}/dir{number:09d}", "n": PER_DIR}])

@@ -1,4 +1,4 @@
-"""bench/render.py: the report: the figures to reach, one table of everything, and how it was measured."""
+"""bench/render.py: the report: the goals, one table of everything, and how it was measured."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def scale_of(part: Mapping[str, Any]) -> Scale:
 
 
 def to_reach(cells: Cells) -> list[str]:
-    """The figures to reach."""
+    """The goals."""
     rows = [(goal.text, *goal.verdict(cells)) for goal in GOALS]
     return ["## Figures to reach", "", *table(("goal", "measured", "verdict"), rows)]
 
@@ -129,7 +129,7 @@ def beyond_ram(results: Mapping[str, Any], cells: Cells) -> list[str]:
 
 
 def requests(results: Mapping[str, Any], cells: Cells) -> list[str]:
-    """What the kernel asked tmpfsd for, counted in the round that warms up."""
+    """What the kernel requested from tmpfsd, counted in the warm-up round."""
     rows = []
     for part, counted in COUNTED.items():
         if part not in results:
@@ -184,7 +184,7 @@ def claims(results: Mapping[str, Any], cells: Cells) -> list[str]:
 
 
 def why_lines(results: Mapping[str, Any]) -> list[str]:
-    """The servers, with their commands, and those that did not start."""
+    """The servers with their commands, and those that did not start."""
     lines = ["## Servers", "", *(f"- {name}: `{command}`" if command else f"- {name}"
                                  for name, command in servers_of(results, *PARTS).items()), ""]
     failed: dict[str, str] = {}
@@ -194,7 +194,7 @@ def why_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def machines(results: Mapping[str, Any]) -> list[str]:
-    """What each part was measured on; one line where they are all alike."""
+    """The machine of each part; one line if they are all alike."""
     lines: dict[str, list[str]] = {}
     used = []
     for name, part in ((name, results[name]) for name in PARTS if name in results):

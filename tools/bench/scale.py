@@ -8,7 +8,7 @@ class Scale:
     """The sizes of a full run."""
 
     quick: bool = False
-    files: int = 2000           # a metadata operation is done so often, by all clients together
+    files: int = 2000           # how often a metadata operation is done, by all clients together
     listed: int = 100_000       # entries of the directory that is listed
     data_mib: int = 128         # written and read in sequence
     random_mib: int = 32        # written and read at random

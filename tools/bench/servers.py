@@ -1,7 +1,7 @@
 """bench/servers.py: the file systems that are measured, each mounted by a server of its own while a part runs.
 
 Picture     Spec -running()-> Server (process, mount, log) -end of running()-> nothing
-            A server that does not start is told in the results and left out; the others go on.
+            A server that does not start is named in the results and left out; the others go on.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ NOPERM = f"{TMPFSD}, noperm"
 DEFAULT_BACKEND = "pageable-submap"
 RESIDENT = "ram=1g,size=4g"                     # nothing pages out with it
 ANSWER_SECONDS = 10.0
-UNMOUNTED_SECONDS = 1.0                         # a server that never mounted, or is not any more, has no reason to stay
+UNMOUNTED_SECONDS = 1.0                         # a server that never mounted, or no longer is, has no reason to stay
 SETTLE_SECONDS, GLANCE_SECONDS, QUIET_SHARE = 2.0, 0.01, 0.1
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A server: its command, where {mnt} is the mountpoint, or why it cannot be started."""
+    """A server: its command, in which {mnt} is the mountpoint, or why it cannot be started."""
 
     name: str
     command: tuple[str, ...] = ()
@@ -60,12 +60,12 @@ def backends(quick: bool) -> list[Spec]:
 
 
 def noperm() -> Spec:
-    """tmpfsd without the kernel's check of permissions, beside servers without default_permissions."""
+    """tmpfsd without the kernel's permission check, for comparison with servers without default_permissions."""
     return replace(tmpfsd(NOPERM, f"{RESIDENT},noperm", False), missing="" if os.geteuid() == 0 else "needs root")
 
 
 def counterpart(name: str, command: str) -> str:
-    """The tmpfsd that a FUSE server is compared with: both have the kernel check permissions, or none."""
+    """The tmpfsd that a FUSE server is compared with: the kernel checks permissions for both, or for none."""
     return TMPFSD if name == EXAMPLE or "default_permissions" in command else NOPERM
 
 
@@ -117,7 +117,7 @@ class Server:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name."""
         return self.spec.name
 
     @property
@@ -161,7 +161,7 @@ class Server:
             raise NotMounted(without_places(said.decode(errors="replace").strip()))
 
     def close(self) -> None:
-        """Unmount it, and see its process end."""
+        """Unmount it, and wait until its process ends."""
         mounted = mounts.is_mounted(self.mnt)
         if mounted:
             mounts.unmount(self.mnt)
@@ -173,7 +173,7 @@ class Server:
             os.rmdir(self.mnt)
 
     def kill(self) -> None:
-        """End a server that does not answer: whoever waits for it gets ENOTCONN."""
+        """End a server that does not answer: processes that wait for it get ENOTCONN."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(mounts.END_SECONDS)
@@ -186,7 +186,7 @@ class Server:
         return int(fields[11]) + int(fields[12])
 
     def cpu_seconds(self) -> float:
-        """What its threads have used, to the microsecond; 0 where the kernel does not tell."""
+        """Processor time of its threads, to the microsecond; 0 if the kernel does not tell."""
         total = 0
         if self.process is not None:
             for path in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
@@ -197,7 +197,7 @@ class Server:
 
 @contextmanager
 def on_cpus(cpus: set[int]) -> Iterator[None]:
-    """Whatever is started in the block, and all that it starts, stays on these processors."""
+    """Everything that is started in the block, and its children, stays on these processors."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
@@ -209,7 +209,7 @@ def on_cpus(cpus: set[int]) -> Iterator[None]:
 @contextmanager
 def running(specs: Sequence[Spec], place: Path, cpus: set[int],
             failed: dict[str, str]) -> Iterator[list[Server]]:
-    """These servers, mounted; why some are not goes into `failed`."""
+    """These servers, mounted; the reasons why some are not go into `failed`."""
     with ExitStack() as stack:
         servers = []
         for number, spec in enumerate(specs):
@@ -226,7 +226,7 @@ def running(specs: Sequence[Spec], place: Path, cpus: set[int],
 
 
 def settle(servers: Sequence[Server]) -> None:
-    """Wait until none has work left from before: a FORGET or RELEASE is not waited for by whoever caused it."""
+    """Wait until none has old work left: the caller that causes a FORGET or RELEASE does not wait for it."""
     deadline = time.monotonic() + SETTLE_SECONDS
     used = sum(server.cpu_seconds() for server in servers)
     while time.monotonic() < deadline:

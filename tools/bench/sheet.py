@@ -1,8 +1,8 @@
 """bench/sheet.py: what is measured, its figures, and the rounds in which they are taken.
 
-Picture     round -1 (warms up, shows what a server cannot do; not counted), 0, 1, ...
-            a round: each measure; a measure: each server, one after the other, another one first in each round
-Invariants  S1 A cell has samples, or why it has none: a server that refuses an operation once is not asked again.
+Picture     round -1 (warm-up, shows what a server cannot do; not counted), 0, 1, ...
+            a round: each measure; a measure: one server after the other, beginning with another one in each round
+Invariants  S1 A cell has samples, or a reason why not: a server that refuses an operation once is not asked again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Measure(NamedTuple):
 
 
 def processors(placement: str) -> set[int]:
-    """Where server and clients are let run."""
+    """The processors that server and clients may use."""
     allowed = os.sched_getaffinity(0)
     return allowed if placement == FREE else {min(allowed)}
 
@@ -63,15 +63,15 @@ class Sheet:
         self._cell(measure, server).setdefault("samples", []).append(value)
 
     def spend(self, measure: Measure, server: str, value: float) -> None:
-        """What the server's process used for one more figure."""
+        """Add what the server's process used for one more figure."""
         self._cell(measure, server).setdefault("cpu", []).append(value)
 
     def count(self, measure: Measure, server: str, requests: dict[str, int]) -> None:
-        """What the server was asked for in one round."""
+        """Note the requests that the server got in one round."""
         self._cell(measure, server)["requests"] = {name: n for name, n in requests.items() if n}
 
     def refuse(self, measure: Measure, server: str, why: str) -> None:
-        """There is none, or no more."""
+        """Note that there is no figure, or no more."""
         self.cells.setdefault(measure.key, {})[server] = {"why": without_places(why)}
 
     def refused(self, measure: Measure, server: str) -> bool:
@@ -96,14 +96,14 @@ class Run:
 
     @property
     def full(self) -> list[Spec]:
-        """The servers that all is measured on."""
+        """The servers that everything is measured on."""
         return [spec for spec in self.specs if spec.full]
 
 
 def interleave(run: Run, measures: Sequence[Measure], servers: Sequence[Server],
                step: Callable[[int, Measure, Server], float], before: Callable[[Measure], None] = lambda _measure: None,
                span: tuple[float, float] = (0.0, 1.0)) -> None:
-    """Take the figures, round after round; span is what share of the part that is."""
+    """Take the figures, round after round; span is the share of the part that this is."""
     sheet, done, steps = run.sheet, 0, (run.rounds + 1) * len(measures)
     for number in range(-1, run.rounds):
         for measure in measures:
@@ -117,7 +117,7 @@ def interleave(run: Run, measures: Sequence[Measure], servers: Sequence[Server],
 
 def _step(sheet: Sheet, step: Callable[[int, Measure, Server], float], number: int, measure: Measure,
           server: Server) -> float:
-    """A figure; the round that warms up has the time to count tmpfsd's requests."""
+    """A figure; the warm-up round has the time to count tmpfsd's requests."""
     if number >= 0 or server.name != TMPFSD:
         return step(number, measure, server)
     before = client.status(server.mnt)["requests"]
@@ -143,13 +143,13 @@ def _taken(sheet: Sheet, measure: Measure, servers: Sequence[Server], step: Call
 
 
 def rotated(servers: Sequence[Server], number: int) -> list[Server]:
-    """Another one first in each round: whoever comes after a busy one is not always the same."""
+    """Begin with another server in each round, so that not always the same one follows a busy one."""
     at = number % len(servers) if servers else 0
     return [*servers[at:], *servers[:at]]
 
 
 def drop_caches(what: str, *programs: str) -> None:
-    """Have the kernel forget names and inodes (and pages); the programs are brought back.  => Refused."""
+    """Have the kernel forget names and inodes (and pages); the programs are read in again.  => Refused."""
     try:
         DROP_CACHES.write_text(what, encoding="ascii")
     except OSError:

@@ -1,7 +1,7 @@
 """bench/trees.py: what people do with trees: unpack a tar, find, grep -r, rm -rf: seconds.
 
-The tree has the shape of node_modules (that of the experiments), without its links, which not every server has.
-Several clients have a smaller tree each.
+The tree has the shape of node_modules (as in the experiments), without its links, which not every server supports.
+With several clients each has a smaller tree.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tools.experiments.trees import DIR, FILE, node_modules
 TITLE = "trees"
 UNPACK, FIND, GREP, REMOVE = "unpack a tar", "find cold", "grep -r cold", "rm -rf"
 OPERATIONS = (UNPACK, FIND, GREP, REMOVE)
-# What an operation needs of one before.  nullfs, which cannot list, removes a directory with all that is in it.
+# The earlier operation that an operation needs.  nullfs, which cannot list, removes a directory with all its contents.
 WHOLE, LISTED = (UNPACK, "the tree was not unpacked"), (FIND, "the tree cannot be listed")
 NEEDS = {UNPACK: (), FIND: (WHOLE,), GREP: (WHOLE, LISTED), REMOVE: (WHOLE, LISTED)}
 TEXT = b"export const answer = 42;  // what a line of a program looks like\n"
@@ -45,7 +45,7 @@ def measure(run: Run) -> None:
 
 
 def pack(archive: Path, count: int) -> int:
-    """Write a tar; how many files are in it.  The last one has the needle."""
+    """Write a tar; return how many files are in it.  The last one has the needle."""
     entries = [entry for entry in node_modules(count) if entry.kind in (DIR, FILE)]
     files = [entry.path for entry in entries if entry.kind == FILE]
     with tarfile.open(archive, "w") as tar:
@@ -67,7 +67,7 @@ def operate(run: Run, clients: Clients, servers: list[Server], archive: Path, fi
     def before(what: Measure) -> None:
         if what.operation in (FIND, GREP):
             drop_caches(ALL, "find", "grep")
-        archive.read_bytes()                                # the tar itself is never cold
+        archive.read_bytes()                                # the tar itself is always cached
         settle(servers)
 
     def step(number: int, what: Measure, server: Server) -> float:

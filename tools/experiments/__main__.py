@@ -107,7 +107,7 @@ def write_report(results: dict[str, Any], out: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it; 1 when a job failed."""
+    """Run it; 1 if a job failed."""
     args = parser().parse_args(argv)
     names = chosen(args.only)
     args.out = args.out or (QUICK_OUT if args.quick else Path(__file__).parent)
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_all(names: list[str], scale: Scale, results: dict[str, Any], out: Path) -> bool:
-    """Measure and keep, one experiment after the other; whether a job failed."""
+    """Measure and keep, one experiment after the other; return whether a job failed."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     columns = (TextColumn("{task.description:<45}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
                TimeElapsedColumn(), TextColumn("{task.fields[job]}"))

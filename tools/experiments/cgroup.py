@@ -1,6 +1,6 @@
 """experiments/cgroup.py: a memory cgroup, of version 1 or 2, whichever is mounted.
 
-Limits      The group is made at the top of the hierarchy that is mounted.  It counts no swap: a machine that has some
+Limits      The group is made at the top of the mounted hierarchy.  It does not count swap: a machine that has some
             may put pages there, which the report says.
 """
 
@@ -72,15 +72,15 @@ class Group:
 
     @property
     def procs(self) -> str:
-        """Where a process writes its id to be in the group."""
+        """The file into which a process writes its id to join the group."""
         return str(self.path / "cgroup.procs")
 
     def inside(self, command: list[str]) -> list[str]:
-        """A command that is in the group from its first instruction on."""
+        """The command, run so that it is in the group from its first instruction on."""
         return ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', self.procs, *command]
 
     def peak_bytes(self) -> int:
-        """The most that was charged to the group; 0 where the kernel does not tell."""
+        """The most that was charged to the group; 0 if the kernel does not tell."""
         path = self.path / ("memory.max_usage_in_bytes" if self.version == 1 else "memory.peak")
         return int(path.read_text(encoding="ascii")) if path.exists() else 0
 

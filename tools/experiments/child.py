@@ -24,7 +24,7 @@ TIMEOUT = 1800.0
 
 
 class Job(NamedTuple):
-    """What is measured in one process: where its result is kept, what is called, and about how long it takes."""
+    """A measurement in one process: where its result is kept, what is called, and about how long it takes."""
 
     key: str
     function: str
@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
 
 
 def run(job: Job, tick: Callable[[float], None], timeout: float = TIMEOUT) -> dict[str, Any]:
-    """Run a job; its result.  => JobError."""
+    """Run a job; return its result.  => JobError."""
     command = [sys.executable, "-m", "tools.experiments.child", job.function, json.dumps(job.arguments)]
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True) as process:

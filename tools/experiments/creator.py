@@ -2,7 +2,7 @@
 
     python -S creator.py ROOT FILES PER_DIR [PROCS]      joins the cgroup of PROCS before the first file
 
-It imports nothing but os and sys, so that nearly all that the group is charged for is the file system.  Each line of
+It imports only os and sys, so that nearly everything that the group is charged for is the file system.  Each line of
 its output is a word and a number of files: "created" as it goes, "listed" at the end, or an errno.
 """
 
@@ -11,7 +11,7 @@ import sys
 
 
 def create(root: str, files: int, per_dir: int) -> None:
-    """Create all files; a line for each thousand."""
+    """Create all files; print a line for each thousand."""
     directory = ""
     for number in range(files):
         if number % per_dir == 0:
@@ -24,7 +24,7 @@ def create(root: str, files: int, per_dir: int) -> None:
 
 
 def listed(root: str) -> int:
-    """List all files."""
+    """List all files; return how many."""
     return sum(sum(1 for _ in os.scandir(directory.path)) for directory in os.scandir(root))
 
 

@@ -1,9 +1,9 @@
-"""experiments/drive.py: numbered files on a Mount without FUSE, and what a process costs.
+"""experiments/drive.py: numbered files on a Mount without FUSE, and what that costs a process.
 
-Operations are those of vnops.py, each after a breath and followed by the FORGET that the kernel would send some time,
-so that what is measured is the file system and not the kernel's cache.
+Operations are those of vnops.py, each after a breath and followed by the FORGET that the kernel would send some time
+later.  So the file system is measured and not the kernel's cache.
 
-Limits      No background work: with operations without a pause the server has no idle time for any either.
+Limits      No background work: during operations without a pause the server has no idle time for it either.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ CRED = Cred()
 
 
 def mount(**options: Any) -> Mount:
-    """A file system without a mount point, whose names hash as those of all the others.
+    """A file system without a mount point, with the same hash of names each time.
 
-    Where leaves split is chance, and with it a page or two, which is not what is compared.
+    Chance decides where leaves split, which costs or saves a page or two: that is not to be compared.
     """
     mp = Mount(Config(**{"swap": default_swap(), "size_bytes": SIZE, **options}))
     mp.dirs.key = KEY
@@ -60,7 +60,7 @@ def rss() -> int:
 
 
 class Timer:
-    """Wall and CPU seconds of a block; n is what it did."""
+    """Wall and CPU seconds of a block; n is the number of its operations."""
 
     def __enter__(self) -> Timer:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
@@ -76,7 +76,7 @@ class Timer:
 
 
 class Files:
-    """Empty files, so many to a directory.  What grows with them here is a word for each directory."""
+    """Empty files, a fixed number to a directory.  Only one word for each directory grows with them here."""
 
     __slots__ = ("mp", "per_dir", "dirs", "count", "ended")
 
@@ -93,7 +93,7 @@ class Files:
         return b"file%09d" % number
 
     def create(self) -> None:
-        """The next file; with the directory that it needs."""
+        """Make the next file; and its directory if needed."""
         mp, number = self.mp, self.count
         if number == len(self.dirs) * self.per_dir:
             mp.breathe()
@@ -104,7 +104,7 @@ class Files:
         self.count += 1
 
     def create_to(self, most: int, tick: Tick | None = None, each: int = 1000) -> bool:
-        """Files until there are `most`; False when an error ended it, which `ended` tells."""
+        """Make files until there are `most`; False if an error ended it, which is in `ended`."""
         try:
             while self.count < most:
                 for _ in range(min(each, most - self.count)):
@@ -127,7 +127,7 @@ class Files:
             vnops.forget(mp, ino, 1)
 
     def list_all(self) -> int:
-        """Every entry of every directory, with its attributes; how many files there were."""
+        """List every entry of every directory, with its attributes; return how many files there were."""
         return sum(list_directory(self.mp, ino) for ino in self.dirs)
 
     def remove(self, numbers: Iterable[int]) -> None:
@@ -139,7 +139,7 @@ class Files:
 
 
 def list_directory(mp: Mount, dino: int) -> int:
-    """Read a directory through; how many entries it has."""
+    """Read all of a directory; return how many entries it has."""
     seen = 0
 
     def emit(name: bytes, ino: int, _attributes: tuple, _cookie: int) -> bool:
@@ -159,7 +159,7 @@ def list_directory(mp: Mount, dino: int) -> int:
 
 
 def memory(mp: Mount) -> dict[str, int]:
-    """The figures of a moment."""
+    """The present figures."""
     vm = mp.vm
     return {"resident": vm.phys.nused * PAGE_SIZE, "wired": vm.nwired * PAGE_SIZE,
             "swapped": (vm.swap.nheld if vm.swap else 0) * PAGE_SIZE, "metadata": vm.npages * PAGE_SIZE, "rss": rss()}

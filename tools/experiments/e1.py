@@ -60,7 +60,7 @@ def fill(tick: Tick, backend: str, ram: int, size: int) -> dict[str, Any]:
 
 
 def largest(npages: int) -> int:
-    """The most files whose metadata fit these pages, by the estimator."""
+    """The most files whose metadata fit into these pages, by the estimator."""
     low, high = 0, npages * 64
     while low < high:
         middle = (low + high + 1) // 2
@@ -127,7 +127,7 @@ def further(fills: dict[str, Any], name: str) -> float:
 
 
 def _cgroup(results: dict[str, Any]) -> list[str]:
-    """The figure of 128 MiB."""
+    """The figure for 128 MiB."""
     rows: list[tuple[object, ...]] = []
     for key, name in (("kernel-cgroup", "kernel tmpfs"), ("tmpfsd-cgroup", "tmpfsd, ram=16m,swap_io=direct")):
         it = results.get(key)

@@ -44,7 +44,7 @@ def jobs(scale: Scale) -> list[Job]:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """A server of our own: what swap= calls it.  => LookupError where there is none."""
+    """A server of our own; gives its name for swap=.  => LookupError if there is none."""
     binary = shutil.which("valkey-server") or shutil.which("redis-server")
     if binary is None:
         raise LookupError("neither valkey-server nor redis-server is installed")

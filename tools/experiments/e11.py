@@ -33,7 +33,7 @@ LIMITS = ("one run each.  \"First file\" is from the start of the command until 
 MOUNTS = 10
 SNAPSHOT_MIB, QUICK_SNAPSHOT_MIB = 1024, 8
 CHUNK = MIB
-FORGETTING = 3              # a name that was used is only marked the first time
+FORGETTING = 3              # the first time, a used name is only marked
 TAR = "tar into tmpfsd"
 
 
@@ -45,7 +45,7 @@ def jobs(scale: Scale) -> list[Job]:
 
 
 def ways(tick: Tick, files: int) -> dict[str, Any]:
-    """Make the tree and all that is made of it, then go each way."""
+    """Make the tree and everything that is made from it, then go each way."""
     with tempfile.TemporaryDirectory(prefix="tmpfsd-experiment-", dir=default_swap()) as top:
         place = Place(top, files)
         place.make_tree(lambda part: tick(part / 4))
@@ -65,7 +65,7 @@ def ways(tick: Tick, files: int) -> dict[str, Any]:
 
 
 def make_all(place: Place) -> dict[str, Any]:
-    """Seconds to make the tar file, the images, the squashfs, and their bytes."""
+    """Make the tar file, the images, the squashfs; return seconds and bytes of each."""
     made: dict[str, Any] = {}
     commands = {"tar": lambda: run(["tar", "cf", place.tar, "-C", place.tree, "."]),
                 "image": lambda: ctl("image", "build", place.tree, place.image),
@@ -81,14 +81,14 @@ def make_all(place: Place) -> dict[str, Any]:
 
 
 def record(place: Place) -> float:
-    """A job runs on a mount of the image; what it used is saved."""
+    """Run a job on a mount of the image, and save what it used."""
     with tmpfsd(f"ram=1g,size=8g,image={place.image}") as (mnt, _pids):
         job(place, mnt)
         return ctl("snapshot", "--hot", mnt, place.hot)
 
 
 def job(place: Place, mnt: str) -> float:
-    """Read each so many files; seconds."""
+    """Read every so many-th file; return seconds."""
     start = perf_counter()
     for number in range(0, place.files, HOT_EACH):
         with open(os.path.join(mnt, place.name(number)), "rb") as file:
@@ -120,7 +120,7 @@ def go(place: Place, name: str) -> dict[str, Any]:
 
 
 def together(place: Place) -> dict[str, Any]:
-    """Many mounts of one image, all of it looked at in each.  => NotMounted, Unavailable."""
+    """Many mounts of one image; in each everything is looked at.  => NotMounted, Unavailable."""
     found = []
     with ExitStack() as stack:
         pids: list[int] = []
@@ -133,7 +133,7 @@ def together(place: Place) -> dict[str, Any]:
 
 
 def empty() -> dict[str, Any]:
-    """A mount with nothing in it: seconds until it answers.  => NotMounted, Unavailable."""
+    """Mount with nothing in it; return the seconds until it answers.  => NotMounted, Unavailable."""
     start = perf_counter()
     with tmpfsd("ram=1g,size=8g") as (mnt, _pids):
         os.statvfs(mnt)
@@ -141,7 +141,7 @@ def empty() -> dict[str, Any]:
 
 
 def snapshot(tick: Tick, nbytes: int) -> dict[str, Any]:
-    """Save a mount whose data are in memory; beside it, what the disk takes.  Chance bytes: nothing shrinks."""
+    """Save a mount whose data are in memory; compare with the disk alone.  Random bytes: nothing compresses."""
     with tempfile.TemporaryDirectory(prefix="tmpfsd-experiment-", dir=default_swap()) as top:
         try:
             with tmpfsd(f"ram={nbytes // MIB * 5 // 4 + 16}m,size=8g") as (mnt, _pids):
@@ -155,7 +155,7 @@ def snapshot(tick: Tick, nbytes: int) -> dict[str, Any]:
 
 
 def write(path: Path, nbytes: int) -> float:
-    """Write chance bytes and sync them; seconds without the making of them."""
+    """Write random bytes and sync them; return the seconds, without the time to make the bytes."""
     data = [os.urandom(CHUNK) for _ in range(8)]
     start = perf_counter()
     with open(path, "wb", buffering=0) as file:
@@ -166,7 +166,7 @@ def write(path: Path, nbytes: int) -> float:
 
 
 def pss(pid: int) -> int:
-    """What of memory is a process's, shared pages by its part."""
+    """Memory of a process, with its part of shared pages."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     found = re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)
     return int(found[1]) << 10 if found else 0
@@ -179,7 +179,7 @@ def of_machine() -> int:
 
 
 def used(path: Path) -> int:
-    """Bytes of a file, or of all below a directory, on the disk."""
+    """Bytes on the disk, of a file or of everything below a directory."""
     if not path.is_dir():
         return path.stat().st_blocks * 512
     return sum(os.lstat(os.path.join(top, name)).st_blocks * 512

@@ -22,7 +22,7 @@ RAM, FILES = 16 * MIB, 600_000
 QUICK_RAM, QUICK_FILES = 2 * MIB, 40_000
 SAMPLES = 100
 PANELS = (("resident", "resident (frames)"), ("wired", "wired"), ("swapped", "swapped"), ("rss", "process RSS"))
-# What a page may cost outside the arena: page table 9, slot 5, pool 14 and more for many items, and room to grow.
+# What a page may cost outside the arena: page table 9, slot 5, pool 14 (more with many items), and room to grow.
 TABLE_BYTES_A_PAGE = PAGE_SIZE // 100
 
 

@@ -32,7 +32,7 @@ LOW, HIGH = 0.5, 8
 
 
 def jobs(scale: Scale) -> list[Job]:
-    """Each backend, way of paging and size; several runs of the short ones and of those that the goals are about."""
+    """Each backend, way of paging and size; several runs of the short ones and of those that have goals."""
     ram, multiples, sample = (QUICK_RAM, QUICK_MULTIPLES, QUICK_SAMPLE) if scale.quick else (RAM, MULTIPLES, SAMPLE)
     found = []
     for turn in range(1 if scale.quick else 3):

@@ -28,18 +28,18 @@ COUNTS = {"standard library": 1 << 30, "node_modules": 20_000, "git objects": 40
           "flat": 1_000_000}
 QUICK = {"standard library": 300, "node_modules": 500, "git objects": 1500, "maildirs": 500, "flat": 8000}
 WITHIN = 0.10
-SHORT = 2                   # pages: one may be made up for by free items in the page of directories' nodes
+SHORT = 2                   # pages: free items in the page of directories' nodes may make up for one
 FEW_PAGES = 16
 
 
 def jobs(scale: Scale) -> list[Job]:
-    """Each tree with a submap that sizes itself, then with the right fixed one and with SHORT pages less."""
+    """Each tree with an automatic submap, then with the right fixed one and with SHORT pages less."""
     counts = QUICK if scale.quick else COUNTS
     return [Job(name, "e4.tree", {"name": name, "files": counts[name]}, 30 if name == "flat" else 8) for name in TREES]
 
 
 def tree(tick: Tick, name: str, files: int) -> dict[str, Any]:
-    """Build a tree three times; what it took, and what the estimator says."""
+    """Build a tree three times; return what it took, and what the estimator says."""
     shape = shape_of(TREES[name](files))
     shape.check()
     total = shape.names.total() + shape.more_names.total()
@@ -61,7 +61,7 @@ def tree(tick: Tick, name: str, files: int) -> dict[str, Any]:
 
 
 def with_spare(nbytes: int) -> int:
-    """The smallest fixed submap that has so much beside what it keeps back for renames (backends.py)."""
+    """The smallest fixed submap that has this much beside what it keeps back for renames (backends.py)."""
     npages = most = nbytes // PAGE_SIZE
     while npages - min(SPARE, npages // 8) < most:
         npages += 1
@@ -88,7 +88,7 @@ def as_dict(it: Estimate) -> dict[str, Any]:
 
 
 def means(shape: Shape) -> Shape:
-    """What a user knows who counts and divides: the shape of `tmpfsctl estimate --files N --name-length L ...`."""
+    """What a user knows from counting and dividing: the shape of `tmpfsctl estimate --files N --name-length L ...`."""
     names = sum(length * count for length, count in shape.names.items())
     size = sum(size * count for size, count in shape.sizes.items())
     sizes = sorted(shape.sizes.elements())
@@ -105,7 +105,7 @@ def off(predicted: float, measured: float) -> float:
 
 
 def is_near(predicted: int, measured: int) -> bool:
-    """Within 10 %, or a page where the pool is small."""
+    """Within 10 %, or a page if the pool is small."""
     return abs(predicted - measured) <= max(WITHIN * measured, 1 if measured < FEW_PAGES else 0)
 
 

@@ -27,10 +27,10 @@ RAM, FILES, SAMPLE = 4 * MIB, 60_000, 5_000
 QUICK_RAM, QUICK_FILES, QUICK_SAMPLE = 1 * MIB, 4_000, 300
 FIRST, SECOND = 100, 500        # bytes of a file before and after
 SLACK = 1.05
-# Nodes, their lookup counts, and the classes that directories grow through, FIRST and SECOND bytes among them.
+# Nodes, their lookup counts, and the classes that directories grow through, including FIRST and SECOND bytes.
 POOLS = len(LEAF_CLASSES) + 2
 CASES = ("shared, fixed", "per-pool, the same in all", "per-pool, as much for each", "shared, auto", "per-pool, auto")
-EVEN = 0.25                     # page-ins that differ by less than this are not a reason for either
+EVEN = 0.25                     # a smaller difference of page-ins is no reason for either
 TURNS = 3
 
 
@@ -59,7 +59,7 @@ class Sized(Files):
         self.alive = bytearray()
 
     def create(self) -> None:
-        """The next file, with its bytes; one that cannot have them is taken back."""
+        """Make the next file, with its bytes; if it cannot have them, it is removed again."""
         mp, number = self.mp, self.count
         super().create()
         name, dino = self.name(number), self.dirs[number // PER_DIR]
@@ -89,12 +89,12 @@ class Sized(Files):
             vnops.forget(mp, ino, 1)
 
     def numbers(self) -> list[int]:
-        """The files that are there."""
+        """The files that exist."""
         return [number for number, there in enumerate(self.alive) if there]
 
 
 def churn(tick: Tick, ram: int, files: int, sample: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Create, remove a random half, create other sizes; then look at what is left."""
+    """Create, remove a random half, create other sizes; then look at the rest."""
     made = Sized(mount(ram_bytes=ram, **options))
     rng = random.Random(5)
     with Timer() as timer:

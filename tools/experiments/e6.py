@@ -23,11 +23,11 @@ BACKENDS = ("wired", "pageable-flag", "pageable-object", "pageable-submap")
 RAM, FILES, SECONDS = 4 * MIB, 100_000, 2.0
 QUICK_RAM, QUICK_FILES, QUICK_SECONDS = 1 * MIB, 12_000, 0.2
 TURNS = 3
-HANG = 1e-3                 # CPU seconds of a refusal: beyond, the machine would be busy with nothing else
+HANG = 1e-3                 # CPU seconds of a refusal: with more, the machine would be busy with nothing else
 
 
 def jobs(scale: Scale) -> list[Job]:
-    """The flag against what never leaves and what has an owner."""
+    """The flag against pages that never leave, and pages that have an owner."""
     ram, files, seconds = (QUICK_RAM, QUICK_FILES, QUICK_SECONDS) if scale.quick else (RAM, FILES, SECONDS)
     return [Job(f"{name}/{turn}", "e6.pressed", {"backend": name, "ram": ram, "files": files, "seconds": seconds})
             for turn in range(1 if scale.quick else TURNS) for name in BACKENDS]
@@ -106,7 +106,7 @@ def _answer(results: dict[str, Any]) -> list[Claim]:
     after = {key: figure_of(results, "pageable-flag", "after", key) for key in ("scans", "vain", "cpu", "pageouts")}
     a_second = scans_a_second(results, "pageable-flag")
     plain = figure_of(results, "wired", "after", "cpu")
-    most = figure_of(results, "pageable-flag", "after", "seconds") / BACKOFF + 2     # by the hysteresis
+    most = figure_of(results, "pageable-flag", "after", "seconds") / BACKOFF + 2     # limited by the hysteresis
     nothing = flag["n"] == wired["n"] and flag["pageouts"] == after["pageouts"] == 0
     return [Claim(nothing and after["scans"] == after["vain"] > 0 and after["scans"] <= most and after["cpu"] < HANG,
                   f"No: a page without an owner is on no queue, so pageable-flag stops at the same {flag['n']:,.0f} "

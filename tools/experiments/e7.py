@@ -36,7 +36,7 @@ NOISE = 10                  # per cent by which medians of the same thing may di
 
 
 def jobs(scale: Scale) -> list[Job]:
-    """The submap, and the object with ever more windows."""
+    """The submap, and the object with more and more windows."""
     metadata, sample, windows = ((QUICK_METADATA, QUICK_SAMPLE, QUICK_WINDOWS) if scale.quick
                                  else (METADATA, SAMPLE, WINDOWS))
     files = largest(metadata // PAGE_SIZE)
@@ -55,7 +55,7 @@ def jobs(scale: Scale) -> list[Job]:
 
 
 def refused(_tick: Tick, windows: list[int]) -> dict[str, str]:
-    """What the mount says to few windows."""
+    """What the mount says to too few windows."""
     said = {}
     for n in windows:
         try:
@@ -69,7 +69,7 @@ def refused(_tick: Tick, windows: list[int]) -> dict[str, str]:
 def few(tick: Tick, ram: int, files: int, windows: int) -> dict[str, Any]:
     """Files of an object with fewer windows than a mount allows, in one directory, until an operation lacks one.
 
-    Each breath frees all windows then, so the only limit is how many records one operation holds at once.
+    Each breath then frees all windows, so the only limit is how many records one operation holds at once.
     """
     created, ended = 0, ""
     try:
@@ -147,7 +147,7 @@ def fewest(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def against(results: dict[str, Any], case: str, name: str, phase: str) -> float:
-    """The rate with so many windows over that of the submap."""
+    """The rate with this many windows divided by that of the submap."""
     return ratio(figure_of(results, case, name, phase, "rate"), figure_of(results, case, "submap", phase, "rate"))
 
 

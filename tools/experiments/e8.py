@@ -37,7 +37,7 @@ def jobs(scale: Scale) -> list[Job]:
 
 
 def fill(tick: Tick, ram: int, share: int) -> dict[str, Any]:
-    """Files until the first error, with so many per cent of ram for compressed pages."""
+    """Files until the first error, with this percentage of ram for compressed pages."""
     zram = {"compress": "zstd", "zram": ram * share // 100} if share else {}
     files = Files(mount(ram_bytes=ram, swap=None, **zram))
     with Timer() as timer:

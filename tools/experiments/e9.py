@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 DIRECT = ", direct"
 VARIANTS |= {name + DIRECT: {**VARIANTS[name], "swap_io": "direct"} for name in (PLAIN, ZSTD, MORE, MOST)}
 TIERS = (ZSTD, MORE, MOST)
-MOST_BYTES = 1 / 3          # of those without compression
+MOST_BYTES = 1 / 3          # of the bytes without compression
 PHASES = ("create", "stat in order", "list", "stat at random")
 
 
@@ -78,7 +78,7 @@ def work(tick: Tick, ram: int, files: int, sample: int, variant: str) -> dict[st
 
 
 def written(tick: Tick, ram: int, files: int, variant: str) -> dict[str, Any]:
-    """How many bytes so many creates pass to write(2)."""
+    """How many bytes these creates pass to write(2)."""
     made = Files(mount(ram_bytes=ram, **VARIANTS[variant]))
     before = passed_to_write()
     made.create_to(files, tick)
@@ -91,7 +91,7 @@ def figure_of(results: dict[str, Any], name: str, *path: str) -> float:
 
 
 def against(results: dict[str, Any], name: str, other: str, phase: str) -> float:
-    """A rate over that of another variant: by the CPU, or where a disk is waited for by the clock."""
+    """A rate divided by that of another variant: in CPU time, or in wall time if a disk is waited for."""
     figure = "rate" if name.endswith(DIRECT) else "cpu"
     one, two = (figure_of(results, which, phase, figure) for which in (name, other))
     return ratio(one, two) if figure == "rate" else ratio(two, one)

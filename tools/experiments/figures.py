@@ -11,7 +11,7 @@ from typing import Any
 
 COLORS = {"wired": "tab:red", "pageable-flag": "tab:orange", "pageable-submap": "tab:blue", "aobj": "tab:green",
           "pageable-object": "tab:purple", "kernel tmpfs": "black"}
-STYLES = {"pageable-flag": ":", "aobj": "--", "pageable-object": (0, (1, 3))}       # lines lie on each other
+STYLES = {"pageable-flag": ":", "aobj": "--", "pageable-object": (0, (1, 3))}       # lines may overlap
 Line = tuple[Sequence[float], Sequence[float]]
 
 
@@ -24,7 +24,7 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write it, without anything that changes from one run to the next."""
+    """Write it, without anything that differs from one run to the next."""
     figure.savefig(path, dpi=100, metadata={"Software": None})
     pyplot().close(figure)
 
@@ -44,7 +44,7 @@ def bars(path: Path, title: str, label: str, values: Mapping[str, float]) -> Non
 
 
 def dots(path: Path, title: str, label: str, values: Mapping[str, float]) -> None:
-    """A dot for each name, on a logarithmic axis, where the length of a bar would mean nothing."""
+    """A dot for each name, on a logarithmic axis, on which the length of a bar would mean nothing."""
     figure, axes = pyplot().subplots(layout="constrained", figsize=(8, 0.45 * len(values) + 1.2))
     names = list(values)
     axes.plot([values[name] for name in names], range(len(names)), "o", color="tab:blue")
@@ -98,7 +98,7 @@ def lines(path: Path, title: str, xlabel: str, panels: Sequence[tuple[str, Mappi
 
 
 def groups(path: Path, title: str, names: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
-    """For each name a dot for each series, and a line where both are alike (1)."""
+    """For each name a dot for each series, and a line where both are equal (1)."""
     plt = pyplot()
     figure, axes = plt.subplots(layout="constrained", figsize=(8, 0.75 * len(names) + 1.6))
     for i, (label, values) in enumerate(series.items()):

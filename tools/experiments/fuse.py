@@ -22,7 +22,7 @@ CREATOR = Path(__file__).with_name("creator.py")
 
 
 def demand_fuse() -> None:
-    """=> Unavailable where nothing can be mounted."""
+    """=> Unavailable if nothing can be mounted."""
     if os.geteuid() != 0:
         raise Unavailable("only root can mount into a cgroup")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
@@ -31,7 +31,7 @@ def demand_fuse() -> None:
 
 @contextmanager
 def kernel_tmpfs() -> Iterator[str]:
-    """A tmpfs of the kernel with no limit of its own that could be met."""
+    """A tmpfs of the kernel, whose own limits cannot be reached."""
     with tempfile.TemporaryDirectory(prefix="tmpfsd-experiment-") as mnt:
         done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=90%,nr_inodes=0", "tmpfs", mnt],
                               capture_output=True, text=True, check=False)
@@ -85,7 +85,7 @@ def kernel_in_cgroup(tick: Tick, limit: int, files: int, late: bool) -> dict[str
         with kernel_tmpfs() as mnt, Group(limit) as group:
             result = create_in(group, mnt, files, tick, late)
             result["found"] = sum(len(os.listdir(os.path.join(mnt, name))) for name in os.listdir(mnt))
-            # What the files are charged for goes with them; only then can the group be removed.
+            # The charge for the files goes away with them; only then can the group be removed.
             unmount(mnt)
             return result
     except Unavailable as why:

@@ -1,4 +1,4 @@
-"""experiments/machine.py: what the figures were measured on, without names and places."""
+"""experiments/machine.py: the machine that the figures were measured on, without names and places."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def describe() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The model of the processor, where /proc tells it."""
+    """The model of the processor, if /proc tells it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
@@ -46,7 +46,7 @@ def sentence(machine: dict[str, Any]) -> str:
 
 
 def how(machine: dict[str, Any]) -> str:
-    """Whether it was compiled, and how busy the machine was at the end, where that was noted."""
+    """Whether it was compiled, and how busy the machine was at the end, if that was noted."""
     if "compiled" not in machine:
         return ""
     return f" ({'compiled' if machine['compiled'] else 'interpreted'}; load at the end {machine['load']})"

@@ -1,7 +1,7 @@
-"""experiments/ready.py: the ways to a tree that is ready for use, for E11: an image, tar, squashfs, cp.
+"""experiments/ready.py: ways to get a tree that is ready for use, for E11: an image, tar, squashfs, cp.
 
-A Place has a tree of small files on a disk, a tar file of it, and images; a way is a context manager that makes the
-tree ready somewhere and gives where, and which processes serve it.
+A Place has a tree of small files on a disk, a tar file of it, and images.  A way is a context manager that makes the
+tree ready somewhere and says where, and which processes serve it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tools.mounts import NotMounted, end, is_mounted, unmount
 RAM = "ram=1g,size=8g,noperm"
 START_SECONDS = 60.0
 POLL = 0.002
-HOT_EACH = 50               # the job that is recorded reads each 50th file
+HOT_EACH = 50               # the recorded job reads every 50th file
 Ready = tuple[str, list[int]]
 
 
 class Place:
-    """A directory with the tree, and what is made of it."""
+    """A directory with the tree, and everything made from it."""
 
     def __init__(self, top: str, files: int) -> None:
         self.top = Path(top)
@@ -38,11 +38,11 @@ class Place:
         self.files = files
 
     def name(self, number: int) -> str:
-        """Where a file is in the tree."""
+        """The path of a file within the tree."""
         return f"dir{number // PER_DIR:06d}/file{number:09d}"
 
     def content(self, number: int) -> bytes:
-        """Its bytes: some hundred at the most."""
+        """Its bytes: some hundred at most."""
         return b"%d " % number * (number % 40)
 
     def make_tree(self, tick: Tick) -> None:
@@ -56,7 +56,7 @@ class Place:
 
 
 def run(command: Sequence[object]) -> float:
-    """Run a command; its seconds.  => Unavailable: it is not there, or fails."""
+    """Run a command; return its seconds.  => Unavailable: it is not there, or fails."""
     words = list(map(str, command))
     if shutil.which(words[0]) is None:
         raise Unavailable(f"{words[0]} is not installed")
@@ -68,13 +68,13 @@ def run(command: Sequence[object]) -> float:
 
 
 def ctl(*words: object) -> float:
-    """Run tmpfsctl; its seconds."""
+    """Run tmpfsctl; return its seconds."""
     return run([sys.executable, "-m", "tmpfsd.cli.ctl", *words])
 
 
 @contextmanager
 def tmpfsd(options: str) -> Iterator[Ready]:
-    """A mount of tmpfsd, as soon as it is mounted."""
+    """A tmpfsd mount, as soon as it is mounted."""
     demand_fuse()
     with tempfile.TemporaryDirectory(prefix="tmpfsd-experiment-") as mnt:
         daemon = subprocess.Popen([sys.executable, "-m", "tmpfsd.cli.mount", "tmpfsd", mnt, "-f", "-o", options],
@@ -100,14 +100,14 @@ def forget(path: Path) -> None:
 
 @contextmanager
 def image_cold(place: Place) -> Iterator[Ready]:
-    """An image that is on the disk only."""
+    """An image that is only on the disk."""
     with tmpfsd(f"{RAM},image={place.image}") as ready:
         yield ready
 
 
 @contextmanager
 def image_hot(place: Place) -> Iterator[Ready]:
-    """An image that names what a job has used, on the disk only."""
+    """An image that lists what a job has used, only on the disk."""
     with tmpfsd(f"{RAM},image={place.hot}") as ready:
         yield ready
 
@@ -159,7 +159,7 @@ def copy_on_disk(place: Place) -> Iterator[Ready]:
 
 
 Way = Callable[[Place], AbstractContextManager[Ready]]
-# Name, how, and which file of the place it needs, and whether the page cache is to forget that.
+# Name, function, the file of the place that it needs, and whether the page cache is to forget that file.
 WAYS: dict[str, tuple[Way, str, bool]] = {
     "image, cold": (image_cold, "image", True),
     "image, warm": (image_cold, "image", False),

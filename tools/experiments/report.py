@@ -1,7 +1,7 @@
 """experiments/report.py: Markdown, and claims.
 
-A claim is a sentence with the condition that makes it true.  Where the figures do not bear it out, the report says so
-in its place: no sentence about a result is written without having been checked against the result.
+A claim is a sentence with the condition that makes it true.  If the figures do not support it, the report says that
+instead: every sentence about a result has been checked against the result.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ GOAL_MET, GOAL_MISSED = "met", "**missed**"
 
 
 class Claim(NamedTuple):
-    """A sentence that is said when it holds, and the one that is said when it does not."""
+    """A sentence to print if it holds, and another if it does not."""
 
     holds: bool
     sentence: str
@@ -43,7 +43,7 @@ def rate(value: float | None) -> str:
 
 
 def ratio(one: float, other: float) -> float:
-    """A quotient; 0 where there is nothing to divide by."""
+    """A quotient; 0 if there is nothing to divide by."""
     return one / other if other else 0.0
 
 
@@ -60,7 +60,7 @@ def middle(results: dict[str, Any], keys: Iterable[str], *path: str) -> float | 
 
 
 def goal(value: float, least: float, what: str) -> str:
-    """A line that compares a figure with what was to be reached."""
+    """A line that compares a figure with its goal."""
     return f"- {what}: {value:.2f}, goal at least {least:g}: {GOAL_MET if value >= least else GOAL_MISSED}."
 
 

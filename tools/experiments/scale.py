@@ -9,8 +9,8 @@ FILES_IMAGE = 1_000_000
 
 @dataclass(frozen=True)
 class Scale:
-    """quick: sizes for a test; files_cgroup: files of the mount in the cgroup of 128 MiB, 0 for no such mounts;
-    files_image: files of the tree that is an image."""
+    """quick: sizes for a test; files_cgroup: files of the mount in the cgroup of 128 MiB, 0: no such mounts;
+    files_image: files of the tree in an image."""
 
     quick: bool = False
     files_cgroup: int = FILES_CGROUP

@@ -1,7 +1,7 @@
-"""experiments/trees.py: trees of real shape, and how one is built on a Mount.
+"""experiments/trees.py: realistic trees, and how one is built on a Mount.
 
-A tree is a stream of entries, parents first: (kind, path, size or target).  It is made from a seed, so that all who
-ask get the same; only the standard library is one that is really there.
+A tree is a stream of entries, parents first: (kind, path, size or target).  It is made from a seed, so that it is
+always the same; only the standard library is a tree that really exists.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tmpfsd.tmpfs.forecast import Shape
 from tools.experiments.drive import CRED, ROOT
 
 DIR, FILE, LINK, HARD = range(4)
-CHUNK = 128 << 10           # what the kernel hands over in one write
-DATA_MAX = 256 << 10        # longer files are cut: what is beyond changes the data, and nothing in the submap
+CHUNK = 128 << 10           # what the kernel passes in one write
+DATA_MAX = 256 << 10        # longer files are cut: the rest would change the data, but nothing in the submap
 HEX = "0123456789abcdef"
 
 
@@ -40,12 +40,12 @@ def word(rng: random.Random, least: int, most: int) -> str:
 
 
 def bytes_of(rng: random.Random, middle: float, spread: float) -> int:
-    """A size: half of them below `middle`, with a long tail."""
+    """A size: half of the sizes are below `middle`, with a long tail."""
     return min(int(middle * rng.lognormvariate(0, spread)), DATA_MAX)
 
 
 def stdlib(files: int) -> Iterator[Entry]:
-    """The standard library of the Python that runs, with its compiled files, without what was installed into it."""
+    """The standard library of the running Python, with its compiled files, without packages installed into it."""
     top = sysconfig.get_path("stdlib")
     for base, dirs, names in os.walk(top):
         dirs[:] = sorted(name for name in dirs if name not in ("site-packages", "dist-packages"))
@@ -93,7 +93,7 @@ def node_modules(files: int) -> Iterator[Entry]:
 
 
 def git_objects(files: int) -> Iterator[Entry]:
-    """Loose objects: 256 directories of 38-digit names, most of them of a few hundred bytes."""
+    """Loose objects: 256 directories of 38-digit names, most of some hundred bytes."""
     rng = random.Random(3)
     for name in ("objects", "refs", "refs/heads", "refs/tags", "info", "hooks", "logs"):
         yield Entry(DIR, name)
@@ -140,7 +140,7 @@ def parent(path: str) -> str:
 
 
 def build(mp: Mount, entries: Iterator[Entry], done: Callable[[int], None]) -> int:
-    """Make a tree; how many names it has.  The inode numbers of directories and link targets are kept here."""
+    """Make a tree; return how many names it has.  The inode numbers of directories and link targets are kept here."""
     inos = {"": ROOT}
     count = 0
     for count, entry in enumerate(entries, 1):
@@ -173,7 +173,7 @@ def _make(mp: Mount, dino: int, name: bytes, entry: Entry, inos: dict[str, int])
 
 
 def shape_of(entries: Iterator[Entry]) -> Shape:
-    """What the estimator is told of a tree."""
+    """What the estimator is told about a tree."""
     shape, held = Shape(), Counter({"": 0})
     for entry in entries:
         held[parent(entry.path)] += 1

@@ -5,7 +5,7 @@ board.py     the counters that the workers write and the tool reads, in shared m
 worker.py    what a worker process does in each phase
 runner.py    runs a phase: starts workers, takes samples, stops on errors and signals
 probe.py     what is mounted at the target, and the status of a tmpfsd mount
-display.py   what is seen while it runs: a progress bar, or plain lines
-report.py    what is left when it is done: tables, JSON
+display.py   what is shown while it runs: a progress bar, or plain lines
+report.py    what remains when it is done: tables, JSON
 plot.py      the picture
 """

@@ -1,14 +1,14 @@
 """stresskit/board.py: counters in shared memory.
 
-The tool makes one board before it forks its workers; each worker writes its own part, after every file, and
-the tool reads all parts whenever it likes.  So what was done is known, even of a worker that was killed.
+The tool makes one board before it forks its workers.  Each worker writes its own part, after every file, and the tool
+reads all parts whenever it likes.  So the work done is known even if a worker was killed.
 
 Picture     words of 64 bits:   stop | created[dirs] | a part for each worker
             a part:             START | END | FILES | BYTES | LONGEST | buckets of latencies
-Invariants  I1 A word has one writer (stop apart, which is only ever set while a phase runs): no locks.
+Invariants  I1 A word has one writer (except stop, which is only ever set while a phase runs): no locks.
             I2 created[d] files of directory d are complete: it is counted up after the close.
-Limits      Latencies fall into buckets 1/16 of an octave wide: a percentile is right to 6%.  The longest is
-            exact.  A worker that was killed may have done one file that it had no time to count.
+Limits      Latencies fall into buckets 1/16 of an octave wide: a percentile is exact to 6%.  The longest is
+            exact.  A worker that was killed may have done one file that it did not count.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def middle_of(bucket: int) -> int:
 
 
 class Latency(NamedTuple):
-    """What is told of the latencies of a phase, in nanoseconds."""
+    """What is reported about the latencies of a phase, in nanoseconds."""
 
     p50: int
     p99: int
@@ -47,7 +47,7 @@ class Latency(NamedTuple):
 
 
 def percentile(buckets: list[int], percent: float, longest: int) -> int:
-    """The latency that percent of all stay under."""
+    """The latency that this percentage of all stay under."""
     wanted = sum(buckets) * percent / 100
     seen = 0
     for bucket, count in enumerate(buckets):
@@ -95,7 +95,7 @@ class Board:
         self.meters = [Meter(parts[part * n:part * (n + 1)]) for n in range(procs)]
 
     def reset(self) -> None:
-        """Clear the workers' parts for the next phase; what was created stays known."""
+        """Clear the workers' parts for the next phase; created[] is kept."""
         for meter in self.meters:
             meter.words[:] = memoryview(bytes(meter.words.nbytes)).cast("Q")
 

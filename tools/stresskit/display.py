@@ -1,4 +1,4 @@
-"""stresskit/display.py: what is seen while a run goes on.
+"""stresskit/display.py: what is shown while a run goes on.
 
 A bar on a terminal, plain lines at intervals elsewhere.  Both are drawn by the tool's own loop: rich's
 refresh thread stays off, because the tool forks.
@@ -21,7 +21,7 @@ from .runner import Phase
 WINDOW = 1.0        # seconds over which the rate is taken
 LINE_EVERY = 2.0    # seconds between plain lines
 MIN_BAR, MAX_BAR = 10, 50
-BESIDE_BAR = 60     # columns of all else, and room for the ^C of a terminal: a full line would wrap by it
+BESIDE_BAR = 60     # columns of everything else, and room for the ^C of a terminal, which would wrap a full line
 
 
 def human_bytes(number: float) -> str:
@@ -62,7 +62,7 @@ def memory_line(memory: Memory | None) -> str:
 
 
 class Display(Protocol):
-    """Something that shows how far a phase is."""
+    """Shows the progress of a phase."""
 
     def __enter__(self) -> Display: ...
 
@@ -131,5 +131,5 @@ class Lines:
 
 
 def display_on(console: Console) -> Display:
-    """What fits the console."""
+    """The display that fits the console."""
     return Bars(console) if console.is_terminal else Lines(console)

@@ -1,7 +1,7 @@
 """stresskit/plan.py: what is to be done.
 
 A plan says how many files go into which directory, what each is called and what bytes it holds.  Everything
-follows from the number of the file, so that no worker has to remember or to be told anything about a file.
+follows from the number of the file, so a worker need not remember or be told anything about a file.
 
 Invariants  I1 Directory d holds the files first(d) <= number < first(d + 1); sizes differ by at most one.
             I2 Two files have the same bytes only when their numbers are equal modulo POOL_BYTES (and by
@@ -40,7 +40,7 @@ def parse_size(text: str) -> int:
 
 
 def share_out(files: int | None, dirs: int | None, per_dir: int | None) -> tuple[int, int]:
-    """The number of files and of directories from those of the three that were given."""
+    """The number of files and of directories, from those of the three that were given."""
     if dirs and per_dir:
         if files not in (None, dirs * per_dir):
             raise PlanError(f"--files {files} contradicts --dirs {dirs} with --per-dir {per_dir}: "
@@ -56,7 +56,7 @@ def share_out(files: int | None, dirs: int | None, per_dir: int | None) -> tuple
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run does; refuses itself when it cannot be done."""
+    """What one run does; raises an error if it cannot be done."""
 
     files: int
     dirs: int
@@ -101,7 +101,7 @@ class Plan:
 
     @cached_property
     def name_format(self) -> str:
-        """A %-format (the fastest there is) that makes the name of the n-th file of a directory."""
+        """A %-format (the fastest way) that makes the name of the n-th file of a directory."""
         return f"%0{self.name_length}d"
 
     @cached_property
@@ -126,7 +126,7 @@ class Plan:
 
 
 def scattered(count: int, seed: int) -> Iterator[int]:
-    """Each number below count once, in an order without locality, in no memory.
+    """Each number below count once, in an order without locality, using no memory.
 
     A linear congruential generator of full period over the next power of two (Hull and Dobell: multiplier 1
     modulo 4, odd increment), its high bits mixed into the low ones; what falls outside is skipped.

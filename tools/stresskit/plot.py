@@ -19,7 +19,7 @@ MEBI = 1 << 20
 
 
 def rates(samples: Sequence[Sample]) -> tuple[list[int], list[float]]:
-    """Files created, and files a second since the sample before; samples with nothing new are left out."""
+    """Files created, and files a second since the sample before; samples without progress are left out."""
     files, rate, last = [], [], None
     for sample in samples:
         if last is not None and sample.files > last.files and sample.seconds > last.seconds:

@@ -1,8 +1,8 @@
 """stresskit/probe.py: what is mounted at the target, and the status of a tmpfsd mount.
 
-The status comes from tmpfsd's own client where that can be imported, else from the command `tmpfsctl`.
+The status comes from tmpfsd's own client if that can be imported, else from the command `tmpfsctl`.
 
-Limits      A failing status never ends a run: that sample is without it.
+Limits      A failing status never ends a run: that sample lacks it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ StatusOf = Callable[[str], dict[str, Any]]
 
 
 class Memory(NamedTuple):
-    """The part of a tmpfsd status that is told as the run goes on."""
+    """The part of a tmpfsd status that is shown during the run."""
 
     resident_bytes: int
     swapped_bytes: int
@@ -81,7 +81,7 @@ def status_by_command(mountpoint: str) -> dict[str, Any]:
 
 
 def best_client() -> StatusOf:
-    """tmpfsd's own client where there is one: it costs a message and not a process."""
+    """tmpfsd's own client if there is one: it costs a message and not a process."""
     try:
         from tmpfsd.cli import client
     except ImportError:
@@ -101,10 +101,10 @@ class Probe:
             self.status_of = best_client()
 
     def read(self) -> Memory | None:
-        """The memory now, or None when it cannot be told."""
+        """The memory now, or None if it is not known."""
         if self.status_of is None:
             return None
         try:
             return Memory.of(self.status_of(self.mounted.mountpoint))
-        except Exception:   # the client may be of another version: nothing it raises may end a run
+        except Exception:   # the client may be of another version: no exception of it may end a run
             return None

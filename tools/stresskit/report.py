@@ -1,4 +1,4 @@
-"""stresskit/report.py: what is left when a run is done: the summary and the JSON file."""
+"""stresskit/report.py: what remains when a run is done: the summary and the JSON file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .plan import Plan
 from .probe import Memory, Mounted
 from .runner import Phase, Sample
 
-PIPE_WIDTH = 100    # columns of the summary where there is no terminal that says how wide it is
-TIGHT_WIDTH = 100   # under so many columns the blanks go, so that the figures stay
+PIPE_WIDTH = 100    # columns of the summary without a terminal that says how wide it is
+TIGHT_WIDTH = 100   # in fewer columns the blanks are dropped, so that the figures stay
 
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run, as it is told."""
+    """A whole run, as it is reported."""
 
     command: list[str]
     started: str
@@ -74,7 +74,7 @@ def speed_table(report: Report, width: int) -> Table:
 
 
 def throughput_of(phase: Phase) -> str:
-    """MiB a second, where a phase moves bytes."""
+    """MiB a second, if a phase moves bytes."""
     return f"{phase.bytes / phase.seconds / 2**20:,.1f}" if phase.bytes and phase.seconds else "-"
 
 
@@ -96,7 +96,7 @@ def memory_table(report: Report, width: int) -> Table | None:
 
 
 def print_summary(report: Report, console: Console) -> None:
-    """Tables, errors, and what is left behind."""
+    """Print tables, errors, and what is left behind."""
     if not console.is_terminal:
         console.width = max(console.width, PIPE_WIDTH)
     plain: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False}
@@ -134,7 +134,7 @@ def sample_as_dict(sample: Sample) -> dict[str, Any]:
 
 
 def write_json(report: Report, path: str) -> None:
-    """Everything that is known of the run."""
+    """Write everything that is known of the run."""
     told = {
         "command": report.command, "started": report.started, "target": report.target,
         "mount": asdict(report.mounted), "plan": asdict(report.plan),

@@ -32,7 +32,7 @@ from .worker import Failure
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERVAL = 0.1              # seconds between samples, at first
 MAX_INTERVAL = 10.0
-SAMPLING_SHARE = 0.05       # at most this share of the time goes into asking for the status and showing it
+SAMPLING_SHARE = 0.05       # at most this share of the time is spent on asking for the status and showing it
 MAX_SAMPLES = 2000
 DROP_CACHES = "/proc/sys/vm/drop_caches"
 
@@ -51,7 +51,7 @@ class Sample:
 
 @dataclass
 class Phase:
-    """A phase and what came of it."""
+    """A phase and its results."""
 
     name: str
     expected: int
@@ -72,7 +72,7 @@ class Phase:
 
     @property
     def result(self) -> str:
-        """In a word or two, for the summary."""
+        """The result in a word or two, for the summary."""
         if self.failures:
             return self.failures[0].error
         return "interrupted" if self.interrupted else "ok"
@@ -84,7 +84,7 @@ Show = Callable[[Phase], None]
 class Signals:
     """Counts the signals that ask the run to end, and passes them on to the workers.
 
-    Entered by the tool for the time up to its last output, so that a late signal does not cost the summary.
+    Entered by the tool until its last output, so that a late signal does not cost the summary.
     """
 
     def __init__(self, board: Board) -> None:
@@ -133,7 +133,7 @@ def drop_caches() -> None:
 
 
 class Runner:
-    """Runs phases on one tree; signals end it only where somebody has entered self.signals."""
+    """Runs phases on one tree; signals end it only if somebody has entered self.signals."""
 
     def __init__(self, plan: Plan, base: str, probe: Probe, show: Show) -> None:
         self.plan = plan
@@ -161,7 +161,7 @@ class Runner:
         return sum(self.board.created)
 
     def expected(self, name: str) -> int:
-        """How many files a phase is to go through."""
+        """How many files a phase is to process."""
         if name == "create":
             return self.plan.files
         if name == "verify-random":
@@ -174,7 +174,7 @@ class Runner:
         phase = Phase(name, self.expected(name))
         self.board.reset()
         self.board.stop[0] = 0
-        if self.signals.count:      # it came between the last look and the line above
+        if self.signals.count:      # it came between the last check and the line above
             self.board.stop[0] = 1
         pipes = [fork.Pipe(duplex=False) for _ in range(self.plan.procs)]
         processes = [
@@ -218,21 +218,21 @@ class Runner:
                 running = [process for process in running if process.is_alive()]
 
     def take_sample(self, phase: Phase) -> None:
-        """Bring the phase up to date."""
+        """Update the phase."""
         phase.files, phase.bytes = self.board.total(FILES), self.board.total(BYTES)
         phase.seconds = self.board.seconds(worker.clock())
         memory = self.probe.read()
         phase.samples.append(Sample(phase.seconds, phase.files, phase.bytes, memory))
 
     def end(self, processes: list[ForkProcess]) -> None:
-        """No worker outlives its phase; those still there are there because the tool failed."""
+        """No worker outlives its phase; those still there remain because the tool failed."""
         kill([process for process in processes if process.pid])
         for process in processes:
             if process.pid:
                 process.join()
 
     def failures(self, name: str, processes: list[ForkProcess], readers: list[Connection]) -> list[Failure]:
-        """What the workers sent, and what those met with that could not send it."""
+        """What the workers sent, and what happened to those that could not send."""
         failures = []
         for number, (process, reader) in enumerate(zip(processes, readers)):
             if reader.poll():

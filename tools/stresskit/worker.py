@@ -2,12 +2,12 @@
 
 A worker has every procs-th directory and does one file after the other, as fast as it can: the loops below
 do little beside the calls that are measured.  It ends when its share is done, when somebody sets the stop
-word, or at the first error, which it sends to the tool as a Failure and by which it stops the others.
+word, or at the first error, which it sends to the tool as a Failure, and which stops the others.
 
 Invariants  I1 A file is complete or does not exist: the stop word is read between files, and a file that
                could not be finished is removed.  (A worker that is killed may leave one.)
-            I2 What is verified is what created[] says exists, also after a create phase that ended early.
-Limits      Entries and attributes that the kernel caches are verified from there, unless the plan says cold.
+            I2 Verified is what created[] says exists, also after a create phase that ended early.
+Limits      Entries and attributes that the kernel caches are verified from its cache, unless the plan says cold.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Stopped(Exception):
 
 
 class Worker:
-    """A worker's share, and where in it the worker is."""
+    """A worker's share, and its position in it."""
 
     __slots__ = ("plan", "board", "meter", "base", "base_fd", "directories", "directory", "name")
 
@@ -86,7 +86,7 @@ class Worker:
 
     @contextmanager
     def opened(self, directory: int) -> Iterator[int]:
-        """A descriptor that names of the directory's files are relative to."""
+        """A descriptor to which the names of the directory's files are relative."""
         dir_fd = os.open(self.plan.directory_name(directory), DIRECTORY_FLAGS, dir_fd=self.base_fd)
         try:
             yield dir_fd
@@ -95,7 +95,7 @@ class Worker:
 
 
 def write_content(worker: Worker, fd: int, number: int) -> None:
-    """Write all bytes of a file; after a short write comes one that fails and says why."""
+    """Write all bytes of a file; after a short write the next one fails and says why."""
     for piece in worker.plan.content(number):
         if worker.board.stop[0]:
             raise Stopped
@@ -190,7 +190,7 @@ def verify(worker: Worker) -> None:
 
 
 def sampled(files: int, percent: float) -> int:
-    """How many of so many files are verified at random."""
+    """How many of this many files are verified at random."""
     return -(-files * round(percent * 1000) // 100_000)
 
 
