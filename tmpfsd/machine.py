@@ -52,7 +52,7 @@ def limits(cgroups: str = CGROUPS, mounts: str = MOUNTS) -> Iterator[int]:
 
 
 def read(path: str | bytes) -> bytes:
-    """Return a file's content; nothing where it cannot be read."""
+    """Return a file's content; nothing if it cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.readall()
@@ -109,13 +109,13 @@ def groups(cgroups: str = CGROUPS, mounts: str = MOUNTS) -> Iterator[tuple[int, 
 
 
 def pressure_files(cgroups: str = CGROUPS, mounts: str = MOUNTS) -> list[bytes]:
-    """Return the files that say how long tasks stood still for want of memory: the machine's, and our own group's."""
+    """Return the files that say how long tasks stalled for lack of memory: the machine's, and our own group's."""
     own = [directory for version, directory in groups(cgroups, mounts) if version == 2]
     return [b"/proc/pressure/memory", *(directory + b"/memory.pressure" for directory in own[:1])]
 
 
 def available_memory(cgroups: str = CGROUPS, mounts: str = MOUNTS, meminfo: str = "/proc/meminfo") -> tuple[int, int]:
-    """Return how many bytes can be had without anybody's harm, and of how many: the machine's, or a group's if less."""
+    """Return how many bytes can be had without harm to others, and of how many: the machine's, or a group's if less."""
     fields = dict(re.findall(rb"^(MemTotal|MemAvailable): *([0-9]{1,18}) kB$", read(meminfo), re.MULTILINE))
     found = [(int(fields.get(b"MemAvailable", 0)) << 10, int(fields.get(b"MemTotal", 0)) << 10)]
     for version, directory in groups(cgroups, mounts):

@@ -64,7 +64,7 @@ async def check(mount: Mount) -> AsyncGenerator[dict[str, Any], None]:
 
 async def in_copy(mount: Mount, work: Work, done: str, keep: tuple[int, ...] = (),
                   told: Callable[[dict[str, Any]], None] | None = None) -> AsyncGenerator[dict[str, Any], None]:
-    """Have a frozen copy of the daemon do something; yields {"progress": ...}, and at last what it said and whether
+    """Have a frozen copy of the daemon do something; yields {"progress": ...}, and at last its last word and whether
     the hold was broken.
 
     => keep: descriptors that it needs.  told(last word): called while the slots are still as the copy saw them.

@@ -21,7 +21,7 @@ from tmpfsd.server.loop import Loop
 
 LOOK = 50_000               # nanoseconds between two looks for a request
 MOST = 2_000_000            # nanoseconds of a slice
-SHARE = 10                  # one part in so many is the background's,
+SHARE = 10                  # one of so many parts of the time is the background's,
 DUE = 400_000               # nanoseconds of a slice at most, while requests wait
 
 

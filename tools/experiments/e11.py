@@ -88,7 +88,7 @@ def record(place: Place) -> float:
 
 
 def job(place: Place, mnt: str) -> float:
-    """Read every so many-th file; return seconds."""
+    """Read every HOT_EACH-th file; return seconds."""
     start = perf_counter()
     for number in range(0, place.files, HOT_EACH):
         with open(os.path.join(mnt, place.name(number)), "rb") as file:
