@@ -1,7 +1,7 @@
 """daemon.py: the life of one mount, from an empty process to the last unmount.
 
 run() builds the Mount, has libfuse mount it, and serves it until it is unmounted or a signal ends it.  One
-nursery owns all tasks: the request loop, the control socket, the signal watcher, the idle worker.
+nursery owns all tasks; README.md beside this file lists them.
 
 Picture     BUILD -> MOUNTED (pyfuse3.init) -> READY (INIT served, told to report) -> ENDING -> CLOSED
             umount by a user: the descriptor says ENODEV, the loop ends by itself.
