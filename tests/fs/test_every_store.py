@@ -21,7 +21,6 @@ from tests.fs.test_swap_failures import RING_POINTS, nothing_or_all
 from tmpfsd.stores import valkey
 from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.uvm.errors import VmError
-from tmpfsd.uvm.tier import WHOLE
 
 PAGE = 4096
 READS = ("write-over", "rename-over-long", "removexattr-middle", "acl-create")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tmpfsd.cli import ctl
-from tmpfsd.cli.status import format_status, human, show, styles, warnings
+from tmpfsd.cli.status import format_status, show, styles, warnings
+from tmpfsd.cli.units import human
 
 
 def status(**changes: Any) -> dict[str, Any]:

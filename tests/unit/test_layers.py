@@ -20,10 +20,16 @@ def floor_of(parts: tuple[str, ...]) -> str:
     return parts[0].removesuffix(".py") if parts else "__init__"
 
 
-def imports(path: Path) -> list[tuple[str, ...]]:
-    """Return what a module imports of the package, at its top or inside a function."""
+def imports(path: Path, types: bool = True) -> list[tuple[str, ...]]:
+    """Return what a module imports of the package, at its top or inside a function; or only what it runs."""
     found: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    unseen = {id(node) for branch in ast.walk(tree) if not types and isinstance(branch, ast.If)
+              and isinstance(branch.test, ast.Name) and branch.test.id == "TYPE_CHECKING"
+              for statement in branch.body for node in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if id(node) in unseen:
+            continue
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -49,6 +55,19 @@ def test_imports_go_downwards(path: Path) -> None:
             continue
         assert there in FLOORS, f"{here} imports the unknown {'.'.join(parts)}"
         assert FLOORS.index(there) <= FLOORS.index(here), f"imports {'.'.join(parts)}, which is above it"
+
+
+def test_no_module_waits_for_itself() -> None:
+    """What runs has no circles; what only the type checker reads may: a Mount, and what is done with one."""
+    names = {path.relative_to(PACKAGE).with_suffix("").parts: path for path in MODULES}
+    waits = {name: {part for parts in imports(path, types=False) for part in (parts, parts[:-1])
+                    if part in names and part != name} for name, path in names.items()}
+    while free := [name for name, others in waits.items() if not others]:
+        for name in free:
+            del waits[name]
+        for others in waits.values():
+            others.difference_update(free)
+    assert not waits, "these import each other, or what does"
 
 
 def test_one_name_one_thing() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tmpfsd.cli.client import ask
-from tmpfsd.cli.status import human
+from tmpfsd.cli.units import human
 from tmpfsd.mounts.printable import printable
 
 AT_ONCE = 5.0               # between two questions: the daemon goes on sampling for 15 after one

@@ -1,7 +1,7 @@
 """ctl.py: the command tmpfsctl: asks and changes a mount, and makes estimates without one.
 
-A subcommand is a module of its own with add_arguments(parser) and run(args), and one line in SUBCOMMANDS; each
-asks a mount through client.py, except `image` and the last four.  run() returns the exit status, or None for 0; EPILOG of a
+A subcommand is a module of its own with add_arguments(parser) and run(args), and one line in SUBCOMMANDS.  Each asks
+a mount through client.py, except `image` and the last four.  run() returns the exit status, or None for 0; EPILOG of a
 module ends its --help.  Only what the command line names is imported: all of them together, with trio and rich, take
 130 ms, most take 45.
 """

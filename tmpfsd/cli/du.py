@@ -10,7 +10,7 @@ from typing import Any
 from tmpfsd.cli.client import follow, place_of
 from tmpfsd.cli.progress import watch
 from tmpfsd.cli.several import each
-from tmpfsd.cli.status import human
+from tmpfsd.cli.units import human
 from tmpfsd.mounts.printable import printable
 
 EPILOG = """\

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from tmpfsd.cli.bar import ask_with_bar
-from tmpfsd.cli.status import human
+from tmpfsd.cli.units import human
 from tmpfsd.mounts.printable import printable
 
 EPILOG = """\

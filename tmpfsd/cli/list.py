@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tmpfsd.cli.client import ClientError, Dead, Foreign, Hung, NoSocket, ask_briefly, leftovers
-from tmpfsd.cli.status import human
+from tmpfsd.cli.units import human
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable_all
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tmpfsd.cli.client import ClientError, ask
-from tmpfsd.cli.status import human
+from tmpfsd.cli.units import human
 from tmpfsd.mounts.printable import printable
 from tmpfsd.owners import parse_gid, parse_uid
 

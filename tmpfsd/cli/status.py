@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tmpfsd.cli.client import status
+from tmpfsd.cli.units import human
 from tmpfsd.mounts.printable import printable_all
 from tmpfsd.server.health import health
 from tmpfsd.server.pressure import DISK_FULL, THRESHOLDS, shares
@@ -25,15 +26,6 @@ The mount itself is not touched.  Colours only on a terminal: yellow from 80 % o
 exit status:
   0  shown            1  error: no such mount, its server is gone or hangs, not permitted"""
 FULL = 0.98             # of what may be wired: beyond it there is hardly room for more metadata
-UNITS = ("", "K", "M", "G", "T", "P")
-
-
-def human(nbytes: int) -> str:
-    """Write a size with three digits and a unit."""
-    value, unit = float(nbytes), 0
-    while value >= 999.5 and unit < len(UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.3g}{UNITS[unit]}" if unit else str(nbytes)
 
 
 def share(part: int, whole: int) -> str:

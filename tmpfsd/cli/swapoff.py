@@ -8,7 +8,7 @@ import os
 import sys
 
 from tmpfsd.cli.bar import ask_with_bar
-from tmpfsd.cli.status import human
+from tmpfsd.cli.units import human
 from tmpfsd.mounts.printable import printable
 from tmpfsd.uvm.zlog import ZRAM
 

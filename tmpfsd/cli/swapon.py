@@ -11,8 +11,8 @@ from typing import Any
 
 from tmpfsd.cli.client import ClientError, ask, status
 from tmpfsd.cli.preflight import CliError, check_swap
-from tmpfsd.cli.status import human
 from tmpfsd.cli.streams import complain
+from tmpfsd.cli.units import human
 from tmpfsd.machine import memory_limit
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable

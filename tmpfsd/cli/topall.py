@@ -12,8 +12,8 @@ from rich.text import Text
 
 from tmpfsd.cli.client import ClientError, ask_briefly
 from tmpfsd.cli.list import AT_ONCE, NOT_UNDERSTOOD, SECONDS, STATES, STRANGE
-from tmpfsd.cli.status import human
 from tmpfsd.cli.topview import NARROW, Interval, Look, per_second, style_of
+from tmpfsd.cli.units import human
 from tmpfsd.mounts import mountinfo
 from tmpfsd.mounts.printable import printable, printable_all
 from tmpfsd.server.health import health

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tmpfsd.cli.advise import FEW
-from tmpfsd.cli.status import human
+from tmpfsd.cli.units import human
 from tmpfsd.fuse.timing import quantile
 from tmpfsd.mounts.printable import printable, printable_all
 from tmpfsd.server.health import health

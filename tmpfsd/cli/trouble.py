@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 from tmpfsd.cli.preflight import CliError
+from tmpfsd.cli.units import human
 from tmpfsd.mounts import alive, mountinfo
 from tmpfsd.mounts.mountinfo import MountPoint
 
@@ -90,7 +91,6 @@ def state_of_process(pid: int) -> str:
 
 def detached(path: str, state: dict[str, Any]) -> str:
     """Say what a server whose mount is detached still holds."""
-    from tmpfsd.cli.status import human
     return (f"{path}: not mounted here any more, but its server (process {state.get('pid', 0)}) still holds "
             f"{human(int(state['resident_bytes']))} of memory: files are open there, or it is mounted in another "
             "namespace; it ends by itself with the last of them")
