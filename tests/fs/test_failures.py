@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import stat
+from contextlib import suppress
 from typing import Any, Callable
 
 import pytest
@@ -197,6 +198,47 @@ def test_removal_needs_no_memory(fs: Driver, case: str) -> None:
     with failpoints.at("Vm.alloc_page", no_page):
         REMOVALS[case](scene)
     fs.check()
+
+
+ENDED: dict[str, Callable[[Driver], int]] = {
+    "inline": lambda fs: _written(fs, 40),
+    "packed": lambda fs: _written(fs, 1000),
+    "pages": lambda fs: _written(fs, 5000),
+    "many pages": lambda fs: _written(fs, 3 << 20),
+    "symlink": lambda fs: fs.symlink(ROOT, b"it", b"t" * 30),
+    "long symlink": lambda fs: fs.symlink(ROOT, b"it", b"t" * 500),
+    "device": lambda fs: fs.mknod(ROOT, b"it", stat.S_IFCHR | 0o600, 5),
+}
+
+
+def _written(fs: Driver, size: int) -> int:
+    ino = fs.create(ROOT, b"it")
+    fs.write(ino, 0, b"x" * size)
+    return ino
+
+
+@pytest.mark.parametrize("nattributes", (0, 1, 6))
+@pytest.mark.parametrize("kind", ENDED)
+def test_a_node_that_cannot_be_freed_is_whole(make_fs: Callable[..., Driver], kind: str, nattributes: int) -> None:
+    """The n-th page-in after the last reference is gone fails, once: what is left of the node breaks no invariant."""
+    for n in itertools.count():
+        fs = make_fs(tiny=True, noatime=True, xattr=True, usrquota=True)
+        ino = ENDED[kind](fs)
+        for i in range(nattributes):
+            fs.setxattr(ino, b"trusted.%d" % i, b"v" * 300)
+        fs.unlink(ROOT, b"it")
+        fs.mp.vm.daemon.evict_all()
+        fs.lost = fs.mp.vm.thrash = True
+        with failing("pagein", n) as fuse:
+            fs.forget(ino)
+            with suppress(SwapIOError):
+                fs.reap_all()
+        fs.mp.vm.thrash = False
+        fs.reap_all()
+        fs.check()
+        if fuse.calls <= n:
+            break
+    assert n > 0 and not fs.mp.lost_nodes
 
 
 def heal(fs: Driver, va: int) -> Callable[[], None]:

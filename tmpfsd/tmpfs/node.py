@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from tmpfsd.seldom import seldom
 from tmpfsd.tmpfs import cut, doomed, layout, xattr
 from tmpfsd.tmpfs.layout import KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN
+from tmpfsd.tmpfs.regfile import free_packed
 from tmpfsd.uvm.errors import SwapIOError
 
 if TYPE_CHECKING:
@@ -88,19 +89,19 @@ def destroy(mp: Mount, ino: int) -> None:
     """
     mem, arena = mp.mem, mp.arena
     try:
-        at = mem.node(ino)
-        mode, kind, attributes = layout.tn_holdings(arena, at)
-        if kind == KIND_STRING:
-            mem.strings.put(layout.tn_string(arena, at))
-            layout.set_tn_kind(arena, mem.node_w(ino), KIND_INLINE)
-        elif kind == KIND_TREE and stat.S_ISREG(mode) and not cut.release(mp, mem.node_w(ino)):
+        mode, kind, attributes = layout.tn_holdings(arena, mem.node(ino))
+        if kind == KIND_TREE and stat.S_ISREG(mode) and not cut.release(mp, mem.node_w(ino)):
             _doom(mp, ino)
             return
         if attributes and xattr.remove_some(mp, ino, doomed.FEW_ATTRIBUTES):
             _doom(mp, ino)
             return
+        # From here on nothing can fail: a node that is given up before has its string, and is whole.
+        at = mem.node(ino)
         if mp.quota is not None:
-            mp.quota.forget_at(arena, mem.node(ino))
+            mp.quota.forget_at(arena, at)
+        if kind == KIND_STRING:
+            mem.strings.put(layout.tn_string(arena, at))
     except SwapIOError as error:
         mp.lost_nodes += 1
         if seldom(mp.lost_nodes):
@@ -117,7 +118,7 @@ def _doom(mp: Mount, ino: int) -> None:
     if mp.quota is not None:
         mp.quota.forget_at(arena, at)
     if layout.tn_kind(arena, at) != KIND_TREE:
-        layout.clear_spec(arena, at)
+        free_packed(mp, at)
         layout.set_tn_kind(arena, at, KIND_TREE)
     layout.set_tn_mode(arena, at, stat.S_IFREG)
     mem.u32[word] = ORPHAN | 1
