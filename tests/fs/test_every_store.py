@@ -8,7 +8,7 @@ import errno
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from tests.fs.stores import STORES, Stores, server
 from tests.fs.test_failures import nothing_has_changed
 from tests.fs.test_swap_failures import RING_POINTS, nothing_or_all
 from tmpfsd.stores import valkey
+from tmpfsd.tmpfs import copyrange, fallocate
 from tmpfsd.tmpfs.fserror import FsError
-from tmpfsd.uvm.errors import VmError
+from tmpfsd.uvm.errors import NoMemory, VmError
 
 PAGE = 4096
 READS = ("write-over", "rename-over-long", "removexattr-middle", "acl-create")
@@ -133,3 +134,45 @@ def test_full(stores: Stores, make_fs: Callable[..., Driver], store: str, chance
     again = Filling(fs, chance)
     assert again.fill() >= npages * 9 // 10
     again.compare()
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_full_and_copied_over(stores: Stores, make_fs: Callable[..., Driver], store: str) -> None:
+    """copy_file_range() over pages that shrink, from one that does not, is refused as a write is, before frames end."""
+    fs = make_fs("starving", noatime=True, **stores.options(store, small=True))
+    source = fs.create(ROOT, b"source")
+    fs.write(source, 0, random.Random(5).randbytes(16 * PAGE))
+    filling = Filling(fs, 100)
+    filling.fill()
+    for ino, npages in filling.made.items():
+        with suppress(NoMemory):
+            copied = fs.do(copyrange.copy, source, 0, ino, 0, npages * PAGE)
+            filling.made[ino] = 0 if copied else npages
+            assert fs.read(ino, 0, copied) == fs.read(source, 0, copied)
+    for ino in [ino for ino, npages in filling.made.items() if not npages]:
+        del filling.made[ino]
+    filling.compare()
+    fs.check()
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_what_is_reserved_is_not_refused(stores: Stores, make_fs: Callable[..., Driver], store: str) -> None:
+    """However full it is, and however little the pages shrink."""
+    fs = make_fs("starving", noatime=True, **stores.options(store, small=True))
+    reserved = [fs.create(ROOT, b"reserved%d" % number) for number in range(8)]
+    for ino in reserved:
+        with suppress(NoMemory):        # the ring alone takes no promises: only ram does
+            fs.do(fallocate.reserve, ino, 0, 4 * PAGE, False)
+    whole = [ino for ino in reserved if fs.getattr(ino).size]
+    assert whole
+    filling = Filling(fs, 100)
+    filling.fill()
+    filling.write_over()
+    data = random.Random(6).randbytes(4 * PAGE)
+    for ino in whole:
+        for page in (2, 0, 3, 1):
+            assert fs.write(ino, page * PAGE, data[page * PAGE:(page + 1) * PAGE]) == PAGE
+    for ino in whole:
+        assert fs.read(ino, 0, 4 * PAGE) == data
+    filling.compare()
+    fs.check()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tmpfsd.uvm import room
 from tmpfsd.uvm.codec import Zstd
 from tmpfsd.uvm.errors import NoMemory, NoSwap, SwapIOError
 from tmpfsd.uvm.seal import Gcm
@@ -43,7 +44,7 @@ class Machine:
     def change(self, vpn: int, nrandom: int) -> None:
         """Other bytes in a page that there is."""
         self.vm.breathe()
-        self.vm.demand_room()
+        room.demand(self.vm)
         self._write(vpn, nrandom)
 
     def _write(self, vpn: int, nrandom: int) -> None:
@@ -168,10 +169,10 @@ def test_pages_that_come_to_shrink_less(machine: MakeMachine, nslots: int) -> No
         assert len(here.vm.phys.free_frames) >= here.vm.reserve
         here.survive()
     with here.vm.overdraft:
-        here.vm.demand_room()
+        room.demand(here.vm)
     while here.vm.tier.tight():
         here.remove(next(iter(here.model)))
-    here.vm.demand_room()
+    room.demand(here.vm)
     here.survive()
 
 

@@ -27,7 +27,7 @@ from operator import add
 from sortedcontainers import SortedList
 
 from tmpfsd.pool.backends import Backend
-from tmpfsd.uvm import failpoint
+from tmpfsd.uvm import failpoint, room
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, demand
 from tmpfsd.uvm.pagekind import OWNER_MASK
 from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
@@ -96,7 +96,7 @@ class Pool:
         if failpoint.hook:
             failpoint.hook("Pool.get")
         if self.vm.tier is not None or self.vm.image is not None:
-            self.vm.demand_room()
+            room.demand(self.vm)
         partial = self._partial[group]
         if partial:
             page = partial[0]

@@ -29,6 +29,7 @@ from tmpfsd.tmpfs.layout import (
     BLOCKS_PER_PAGE, INLINE_MAX, KIND_INLINE, KIND_STRING, KIND_TREE, SPEC, clear_spec, pack_extent, packed_blocks,
     set_tn_kind, set_tn_pages, set_tn_size, set_tn_string, tn_kind, tn_pages, tn_size, tn_string, unpack_extent
 )
+from tmpfsd.uvm import room
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
 from tmpfsd.uvm.param import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE
@@ -145,6 +146,7 @@ def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview) -> int:
         raise FsError(errno.EFBIG)
     at = mp.mem.node_w(ino)
     if tn_kind(mp.arena, at) != KIND_TREE:
+        room.demand(mp.vm)
         need = max(end, tn_size(mp.arena, at))
         if need <= PACKED_MAX:
             start = make_packed(mp, at, need) + offset
@@ -192,8 +194,10 @@ def _write_chunk(mp: Mount, at: int, offset: int, data: memoryview) -> Iterator[
         vpn, count, before = extent_at(mp, at, page)
         count = min(count, last - page + 1)
         if vpn:
+            count = room.changeable(mp.vm, vpn, count)
             count = _make_ready(mp, vpn, count, start, end - (page << PAGE_SHIFT))
         else:
+            room.demand(mp.vm)
             vpn, count = _fill_hole(mp, at, before, range(page, page + count), start, end)
         written = 0
         for to, nbytes in mp.mem.data_runs_w(vpn, count):
@@ -286,9 +290,9 @@ def make_packed(mp: Mount, at: int, need: int) -> int:
     size, source = tn_size(arena, at), _packed(mp, at)
     handle = mem.new_string(need)
     to = mem.string_w(handle)
-    room = mem.strings.size(handle)
+    nbytes = mem.strings.size(handle)
     arena.move(to, source, size)
-    arena[to + size:to + room] = bytes(room - size)
+    arena[to + size:to + nbytes] = bytes(nbytes - size)
     free_packed(mp, at)
     set_tn_kind(arena, at, KIND_STRING)
     set_tn_string(arena, at, handle)

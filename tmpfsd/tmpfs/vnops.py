@@ -35,6 +35,7 @@ from tmpfsd.tmpfs.listing import Emit, EmitName
 from tmpfsd.tmpfs.mem import DIRECTORIES, OTHERS
 from tmpfsd.tmpfs.node import hold
 from tmpfsd.tmpfs.rename import rename
+from tmpfsd.uvm import room
 from tmpfsd.uvm.errors import VmError
 from tmpfsd.uvm.param import PAGE_SIZE, atop
 
@@ -115,7 +116,7 @@ def readlink(mp: Mount, ino: int) -> bytes:
 
 def _accessed(mp: Mount, ino: int, at: int) -> None:
     """Update atime, by default as relatime does: when it is not later than mtime or ctime, or a day old (mount(8))."""
-    if mp.noatime or mp.gate.broken or mp.vm.tight():
+    if mp.noatime or mp.gate.broken or room.tight(mp.vm):
         return
     if mp.flagged and fileattr.flags_at(mp, at) & layout.FL_NOATIME:
         return
@@ -324,7 +325,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
         fileattr.demand_settable(mp, ino, others or times and not touched, times)
     owner = _new_owner(mp, ino, uid, gid) if mp.quota is not None and (uid is not None or gid is not None) else None
     if size is None:
-        mp.vm.demand_room()
+        room.demand(mp.vm)
     if mode is not None and mp.acl:
         acl.chmod(mp, ino, mode)
     stays_empty = by_path and size == 0 and _is_empty(mp, ino)
@@ -413,7 +414,6 @@ def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview, appends: b
     """
     if mp.flagged:
         fileattr.demand_writable(mp, ino, offset, appends)
-    mp.vm.demand_room()
     done = regfile.write(mp, ino, offset, data)
     touch(mp.arena, mp.mem.node_w(ino), mp.now())
     return done

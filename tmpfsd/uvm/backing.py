@@ -7,7 +7,7 @@ means that nobody reads it any more: nothing is written to a backing, so any num
 A page with a slot must be able to leave, or the reserve cannot be filled (README.md, V6).  One that is dirty and has a
 slot of a store can be written over in place; one of a backing cannot.  So as many slots of the stores are kept back as
 there may be such pages in frames.  Where no more than these are left, pages without a slot get none, and what changes
-pages that there are is refused (Vm.demand_room()), except removals.
+pages that there are is refused (room.py), except removals.
 
 Picture     OUT, slot of the backing --fault--> clean --write--> dirty --clean--> clean, slot of a store
                                                                        --no store takes it--> dirty, no slot (V6)

@@ -37,7 +37,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, Generator
 
 from tmpfsd.seldom import seldom
-from tmpfsd.uvm import backing, failpoint
+from tmpfsd.uvm import backing, failpoint, room
 from tmpfsd.uvm.errors import NoSwap, demand
 from tmpfsd.uvm.pagekind import MAX_OWNERS
 from tmpfsd.uvm.param import CLUSTER
@@ -156,7 +156,7 @@ class PageDaemon(Queues):
         if self.slotted[pfn]:
             return False
         if vm.tier is not None or vm.image is not None:
-            return vm.full()
+            return room.full(vm)
         return vm.swap is None or not vm.swap.nfree or not vm.swap.space
 
     def _put_aside(self, pfn: int) -> None:

@@ -11,7 +11,7 @@ in place, a record of the ring cannot, and a page may come back from there, be w
 something is kept back for such pages: `keep_bytes` of the ring, or `keep_slots` of the stores, twice what an
 operation can change between two breaths.  A changed page of an image cannot be written over in place either, and any
 number of them may be in frames: as much is kept back for these, too (backing.py).  Where there is neither, tight() is
-true, and what changes pages that there are is refused (Vm.demand_room()), except what removes.  Each operation that
+true, and what changes pages that there are is refused (room.py), except what removes.  Each operation that
 began before finds what was kept back, and after it only removals change anything.
 
 New pages are refused before that: pages without a slot get none while full() is true (so V6 refuses new ones, ENOSPC),

@@ -332,23 +332,6 @@ class Vm:
         self.nslotless += 1
         self.free_slots([slot])
 
-    def demand_room(self) -> None:
-        """See that pages that there are may be changed: they may come to take more (tier.py, backing.py).
-
-        O(files).  => NoMemory, except within an overdraft.
-        """
-        if not self.overdrawn and self.tight():
-            raise NoMemory("ram and the compressed tier are full, and no swap space is left" if self.tier is not None
-                           else "no swap space is left but what is kept for changed pages of the image")
-
-    def tight(self) -> bool:
-        """Whether nothing may change but by removals: what is left is kept back.  O(files)."""
-        return self.tier.tight() if self.tier is not None else backing.tight(self)
-
-    def full(self) -> bool:
-        """Whether no page that has no slot may get one.  O(files)."""
-        return self.tier.full() if self.tier is not None else backing.tight(self)
-
     def may_leave(self, vpn: int) -> bool:
         """Whether page vpn is the page daemon's: not wired, and owned by some object.  O(1)."""
         return not self.flags[vpn] & (WIRED | UNOWNED)
