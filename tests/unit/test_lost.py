@@ -131,6 +131,23 @@ def test_a_slot_that_does_not_answer_is_a_lost_page_and_no_inconsistency(vm: Vm)
     assert vm.lost.pages == {5, 9} and found_in(vm).nlost == 2
 
 
+def test_a_fault_that_has_passed_is_found_by_a_check(vm: Vm) -> None:
+    """Though nobody has looked at the pages since; and what is lost still is not lost twice."""
+    bad = {vpn: vm.slot_of[vpn] for vpn in (5, 9)}
+    vm.swap.bad_read = set(bad.values())
+    lose(vm, [5, 9], times=1)
+    assert found_in(vm).nlost == 2
+    vm.swap.bad_read = {bad[9]}
+    found = found_in(vm)
+    assert (found.nlost, found.pages, found.healed) == (1, [(9, bad[9])], [(5, bad[5])])
+    heed(vm, found.pages, [*found.healed, (9, bad[5]), (1 << 20, 7)])
+    assert vm.lost.pages == {9}
+    vm.swap.bad_read.clear()
+    found = found_in(vm)
+    heed(vm, found.pages, found.healed)
+    assert found.nlost == 0 and not vm.lost.pages
+
+
 def test_a_store_that_is_away_ends_the_check_of_a_mount(vm: Vm) -> None:
     vm.swap.away = True
     vm.check()

@@ -55,7 +55,7 @@ async def check(mount: Mount) -> AsyncGenerator[dict[str, Any], None]:
     => Inconsistent: an invariant does not hold.  => ControlError: it could not be checked.
     """
     def believe(word: dict[str, Any]) -> None:
-        heed(mount.vm, word.get("pages", ()))
+        heed(mount.vm, word.get("pages", ()), word.get("healed", ()))
 
     async with contextlib.aclosing(in_copy(mount, _look, "checked", told=believe)) as parts:
         async for part in parts:
@@ -194,7 +194,7 @@ def _look(mount: Mount, writer: int) -> dict[str, Any]:
         return {"error": str(error), "lost": found.nlost, "pages": found.pages}
     except Exception as error:
         return {"broken": [type(error).__name__, f"the check itself failed: {error}", ""]}
-    return {"lost": found.nlost, "pages": found.pages}
+    return {"lost": found.nlost, "pages": found.pages, "healed": found.healed}
 
 
 def say(writer: int, word: dict[str, Any]) -> None:

@@ -63,7 +63,8 @@ def troubles(status: dict[str, Any]) -> Iterator[Health]:
                      ("it is read again when its server answers",))
     if status["paging"].get("lost_pages"):
         yield Health("swap failing", f"{status['paging']['lost_pages']:,} pages cannot be read back",
-                     ("copy what can be read, and mount anew with swap on another disk",))
+                     (f"`tmpfsctl check {place}` reads them again: a fault may have passed",
+                      "if it has not: copy what can be read, and mount anew with swap on another disk"))
     if swap.get("bad_slots"):
         yield Health("swap failing", f"{swap['bad_slots']:,} slots did not take what was written",
                      (another_place, "`tmpfsctl swapoff` empties the old one"))

@@ -8,8 +8,9 @@ Picture     OUT --fault fails--> LOST --fault goes well, or all of it is written
 
 Invariants
     L1  A page in the list is out.
-A check finds such pages too (vmcheck.py).  It looks at what a copy of the machine has, so it is heeded only where the
-page still has the slot that it had.  If the page of a bad slot is resident, it is written anew, and is not lost.
+A check finds such pages too (vmcheck.py), and those that answer again: a fault that nobody met since has healed.  It
+looks at what a copy of the machine has.  So it is heeded only where the page still has the slot that it had.  If the
+page of a bad slot is resident, it is written anew, and is not lost.
 
 Limits      MOST pages are in the list.  Those beyond are logged in one line, and their slots are used again.
 """
@@ -61,21 +62,38 @@ class Lost:
 class Unreadable:
     """What a check has found in the slots of one machine: how many pages are lost, and which slots are bad."""
 
-    __slots__ = ("nlost", "pages")
+    __slots__ = ("pages", "healed", "_found", "_unseen")
 
     def __init__(self, vm: Vm) -> None:
-        self.nlost = len(vm.lost.pages)
         self.pages: list[tuple[int, int]] = []      # with their slots, resident ones too; at most MOST
+        self.healed: list[tuple[int, int]] = []     # lost before, and answer again
+        self._found = 0
+        self._unseen = set(vm.lost.pages)           # lost before, and not read again yet
+
+    @property
+    def nlost(self) -> int:
+        """How many pages are lost.  O(1)."""
+        return self._found + len(self._unseen)
 
     def add(self, vpn: int, slot: int, resident: bool) -> None:
         """The slot of page vpn does not answer with it.  O(1)."""
-        self.nlost += not resident
+        self._unseen.discard(vpn)
+        self._found += not resident
         if len(self.pages) < MOST:
             self.pages.append((vpn, slot))
 
+    def answered(self, vpn: int, slot: int) -> None:
+        """The slot of page vpn answers with it.  O(1)."""
+        if vpn in self._unseen:
+            self._unseen.remove(vpn)
+            self.healed.append((vpn, slot))
 
-def heed(vm: Vm, pages: Sequence[Sequence[int]]) -> None:
-    """Believe what a check of a copy has found: which pages have slots that are bad.  O(pages)."""
+
+def heed(vm: Vm, pages: Sequence[Sequence[int]], healed: Sequence[Sequence[int]] = ()) -> None:
+    """Believe what a check of a copy has found: whose slots are bad, and whose answer again.  O(pages)."""
+    for vpn, slot in healed:
+        if vpn in vm.lost.pages and vm.slot_of[vpn] == slot:
+            vm.lost.remove(vpn)
     anew = 0
     for vpn, slot in pages:
         if not slot or vpn >= len(vm.slot_of) or vm.slot_of[vpn] != slot:

@@ -55,7 +55,8 @@ def _check_page(vm: Vm, vpn: int, deep: bool) -> None:
     if pfn >= 0:
         demand(vm.phys.owner[pfn] == vpn, "V2", f"page {vpn}, frame {pfn} of page {vm.phys.owner[pfn]}")
     demand(slot or (pfn >= 0 and vm.phys.dirty[pfn]), "V3", f"page {vpn} has no slot and is not dirty in a frame")
-    if deep and slot and (pfn < 0 or not vm.phys.dirty[pfn]) and vpn not in vm.lost.pages:
+    if deep and slot and (pfn < 0 or not vm.phys.dirty[pfn]) and (
+            vm.unreadable is not None or vpn not in vm.lost.pages):
         _check_slot(vm, vpn, slot, pfn >= 0)
 
 
@@ -69,6 +70,8 @@ def _check_slot(vm: Vm, vpn: int, slot: int, resident: bool) -> None:
     for _ in range(2):
         try:
             if vm.swap.verify(slot, vpn):
+                if vm.unreadable is not None:
+                    vm.unreadable.answered(vpn, slot)
                 return
             wrong = True
         except Unanswered:
