@@ -123,7 +123,7 @@ def test_what_chattr_set(tmp_path: Path, fs: str) -> None:
         os.symlink("plain", top / "symlink")
         for name, flags in want.items():
             chattr.put(os.fsencode(top / name), flags)
-        if chattr.of_path(os.fsencode(top / "fixed")) != want["fixed"]:
+        if chattr.of(os.fsencode(top / "fixed")) != want["fixed"]:
             pytest.skip("this kernel's tmpfs has no flags")
         assert not ctl("image", "build", top, image).stderr and not ctl("image", "verify", image).stderr
         driver = open_image(image)
@@ -137,7 +137,7 @@ def test_what_chattr_set(tmp_path: Path, fs: str) -> None:
         done = ctl("image", "extract", image, there / "out")
         assert (done.returncode, done.stderr) == (0, "")
         for name, flags in want.items():
-            assert chattr.of_path(os.fsencode(there / "out" / name)) == flags * (fs == "tmpfs"), name
+            assert chattr.of(os.fsencode(there / "out" / name)) == flags * (fs == "tmpfs"), name
         assert os.stat(there / "out/fixed").st_nlink == 2
     finally:
         for directory in (there, top):

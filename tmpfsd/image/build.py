@@ -32,6 +32,7 @@ MOST = 8 << 40              # bytes of an image
 LEAST_RAM, MOST_RAM = 64 << 20, 2 << 30
 TELL = 256
 NANO = 10 ** 9
+KNOWN = ("user.", "trusted.", "security.", *(os.fsdecode(name) for name in xattr.ACL_NAMES))
 
 
 class Root:
@@ -99,7 +100,7 @@ class _Builder:
                 if dino != ROOT_INO:
                     vnops.forget(self.mp, dino, 1)
                 continue
-            child = os.path.join(path, name)
+            child = path + b"/" + name
             state = os.lstat(child)
             if stat.S_ISDIR(state.st_mode):
                 self.mp.breathe()
@@ -120,15 +121,15 @@ class _Builder:
         if known is not None:
             vnops.forget(mp, vnops.link(mp, int.from_bytes(known, "little"), dino, name), 1)
             return
-        if stat.S_ISLNK(mode):
-            ino = vnops.symlink(mp, dino, name, os.readlink(path), ROOT)
-        elif stat.S_ISREG(mode):
+        if stat.S_ISREG(mode):
             ino = vnops.create(mp, dino, name, 0o600, ROOT)
-            if state.st_size:
-                self.content(ino, path, state)
+            self.file(ino, path, state)
         else:
-            ino = vnops.mknod(mp, dino, name, stat.S_IFMT(mode) | 0o600, self.device(state), ROOT)
-        self.attributes(ino, path, state)
+            if stat.S_ISLNK(mode):
+                ino = vnops.symlink(mp, dino, name, os.readlink(path), ROOT)
+            else:
+                ino = vnops.mknod(mp, dino, name, stat.S_IFMT(mode) | 0o600, self.device(state), ROOT)
+            self.attributes(ino, path, state)
         if several:
             self.links.put(state.st_dev, state.st_ino, ino.to_bytes(8, "little"))
         vnops.forget(mp, ino, 1)
@@ -140,56 +141,62 @@ class _Builder:
         major, minor = os.major(state.st_rdev), os.minor(state.st_rdev)
         return minor & 0xff | major << 8 | (minor & ~0xff) << 12
 
-    def content(self, ino: int, path: bytes, state: os.stat_result) -> None:
-        """Put the bytes of a file, and its holes."""
-        mp = self.mp
+    def file(self, ino: int, path: bytes, state: os.stat_result) -> None:
+        """Put the bytes of a file, its holes, and its attributes: it is opened once for all of them."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            for start, end in extents(fd, state):
-                while start < end:
-                    data = os.pread(fd, min(CHUNK, end - start), start)
-                    if not data:
-                        break
-                    mp.breathe()
-                    done = vnops.write(mp, ino, start, data)
-                    if done < len(data):
-                        raise OSError(errno.ENOSPC, "no room in memory and swap", os.fsdecode(path))
-                    start, self.bytes = start + done, self.bytes + done
-            mp.breathe()
-            if vnops.getattr(mp, ino)[5] < state.st_size:
-                vnops.truncate(mp, ino, state.st_size)
+            end = max([0, *(self.content(ino, path, fd, start, end) for start, end in extents(fd, state))])
+            if end < state.st_size:
+                self.mp.breathe()
+                vnops.truncate(self.mp, ino, state.st_size)
+            self.attributes(ino, fd, state)
         finally:
             os.close(fd)
 
-    def attributes(self, ino: int, path: bytes, state: os.stat_result) -> None:
-        """Give a node its owner, mode, times and attributes."""
+    def content(self, ino: int, path: bytes, fd: int, start: int, end: int) -> int:
+        """Put the bytes of a file in [start, end); where they end, as the file may be shorter by now."""
+        while start < end:
+            data = os.pread(fd, min(CHUNK, end - start), start)
+            if not data:
+                break
+            self.mp.breathe()
+            done = vnops.write(self.mp, ino, start, data)
+            if done < len(data):
+                raise OSError(errno.ENOSPC, "no room in memory and swap", os.fsdecode(path))
+            start, self.bytes = start + done, self.bytes + done
+        return start
+
+    def attributes(self, ino: int, path: bytes | int, state: os.stat_result) -> None:
+        """Give a node its owner, mode, times and attributes; path may be a descriptor."""
         mp = self.mp
         for name in listed(path):
             mp.breathe()
-            vnops.setxattr(mp, ino, os.fsencode(name), os.getxattr(path, name, follow_symlinks=False), 0, ROOT)
-        mp.breathe()
-        vnops.setattr(mp, ino, ROOT, uid=state.st_uid, gid=state.st_gid)
+            vnops.setxattr(mp, ino, os.fsencode(name), os.getxattr(path, name, **not_followed(path)), 0, ROOT)
         times = (state.st_atime_ns, state.st_mtime_ns) if self.time_ns is None else (self.time_ns, self.time_ns)
         mode = None if stat.S_ISLNK(state.st_mode) else stat.S_IMODE(state.st_mode)
         mp.breathe()
-        vnops.setattr(mp, ino, ROOT, mode=mode, atime_ns=times[0], mtime_ns=times[1])
-        flags = chattr.of_path(path) if fileattr.has_flags(state.st_mode) else 0
+        vnops.setattr(mp, ino, ROOT, mode, state.st_uid, state.st_gid, atime_ns=times[0], mtime_ns=times[1])
+        flags = chattr.of(path) if fileattr.has_flags(state.st_mode) else 0
         if flags:
             mp.breathe()
             fileattr.put(mp, ino, flags, ROOT)
             self.flagged, mp.flagged = True, False
 
 
-def listed(path: bytes) -> list[str]:
+def not_followed(path: bytes | int) -> dict[str, bool]:
+    """What keeps calls for attributes from following a link; they do not take it with a descriptor."""
+    return {} if isinstance(path, int) else {"follow_symlinks": False}
+
+
+def listed(path: bytes | int) -> list[str]:
     """The names of a file's attributes that an image has, in order."""
     try:
-        names = os.listxattr(path, follow_symlinks=False)
+        names = os.listxattr(path, **not_followed(path))
     except OSError as error:
         if error.errno in (errno.ENOTSUP, errno.EPERM, errno.ENODATA):
             return []
         raise
-    known = ("user.", "trusted.", "security.", *(os.fsdecode(name) for name in xattr.ACL_NAMES))
-    return sorted(name for name in names if name.startswith(known))
+    return sorted(name for name in names if name.startswith(KNOWN)) if names else []
 
 
 def extents(fd: int, state: os.stat_result) -> Iterator[tuple[int, int]]:

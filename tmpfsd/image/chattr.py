@@ -27,8 +27,10 @@ def of_open(fd: int) -> int:
         raise
 
 
-def of_path(path: bytes) -> int:
-    """Return those flags of a regular file or a directory.  => OSError."""
+def of(path: bytes | int) -> int:
+    """Return those flags of a regular file or a directory, which may be open.  => OSError."""
+    if isinstance(path, int):
+        return of_open(path)
     fd = _open(path)
     try:
         return of_open(fd)
