@@ -1,12 +1,12 @@
 """uvm/aobj.py: anonymous objects, and the windows through which their pages are seen.
 
 The first approach of the mail of 2006.  The pages of an object have no address: they are read and written through
-windows, of which there are few, allocated when a page is touched and recycled when they are idle, as ubc_alloc() and
-ubc_release() do with file pages (uvm_bio.c).  An offset is good until the next breathe(), so what an operation
-touches between two breaths must have a window each: one window cannot hold two records.  Windows are therefore kept
-in reserve exactly as frames are, and `reserve` of them are always enough: between two breaths an operation touches
-no more pages than that, or it could not run when all of them are out.  Fewer serve a pool whose user never holds more
-records than that; a file system's mount refuses them (options.py).
+windows.  There are few windows.  They are allocated when a page is touched and recycled when they are idle, as
+ubc_alloc() and ubc_release() do with file pages (uvm_bio.c).  An offset is good until the next breathe(), so each page
+that an operation touches between two breaths needs a window of its own: one window cannot hold two records.  Windows
+are therefore kept in reserve as frames are.  `reserve` windows are always enough: an operation touches at most that
+many pages between two breaths, or it could not run when all of them are out.  Fewer are enough for a pool whose user
+holds fewer records at a time; a file system's mount refuses fewer (options.py).
 
 Picture     OUT --fault--> MAPPED --recycle--> RESIDENT, no window --fault--> MAPPED     (frame_of tells which)
 
@@ -60,7 +60,7 @@ class Windows:
         self.maps += 1
 
     def unmap(self, pfn: int) -> None:
-        """Show it no more, if a window does; it stays resident.  O(1)."""
+        """Take away the window of a frame, if it has one; its page stays resident.  O(1)."""
         window = self.window_of[pfn]
         if window != NO_WINDOW:
             self.vm.frame_of[self.page[window]] = UNMAPPED - pfn
@@ -69,17 +69,17 @@ class Windows:
             self.free.append(window)
 
     def resize(self) -> None:
-        """Know the frames that there are now; no window shows one that is gone.  O(frames that are new)."""
+        """Adapt to the present number of frames; no window shows one that is gone.  O(frames that are new)."""
         nframes = self.vm.phys.nframes
         del self.window_of[nframes:]
         self.window_of.extend([NO_WINDOW] * (nframes - len(self.window_of)))
 
     def move(self, pfn: int, to: int) -> None:
-        """What was in frame pfn is in frame `to`; a window that shows it shows it there.  O(1)."""
+        """The page of frame pfn is in frame `to` now; its window follows.  O(1)."""
         self.window_of[to], self.window_of[pfn] = self.window_of[pfn], NO_WINDOW
 
     def recycle(self) -> None:
-        """Make idle windows free until the reserve is.  O(windows).  => Offsets are stale afterwards."""
+        """Free idle windows until the reserve is full.  O(windows).  => Offsets are stale afterwards."""
         while len(self.free) < self.reserve:
             vpn = self.page[self.hand]
             self.hand = (self.hand + 1) % len(self.page)
@@ -116,7 +116,7 @@ class AnonObject:
         self._pages = Submap("the anonymous object", vm.kernel_map)     # their entries in the page table
 
     def alloc(self) -> int:
-        """The number of a page without memory behind it yet.  O(log chunks)."""
+        """A page number; there is no memory behind it yet.  O(log chunks)."""
         return self._pages.alloc()
 
     def free(self, vpn: int) -> None:

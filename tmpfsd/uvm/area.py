@@ -1,14 +1,14 @@
-"""uvm/area.py: memory in which records go round: what is written at the head, what is oldest stands at the tail.
+"""uvm/area.py: a circular log of records in memory: new ones are written at the head, the oldest stand at the tail.
 
-The ring of compressed pages (zlog.py) has one, and two while it is made larger or smaller.  Which records are alive is
-for the ring to know.
+The ring of compressed pages (zlog.py) has one area, and two while it is made larger or smaller.  The ring knows which
+records are alive.
 
 Picture     area        ... free | tail: record record filler | record ... | head: free ...
             record      slot, page, bytes: 4 + 4 + 2 bytes, 2 of padding; the body; padding to 8 bytes
             filler      slot 0; it ends where the area ends
 
-            kept is how much of the memory is the system's to count as ours: all of it, until shed() gives back what
-            lies between head and tail of an area that nothing is written to any more.
+            kept is how much of the memory counts as ours in the system: all of it, until shed() gives back what lies
+            between head and tail.  That is done only when nothing is written to the area any more.
 
 Breathing   Nothing here breathes.
 """
@@ -30,12 +30,12 @@ SHED = 1 << 20                      # bytes given back in a step: 0.1 ms
 
 
 def footprint(nbytes: int) -> int:
-    """What a body of nbytes takes in an area.  O(1)."""
+    """How many bytes of an area a body of nbytes takes.  O(1)."""
     return (HEAD.size + nbytes + UNIT - 1) & -UNIT
 
 
 class LogRecord(NamedTuple):
-    """What stands at an offset: slot 0 is a filler.  size is what it takes."""
+    """The record at an offset; slot 0 is a filler.  size is how many bytes of the area it takes."""
 
     slot: int
     vpn: int
@@ -44,7 +44,7 @@ class LogRecord(NamedTuple):
 
 
 class Area:
-    """nbytes of memory; places in it are those of one half of all."""
+    """nbytes of memory.  Its places have one of the two values of the highest bit (half)."""
 
     __slots__ = ("half", "nbytes", "head", "tail", "used", "kept", "passed", "memory", "_view")
 
@@ -53,13 +53,13 @@ class Area:
         self.half = half
         self.nbytes = self.kept = nbytes
         self.head = self.tail = self.used = 0
-        self.passed = 0                     # bytes that the tail went on, ever
+        self.passed = 0                     # bytes that the tail has moved on, ever
         self.memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.memory.madvise(mmap.MADV_DONTDUMP)
         self._view = memoryview(self.memory)
 
     def place(self, at: int) -> int:
-        """What names an offset.  O(1)."""
+        """The place that names an offset.  O(1)."""
         return self.half << HALF_SHIFT | at >> UNIT_SHIFT
 
     def room(self, need: int) -> bool:
@@ -68,7 +68,7 @@ class Area:
         return self.used + need + (to_end if need > to_end else 0) <= self.nbytes
 
     def write(self, slot: int, vpn: int, body: bytes | memoryview) -> int:
-        """Put a record at the head, behind a filler where it would cross the end: its place.  => There must be room().
+        """Put a record at the head, after a filler if it would cross the end; its place.  => There must be room().
         O(len(body))."""
         need = footprint(len(body))
         if need > self.nbytes - self.head:
@@ -82,7 +82,7 @@ class Area:
         return self.place(at)
 
     def _fill(self) -> None:
-        """Nothing stands between the head and the end of the area."""
+        """Put a filler from the head to the end of the area."""
         left = self.nbytes - self.head
         if left >= HEAD.size:
             HEAD.pack_into(self.memory, self.head, 0, 0, 0, 0)
@@ -90,7 +90,7 @@ class Area:
         self.head = 0
 
     def at(self, offset: int) -> LogRecord:
-        """What stands there.  O(1)."""
+        """The record or filler at an offset.  O(1)."""
         to_end = self.nbytes - offset
         if to_end >= HEAD.size:
             slot, vpn, nbytes, _ = HEAD.unpack_from(self.memory, offset)
@@ -99,19 +99,19 @@ class Area:
         return LogRecord(0, 0, 0, to_end)
 
     def body(self, offset: int, nbytes: int) -> memoryview:
-        """The body of a record; of no use once something is written.  O(1)."""
+        """The body of a record; good until the next write.  O(1)."""
         return self._view[offset + HEAD.size:offset + HEAD.size + nbytes]
 
     def drop_tail(self, nbytes: int) -> None:
-        """What stands at the tail is wanted no more.  O(1)."""
+        """Drop nbytes at the tail.  O(1)."""
         self.tail = (self.tail + nbytes) % self.nbytes
         self.used -= nbytes
         self.passed += nbytes
 
     def shed(self) -> bool:
-        """Give memory back that is free, when nothing is written here any more; whether there is more.  O(SHED).
+        """Give free memory back, when nothing is written here any more; whether there is more.  O(SHED).
 
-        What was given back ends at `kept` bytes before the tail comes round to the head again; it begins at the head.
+        The memory given back begins at the head, and is nbytes - kept long.
         """
         first = -(-self.head // PAGE_SIZE) * PAGE_SIZE
         free = self.nbytes - self.used - (first - self.head)
@@ -124,7 +124,7 @@ class Area:
         return True
 
     def close(self) -> None:
-        """Give the memory back, now or when the last that looks at it is gone.  O(1) here."""
+        """Give the memory back, now or when its last view is gone.  O(1) here."""
         try:
             self._view.release()
             self.memory.close()

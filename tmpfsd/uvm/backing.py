@@ -1,13 +1,13 @@
 """uvm/backing.py: pages that were there before the mount: an image, seen as slots that can only be read.
 
-The slots of a backing are the first of the space of numbers (swapset.py): a page that is out there has one, as if it
-had been paged out.  A page that is changed gets a slot of a store, at page-out, and its old one is given back, which
-means that nobody reads it any more: nothing is written to a backing, so any number of mounts can share one.
+The slots of a backing are the first in the space of numbers (swapset.py): each of its pages has one, as if it had been
+paged out.  A page that is changed gets a slot of a store at page-out.  Its old slot is given back, which only means
+that nobody reads it any more.  Nothing is written to a backing, so any number of mounts can share one.
 
-A page with a slot must be able to leave, or the reserve cannot be filled (README.md, V6).  One that is dirty and has a
-slot of a store can be written over in place; one of a backing cannot.  So as many slots of the stores are kept back as
-there may be such pages in frames.  Where no more than these are left, pages without a slot get none, and what changes
-pages that there are is refused (room.py), except removals.
+A page with a slot must be able to leave, or the reserve cannot be filled (README.md, V6).  A dirty page with a slot of
+a store can be overwritten in place; one with a slot of a backing cannot.  So as many slots of the stores are kept back
+as there may be such pages in frames.  When only these are left, pages without a slot get none, and changes to existing
+pages are refused (room.py), except removals.
 
 Picture     OUT, slot of the backing --fault--> clean --write--> dirty --clean--> clean, slot of a store
                                                                        --no store takes it--> dirty, no slot (V6)
@@ -16,7 +16,7 @@ Invariants
 
 Breathing   Nothing here breathes.
 
-Limits      On a disk that is full under the swap file, pages that are kept slots for cannot leave either: that is a
+Limits      If the disk under the swap file is full, pages that have kept slots cannot leave either: this counts as a
             device that fails.
 """
 
@@ -32,7 +32,7 @@ from tmpfsd.uvm.pagekind import UNWRITTEN
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
-LONG_OUT = -2 - (1 << 29)   # frame_of of a page that left before anybody can tell
+LONG_OUT = -2 - (1 << 29)   # frame_of of a page that left long ago
 _FRAMELESS = re.compile(b"[\\0\\x%02x]+" % UNWRITTEN)
 _UNWRITTEN = re.compile(b"\\x%02x+" % UNWRITTEN)
 
@@ -59,7 +59,7 @@ class Backing(Protocol):
         """Nobody reads n slots any more.  O(1).  => They are not used again."""
 
     def retire(self, slot: int) -> None:
-        """As free(): a page of it was lost, and is gone.  O(1)."""
+        """As free(), for a page that was lost and is freed.  O(1)."""
 
     def read_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
         """See Swap.  O(pages)."""
@@ -86,20 +86,20 @@ def keep_slots(vm: Vm) -> int:
 
 
 def tight(vm: Vm) -> bool:
-    """Whether the stores have no slots left but those that are kept back.  O(files)."""
+    """Whether the stores have only the slots left that are kept back.  O(files)."""
     return vm.image is not None and (vm.swap is None or vm.swap.nfree < keep_slots(vm))
 
 
 def surrender(vm: Vm, vpn: int) -> None:
-    """No store takes a changed page of the backing: it has no slot then, where V6 allows it.  O(1)."""
+    """No store takes a changed page of the backing: it loses its slot, if V6 allows it.  O(1)."""
     if vm.nslotless < vm.most_slotless:
         vm.lose_slot(vpn)
 
 
 def restore(vm: Vm, flags: bytes, slots: bytes) -> None:
-    """Have the pages of the backing, all of them out: of each its owner, and its slot.  O(pages), at memory's speed.
+    """Enter the pages of the backing, with owner and slot of each; all are out.  O(pages), at the speed of memory.
 
-    => Of a machine that has no page yet.  => NoMemory: they are more than `limit`, or what is promised has no room.
+    => The machine has no page yet.  => NoMemory: there are more than `limit`, or promised pages have no room.
     """
     assert not vm.npages, "there are pages already"
     n = len(flags)
@@ -122,7 +122,7 @@ def restore(vm: Vm, flags: bytes, slots: bytes) -> None:
 
 
 def _promise(vm: Vm, vpn: int, end: int) -> None:
-    """Give unwritten pages their slots, or count them as such that have none.  => NoMemory."""
+    """Give unwritten pages slots, or count them as pages without one.  => NoMemory."""
     while vpn < end and vm.swap is not None:
         try:
             slot, count = vm.swap.alloc(end - vpn)

@@ -16,7 +16,7 @@ MOST_WINDOW = 1 << 17       # bytes: a damaged header asks for no more
 
 
 class Codec(Protocol):
-    """Makes a page smaller, and whole again."""
+    """Compresses and decompresses a page."""
 
     def pack(self, page: memoryview) -> bytes:
         """The page's bytes, compressed; perhaps longer than they were.  O(1)."""
@@ -26,7 +26,7 @@ class Codec(Protocol):
 
 
 class Zstd:
-    """zstd, without frame headers' magic: two thirds of the pages take less than a kilobyte."""
+    """zstd, without the magic number in its headers: two thirds of the pages take less than a kilobyte."""
 
     __slots__ = ("_compress", "_decompress", "_error")
 

@@ -29,13 +29,13 @@ class SwapIOError(VmError):
 
 
 class WrongPage(SwapIOError):
-    """What a store has answered with is not the page: it was changed there, or it is another's."""
+    """A store answered with something else than the page: it was changed there, or is another page."""
 
     errno: ClassVar[int] = errno.EIO
 
 
 class Unanswered(SwapIOError):
-    """A store does not answer at all, whatever page is asked for: nothing is known of the page."""
+    """A store does not answer for any page: nothing is known of this page."""
 
     errno: ClassVar[int] = errno.EIO
 

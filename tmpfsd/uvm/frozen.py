@@ -1,19 +1,19 @@
 """uvm/frozen.py: a frozen copy of the machine, in a process of its own, that looks around while the machine runs on.
 
-fork() copies frames and tables: whatever operations change afterwards, the copy does not see.  What is out is in the
-swap files, which both have.  So as long as the copy lives, what was in a slot when it was made stays there: hold()
-has slots that are given back parked (vmem.py) instead of free, no holes are punched, and no page is written over in
-place.  Requests come first.  Where only a parked slot would do, or the page's own, the hold is broken: the slots are
-free, and whoever holds them is told that the copy is worth nothing any more.
+fork() copies frames and tables, so the copy does not see what operations change afterwards.  Pages that are out are in
+the swap files, which both share.  So as long as the copy lives, the content of a slot at the fork stays there: slots
+that are given back are parked (vmem.py) instead of free, no holes are punched, and no page is overwritten in place
+(Hold).  Requests come first.  If one needs a parked slot, or the page's own, the hold is broken: the slots are free,
+and the holder is told that the copy is worth nothing any more.
 
-The copy writes to no swap file (`read_only`).  It drops clean pages and keeps dirty ones; become_copy() gives it
-frames of its own, SPARE of them, to page in to.
+The copy writes to no swap file (`read_only`).  It drops clean pages and keeps dirty ones.  become_copy() gives it SPARE
+frames of its own for page-ins.
 
 Picture     --hold--> HELD BACK --let_go--> slots are unparked in slices, from idle() and trim()
                           |------broken---> the same, and broken() is called
 
 Invariants
-    Z1  While slots are held back, what was held when that began is neither written to nor punched.
+    Z1  While there is a hold, slots that were held when it began are neither written to nor punched.
 
 Breathing   Nothing here breathes.
 
@@ -28,11 +28,11 @@ from tmpfsd.uvm.queues import ACTIVE, HELD, INACTIVE
 from tmpfsd.uvm.swap import Swap
 from tmpfsd.uvm.vm import Vm
 
-SPARE = 4096                # frames of its own that a copy has: 16 MiB
+SPARE = 4096                # frames that a copy has in addition: 16 MiB
 
 
 class Hold:
-    """Keeps what is in the swap files where it is."""
+    """Keeps the contents of the swap files where they are."""
 
     __slots__ = ("vm", "broken", "_tell")
 
@@ -47,13 +47,13 @@ class Hold:
         return self.vm.swap.files if self.vm.swap is not None else []
 
     def end_early(self) -> None:
-        """A slot is needed: tell who holds them, and let go.  O(files)."""
+        """A slot is needed: tell the holder, and let go.  O(files)."""
         self.broken = True
         self._tell()
         self.let_go()
 
     def let_go(self) -> None:
-        """Slots may be used again.  O(files); unparking them is the swap files' matter."""
+        """Slots may be used again.  O(files); the swap files unpark them."""
         for file in self._files():
             file.hold = None
 
@@ -65,7 +65,7 @@ def become_copy(vm: Vm) -> None:
     for file in vm.swap.files if vm.swap is not None else []:
         file.read_only = True
     if vm.tier is not None:
-        vm.tier.ring.draining = True        # it is ours, but what is put there is copied memory
+        vm.tier.ring.draining = True        # it is ours, but a write there makes the system copy memory
     for queue in (INACTIVE, ACTIVE):
         for pfn in list(vm.daemon.frames(queue)):
             if vm.phys.dirty[pfn]:

@@ -1,18 +1,19 @@
 """uvm/lost.py: the pages that could not be read back: each is logged once, with its owner.
 
-A page is lost while its slot answers with an error or with wrong bytes.  vm.fault() enters it here; whoever needs it
-gets SwapIOError, each time, but the log has one line.  A device that works again gives its pages back.
+A page is lost while its slot answers with an error or with wrong bytes.  vm.fault() enters it here.  Each operation
+that needs it gets SwapIOError, but the log has one line.  A device that works again gives its pages back.
+
+A check finds such pages too (vmcheck.py), and lost pages that can be read again.  It looks at a copy of the machine, so
+its finding counts only if the page still has the same slot.  If the page of a bad slot is resident, it is written anew,
+and is not lost.
 
 Picture     OUT --fault fails--> LOST --fault goes well, or all of it is written over--> RESIDENT
                                       --free--> nothing, and its slot is retired: it does not lose another page
 
 Invariants
     L1  A page in the list is out.
-A check finds such pages too (vmcheck.py), and those that answer again: a fault that nobody met since has healed.  It
-looks at what a copy of the machine has.  So it is heeded only where the page still has the slot that it had.  If the
-page of a bad slot is resident, it is written anew, and is not lost.
 
-Limits      MOST pages are in the list.  Those beyond are logged in one line, and their slots are used again.
+Limits      At most MOST pages are in the list.  Those beyond are logged in one line, and their slots are used again.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Lost:
             log.error("lost: more than %d pages; no more of them are logged", MOST)
 
     def remove(self, vpn: int) -> bool:
-        """Page vpn is lost no more, as it is in, or gone; whether it was.  O(1)."""
+        """Page vpn is not lost any more, as it is in or gone; whether it was lost.  O(1)."""
         if vpn not in self.pages:
             return False
         self.pages.remove(vpn)
@@ -60,7 +61,7 @@ class Lost:
 
 
 class Unreadable:
-    """What a check has found in the slots of one machine: how many pages are lost, and which slots are bad."""
+    """Findings of a check in the slots of one machine: how many pages are lost, and which slots are bad."""
 
     __slots__ = ("pages", "healed", "_found", "_unseen")
 
@@ -90,7 +91,7 @@ class Unreadable:
 
 
 def heed(vm: Vm, pages: Sequence[Sequence[int]], healed: Sequence[Sequence[int]] = ()) -> None:
-    """Believe what a check of a copy has found: whose slots are bad, and whose answer again.  O(pages)."""
+    """Act on what the check of a copy found: (page, slot) of bad slots, and of lost pages that answer again.  O(pages)."""
     for vpn, slot in healed:
         if vpn in vm.lost.pages and vm.slot_of[vpn] == slot:
             vm.lost.remove(vpn)

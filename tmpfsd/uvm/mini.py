@@ -1,9 +1,8 @@
-"""uvm/mini.py: the page daemon's policy in small: a list of page numbers instead of frames, to see what it would do.
+"""uvm/mini.py: the page daemon's policy on a list of page numbers instead of frames, to see what it would do.
 
 A miniature simulation (Waldspurger et al., Cache Modeling and Optimization using Miniature Simulations, ATC'17): a
-sample of the pages meets a memory that is as much smaller as there are fewer of them.  The rules are those of
-pagedaemon.py, word for word: fresh pages go round once, pages of an index have lives, a page that comes back soon is
-active at once.
+sample of the pages uses a memory that is scaled down as the sample is.  The rules are exactly those of pagedaemon.py:
+fresh pages go round once, pages of an index have lives, a page that comes back soon is active at once.
 
 Picture     touch(page) --> hit, or miss --enter--> inactive | active --evict--> gone, and since when
 
@@ -21,7 +20,7 @@ REFERENCED: Final = 1
 FRESH: Final = 2
 INDEX: Final = 4            # a page of an index, which has lives
 LIFE: Final = 8             # lives are counted in these
-LOOKS: Final = 256          # of one eviction: then the head leaves, whatever it is
+LOOKS: Final = 256          # of one eviction: after that the head leaves, whatever it is
 
 
 class Mini:
@@ -38,7 +37,7 @@ class Mini:
         self._clock = 0
 
     def touch(self, vpn: int, index: bool, new: bool) -> bool:
-        """A page is used, or made (new); whether it was there.  O(1), and O(LOOKS) where another must leave."""
+        """A page is used, or made (new); whether it was there.  O(1), and O(LOOKS) if another must leave."""
         active, inactive = self._active, self._inactive
         state = inactive.get(vpn, -1)
         if state >= 0:
@@ -58,7 +57,7 @@ class Mini:
         return False
 
     def shrink(self) -> None:
-        """Have pages leave until no more are in than may be.  O(LOOKS) for each."""
+        """Evict until at most `most` pages are in.  O(LOOKS) for each."""
         while len(self._active) + len(self._inactive) > max(self.most, 1):
             self._evict()
 
@@ -69,7 +68,7 @@ class Mini:
         self._gone.pop(vpn, 0)
 
     def _evict(self) -> None:
-        """Have one page leave."""
+        """Evict one page."""
         active, inactive = self._active, self._inactive
         for _ in range(LOOKS):
             while active and 2 * len(inactive) < len(active):

@@ -1,4 +1,4 @@
-"""uvm/overdraft.py: what may not fail for want of memory says so."""
+"""uvm/overdraft.py: how an operation says that it may not fail for want of memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class Overdraft:
     """Within it pages may be allocated beyond `limit`, and from what is kept back of ram and of a fixed submap.
 
-    For what must not fail where memory is short, and gives back about as much as it takes.
+    For operations that must not fail when memory is short, and that give back about as much as they take.
     """
 
     __slots__ = ("vm",)
