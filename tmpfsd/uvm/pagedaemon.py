@@ -4,14 +4,14 @@ Called from vm.breathe() when frames run short, from vm.alloc_page() when too ma
 have no slot, and from the idle loop to launder ahead.  Between two breaths of an operation it
 only writes pages out, which moves none of them.
 
-Two queues of frames, as in UVM, and a third for pages that could not be written.  A page comes in fresh at
-the inactive tail.  At the inactive head, a page that was referenced goes round once more if it is fresh (a
-burst of touches to one page counts once: this keeps a scan from flushing the working set) and is activated
-if it was referenced again; one that was not referenced leaves.  A page that comes back soon after it left,
-sooner than the machine has frames, is activated at once (the refault distance of Linux mm/workingset.c).  A
-dirty page for which there is no slot is held aside until there is one: where swap is full, nobody scans it
-again and again.  Pages of an index lead to many others and are worth more than one of them: they go round LIVES times
-unreferenced before they leave, as with a GCLOCK of that weight.
+Two queues of frames, as in UVM, and a third for pages that could not be written.  A page comes in fresh at the inactive
+tail.  At the inactive head, a page that was not referenced leaves.  A page that was referenced goes round once more if
+it is fresh, and is activated if it is not.  So a burst of touches to one page counts once, and a scan does not flush
+the working set.  A page that comes back soon after it left (after fewer evictions than the machine has frames) is
+activated at once (the refault distance of Linux mm/workingset.c).  A dirty page for which there is no slot is held
+aside until there is one, so that full swap does not mean scanning it again and again.  Pages of an index lead to many
+others and are worth more than one of them: they go round LIVES times unreferenced before they leave, as with a GCLOCK
+of that weight.
 
 Picture     --enter--> INACTIVE(fresh) --> INACTIVE --referenced--> ACTIVE
                           |                   |     <--balance--      |
@@ -21,11 +21,11 @@ Picture     --enter--> INACTIVE(fresh) --> INACTIVE --referenced--> ACTIVE
 Invariants
     D1  A frame is on a queue exactly when it holds a page that may leave.
     D2  count says how many frames each queue has.
-    D3  The arrays know the frames that there are, and no others.
-    D4  slotted says of each frame whether it is on a queue and its page has a slot: such a page can leave at once.
+    D3  The arrays have an entry for each present frame, and no others.
+    D4  slotted tells for each frame whether it is on a queue and its page has a slot: such a page can leave at once.
 
-Breathing   reclaim() and evict_all() make offsets stale.  launder() leaves them, but a page it cleaned must be
-            looked up again before it is written: only give_slots() may run inside an operation.
+Breathing   reclaim() and evict_all() make offsets stale.  launder() does not, but a page it cleaned must be looked up
+            again before it is written: so only give_slots() may run inside an operation.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ MOST_BATCH = 128            # pages that one breath evicts beyond those that mus
 MANY_ERRORS = 16            # writes that fail before reclaim gives the device a rest
 FLUSH_LOOKS = 2048          # frames looked at in a step of flush()
 PATIENCE = 2048             # looks of one reclaim: 3 ms
-STEP_PATIENCE = 512         # and of a step of what evicts in steps, where a slow disk should get less at once: 700 KiB
-WRITE_COST = 16             # what writing costs, in looks, and 2 for each page
-PACK_COST: Final = 6        # and packing a page
+STEP_PATIENCE = 512         # looks of one step where eviction goes in steps: a slow disk gets less at once, 700 KiB
+WRITE_COST = 16             # looks that a write costs, and 2 more for each page
+PACK_COST: Final = 6        # looks that packing a page costs
 BALANCE_LOOKS = 32          # active pages looked at between two inactive ones
 BACKOFF = 0.05              # seconds of rest after a reclaim that a failing device or empty queues left short
 
@@ -72,13 +72,13 @@ class PageDaemon(Queues):
         self.lives_of = bytearray(256)      # by flags
         self.patience = 0                   # looks that are left to this breath; writing costs some
         self.hand = 0                       # where _take() goes on
-        self.clock = 0                      # pages that have left; what refault distances are measured in
+        self.clock = 0                      # pages that have left: refault distances are measured in these
         self.scans = self.reclaims = self.stalls = self.pageouts = self.write_errors = 0
-        self.denied = 0                     # write errors, and pages that were not written as their store rests
+        self.denied = 0                     # write errors, and pages not written because their store rests
         self.resize()
 
     def resize(self) -> None:
-        """Know the frames that there are now; those that are gone were on no queue.  O(frames that are new)."""
+        """Adapt to the present number of frames; those that are gone were on no queue.  O(frames that are new)."""
         nframes = self.vm.phys.nframes
         self.know_frames(nframes)
         self.batch = min(max(nframes >> 5, CLUSTER), MOST_BATCH, (nframes - self.vm.reserve + 3) // 4)
@@ -94,7 +94,7 @@ class PageDaemon(Queues):
     def reclaim(self) -> None:
         """Evict until a batch of frames beyond the low watermark is free, or patience is at an end.
 
-        => Offsets are stale afterwards.  O(PATIENCE + frames below the low watermark), whatever there is in memory.
+        => Offsets are stale afterwards.  O(PATIENCE + frames below the low watermark), whatever is in memory.
         """
         now = time.monotonic()
         if now < self.resting_until or now < self.vain_until and not any(self.count[ACTIVE:]):
@@ -129,10 +129,10 @@ class PageDaemon(Queues):
             self._consider(self._head(INACTIVE))
 
     def _take(self, nframes: int) -> None:
-        """Evict without looking for the worthiest until so many frames are free: the heads, then what has a slot.
+        """Evict, without choosing well, until so many frames are free: heads first, then pages that have a slot.
 
-        By V6 there are enough that have one, wherever they wait; `slotted` is searched for them as fast as memory is
-        read.  So the reserve is full after each reclaim, unless the device does not take pages.
+        By V6 enough pages have one, wherever they wait; `slotted` is searched for them at the speed of memory.  So the
+        reserve is full after each reclaim, unless the device does not take pages.
         """
         free, denied = self.vm.phys.free_frames, self.denied
         for _ in range(2 * nframes):
@@ -151,7 +151,7 @@ class PageDaemon(Queues):
             self._evict(self.hand - 1)
 
     def _has_no_room(self, pfn: int) -> bool:
-        """Whether a page cannot be written, as it has no slot and none is free: said without trying."""
+        """Whether a page cannot be written because it has no slot and none is free; without trying."""
         vm = self.vm
         if self.slotted[pfn]:
             return False
@@ -160,8 +160,10 @@ class PageDaemon(Queues):
         return vm.swap is None or not vm.swap.nfree or not vm.swap.space
 
     def _put_aside(self, pfn: int) -> None:
-        """A page that could not be written waits for a slot; one that has a slot stays in sight, as it can be written
-        over in place whenever the device works again."""
+        """Queue a page that could not be written: on HELD, to wait for a slot.
+
+        If it has a slot, it stays on INACTIVE: it can be overwritten in place when the device works again.
+        """
         self.requeue(pfn, INACTIVE if self.slotted[pfn] else HELD)
 
     def _consider(self, pfn: int) -> None:
@@ -196,7 +198,7 @@ class PageDaemon(Queues):
                 self.requeue(pfn, INACTIVE)
 
     def _balance(self) -> None:
-        """Keep a third of the pages inactive: so long is the run-up in which a page can prove itself."""
+        """Keep a third of the pages inactive: that is the time in which a page can show that it is used."""
         count, referenced = self.count, self.vm.phys.referenced
         left = min(count[ACTIVE], BALANCE_LOOKS)
         while left and 2 * count[INACTIVE] < count[ACTIVE]:
@@ -211,7 +213,7 @@ class PageDaemon(Queues):
             self.requeue(self._head(ACTIVE), INACTIVE)
 
     def drop(self, pfn: int) -> None:
-        """Evict a clean page: its frame is free, its slot keeps it.  O(1)."""
+        """Evict a clean page: its frame becomes free, its content is in its slot.  O(1)."""
         vm = self.vm
         vpn = vm.phys.owner[pfn]
         if vm.trace is not None:
@@ -232,20 +234,20 @@ class PageDaemon(Queues):
         return (self.clock - (-2 - mark)) & 0x3FFFFFFF <= len(self.queue)
 
     def evict_all(self) -> None:
-        """Evict whatever may leave (TMPFSD_THRASH).  O(frames).  => Offsets are stale afterwards."""
+        """Evict all pages that may leave (TMPFSD_THRASH).  O(frames).  => Offsets are stale afterwards."""
         for queue in (INACTIVE, ACTIVE, HELD):
             for pfn in list(self.frames(queue)):
                 self._evict(pfn)
 
     def _evict(self, pfn: int) -> bool:
-        """Evict a page that may leave, whether it was referenced or not; whether that went well."""
+        """Evict a page that may leave, referenced or not; whether that went well."""
         gone = not self.vm.phys.dirty[pfn] or self.clean(pfn)
         if gone:
             self.drop(pfn)
         return gone
 
     def flush(self) -> Generator[int, None, int]:
-        """Evict whatever may leave, in steps; yields how many frames were looked at, and returns how many pages stayed.
+        """Evict all pages that may leave, in steps; yields frames looked at, returns how many pages stayed.
 
         => Offsets are stale after each step.  O(frames), in steps of O(FLUSH_LOOKS) and O(STEP_PATIENCE).
         """
@@ -282,7 +284,7 @@ class PageDaemon(Queues):
         """Write out pages that have no slot, about npages of them, in the middle of an operation.
 
         They stay dirty: the operation may hold offsets into them and write there after us.  O(npages + reserve) at the
-        bound of V6, where all resident pages but `reserve` are without a slot.
+        bound of V6, where all resident pages except `reserve` have no slot.
         """
         vm, most = self.vm, self.vm.nslotless - npages
         held = list(islice(self.frames(HELD), npages))
@@ -293,9 +295,9 @@ class PageDaemon(Queues):
     def clean(self, pfn: int, settle: bool = True) -> bool:
         """Write a dirty page out, with dirty neighbours in address space; whether that went well.
 
-        It is clean then, unless settle is false.  Slots are assigned here, in a row.  A page keeps the slot it had
-        until the new one is written; where no new one can be had it is written over in place, so that a page that
-        was ever out can always leave again.  O(CLUSTER).
+        It is clean then, unless settle is false.  Slots are assigned here, in a row.  A page keeps its old slot until
+        the new one is written.  If there is no new one, the old one is overwritten in place.  So a page that was ever
+        out can always leave again.  O(CLUSTER).
         """
         vm = self.vm
         swap = vm.swap
@@ -335,7 +337,7 @@ class PageDaemon(Queues):
         return True
 
     def _cluster(self, vpn: int) -> tuple[int, int]:
-        """The pages around vpn that are dirty and wait for eviction too: [lo, hi) within one aligned window."""
+        """The pages around vpn that are dirty and inactive too: [lo, hi) within one aligned window."""
         vm = self.vm
         pfn_of, dirty, queue = vm.pfn_of, vm.phys.dirty, self.queue
         lo = hi = vpn
@@ -376,7 +378,7 @@ class PageDaemon(Queues):
     def _clean_one(self, vpn: int, settle: bool) -> bool:
         """Write one page to any slot that takes it, and retire those that did not.
 
-        Where none of several takes it, the device is at fault and not the slots: they are kept for better days.
+        If none of several takes it, the device is at fault and not the slots: none is retired.
         """
         swap = self.vm.swap
         assert swap is not None
@@ -420,7 +422,7 @@ class PageDaemon(Queues):
         if vm.swap.rests_at(slot):
             self.denied += 1
             return False
-        vm.swap.end_hold()              # whoever reads there must not see half of it
+        vm.swap.end_hold()              # a frozen copy must not read half of it
         try:
             self._write(slot, vpn, vpn + 1)
         except OSError as error:

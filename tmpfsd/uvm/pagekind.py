@@ -1,4 +1,4 @@
-"""uvm/pagekind.py: what the page table says of a page: its frame, or that it has none; its kind, and its owner.
+"""uvm/pagekind.py: constants of the page table: a page without a frame, the kinds of pages, and their owners.
 
 Picture     flags: WIRED 1 bit | UNOWNED 1 | WINDOWED 1 | owner 5          0: the page has no owner
 """

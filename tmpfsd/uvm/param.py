@@ -5,7 +5,7 @@ from typing import Final
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
 PAGE_MASK: Final = PAGE_SIZE - 1
-CLUSTER: Final = 16         # pages that go to a store, come from one, or are copied at once: 64 KiB
+CLUSTER: Final = 16         # pages written to a store, read from one, or copied at once: 64 KiB
 
 
 def round_page(nbytes: int) -> int:

@@ -1,27 +1,25 @@
 """uvm/physmem.py: physical memory: one anonymous mapping cut into frames.
 
-Everything that the file system stores is read and written in place here, at
-`pfn << PAGE_SHIFT`.  No Python object stands for a frame; what is known of one is
-in arrays.  Which page is in a frame and when it leaves is vm.py's and
-pagedaemon.py's matter.
+Everything that the file system stores is read and written in place here, at `pfn << PAGE_SHIFT`.  No Python object
+stands for a frame; its state is in arrays.  vm.py and pagedaemon.py decide which page is in a frame and when it leaves.
 
-The mapping is as large as the machine's memory, so that `ram` can grow while views of it are held; address space
-that was never touched costs nothing.  The frames that there are stand at its start: [0, nframes).
+The mapping is as large as the machine's memory, so that `ram` can grow while views of it are held; address space that
+was never touched costs nothing.  The frames stand at its start: [0, nframes).
 
-While `ram` shrinks, frames from the ceiling on are to go: those that are free are set aside, and taken no more.
+While `ram` shrinks, the frames from `ceiling` on are to go: the free ones are set aside, and not taken any more.
 
 Picture     FREE --alloc--> held (owner[pfn] is its page) --free--> FREE, or ASIDE from the ceiling on
             not there --grow--> FREE --set_aside--> ASIDE --shrink--> not there, its memory given back to the system
                                                           --lift_ceiling--> FREE
 
 Invariants
-    F1  A frame is either in the free list, once, or has an owner, or is set aside: only from the ceiling on, naside
-        of them.
+    F1  A frame is in the free list, once, or has an owner, or is set aside.  naside frames are set aside, all of them
+        from the ceiling on.
     F2  A free frame is neither referenced nor dirty.
-    F3  The arrays know the frames that there are, and no others.
+    F3  The arrays have an entry for each present frame, and no others.
 
-Limits      Where the system refuses address space (ulimit -v, vm.overcommit_memory=2), ram cannot grow beyond what it
-            was at the mount.
+Limits      If the system refuses address space (ulimit -v, vm.overcommit_memory=2), ram cannot grow beyond its size at
+            the mount.
 """
 
 import mmap
@@ -38,7 +36,7 @@ MAP_NORESERVE = 0x4000      # <linux/mman.h>; the mmap module of Python 3.11 has
 
 
 def _reserve(nbytes: int) -> mmap.mmap:
-    """Map address space for nbytes, and for as much as the machine has where the system allows it."""
+    """Map address space for nbytes; for as much as the machine has memory, if the system allows it."""
     # Private, so that the memory is the daemon's own, and kept out of core files: it holds users' data.
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -79,7 +77,7 @@ class PhysMem:
         return self.nframes - len(self.free_frames) - self.naside
 
     def grow(self, nframes: int) -> None:
-        """Have nframes, of which the new ones are free and are taken last.  O(frames that are new + free ones)."""
+        """Have nframes; the new ones are free and are taken last.  O(frames that are new + free ones)."""
         assert self.nframes <= nframes <= self.most
         more = nframes - self.nframes
         self.owner.frombytes(bytes(4 * more))
@@ -89,7 +87,7 @@ class PhysMem:
         self.nframes = nframes
 
     def set_aside(self, start: int, n: int) -> int:
-        """Take the frames from the ceiling on out of [start, start + n) of the free list; how many others there are.
+        """Set aside those of free_frames[start:start + n] that are not below the ceiling; how many are below it.
 
         O(n).
         """
@@ -116,7 +114,7 @@ class PhysMem:
         self.ceiling = self.most
 
     def shrink(self, nframes: int) -> None:
-        """Have nframes only: those behind must be set aside.  Their memory goes back to the system.  O(those)."""
+        """Have only nframes: those behind must be set aside.  Their memory goes back to the system.  O(those)."""
         gone = self.nframes - nframes
         assert nframes >= self.ceiling and self.naside >= gone and not any(self.owner[nframes:]), "not all set aside"
         self.naside -= gone
@@ -127,7 +125,7 @@ class PhysMem:
             self.arena.madvise(mmap.MADV_DONTNEED, nframes << PAGE_SHIFT, gone << PAGE_SHIFT)
 
     def alloc(self, vpn: int) -> int:
-        """A frame for page vpn; its bytes are what they were.  O(1).  => IndexError when none is free."""
+        """A frame for page vpn, with its old bytes.  O(1).  => IndexError when none is free."""
         pfn = self.free_frames.pop()
         self.owner[pfn] = vpn
         return pfn
@@ -148,7 +146,7 @@ class PhysMem:
         return self.mem[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT]
 
     def close(self) -> None:
-        """Give the arena back to the system, now or when the last that looks at it is gone.  O(1) here."""
+        """Give the arena back to the system, now or when its last view is gone.  O(1) here."""
         try:
             for view in (self.u64, self.u32, self.mem):
                 view.release()

@@ -1,9 +1,9 @@
-"""uvm/queues.py: the queues on which the frames wait that may be taken: links, and what is noted of each frame.
+"""uvm/queues.py: the queues of frames whose pages may leave: links, and some flags of each frame.
 
-Which frame goes where, and why, is pagedaemon.py's, which is one of these, and has the invariants (D1-D4).
+PageDaemon (pagedaemon.py) is derived from Queues, decides which frame goes where, and has the invariants (D1-D4).
 
 Picture     next, prev: circular lists.  Links 0 to 2 are the heads, link NHEADS + pfn is a frame.
-                head ACTIVE - 1 -> link -> link -> ... -> head          the one behind the head has waited longest
+                head ACTIVE - 1 -> link -> link -> ... -> head          the one after the head has waited longest
 
 Breathing   Never.
 """
@@ -34,7 +34,7 @@ class Queues:
         self.count = [0, 0, 0, 0]
 
     def know_frames(self, nframes: int) -> None:
-        """There are so many frames now; those that are gone were on no queue.  O(frames that are new)."""
+        """There are nframes now; those that are gone were on no queue.  O(frames that are new)."""
         known = len(self.queue)
         for links in (self.next, self.prev):
             del links[NHEADS + nframes:]
@@ -64,7 +64,7 @@ class Queues:
         self.slotted[pfn] = 0
 
     def move(self, pfn: int, to: int) -> None:
-        """What was in frame pfn is in frame `to`, and waits where it did.  O(1)."""
+        """The page of frame pfn is in frame `to` now, and keeps its place in the queue.  O(1)."""
         before, after = self.prev[NHEADS + pfn], self.next[NHEADS + pfn]
         self.next[before] = self.prev[after] = NHEADS + to
         self.prev[NHEADS + to], self.next[NHEADS + to] = before, after

@@ -2,10 +2,10 @@
 
 resize() works in steps, so that requests are not held up: its caller lets operations run between two of them.  No step
 is more than STEP_PATIENCE looks of the page daemon, MOVE_STEP pages copied or SIFT_STEP free frames looked at.  Frames
-go in lots of an eighth.  Of each lot, first enough pages get slots for V6 to hold with the fewer frames.  From then on
-frames of the lot that are free, or become free, are set aside and taken no more.  Then the highest frames go: pages
-that would leave next are evicted wherever they are, and what is left in the highest is copied to lower ones that became
-free.  Wired pages and pages that swap has no room for stay; they are moved like all others.
+go in lots of an eighth.  For each lot, first enough pages get slots for V6 to hold with the fewer frames.  From then on
+frames of the lot that are free, or become free, are set aside and not taken any more.  Then the highest frames go: the
+pages that would leave next are evicted wherever they are, and pages left in the highest frames are copied to lower ones
+that became free.  Wired pages and pages that swap has no room for stay; they are moved like all others.
 
 Picture     nframes --slots--> V6 holds for fewer --sift--> free frames of the lot are aside
                     --make_free--> enough are free below --move_page--> the highest are aside
@@ -32,7 +32,7 @@ SIFT_STEP = 2048            # free frames looked at in a step
 def resize(vm: Vm, nframes: int) -> Generator[int, None, None]:
     """Have nframes frames, step by step; yields how many there are after each.  O(frames), in steps of 0.5 ms.
 
-    => NoMemory: no fewer can be had than there are now, which may be less than there were.
+    => NoMemory: there cannot be fewer than there are now, which may be fewer than at the start.
     """
     assert nframes > vm.reserve, "no frame beside the reserve"
     if nframes > vm.phys.most:
@@ -47,17 +47,17 @@ def resize(vm: Vm, nframes: int) -> Generator[int, None, None]:
 
 
 class _Shrink:
-    """What takes frames away: what becomes free in a step is used in that step, as operations want frames too."""
+    """Takes frames away.  Frames that become free in a step are used in that step, as operations want frames too."""
 
     __slots__ = ("vm", "looks", "tight")
 
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
         self.looks = 0              # since a page left
-        self.tight = False          # nothing more can leave: all but the reserve may be used
+        self.tight = False          # no other page can leave: all free frames beyond the reserve may be used
 
     def to(self, nframes: int) -> Generator[int, None, None]:
-        """Have nframes; yields how many there are.  Closed half way, what was set aside is given back."""
+        """Have nframes; yields how many there are.  If it is closed half way, frames set aside are given back."""
         vm, phys = self.vm, self.vm.phys
         while nframes < phys.nframes:
             goal = max(nframes, phys.nframes - min(max(MIN_LOT, phys.nframes >> LOT_SHIFT), MAX_LOT))
@@ -77,7 +77,7 @@ class _Shrink:
                 vm.measure()
 
     def _sift(self, goal: int) -> Iterator[int]:
-        """Set aside the free frames from goal on; what becomes free meanwhile is set aside by itself."""
+        """Set aside the free frames from goal on; PhysMem.free() does so with those that become free meanwhile."""
         free, done = self.vm.phys.free_frames, 0
         while done < len(free):
             n, surplus = SIFT_STEP, self._surplus()
@@ -105,7 +105,7 @@ class _Shrink:
             yield phys.nframes
 
     def _affordable(self, goal: int) -> tuple[int, list[int]]:
-        """To which frame the highest can go now, and those of them that have pages."""
+        """(the number of frames that this step can go down to, the frames to be emptied for it)."""
         phys, surplus = self.vm.phys, self._surplus()
         low, end = phys.nframes, max(goal, phys.nframes - MOVE_STEP)
         leaving: list[int] = []
@@ -118,11 +118,11 @@ class _Shrink:
         return low, leaving
 
     def _surplus(self) -> int:
-        """Frames that are free and that operations need not."""
+        """How many free frames operations do not need."""
         return len(self.vm.phys.free_frames) - (self.vm.reserve if self.tight else self.vm.low)
 
     def _evict(self, n: int) -> None:
-        """Evict n pages, or what patience is there for.  => NoMemory: nothing can leave."""
+        """Evict n pages, or as many as patience allows.  => NoMemory: nothing can leave."""
         daemon, phys = self.vm.daemon, self.vm.phys
         before = phys.nused
         daemon.make_free(len(phys.free_frames) + n, STEP_PATIENCE)

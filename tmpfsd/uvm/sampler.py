@@ -1,18 +1,19 @@
 """uvm/sampler.py: how many page-ins there would be with another number of frames, from a sample of the real accesses.
 
-Of all pages those are watched whose hashed number is small (SHARDS: Waldspurger et al., Efficient MRC Construction with
-SHARDS, FAST'15), MOST at most: where there come to be more, half of them are let go.  A watched page that is resident
-is in the page table as one that no window shows (aobj.py), so the next access comes to fault(), which tells us.  Then
-it is not watched until some others have come (AHEAD): what is used all the time costs no more than what is used now and
-then, and all else costs nothing.  What is told goes to a miniature of the memory (mini.py) for each of SIZES.
+The sample is the pages whose hashed number is small (SHARDS: Waldspurger et al., Efficient MRC Construction with
+SHARDS, FAST'15), at most MOST; if there are more, half of them are let go.  A watched page that is resident looks in
+the page table like one that no window shows (aobj.py), so the next access comes to fault(), which tells us.  After that
+the page is not watched until some others were told (AHEAD).  So a page that is used all the time costs no more than one
+that is used now and then, and pages outside the sample cost nothing.  Each access that is told goes to a miniature of
+the memory (mini.py) for each of SIZES.
 
 A page that is met the first time was in memory or out before we looked.  If it was out, its refault distance says which
-larger memories would have had it still (as in mm/workingset.c); if it was in, smaller ones are not judged by it.
+larger memories would still have had it (as in mm/workingset.c).  If it was in, smaller ones are not judged by it.
 
 Picture     WATCHED --access--> told, not watched --AHEAD others are told--> WATCHED
                ^-- start(), page-in by read-ahead
 
-Invariants  none of its own: a page that is watched is resident, and pfn_of() knows its frame as ever.
+Invariants  none of its own: a page that is watched is resident, and pfn_of() tells its frame as usual.
 
 Breathing   Nothing here breathes.
 
@@ -21,7 +22,7 @@ reads is a page-in of a file in the page cache 9.2 and 11.0.  Page-ins at half t
 of 0.2 to 6.5 % on three traces (tests/unit/test_sampler.py).
 
 Limits      Pages that are seen through windows (backend=aobj) are not watched.
-            Some 3 MiB while it is there, whatever there is in memory.
+            Some 3 MiB while it is there, whatever is in memory.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from tmpfsd.uvm.param import CLUSTER
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
-# Times the frames that there are.  Not Final: mypyc 2.4 takes a final tuple of floats for one that was never set.
+# Factors of the present number of frames.  Not Final: mypyc 2.4 takes a final tuple of floats for one never set.
 SIZES = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 NOW: Final = 4              # of SIZES: 1.0
 MOST: Final = 4096          # pages in the sample
@@ -63,7 +64,7 @@ class Sampler:
             self.shift += 1
         self.minis = [Mini(0.0) for _ in SIZES]
         self.unjudged = [0.0 for _ in SIZES]    # accesses that say nothing about a size
-        self.ntouches = 0.0                     # accesses to all pages, as the sample has it
+        self.ntouches = 0.0                     # accesses to all pages, estimated from the sample
         self.naccesses = 0                      # and those in the sample
         self.began = time.monotonic()
         self.waited = [0.0, 0.0]                # seconds that page-ins took: from stores, from the ring
@@ -74,13 +75,13 @@ class Sampler:
         self.measure()
 
     def usable(self, nframes: float) -> float:
-        """How many pages that may leave are in memory, on the average, where there are so many frames.  O(1)."""
+        """How many pages that may leave are in memory, on average, with nframes frames.  O(1)."""
         vm = self.vm
         kept = vm.low + min(max(nframes / 32, CLUSTER), MOST_BATCH) / 2
         return max(nframes - kept - vm.nwired - vm.nunowned, 1.0)
 
     def measure(self) -> None:
-        """Know how many frames there are, and how many pages are watched.  O(SIZES)."""
+        """Adapt the miniatures to the number of frames and the size of the sample.  O(SIZES)."""
         nframes = min(self.vm.phys.nframes, self.vm.phys.ceiling)
         for i, size in enumerate(SIZES):
             self.minis[i].most = self.usable(nframes * size) / (1 << self.shift)
@@ -106,7 +107,7 @@ class Sampler:
             vm.frame_of[vpn] = UNMAPPED - vm.frame_of[vpn]
 
     def came_in(self, vpn: int, n: int, mark: int, began: float) -> None:
-        """Page vpn was asked for, and came in with n - 1 behind it that nobody asked for yet; frame_of had been mark.
+        """Page vpn was asked for, and came in with the n - 1 after it, not asked for yet; frame_of had been mark.
 
         O(n + SIZES).
         """
@@ -176,7 +177,7 @@ class Sampler:
             self._watch(resting.popitem(last=False)[0])
 
     def _thin(self) -> None:
-        """Watch half as many."""
+        """Halve the sample."""
         self.shift += 1
         for vpn in [vpn for vpn in self._known if not self.is_watched(vpn)]:
             self.forget(vpn)
@@ -189,7 +190,7 @@ class Sampler:
     def curve(self) -> list[float]:
         """Page-ins that there would have been since it began, by SIZES.  O(SIZES).
 
-        The sample is not just as busy as all pages are; what really came in says by how much.
+        The sample is a little more or less busy than all pages; the real number of page-ins corrects for that.
         """
         found = []
         for i, mini in enumerate(self.minis):
@@ -204,7 +205,7 @@ class Sampler:
         return found
 
     def pageins(self) -> int:
-        """Page-ins that there were since it began.  O(1)."""
+        """Real page-ins since it began.  O(1)."""
         return self.vm.pageins - self._pageins
 
     def npages(self) -> int:
@@ -212,5 +213,5 @@ class Sampler:
         return len(self._known)
 
     def seconds(self) -> float:
-        """How long it has looked.  O(1)."""
+        """How long it has watched.  O(1)."""
         return time.monotonic() - self.began
