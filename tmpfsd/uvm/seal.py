@@ -1,24 +1,24 @@
-"""uvm/seal.py: what is kept in memory of a page that is in a store, so that what comes back is what went out.
+"""uvm/seal.py: checks that a page comes back from a store as it went out, and may encrypt it on the way.
 
 A seal is a layer of the path to any store, not a part of one.  Crc keeps a checksum seeded with the page's number, 4
-bytes a place: it finds out what went wrong by itself, and a slot that answers with another page's bytes.  Gcm encrypts
-(AES-256-GCM, of the package cryptography) and authenticates, with the page's number in it, 28 bytes a place: it finds
-out what somebody changed, too, and nobody can read what is in the store (after Provos, Encrypting Virtual Memory).
+bytes a place: it detects damage by accident, and a slot that answers with another page's bytes.  Gcm encrypts
+(AES-256-GCM, of the package cryptography) and authenticates, with the page's number in it, 28 bytes a place: it also
+detects changes made on purpose, and nobody can read the content of the store (after Provos, Encrypting Virtual Memory).
 
-A nonce is a counter of 6 bytes, which makes it unique, and 6 random bytes, which make it unknown to who learns the key
-some day: without its nonce a place is dead.  It is overwritten when its slot is freed.
+A nonce is a counter of 6 bytes, which makes it unique, and 6 random bytes, which keep it unknown to somebody who learns
+the key some day: a place cannot be read without its nonce.  The nonce is overwritten when its slot is freed.
 
-Picture     page --seal(place, page number)--> what is written ... what was read --unseal--> the page, or it is refused
+Picture     page --seal(place, page number)--> bytes to write ... bytes read --unseal--> the page, or it is refused
 
 Invariants
-    E1  No nonce is used twice with one key.  A key is one store's, made when that is opened, and kept nowhere else.
+    E1  No nonce is used twice with one key.  Each store has its own key, made when it is opened, and kept nowhere else.
     E2  A place that nobody holds has no nonce.
 
 Breathing   Nothing here breathes.
 
-Limits      The key is in the daemon's memory, which is kept out of core dumps; its page is locked where the system lets
-            us, but the library has a copy of its own: memory of the machine's own that leaves for a swap partition in
-            clear may have it.  2^48 pages can be written in the life of a store.
+Limits      The key is in the daemon's memory, which is kept out of core dumps.  Its page is locked if the system allows
+            it, but the library has a copy of its own: an unencrypted swap partition of the machine may get that.
+            2^48 pages can be written in the life of a store.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from zlib import crc32
 from tmpfsd.uvm.param import PAGE_SIZE
 
 MOST_PAGES = 16             # sealed at once: the page daemon's CLUSTER
-GROW = 16384                # places by which there come to be more
+GROW = 16384                # places by which the arrays grow, at most, beyond what is asked for
 NONCE, TAG = 12, 16
 COUNTER = 6                 # bytes of the nonce that count; the rest is random
 STRIDE = 2 * PAGE_SIZE      # between two pages on their way: a tag stands behind each, and O_DIRECT wants pages aligned
@@ -43,30 +43,30 @@ _VPN = Struct("<Q")
 
 
 class Seal(Protocol):
-    """What swap.py needs of a seal.  Pages are given in a row of places, with their numbers, MOST_PAGES at most."""
+    """The part of a seal that swap.py needs.  Pages come in a row of places, with their numbers, at most MOST_PAGES."""
 
     @property
     def encrypts(self) -> bool:
-        """Whether the store sees nothing of what is in a page.  O(1)."""
+        """Whether the content of pages is hidden from the store.  O(1)."""
 
     @property
     def nplaces(self) -> int:
         """For how many places there is memory.  O(1)."""
 
     def grow(self, n: int) -> None:
-        """Have memory for so many places more, and some.  O(n)."""
+        """Have memory for n more places, or a few more than that.  O(n)."""
 
     def cut(self, nplaces: int) -> None:
-        """Have memory for so many places only.  O(1)."""
+        """Have memory for nplaces only.  O(1)."""
 
     def seal(self, place: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> Sequence[memoryview]:
-        """What is to be written for pages; good until the next call.  O(pages)."""
+        """The bytes to be written for pages; good until the next call.  O(pages)."""
 
     def room(self, pages: Sequence[memoryview]) -> Sequence[memoryview]:
-        """Where what is read for pages shall go; good until the next call.  O(1)."""
+        """The buffers to read into for pages; good until the next call.  O(1)."""
 
     def unseal(self, place: int, read: Sequence[memoryview], pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
-        """Make pages of what was read into room(); how many are whole and right, counted from the first.  O(pages)."""
+        """Make pages of the bytes read into room(); how many are right, counted from the first.  O(pages)."""
 
     def forget(self, place: int, n: int) -> None:
         """Nobody holds these places any more.  O(n)."""
@@ -124,7 +124,7 @@ class Gcm:
     encrypts = True
 
     def __init__(self) -> None:
-        # Here: a mount that does not encrypt does not wait for it.
+        # Imported here, so that a mount that does not encrypt does not wait for it.
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         self._key = os.urandom(32)
@@ -144,7 +144,7 @@ class Gcm:
         return len(self._tags) // TAG
 
     def grow(self, n: int) -> None:
-        """See Seal.  O(n + GROW), and now and then what the arrays take to be copied."""
+        """See Seal.  O(n + GROW), and now and then the arrays are copied."""
         n += min(self.nplaces >> 3, GROW)
         self._nonces.extend(bytes(NONCE * n))
         self._tags.extend(bytes(TAG * n))
@@ -197,7 +197,7 @@ class Gcm:
 
 
 def _lock(key: bytes) -> None:
-    """Keep the page of a key in memory, where the system lets us.  O(1)."""
+    """Lock the page of a key in memory, if the system allows it.  O(1)."""
     with_head = bytes.__basicsize__ - 1
     ctypes.CDLL(None).mlock(ctypes.c_void_p(id(key) + with_head), ctypes.c_size_t(len(key)))
 
@@ -207,7 +207,7 @@ def make_seal(encrypt: bool) -> Seal:
     return Gcm() if encrypt else Crc()
 
 
-# Page aligned, as O_DIRECT demands; private, as a check of a frozen copy (frozen.py) has its own.
+# Page aligned, as O_DIRECT demands; private, so that a frozen copy (frozen.py) has its own.
 _way = memoryview(mmap.mmap(-1, MOST_PAGES * STRIDE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 _sealed = [_way[i * STRIDE:i * STRIDE + PAGE_SIZE + TAG] for i in range(MOST_PAGES)]
 _text_of = [sealed[:PAGE_SIZE] for sealed in _sealed]

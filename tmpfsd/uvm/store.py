@@ -1,7 +1,7 @@
-"""uvm/store.py: where pages are kept that left memory: what a store is, and the one that is a file or a block device.
+"""uvm/store.py: stores keep pages that left memory: the protocol, and the store that is a file or a block device.
 
 A store keeps pages at places, numbered from 1.  It knows nothing of slots (swap.py), of checksums and encryption
-(seal.py) or of which page is where; a new kind of store touches no other module of uvm/.
+(seal.py), or which page is where.  A new kind of store changes no other module of uvm/.
 
 Picture     open_place, own --> FileStore --write, read, discard--> ... --close--> an unlinked file is gone, one with
             a name is emptied, a device keeps what it has
@@ -41,11 +41,11 @@ Transfer = Callable[[int, Sequence[memoryview], int], int]
 
 
 class Store(Protocol):
-    """What swap.py needs of a store."""
+    """The part of a store that swap.py needs."""
 
     @property
     def kind(self) -> str:
-        """What the status calls it.  O(1)."""
+        """Its name in the status.  O(1)."""
 
     @property
     def path(self) -> str:
@@ -66,10 +66,10 @@ class Store(Protocol):
         """Keep pages at the places from `place` on.  O(pages).  => OSError, and any of the places may hold anything."""
 
     def discard(self, place: int, n: int) -> bool:
-        """Nobody wants what is at n places any more; whether the store made use of that.  O(1).  Raises nothing."""
+        """Nobody needs the content of n places any more; whether the store used that.  O(1).  Raises nothing."""
 
     def state(self) -> str:
-        """`ok`, or what is the matter, in a word or two; "" if only reads and writes tell.  O(1); asks nobody."""
+        """`ok`, or what is wrong, in a word or two; "" if only reads and writes show it.  O(1); asks nobody."""
 
     def descriptors(self) -> list[int]:
         """The open files that a frozen copy (frozen.py) must keep to read from the store.  O(1)."""
@@ -105,7 +105,7 @@ class FileStore:
         offset = place << PAGE_SHIFT
         done = call(self.fd, pages, offset)
         while done < len(pages) * PAGE_SIZE:
-            # A short transfer goes on at the page it broke off in; one that moves nothing has failed.
+            # A short transfer goes on at the page where it stopped; one that moves nothing has failed.
             i = done >> PAGE_SHIFT
             more = call(self.fd, pages[i:], offset + (i << PAGE_SHIFT))
             if more <= done - (i << PAGE_SHIFT):
@@ -151,9 +151,9 @@ class FileStore:
 def open_store(path: str, direct: bool = False) -> FileStore:
     """Open a directory (an unlinked file in it), a file or a block device, as a store.  O(1).
 
-    => a file that does not exist is made.  OSError names what the system refused; EBUSY for a file or device that
+    => A file that does not exist is made.  OSError tells what the system refused: EBUSY for a file or device that
     another mount pages to, EPERM for a file that others can reach, ELOOP for a symbolic link anywhere in the path
-    (swapplaces.py follows those that the user names).
+    (swapplaces.py follows the links that the user names).
     """
     fd = open_place(path, os.O_DIRECT if direct else 0)
     try:
@@ -164,7 +164,7 @@ def open_store(path: str, direct: bool = False) -> FileStore:
 
 
 def open_place(path: str, flags: int = 0) -> int:
-    """The first half of it, for who has the right to open it; nothing is changed yet, but a missing file is made.
+    """The first half of open_store(), for a process that may open the path.  Only a missing file is made.
 
     O(1).
     """
@@ -181,7 +181,7 @@ def open_place(path: str, flags: int = 0) -> int:
 
 
 def open_straight(path: str, flags: int, mode: int = 0) -> int:
-    """As os.open(), without following any symbolic link: one may be put in the way after the path was looked at.
+    """As os.open(), without following any symbolic link: one may be put there after the path was checked.
 
     O(1).
     """
@@ -204,7 +204,7 @@ def demand_private(fd: int, path: str) -> None:
 
 
 def own(fd: int, path: str) -> int:
-    """The second half: lock a file or device; empty a file, which must be ours alone.  A device's size, 0 of a file.
+    """The second half: lock a file or device; empty a file, which must be ours alone.  The device's size; 0 for a file.
 
     O(1) here; the system walks what it empties.
     """

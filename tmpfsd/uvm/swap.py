@@ -1,10 +1,10 @@
 """uvm/swap.py: the slots of a store.
 
 A slot holds one page.  Slots are taken in runs, so that pages that leave together are written in one call and can come
-back in one.  The page daemon decides what is written; the store (store.py) has the bytes; the seal (seal.py) knows
-whether they are still those that were written, and perhaps encrypts them.  This file knows which slots are free.
+back in one.  The page daemon decides what is written.  The store (store.py) has the bytes.  The seal (seal.py) detects
+changed bytes, and perhaps encrypts them.  This file knows which slots are free.
 
-Slot numbers of all the stores of a machine are one space (swapset.py): those of this one begin at `base`.
+The slot numbers of all stores of a machine are one space (swapset.py); those of this store begin at `base`.
 
 Picture     FREE --alloc--> HELD --free--> FREE (the store keeps it until trim)
                             HELD --retire--> BAD (a write failed, or a page was lost; never again)
@@ -15,8 +15,8 @@ Picture     FREE --alloc--> HELD --free--> FREE (the store keeps it until trim)
 
 Invariants
     S1  Slot 0 is never handed out (0 means "none" in the page table).
-    S2  The map says what each slot is: nheld are held by one page each, nbad are bad, nparked are given back and kept
-        for a hold (frozen.py), the rest are free.
+    S2  The map has the state of each slot: nheld are held by one page each, nbad are bad, nparked are given back and
+        kept for a hold (frozen.py), the rest are free.
     S3  A held slot that was written answers with its page, or the seal refuses it.
 """
 
@@ -41,12 +41,12 @@ log = logging.getLogger(__name__)
 
 FULL_SECONDS = 0.5                      # between two looks at a disk that was full
 UNPARK = 4096                           # slots unparked at once
-HOLE = 4096                             # slots of a hole, and of all holes of one call but for the last
-UNSAID = -1                             # priority: below all that was said, in order of age
+HOLE = 4096                             # slots of a hole, and of all holes of one call except the last
+UNSAID = -1                             # priority: none was given: below all given ones, in order of age
 WRITE_TRIES = 3                         # slots tried for one page that is refused
 FAR = 64                                # slots from a bad one to the next that is tried, and its square
 STREAK = 8                              # writes that fail in a row before a store gets a rest
-FIRST_PAUSE, MOST_PAUSE = 0.05, 1.0     # seconds of rest: the first, and what doubling it ends at
+FIRST_PAUSE, MOST_PAUSE = 0.05, 1.0     # seconds of rest: the first, and the longest (it doubles)
 MOST_PRIORITY = 32767                   # as swapon(8) has it
 
 
@@ -58,7 +58,7 @@ class Swap:
     only slots that have their disk blocks are written.  While it drains no slot is given out.
     `full` is for people: the last write that needed room on the disk found none.
     A store that fails STREAK writes in a row rests: nothing is written there for a while.  Then it is asked once more,
-    and rests twice as long where it fails again.  The first write that succeeds ends that.
+    and rests twice as long if it fails again.  The first write that succeeds ends that.
     """
 
     __slots__ = ("store", "seal", "priority", "nslots", "base", "width", "draining", "full", "nheld", "nbad", "nparked",
@@ -75,7 +75,7 @@ class Swap:
         self.width = max(width, nslots)
         self.draining = self.full = False
         self.nheld = self.nbad = self.nparked = 0
-        self.hold: Callable[[], None] | None = None     # what ends a hold (frozen.py) when a slot is needed
+        self.hold: Callable[[], None] | None = None     # ends a hold (frozen.py) when a slot is needed
         self.read_only = False                  # of a frozen copy
         self._full_until = self._rest_until = 0.0
         self._pause = 0.0                       # of the present rest; 0 while the store works
@@ -97,7 +97,7 @@ class Swap:
 
     @property
     def nfree(self) -> int:
-        """Slots that alloc() can give, those parked among them.  O(1)."""
+        """Slots that alloc() can give, including those parked.  O(1)."""
         if self.draining or self.read_only:
             return 0
         return max(min(self._arena.nfree + self.nparked, self.nslots - self.nheld - self.nbad), 0)
@@ -109,11 +109,11 @@ class Swap:
 
     @property
     def resting(self) -> bool:
-        """Whether nothing is to be written there now, as it failed.  O(1)."""
+        """Whether nothing is to be written there now, because it failed.  O(1)."""
         return self._rest_until > 0 and time.monotonic() < self._rest_until
 
     def ask_again(self) -> None:
-        """End a rest: somebody who waits for it asks.  O(1)."""
+        """End a rest, for somebody who waits for the store.  O(1)."""
         self._rest_until = 0.0
 
     def rests_at(self, _slot: int) -> bool:
@@ -125,7 +125,7 @@ class Swap:
         return self.base <= slot < self.base + self.width
 
     def resize(self, nslots: int) -> None:
-        """Have nslots; fewer than are held means full.  O(top / CHUNK), see vmem.py."""
+        """Have nslots; if more are held than that, it is full.  O(top / CHUNK), see vmem.py."""
         assert nslots <= self.width
         self.nslots = nslots
         self._arena.resize(nslots)
@@ -182,7 +182,7 @@ class Swap:
             self.full = False
 
     def end_hold(self) -> None:
-        """Slots are needed, or written over: whoever holds them back must do without.  O(files)."""
+        """End a hold, because slots are needed or overwritten.  O(files)."""
         if self.hold is not None:
             self.hold()
 
@@ -218,7 +218,7 @@ class Swap:
             self.full = False
 
     def _write_failed(self, error: OSError) -> None:
-        """Give the store a rest where it seems to be at fault, and not a place on it."""
+        """Give the store a rest if it seems to be at fault, and not only a place in it."""
         self._nfailed += 1
         if self._nfailed < STREAK:
             return
@@ -237,7 +237,7 @@ class Swap:
         self._nfailed, self._pause, self._rest_until = 0, 0.0, 0.0
 
     def read_cluster(self, slot: int, pages: Sequence[memoryview], vpns: Sequence[int]) -> int:
-        """Read slots from slot on into pages: how many are whole and right, counted from the first.
+        """Read slots from slot on into pages: how many are right, counted from the first.
 
         O(pages).  => SwapIOError when the first is not.
         """
@@ -258,16 +258,16 @@ class Swap:
     def trim(self, budget: int = 32) -> bool:
         """Punch holes where slots are free, at most `budget` runs; whether there is more to do.  O(budget) holes.
 
-        Stops when HOLE slots were punched: the file system walks what it punches, 32 holes of 16 MiB took it 80 ms.
+        Stops when HOLE slots were punched: the file system walks the blocks, 32 holes of 16 MiB took it 80 ms.
         """
-        if self.hold is not None or self.draining:      # a file that goes is cut as a whole
+        if self.hold is not None or self.draining:      # a file that goes is emptied as a whole
             return False
         if self.nparked and self._unpark():
             return True
         if not self.store.can_discard or not (self.untrimmed or self._trim_at):
             return False
         if not self._trim_at:
-            self.untrimmed = 0          # what is freed from here on, perhaps behind us, is the next pass's
+            self.untrimmed = 0          # slots freed from here on, perhaps behind us, are for the next pass
         left = HOLE
         for slot, n in self._arena.runs(self._trim_at):
             if not budget or left <= 0:
@@ -288,14 +288,14 @@ class Swap:
         return self.untrimmed > 0
 
     def stats(self) -> dict[str, Any]:
-        """What the status tells of a store.  O(1)."""
+        """The status of a store.  O(1)."""
         return {"kind": self.store.kind, "path": self.path, "priority": self.priority,
                 "size_bytes": ptoa(self.nslots), "used_bytes": ptoa(self.nheld), "state": self.state(),
                 "encrypted": self.seal.encrypts, "bad_slots": self.nbad, "disk_full": self.full,
                 "draining": self.draining}
 
     def state(self) -> str:
-        """`ok`, or what is the matter, in a word or two.  O(1)."""
+        """`ok`, or what is wrong, in a word or two.  O(1)."""
         if self.draining:
             return "draining"
         return self.store.state() or ("failing" if self._pause else "disk full" if self.full else "ok")
@@ -333,5 +333,5 @@ class Swap:
         return True
 
 
-# Page aligned, as O_DIRECT demands; private, as a check of a frozen copy (frozen.py) has its own.
+# Page aligned, as O_DIRECT demands; private, so that a frozen copy (frozen.py) has its own.
 _scratch = mmap.mmap(-1, PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -1,19 +1,19 @@
 """uvm/swapset.py: several swap files, and how one is taken in and let go while the machine runs (after uvm_swap.c).
 
-The slots of all files are one space of numbers, each file a range of it.  A machine with one file has a Swap; with
+The slots of all files are one space of numbers; each file has a range of it.  A machine with one file has a Swap.  With
 more it has a SwapSet, which answers as a Swap does and hands each slot to the file that owns it.  The file of the
-highest priority is filled first, as swapon(8) has it: one that was given none comes behind all that were, and behind
-those that were there before; files of equal priority take clusters in turn.
+highest priority is filled first, as swapon(8) has it.  A file without a priority comes after all files that have one,
+and after older ones without.  Files of equal priority take clusters in turn.
 
-swapoff() drains a file in steps: what is out is copied to other files, without a frame and without being taken for
-used; what is resident is written elsewhere, or loses its slot and stays in memory where no other file has room.  The
-file gives out no slots meanwhile, so one walk over the page table finds all of its pages.
+swapoff() drains a file in steps.  Pages that are out are copied to other files; this takes no frame and does not count
+as use.  Resident pages are written elsewhere.  If no other file has room, they lose their slots and stay in memory.
+The file gives out no slots meanwhile, so one walk over the page table finds all of its pages.
 
 Picture     swapon --> IN USE --swapoff: draining--> empty, for the caller to close
                          ^--- interrupted, refused ---|            every page has its slot, the old or the new
 
 Invariants
-    T1  No two files own one slot number, and between two ranges one number is nobody's: no run crosses.
+    T1  No two files own one slot number.  Between two ranges one number is nobody's, so no run crosses.
     T2  Files stand in order of priority.
 
 Breathing   A step of swapoff() makes offsets stale: it may run where breathe() may, between operations.
@@ -46,7 +46,7 @@ STEP_LOOKS = 2048           # pages that it looks at: 0.1 ms
 class SwapSet:
     """The slots of several swap files, of the ring of the compressed tier (tier.py), and of an image (backing.py).
 
-    All O(files), of which there are MAX_FILES at most, beside what the file takes that has the slot; see Swap.
+    All O(files), at most MAX_FILES, and the cost of the call to the file that has the slot; see Swap.
     """
 
     __slots__ = ("files", "ring", "image")
@@ -88,7 +88,7 @@ class SwapSet:
 
     @property
     def resting(self) -> bool:
-        """Whether all files rest, as they fail."""
+        """Whether all files rest, because they fail."""
         return all(file.resting for file in self.files)
 
     def rests_at(self, slot: int) -> bool:
@@ -112,7 +112,7 @@ class SwapSet:
 
     @property
     def read_only(self) -> bool:
-        """Whether this is a frozen copy's."""
+        """Whether this belongs to a frozen copy."""
         return any(file.read_only for file in self.files)
 
     def end_hold(self) -> None:
@@ -125,7 +125,7 @@ class SwapSet:
         self.file_of(slot).disk_full()
 
     def alloc(self, n: int, at: int = 0) -> tuple[int, int]:
-        """See Swap; where `at` is given, because a slot near it failed, another file is tried first."""
+        """See Swap.  If `at` is given, a slot near it failed: another file is tried first."""
         files = sorted(self.files, key=lambda file: file.owns(at)) if at else self.files
         for file in files:
             if file.nfree and file.space:
@@ -135,7 +135,7 @@ class SwapSet:
         raise NoSwap("all swap files are full")
 
     def _had_its_turn(self, file: Swap) -> None:
-        """The next of equal priority is the next that is asked."""
+        """Move the file behind its peers of equal priority, so that they are asked in turn."""
         i, peers = self.files.index(file), [one.priority for one in self.files].count(file.priority)
         if peers > 1:
             last = [one.priority for one in self.files].index(file.priority) + peers - 1
@@ -166,7 +166,7 @@ class SwapSet:
         return any([file.trim(budget) for file in self.files])
 
     def close(self) -> None:
-        """Close all files and the image; the ring is its tier's."""
+        """Close all files and the image; the tier closes its ring."""
         for file in self.files:
             file.close()
         if self.image is not None:
@@ -202,7 +202,7 @@ def free_base(files: list[Swap], nslots: int, image: Backing | None = None) -> i
 
 
 def swapon(vm: Vm, swap: Swap) -> None:
-    """Take a file in; its base is from free_base().  O(files).  => NoSwap: there are too many."""
+    """Use a file from now on; its base is from free_base().  O(files).  => NoSwap: there are too many."""
     files = vm.swap.files if vm.swap is not None else []
     if len(files) >= MAX_FILES:
         raise NoSwap(f"at most {MAX_FILES} swap files")
@@ -214,13 +214,13 @@ def swapon(vm: Vm, swap: Swap) -> None:
 
 
 def swapoff(vm: Vm, swap: Swap | ZLog) -> Generator[int, None, None]:
-    """Drain a file step by step, then use it no more; yields how many of its slots are held.
+    """Drain a file step by step, then stop using it; yields how many of its slots are held.
 
-    => The caller closes it: to give the blocks of a long file back takes the file system 0.1 s and more.
+    => The caller closes it: giving back the blocks of a long file takes the file system 0.1 s and more.
 
     O(pages), in steps of STEP_LOOKS looks or STEP_PAGES moves.
-    => NoSwap: what it holds fits nowhere else.  => SwapIOError: some pages cannot be read back, all others were moved.
-    Then, or when it is closed before its end, the file is in use as before, and no page is lost.
+    => NoSwap: its pages fit nowhere else.  => SwapIOError: some pages cannot be read back, all others were moved.
+    Then, or when the generator is closed before its end, the file is in use as before, and no page is lost.
     """
     demand_room(vm, swap)
     swap.end_hold()
@@ -241,7 +241,7 @@ def swapoff(vm: Vm, swap: Swap | ZLog) -> Generator[int, None, None]:
 
 
 def demand_room(vm: Vm, swap: Swap | ZLog) -> None:
-    """See that other files, also one that rests, and memory have room for what a file holds.  O(files).  => NoSwap."""
+    """See that other files (also one that rests) and memory have room for a file's pages.  O(files).  => NoSwap."""
     assert vm.swap is not None
     for file in vm.swap.files:
         file.ask_again()
@@ -288,7 +288,7 @@ def _step(vm: Vm, swap: Swap | ZLog, vpn: int) -> tuple[int, int]:
 
 
 def _move(vm: Vm, swap: Swap | ZLog, vpn: int) -> int:
-    """Move a page off the file, and those behind it that are out together with it; how many."""
+    """Move a page off the file, and those after it that are out together with it; how many."""
     if unwritten.is_unwritten(vm, vpn):
         unwritten.settle(vm, swap, vpn)
         return 1
@@ -305,7 +305,7 @@ def _move(vm: Vm, swap: Swap | ZLog, vpn: int) -> int:
 
 
 def _copy(vm: Vm, swap: Swap | ZLog, vpn: int) -> int:
-    """Copy pages that are out to another file; how many, 0 where no file takes them.  => SwapIOError."""
+    """Copy pages that are out to another file; how many, 0 if no file takes them.  => SwapIOError."""
     slot, n = vm.slot_of[vpn], 1
     end = min(vpn + CLUSTER, len(vm.slot_of))
     while (vpn + n < end and vm.slot_of[vpn + n] == slot + n and not vm.is_resident(vpn + n)
