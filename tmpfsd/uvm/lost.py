@@ -91,7 +91,7 @@ class Unreadable:
 
 
 def heed(vm: Vm, pages: Sequence[Sequence[int]], healed: Sequence[Sequence[int]] = ()) -> None:
-    """Act on what the check of a copy found: (page, slot) of bad slots, and of lost pages that answer again.  O(pages)."""
+    """Act on what the check of a copy found, as (page, slot): bad slots, and lost pages that answer.  O(pages)."""
     for vpn, slot in healed:
         if vpn in vm.lost.pages and vm.slot_of[vpn] == slot:
             vm.lost.remove(vpn)

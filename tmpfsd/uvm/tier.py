@@ -1,40 +1,41 @@
-"""uvm/tier.py: the compressed tier: what goes into the ring (zlog.py), and what becomes of the oldest there.
+"""uvm/tier.py: the compressed tier: which pages go into the ring (zlog.py), and how its oldest ones leave.
 
-It stands between frames and stores.  The page daemon offers it each page that is to leave; what does not shrink goes on
-to the stores, or in as it is where those have no room.  Room is made at the tail: dead records are passed over; of a
-page that is resident the record is dropped, and the page is dirty and without a slot again, as V6 allows; others are
-written to a store, up to 16 in one call, in order of age; where no store has room they are carried to the head, which
-gains what is dead between them.
+It stands between frames and stores.  The page daemon offers it each page that is to leave.  A page that does not shrink
+goes on to the stores, or if those have no room, into the ring as it is.  Room is made at the tail.  Dead records are
+passed over.  The record of a resident page is dropped; the page is dirty and without a slot again, as V6 allows.
+Others are written to a store, up to 16 in one call, in order of age.  If no store has room, they are carried to the
+head: that gains the dead records between them.
 
-Why a page with a slot can always leave, as the page daemon's reserve demands: a slot of a store can be written over
-in place, a record of the ring cannot, and a page may come back from there, be written over, and shrink less.  So
-something is kept back for such pages: `keep_bytes` of the ring, or `keep_slots` of the stores, twice what an
-operation can change between two breaths.  A changed page of an image cannot be written over in place either, and any
-number of them may be in frames: as much is kept back for these, too (backing.py).  Where there is neither, tight() is
-true, and what changes pages that there are is refused (room.py), except what removes.  Each operation that
-began before finds what was kept back, and after it only removals change anything.
+The page daemon's reserve demands that a page with a slot can always leave.  But a record of the ring cannot be
+overwritten in place as a slot of a store can, and a page that comes back from there and is changed may shrink less.  So
+room is kept back for such pages: `keep_bytes` of the ring, or `keep_slots` of the stores, twice what an operation can
+change between two breaths.  A changed page of an image cannot be overwritten in place either, and any number of them
+may be in frames: room is kept back for all of these, too (backing.py).  When neither is left, tight() is true, and
+changes to existing pages are refused (room.py), except removals.  An operation that began before has what was
+kept back, and after it only removals change anything.
 
-New pages are refused before that: pages without a slot get none while full() is true (so V6 refuses new ones, ENOSPC),
-and a thirty-second of the ring, or as many slots, is left to changes.  A file that is made where one was removed is a
-change of pages that there are, for their items are used again; and as its bytes are others it may shrink less.
+New pages are refused before that.  Pages without a slot get none while full() is true (so V6 refuses new ones, ENOSPC),
+and a thirty-second of the ring, or as many slots, is left for changes.  A file that is made in place of a removed one
+changes existing pages, because it uses their items again; its bytes are others, so they may shrink less.
 
-Cleaning is paid for in small parts.  Where no store takes the oldest and less than a sixteenth of the ring is free,
-each byte that is put adds PASS bytes to what the tail owes to pass over.  Each breath pays PAY records of that.  Where
-less than half of the sixteenth is left, who puts something pays for it at once.  What is dead may all lie behind what
-lives.  Then the tail passes over 14/16 of the ring and gains nothing, while 14/16 / PASS of the ring are written: that
-is less than the half that is left.  So a page finds room, and waits for no whole round of the tail.
+Cleaning is paid for in small parts.  While no store takes the oldest and less than a sixteenth of the ring is free,
+each byte that is put adds PASS bytes to the number that the tail owes to pass over.  Each breath pays PAY records of
+that.  When less than half of the sixteenth is left, whoever puts something pays for it at once.  In the worst case all
+dead records lie behind the live ones.  Then the tail passes over 14/16 of the ring and gains nothing, while 14/16 /
+PASS of the ring are written: that is less than the half that is left.  So a page finds room without waiting for a whole
+round of the tail.
 
 Picture     page --take--> head of the ring ... tail --skip_dead, drop, write back, carry--> gone, or a store
 
 Invariants
     W1  The ring and the frames together are not more than `ram` (tmpfs/filesystem.py sets both).
-    W2  While full() no page without a slot gets one.  What is tight() is full().
-    W3  While no store has room and the ring does not move, a page finds room after STEPS steps.
+    W2  While full(), no page without a slot gets one.  tight() implies full().
+    W3  While no store has room and the ring does not move, a page finds room within STEPS steps.
 
 Breathing   take() may run where the page daemon's clean() may.  It moves no page; offsets stay good.
 
-Limits      Removals change pages too, by bytes; what is kept back could run out by 2^17 of them that free no page.
-            Frames that run out are then refused as where a device failed.
+Limits      Removals change pages too, by bytes: 2^17 of them that free no page could use up what is kept back.  When
+            frames run out then, they are refused as if a device had failed.
 """
 
 from __future__ import annotations
@@ -56,14 +57,14 @@ if TYPE_CHECKING:
 
 DEAD_LOOKS: Final = 32      # dead records passed over in a step
 STEPS: Final = 32           # steps that one take() may go towards room
-MOST_STEPS: Final = 1 << 30     # and where a page must leave: carrying ends where what is dead is found
+MOST_STEPS: Final = 1 << 30     # and if a page must leave: carrying ends where dead records are found
 MOVE_STEPS: Final = 64      # records carried, or 32 passed over, in a step of a ring that moves
-IDLE_STEPS: Final = 8       # and one slice of idle work
-SPARE_SHIFT: Final = 4      # a sixteenth of the ring is kept free, ...
-PASS: Final = 32            # ... for which the tail passes over so many bytes for each that is put, ...
-PAY: Final = 32             # ... in each breath so many records of it
-LEAVE_SHIFT: Final = 5      # new pages leave a thirty-second to changes of those that there are
-AHEAD_SHIFT: Final = 2      # a quarter of the ring is free where there is time
+IDLE_STEPS: Final = 8       # steps of one slice of idle work
+SPARE_SHIFT: Final = 4      # a sixteenth of the ring is kept free: ...
+PASS: Final = 32            # ... the tail passes over this many bytes for each that is put, ...
+PAY: Final = 32             # ... this many records in each breath
+LEAVE_SHIFT: Final = 5      # new pages leave a thirty-second for changes to existing ones
+AHEAD_SHIFT: Final = 2      # a quarter of the ring is made free when there is time
 WHOLE: Final = footprint(PAGE_SIZE)
 
 
@@ -90,21 +91,21 @@ class Tier:
 
     @property
     def keep_slots(self) -> int:
-        """How many slots of the stores are kept back, where the ring has no room.  O(1)."""
+        """How many slots of the stores are kept back, if the ring has no room.  O(1)."""
         return keep_slots(self.vm) + 2 * self.vm.reserve + CLUSTER
 
     @property
     def keep_bytes(self) -> int:
-        """How many bytes of the ring are kept back, where the stores have no room.  O(1)."""
+        """How many bytes of the ring are kept back, if the stores have no room.  O(1)."""
         return self.keep_slots * WHOLE
 
     @property
     def spare_bytes(self) -> int:
-        """How many bytes of the ring new pages leave to those that there are, which may come to shrink less.  O(1)."""
+        """How many bytes of the ring new pages leave for existing ones, which may come to shrink less.  O(1)."""
         return self.ring.most_live >> LEAVE_SHIFT
 
     def stores_have_room(self) -> bool:
-        """Whether stores take what is new, or oldest in the ring.  O(files)."""
+        """Whether stores take new pages, or the oldest in the ring.  O(files)."""
         swap = self.vm.swap
         room = swap.nfree - self.keep_slots - CLUSTER if swap is not None else 0    # a cluster may be written then
         # Changes are left as many bytes as in the ring, of small stores a thirty-second.
@@ -117,16 +118,16 @@ class Tier:
         return ring.used > ring.nbytes - (ring.nbytes >> AHEAD_SHIFT)
 
     def tight(self) -> bool:
-        """Whether nothing is left but what is kept back, so that nothing changes but by removals.  O(files)."""
+        """Whether only what is kept back is left, so that only removals may change pages.  O(files)."""
         swap = self.vm.swap
         return not self._has_bytes(0) and (swap is None or swap.nfree <= self.keep_slots)
 
     def full(self) -> bool:
-        """Whether new pages get nothing more, so that those that there are may change (W2).  O(files)."""
+        """Whether new pages get nothing more, so that existing ones can still change (W2).  O(files)."""
         return not self._has_bytes(self.spare_bytes) and not self.stores_have_room()
 
     def _has_bytes(self, nbytes: int) -> bool:
-        """Whether the ring takes so much and has what is kept back still.  O(1)."""
+        """Whether the ring can take nbytes and still have what is kept back.  O(1)."""
         ring = self.ring
         return not ring.draining and ring.live_bytes + self.keep_bytes + nbytes <= ring.most_live
 
@@ -152,7 +153,7 @@ class Tier:
     def take_whole(self, vpn: int, settle: bool) -> bool:
         """Put a page that has a record into the ring, as it is if it does not shrink, because nothing else takes it.
 
-        Its old record goes first where the new one needs the room: its content is in the frame.  O(CLUSTER) (W3).
+        If the new record fits then, the old one goes first: the page's content is in the frame.  O(CLUSTER) (W3).
         """
         vm, ring = self.vm, self.ring
         if ring.draining:
@@ -167,7 +168,7 @@ class Tier:
         return self._put(vpn, whole, settle, last=True)
 
     def _alike(self, vpn: int, lo: int, hi: int) -> tuple[list[bytes | int | None], int]:
-        """Pages around vpn that shrink as it does, or do not as it does not: packed, and the first."""
+        """(packed pages around vpn, the first): if vpn shrinks, those that shrink, else those that do not."""
         pack, frame, pfn_of = self.ring.pack, self.vm.phys.frame, self.vm.pfn_of
         most = WORTH if self.is_crowded() and self.stores_have_room() else MOST_PACKED
         bodies = [pack(frame(pfn_of(vpn)), most)]
@@ -189,8 +190,10 @@ class Tier:
         return bodies, first
 
     def _put(self, vpn: int, bodies: list[bytes | int | None], settle: bool, last: bool = False) -> bool:
-        """Put packed pages from vpn on into the ring; whether there was room.  With `last` what is kept back is used,
-        and all steps are taken that lead to room."""
+        """Put packed pages from vpn on into the ring; whether there was room.
+
+        With `last`, what is kept back may be used, and the number of steps is not limited.
+        """
         if failpoint.hook:
             try:
                 failpoint.hook("Tier.put")
@@ -220,7 +223,7 @@ class Tier:
     # --- room ---
 
     def pay(self, records: int = PAY) -> None:
-        """Have the tail go on, as far as it owes, by so many records at most (W3).  O(records)."""
+        """Move the tail on as far as it owes, by at most `records` (W3).  O(records)."""
         ring = self.ring
         while self.owes > 0 and records > 0:
             start = ring.passed
@@ -231,7 +234,7 @@ class Tier:
             records -= 1
 
     def _owe(self, put: int) -> None:
-        """Note that so many bytes were put, and clean for them at once where it must be.  O(put)."""
+        """Note that `put` bytes were put, and clean for them at once if little is left.  O(put)."""
         if self._has_spare(0):
             return
         self.owes += PASS * put
@@ -242,13 +245,13 @@ class Tier:
                 self.pay(1)
 
     def _has_spare(self, shift: int) -> bool:
-        """Whether enough is free, or half of it, or nothing need be.  O(files)."""
+        """Whether a sixteenth is free (shift 0), or half of that (1), or neither is needed.  O(files)."""
         ring = self.ring
         return (ring.nbytes - ring.used >= ring.nbytes >> SPARE_SHIFT + shift or ring.moving or ring.draining
                 or self.stores_have_room())
 
     def _make_room(self, need: int, limit: int, steps: int) -> bool:
-        """Go so many steps at the tail, until need bytes can be put and no more than limit are alive then."""
+        """Go up to `steps` steps at the tail, until need bytes can be put and at most limit are alive then."""
         ring = self.ring
         while ring.live_bytes + need > limit or not ring.room(need + WHOLE):
             steps -= 1
@@ -257,7 +260,7 @@ class Tier:
         return True
 
     def step(self, carry: bool) -> bool:
-        """Do away with what is oldest in the ring, by some records; whether anything was done.  O(CLUSTER)."""
+        """Move some of the oldest records out of the way; whether anything was done.  O(CLUSTER)."""
         ring, vm = self.ring, self.vm
         if ring.moving and (ring.shed() or ring.arrive()) or ring.skip_dead(DEAD_LOOKS):
             return True
@@ -274,7 +277,7 @@ class Tier:
         return carry
 
     def move(self) -> None:
-        """Go some steps from the old area of a ring that moves to the new one.  O(MOVE_STEPS)."""
+        """Carry some records from the old area of a ring that moves to the new one.  O(MOVE_STEPS)."""
         ring = self.ring
         for _ in range(MOVE_STEPS):
             if ring.shed() or ring.arrive():
@@ -284,7 +287,7 @@ class Tier:
                 self.carried += 1
 
     def _drop(self, oldest: Oldest) -> bool:
-        """The record of a page that is resident goes, if another page without a slot is allowed well within V6."""
+        """Drop the record of a resident page, if another page without a slot is well within V6; whether it was."""
         vm = self.vm
         pfn = vm.pfn_of(oldest.vpn)
         if pfn < 0 or vm.nslotless + vm.low >= vm.most_slotless - vm.spare or vm.undefined.old:
@@ -293,7 +296,7 @@ class Tier:
         return True
 
     def _write_back(self) -> bool:
-        """Write the oldest records to a store, in one call; whether any could be."""
+        """Write the oldest records to a store, in one call; whether any was written."""
         vm, swap = self.vm, self.vm.swap
         records = self.ring.peek(CLUSTER, 4 * CLUSTER)
         n = 0
@@ -343,7 +346,7 @@ class Tier:
         return done
 
     def _move(self, slot: int, records: list[Oldest]) -> None:
-        """Records are in the slots of a store from slot on."""
+        """Note that records are in the slots of a store from slot on."""
         vm = self.vm
         for i in range(len(records)):
             vm.slot_of[records[i].vpn] = slot + i
@@ -353,8 +356,10 @@ class Tier:
     # --- background ---
 
     def idle(self) -> bool:
-        """Write back what is oldest ahead of need, while the ring is more than three quarters full; whether there is
-        more to do.  O(IDLE_STEPS)."""
+        """Write the oldest records back while the ring is more than three quarters full; whether there is more to do.
+
+        O(IDLE_STEPS).
+        """
         ring = self.ring
         if ring.moving:
             self.move()
@@ -367,7 +372,7 @@ class Tier:
         return True
 
     def stats(self) -> dict[str, Any]:
-        """The status' zram; full is whether new pages are refused, or nearly.  O(files)."""
+        """The object `zram` of the status; full: new pages are refused, or nearly.  O(files)."""
         vm = self.vm
         full = not self._has_bytes(self.spare_bytes + WHOLE) and not self.stores_have_room()
         slotless = vm.nslotless + CLUSTER > vm.most_slotless - vm.spare

@@ -1,8 +1,8 @@
-"""uvm/undefined.py: the pages whose bytes are nobody's, between two breaths.
+"""uvm/undefined.py: pages whose bytes are undefined between two breaths.
 
-A page that will be written over whole is not read back, and a new page of data is not zeroed: both save more than the
-write costs.  Until they are written, such pages hold what was last in their frames, which may be another user's.
-They stand here, so that whatever ends the operation meanwhile, nobody reads them.
+A page that will be overwritten whole is not read back, and a new page of data is not zeroed: both save more than the
+write costs.  Until they are written, such pages hold the old bytes of their frames, which may be another user's.
+They are listed here, so that nobody reads them, whatever ends the operation before it wrote them.
 
 Picture     nothing --vm.alloc_data_pages--> NEW ----written()----> an ordinary page, dirty
             out -------vm.forget_content---> OLD ----written()--/
@@ -11,8 +11,8 @@ Picture     nothing --vm.alloc_data_pages--> NEW ----written()----> an ordinary 
 
 Invariants
     V7  Between two operations, and at each breath, no page is here.  (vm.py numbers it with its own.)
-    V8  A page of OLD is resident, dirty and has a slot, which holds its content: so nothing is allocated while there
-        are such pages, for that may give pages new slots (vm.py, _make_slotless_room()).
+    V8  A page of OLD is resident, dirty and has a slot, which holds its content.  So nothing is allocated while there
+        are such pages: that may give pages new slots (vm.py, _make_slotless_room()).
 
 Breathing   Nothing here breathes.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Undefined:
     """The undefined pages of one machine: all, and those of them that had content.
 
-    There are no more than an operation may take frames in one breath: a run of data is at most 256 pages.
+    There are at most as many as the frames an operation may take in one breath: a run of data is at most 256 pages.
     """
 
     __slots__ = ("pages", "old")
@@ -42,14 +42,14 @@ class Undefined:
         self.old: set[int] = set()
 
     def written(self, vpn: int, n: int) -> None:
-        """All bytes of n pages in a row are what they shall be, or the pages are gone.  O(n)."""
+        """n pages in a row are completely written, or gone.  O(n)."""
         run = range(vpn, vpn + n)
         self.pages.difference_update(run)
         if self.old:
             self.old.difference_update(run)
 
     def restore(self, vm: Vm) -> None:
-        """Bring back what pages held, and zero those that held nothing.  Cannot fail.  O(pages here)."""
+        """Give pages their old content back, and zero those that had none.  Cannot fail.  O(pages here)."""
         for vpn in self.pages:
             pfn = vm.pfn_of(vpn)
             if vpn in self.old:

@@ -1,21 +1,23 @@
-"""uvm/unwritten.py: pages that are promised: they count, and have room to live in, but neither a frame nor content.
+"""uvm/unwritten.py: promised pages: they count, and have room to live in, but neither a frame nor content.
 
-What fallocate(2) reserves.  A page that is written for the first time takes a frame from the reserve, as a page-in
-does, and that cannot fail: so where it will stay is settled when it is promised.  It gets a slot of a swap file, or,
-where there is none, counts for V6 as a page that must stay in memory.  Its owner is UNWRITTEN until then, so that one
-byte of `flags` tells it from all others: runs of them are found at the speed of memory.
+fallocate(2) reserves such pages.  The first write takes a frame from the reserve, as a page-in does, and cannot fail.
+So a page gets its place when it is promised: a slot of a swap file, or if there is none, it counts for V6 as a page
+that must stay in memory.  Until the first write its owner is UNWRITTEN, so one byte of `flags` tells it from all
+others, and runs of them are found at the speed of memory.
 
 Picture     --promise--> UNWRITTEN, a slot ---bring_in--> RESIDENT, dirty, slot        (zeroes)
                          UNWRITTEN, no slot --bring_in--> RESIDENT, dirty, no slot
                          --free_pages--> nothing
 Invariants
-    V9  An unwritten page has no frame.  Its slot, if it has one, is nobody else's, and what is in there is nobody's.
+    V9  An unwritten page has no frame.  No other page has its slot, if it has one; the content of the slot means
+        nothing.
 
 Breathing   Nothing here breathes.
-Limits      A promise without a slot is not given one when a slot becomes free: as long as it stands, ram cannot be made
-            smaller than all such pages and the reserve.
-            The ring of a compressed tier (tier.py) has no room for promises: without a store they take frames.
-            A disk under the swap file that is full is a device that fails: it is not asked for room when one promises.
+
+Limits      A promise without a slot does not get one when a slot becomes free.  As long as it stands, ram cannot be
+            made smaller than all such pages and the reserve.  The ring of a compressed tier (tier.py) has no room for
+            promises: without a store they take frames.  A full disk under the swap file is a device that fails: a
+            promise does not check for room there.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
     from tmpfsd.uvm.zlog import ZLog
 
-DATA = 1                    # and of what they become
+DATA = 1                    # owner of the pages that they become
 _LIKE = bytes((UNWRITTEN,))
 _UNLIKE = bytes((DATA,))
 
@@ -48,7 +50,7 @@ def demand_room(vm: Vm, n: int) -> None:
 
 
 def _slots(vm: Vm) -> int:
-    """How many slots may be taken for promises: not those that are kept back (tier.py, backing.py)."""
+    """How many slots may be taken for promises: all free ones except those kept back (tier.py, backing.py)."""
     if vm.swap is None or not vm.swap.space:
         return 0
     kept = vm.tier.keep_slots if vm.tier is not None else keep_slots(vm)
@@ -79,9 +81,9 @@ def promise(vm: Vm, vpn: int, n: int) -> None:
 
 
 def bring_in(vm: Vm, vpn: int, whole: bool = False) -> int:
-    """Give an unwritten page a frame, as it is to be written: the frame.  O(1).  => SwapIOError: no frame.
+    """Give an unwritten page a frame, because it is to be written: the frame.  O(1).  => SwapIOError: no frame.
 
-    Of zeroes, or if the whole of it will be written, of what was in there, as vm.forget_content() has it.
+    The frame is zeroed.  If the whole page will be written, it keeps its old bytes, as with vm.forget_content().
     """
     if not vm._free:
         raise SwapIOError(f"no frame for page {vpn}: the swap device does not take pages")
@@ -111,7 +113,7 @@ def is_unwritten(vm: Vm, vpn: int) -> bool:
 
 
 def run(vm: Vm, vpn: int, n: int) -> tuple[bool, int]:
-    """(whether the first of n pages of data is unwritten, how many in a row are as it is).  O(n), at 20 per ns."""
+    """(whether the first of n pages of data is unwritten, how many in a row are like it).  O(n), at 20 per ns."""
     if not vm.pages_of[UNWRITTEN]:
         return False, n
     found = vm.flags[vpn] == UNWRITTEN
@@ -120,7 +122,7 @@ def run(vm: Vm, vpn: int, n: int) -> tuple[bool, int]:
 
 
 def settle(vm: Vm, swap: Swap | ZLog, vpn: int) -> None:
-    """Give an unwritten page a slot of another file than `swap`, which is let go, or none.  O(1).  => NoSwap."""
+    """Give an unwritten page a slot of another file, or none, because `swap` is let go.  O(1).  => NoSwap."""
     assert vm.swap is not None
     try:
         slot = vm.swap.alloc(1)[0]

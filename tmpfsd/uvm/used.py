@@ -1,16 +1,16 @@
 """uvm/used.py: which pages were used since some moment, in the order in which they came in.
 
-For a snapshot that brings its working set along (image/FORMAT.md, the table `hot`).  A page that is asked for while it
-is out is noted by the fault.  A page that is in memory is noted when the page daemon finds that it was referenced, and
-when it leaves.  So what is in memory and was referenced since the last look is all that is missing at the end, and
-used_pages() adds it.  Pages that came in beside the one that was asked for are noted when they are used.
+For a snapshot that brings its working set along (image/FORMAT.md, the table `hot`).  A fault notes the page that is
+asked for.  The page daemon notes a resident page when it finds that it was referenced, and when the page leaves.  So at
+the end only pages are missing that are resident and were referenced since the last look; used_pages() adds them.  Pages
+that came in by read-ahead are noted when they are used.
 
 Picture     Used(vm): nothing is referenced --note()--> in `order`, its bit is set --used_pages()--> all
 
 Breathing   Nothing here breathes.
 
-Limits      Pages that were referenced before it began look unused to the page daemon then.
-            A page that is freed and made again counts as the one that it was.
+Limits      Pages that were referenced before it began look unused to the page daemon when it begins.
+            A page number that is freed and used again counts as the same page.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Used:
 
 
 def used_pages(vm: Vm) -> array[int]:
-    """The pages that were used; where nobody has noted it, those that are in memory.  O(frames)."""
+    """The pages that were used; if nothing was noted, those that are in memory.  O(frames)."""
     if vm.used is None:
         return array("I", filter(None, vm.phys.owner))
     for vpn in compress(vm.phys.owner, vm.phys.referenced):

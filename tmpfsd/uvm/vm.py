@@ -1,9 +1,9 @@
 """uvm/vm.py: the machine: page table, read(va), write(va), fault(), breathe().
 
 A va is a byte address in one dense space; its page number indexes flat arrays: frame_of (the frame, or when the page
-last left), slot_of (its place in the swap file), flags (who owns it, and its kind).  Nine bytes a page and one in the
-map it is from (vmem.py), and for its slot one more and what its seal needs (seal.py): 15 bytes a page in all, 39 where
-swap is encrypted; pools keep their bitmaps beside.
+last left), slot_of (its place in the swap file), flags (its owner and its kind).  A page takes nine bytes here, one in
+the map it is from (vmem.py), one in the map of its slot, and those of its seal (seal.py): 15 bytes in all, 39 if swap
+is encrypted.  The bitmaps of pools are not counted here.
 
 read() and write() return an offset into the arena.  It stays valid until the next breathe(), and between two breaths
 nothing is evicted: a fault takes a frame from the reserve.
@@ -15,15 +15,15 @@ Picture     --alloc_page--> RESIDENT, dirty, no slot --clean--> RESIDENT, clean,
                                                                      OUT, slot        (free_page from any)
 
 Invariants
-    V1  A page that has an owner is resident, out or unwritten; one that has none is neither and has no slot.
+    V1  A page that has an owner is resident, out or unwritten; one without an owner is none of these and has no slot.
     V2  A resident page and its frame name each other.
     V3  A page without a slot is resident and dirty, or unwritten (unwritten.py, V9).
     V4  npages, nslotless, nwired, nunowned, pages_of and resident_of count what the arrays say.
     V5  A slot belongs to one page.
     V6  At most most_slotless = nframes - reserve pages have no slot (frames that are to go are not counted), unless the
-        swap device failed: so the reserve can always be filled again, and no page-in ever waits for swap space.
+        swap device failed.  So the reserve can always be filled again, and no page-in ever waits for swap space.
         The last `spare` are for an overdraft.
-    V7  Between two operations the bytes of every page are its owner's (undefined.py).
+    V7  Between two operations the bytes of every page belong to its owner (undefined.py).
 
 Breathing   breathe() is the only place where offsets go stale.
 """
@@ -61,11 +61,11 @@ log = logging.getLogger(__name__)
 RESERVE: Final = 64         # frames an operation may take between two breaths: faults and new pages together
 SLACK: Final = 32           # frames above the reserve at which reclaim begins: two clusters
 GROW = 16384                # pages by which the page table grows: 150 KiB
-SPARE = 16                  # pages that renames may still have where memory and swap are full
-MOST_GIVEN: Final = 128     # pages that get slots for one that needs none: a millisecond
+SPARE = 16                  # pages that renames may still have when memory and swap are full
+MOST_GIVEN: Final = 128     # pages that get slots to make room for one without: a millisecond
 READAHEAD: Final = 8        # pages read at once where they were written together and are read in order
 UNLIMITED: Final = 1 << 62
-POISON = b"\xdf" * PAGE_SIZE        # TMPFSD_CHECK: what frames hold that are nobody's
+POISON = b"\xdf" * PAGE_SIZE        # TMPFSD_CHECK: the content of frames that are nobody's
 
 
 class Vm:
@@ -90,7 +90,7 @@ class Vm:
         self.limit = limit                  # pages that may exist, resident or out
         self.overdrawn = False
         self.overdraft = Overdraft(self)
-        self._most_spare = spare            # kept back from all that does not overdraw, where there is so much
+        self._most_spare = spare            # pages kept back for overdrafts, at most
         self.frame_of = array("i")
         self.slot_of = array("I")
         self.flags = bytearray()
@@ -98,15 +98,15 @@ class Vm:
         self.windows: Windows | None = None
         self.pages_of = [0] * MAX_OWNERS
         self.resident_of = [0] * 256        # by flags
-        self.owners = [""] * MAX_OWNERS     # what the log calls them
+        self.owners = [""] * MAX_OWNERS     # their names in the log
         self.faults = self.pageins = self.read_errors = self.frame_errors = 0
         self.lost = Lost()
         self.unreadable: Unreadable | None = None       # a frozen copy's, for what its check finds
         self.sampler: Sampler | None = None             # while somebody asks how much memory would be enough
         self.undefined = Undefined()
-        # Told of each page that comes in, is written, or leaves: ("in" | "out" | "drop", page, how many in a row).
+        # Called for each page that comes in, is written, or leaves: ("in" | "out" | "drop", page, how many in a row).
         self.trace: Callable[[str, int, int], None] | None = None
-        self.used: Used | None = None       # who notes which pages are used
+        self.used: Used | None = None       # notes which pages are used
         self.thrash = os.environ.get("TMPFSD_THRASH") == "1"
         self.check_level = int(os.environ.get("TMPFSD_CHECK", "0"))
         self._referenced, self._dirty = self.phys.referenced, self.phys.dirty
@@ -116,9 +116,9 @@ class Vm:
         self._grow(1023)
 
     def measure(self) -> None:
-        """Set what follows from the number of frames; those that are to go count no more.  O(frames that are new)."""
+        """Set all that depends on the number of frames, without those that are to go.  O(frames that are new)."""
         nframes = min(self.phys.nframes, self.phys.ceiling)
-        # Reclaim begins above the reserve, so that the pages an operation adds seldom reach the bound of V6.
+        # Reclaim begins above the reserve, so that an operation's new pages seldom reach the bound of V6.
         self.low = self.reserve + min(SLACK, (nframes - self.reserve) // 4)
         self.most_slotless = nframes - self.reserve
         self.spare = min(self._most_spare, self.most_slotless // 4)
@@ -147,7 +147,7 @@ class Vm:
     def breathe(self) -> None:
         """Let pages leave, so that the reserve is full.  O(1), or O(PATIENCE).  => Every offset is stale afterwards.
 
-        => Inconsistent V7: an operation has left pages undefined; they are put right, and nothing has left.
+        => Inconsistent V7: an operation has left pages undefined; they are restored, and no page has left.
         """
         if self.undefined.pages:
             seen = f"the bytes of {len(self.undefined.pages)} pages are nobody's"
@@ -168,7 +168,7 @@ class Vm:
         """Give page vpn a frame, zeroed; kind is 0 (pageable), WIRED, UNOWNED or WINDOWED.
 
         O(1), O(CLUSTER) at the bound of V6, and O(GROW) when the page table is too short.
-        => NoMemory within the limits of size, of ram and of swap.  Never evicts.
+        => NoMemory at the limits of size, of ram and of swap.  Never evicts.
         """
         if failpoint.hook:
             failpoint.hook("Vm.alloc_page")
@@ -203,11 +203,11 @@ class Vm:
             self.sampler.made(vpn, 1)
 
     def alloc_data_pages(self, vpn: int, n: int, owner: int) -> int:
-        """Give up to n pages in a row frames whose bytes are what they were; how many got one, at least 1.
+        """Give up to n pages in a row frames with their old bytes; how many got one, at least 1.
 
-        As alloc_page() for each, 1.2 us a page instead of 3.3.  => They may be another user's: the caller overwrites
-        or zeroes every byte before the next breath, and says undefined.written().  => NoMemory when there is not even
-        one.  O(n).
+        As alloc_page() for each, 1.2 us a page instead of 3.3.  => The bytes may be another user's: the caller
+        overwrites or zeroes each before the next breath, and calls undefined.written().  => NoMemory when there is not
+        even one.  O(n).
         """
         if failpoint.hook:
             failpoint.hook("Vm.alloc_data_pages")
@@ -239,8 +239,8 @@ class Vm:
     def forget_content(self, vpn: int, n: int = 1) -> int:
         """All of n pages in a row will be overwritten: those that are out get a frame without being read.
 
-        => How many of them, from the first on, are in now: all while there are frames.  O(n).
-        => What got a frame has the bytes that were in it, until the caller has written it and says
+        => How many of them, from the first on, are in now: all, if there are enough frames.  O(n).
+        => A page that got a frame has the old bytes of it, until the caller has written it and calls
         undefined.written().  Nothing may be allocated meanwhile.
         """
         frame_of = self.frame_of
@@ -324,7 +324,7 @@ class Vm:
             swap.free(first, count)
 
     def lose_slot(self, vpn: int) -> None:
-        """A resident page's slot is free, and the page is dirty (V3): V6 must allow it.  O(1)."""
+        """Free a resident page's slot; the page becomes dirty (V3).  => V6 must allow it.  O(1)."""
         pfn, slot = self.pfn_of(vpn), self.slot_of[vpn]
         self.slot_of[vpn] = 0
         self._dirty[pfn] = 1
@@ -333,7 +333,7 @@ class Vm:
         self.free_slots([slot])
 
     def may_leave(self, vpn: int) -> bool:
-        """Whether page vpn is the page daemon's: not wired, and owned by some object.  O(1)."""
+        """Whether the page daemon may evict page vpn: it is not wired, and is owned by some object.  O(1)."""
         return not self.flags[vpn] & (WIRED | UNOWNED)
 
     def is_windowed(self, vpn: int) -> bool:
@@ -346,7 +346,7 @@ class Vm:
         return UNMAPPED - pfn if pfn <= UNMAPPED else pfn
 
     def owner_of(self, vpn: int) -> str:
-        """What the log calls the owner of page vpn.  O(1)."""
+        """The name in the log of page vpn's owner.  O(1)."""
         return self.owners[self.flags[vpn] & OWNER_MASK]
 
     def is_resident(self, vpn: int) -> bool:
@@ -358,7 +358,7 @@ class Vm:
         return sum(self.resident_of[owner | kind] for kind in (0, WIRED, UNOWNED, WINDOWED))
 
     def move_page(self, pfn: int, to: int) -> None:
-        """Move what is in a frame to another that was taken for it.  O(1).  => Offsets are stale.  => Cannot fail."""
+        """Move a page to another frame, taken for it already.  O(1).  => Offsets are stale.  => Cannot fail."""
         phys = self.phys
         vpn = phys.owner[pfn]
         phys.arena.move(to << PAGE_SHIFT, pfn << PAGE_SHIFT, PAGE_SIZE)
@@ -371,7 +371,7 @@ class Vm:
         phys.free(pfn)
 
     def _grow(self, vpn: int) -> None:
-        """Make the page table long enough for vpn, and an eighth longer, but at most GROW pages."""
+        """Make the page table long enough for vpn: by an eighth, GROW pages at most, or more if vpn needs it."""
         n = max(vpn + 1 - len(self.flags), min(max(1024, len(self.flags) >> 3), GROW))
         self.frame_of.frombytes(b"\xff" * 4 * n)
         self.slot_of.frombytes(bytes(4 * n))
@@ -381,7 +381,7 @@ class Vm:
         """Write pages out until another page without a slot is allowed (V6)."""
         most = self.most_slotless - (0 if self.overdrawn else self.spare)
         assert not self.undefined.old, "V8: a page whose content is in its slot only may get another"
-        if self.swap is not None:       # as many as are too many: while frames go, that is more than a cluster
+        if self.swap is not None:       # as many as are too many: while ram shrinks, that is more than a cluster
             self.daemon.give_slots(min(self.nslotless - most + CLUSTER, MOST_GIVEN))
         if self.nslotless >= most:
             raise NoMemory("ram is full of pages that cannot leave" if self.nwired + self.nunowned >= most // 2
@@ -444,7 +444,7 @@ class Vm:
         return pfns[0]
 
     def _enter(self, vpn: int, pfn: int) -> None:
-        """A page is in a frame: the page table and the daemon learn of it."""
+        """Note in the page table and the daemon that a page is in a frame."""
         daemon = self.daemon
         soon = daemon.came_back_soon(self.frame_of[vpn])
         self.frame_of[vpn] = UNMAPPED - pfn if self.flags[vpn] & WINDOWED else pfn
@@ -454,8 +454,11 @@ class Vm:
         daemon.slotted[pfn] = 1
 
     def _readahead(self, vpn: int) -> int:
-        """How many pages to read with vpn: more than one where the two before it are in, and it is out
-        together with those behind it, and frames beyond the reserve are free."""
+        """How many pages to read from vpn on.
+
+        More than one if the two before it are in, those after it are out in the next slots, and frames beyond the
+        reserve are free.
+        """
         frame_of, slot_of = self.frame_of, self.slot_of
         most = min(READAHEAD, len(self._free) - self.reserve, len(frame_of) - vpn)
         if vpn < 2 or self.pfn_of(vpn - 1) < 0 or self.pfn_of(vpn - 2) < 0:

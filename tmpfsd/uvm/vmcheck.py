@@ -1,9 +1,9 @@
-"""uvm/vmcheck.py: looks whether the invariants of memory hold, those of vm.py (V1-V9), of its parts, and L1.
+"""uvm/vmcheck.py: checks the invariants of memory: those of vm.py (V1-V9), of its parts, and L1.
 
-It counts anew what is counted, repairs nothing, and brings no page in: a slot is read beside.
+It recounts all counters, repairs nothing, and brings no page in: slots are read into a separate buffer.
 
-A page that cannot be read is lost data, and no invariant is broken by it.  Nor is one by a slot with wrong bytes where
-somebody else may have written to the store: the check of a mount has vm.unreadable, and both are noted there.  Without
+A page that cannot be read is lost data; it breaks no invariant.  The same is true of a slot with wrong bytes if
+somebody else may have written to the store.  The check of a mount has vm.unreadable, and both are noted there.  Without
 it, in tests and in a check after each operation, nobody else writes there, and wrong bytes are S3.
 
 Breathing   Never.
@@ -19,7 +19,7 @@ from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, UNWRI
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
-TELL: Final = 1024          # pages after which check_vm() says how far it is
+TELL: Final = 1024          # pages between two reports of check_vm() on its progress
 
 
 def check_vm(vm: Vm, deep: bool, tell: Callable[[int], None]) -> None:
@@ -61,9 +61,9 @@ def _check_page(vm: Vm, vpn: int, deep: bool) -> None:
 
 
 def _check_slot(vm: Vm, vpn: int, slot: int, resident: bool) -> None:
-    """Read the slot of page vpn, and once more where that fails: a fault may pass.
+    """Read the slot of page vpn, and once more if that fails: the failure may be temporary.
 
-    => Unanswered: the check of a mount ends, where a store that is away would make all its pages lost ones.
+    => Unanswered: the check of a mount ends; a store that is away would make all its pages lost ones.
     """
     assert vm.swap is not None
     wrong = False

@@ -1,14 +1,14 @@
 """uvm/vmem.py: an arena of integers handed out in runs (after vmem(9) of NetBSD and Solaris).
 
-Addresses of maps and slots of swap files come from here.  What is handed out stands in a map of one byte each, as
-long as the highest one in use.  Sorted runs (by start and by length) were tried: after random freeing they took 150 to
-300 bytes a run, so for each second page.
+Addresses of maps and slots of swap files come from here.  A map has one byte for each integer, up to the highest one in
+use.  Sorted runs (by start and by length) were tried: after random freeing they took 150 to 300 bytes a run, which is
+that is, for every second page.
 
-The map is cut into chunks.  Of each chunk there are two numbers: how many are free in it, and an upper bound of the
-longest run that starts in it.  They answer two questions: where is the lowest single one, and where may a run of n be.
-A search goes over the bounds, one byte for 4096, and then over one chunk: nothing reads the whole map.  A bound
-is raised when a run is freed, and lowered when a chunk was searched in vain: what was taken there since has paid for
-that.  A search for a run gives up after LOOKS of them and takes from behind the end, or fewer in a row.
+The map is cut into chunks.  Each chunk has two numbers: how many integers are free in it, and an upper bound of the
+longest run that starts in it.  They answer two questions: where is the lowest free one, and where may a run of n be.
+A search goes over the bounds, one byte for 4096, and then over one chunk: nothing reads the whole map.  A bound is
+raised when a run is freed, and lowered when a chunk was searched in vain; this is paid for by what was taken there
+since.  A search for a run gives up after LOOKS such chunks and takes from behind the end, or fewer in a row.
 
 Picture     FREE --alloc--> HELD --free--> FREE        HELD --retire--> BAD, for ever
                             HELD --park--> PARKED --unpark--> FREE      (nobody's, and still not to be handed out)
@@ -18,14 +18,14 @@ Picture     FREE --alloc--> HELD --free--> FREE        HELD --retire--> BAD, for
             longest |    16       |      0      |    4               of each chunk, RUN_MAX or more is RUN_MAX
 
 Invariants
-    A1  The map holds nothing but these states, ends with one that is not FREE, and lies inside the arena, unless
-        resize() made that smaller: what was handed out beyond its end (up to `most`) stays so until it is given back.
+    A1  The map holds only these states, ends with one that is not FREE, and lies inside the arena.  If resize() made
+        the arena smaller, integers handed out beyond its end (up to `most`) stay so until they are given back.
     A2  Below `low` nothing is free.
-    A3  nfree counts what is free inside the arena, in the map and behind it.
-    A4  chunk_free counts the free ones of each chunk of the map.  No run that starts in a chunk is longer than
-        `longest` says, which is 0 just where none is free, and none of all is longer than `best` says.
+    A3  nfree counts the free ones inside the arena, in the map and behind it.
+    A4  chunk_free counts the free ones of each chunk of the map.  No run that starts in a chunk is longer than its
+        `longest`, which is 0 exactly if none is free in it.  No run at all is longer than `best`.
 
-Limits      A run of more than RUN_MAX is looked for in all chunks that may have one, O(top): fixed submaps are made so.
+Limits      A run of more than RUN_MAX is looked for in all chunks that may have one, O(top): this makes fixed submaps.
 """
 
 import re
@@ -41,8 +41,8 @@ BAD: Final = 2
 PARKED: Final = 3
 CHUNK_SHIFT = 12
 CHUNK = 1 << CHUNK_SHIFT
-RUN_MAX: Final = 255            # what a byte says of a longer run
-LOOKS = 16                      # chunks searched in vain for a run before less will do
+RUN_MAX: Final = 255            # a byte has this for a longer run, too
+LOOKS = 16                      # chunks searched in vain for a run before a shorter one is taken
 _TO_HELD = bytes((FREE,)) + bytes((HELD,)) * 255
 _FREE_RUN = re.compile(b"\0+")
 _ANY = re.compile(b"[^\0]", re.DOTALL)
@@ -112,16 +112,16 @@ class Vmem:
         self._give(at, n)
 
     def park(self, first: int, n: int = 1) -> None:
-        """What is held is nobody's, and is not handed out before unpark().  O(n)."""
+        """Take back [first, first + n), but do not hand it out before unpark().  O(n)."""
         at = first - self.base
         assert n > 0 and at >= 0 and self._map.count(HELD, at, at + n) == n, "parked twice"
         self._map[at:at + n] = bytes((PARKED,)) * n
         self._parked = min(self._parked, at)
 
     def unpark(self, budget: int) -> int:
-        """Make what is parked free, from the lowest on: how many; 0 when nothing is parked.  O(budget + LOOKS * CHUNK).
+        """Free parked ones, the lowest first: how many; 0 when nothing is parked.  O(budget + LOOKS * CHUNK).
 
-        => -1 when nothing was found so far, and there may be more.
+        => -1 when none was found yet, and there may be some.
         """
         used, end = self._map, self._parked + LOOKS * CHUNK
         at = used.find(PARKED, self._parked, end)
@@ -135,7 +135,7 @@ class Vmem:
         return n
 
     def fill(self, used: bytes) -> None:
-        """Hold what has no 0 here, of a map of which nothing was taken.  O(top)."""
+        """Hold those that are not 0 in `used`; nothing was taken before.  O(top)."""
         assert not self._map, "something was taken"
         self._map.extend(used.rstrip(b"\0").translate(_TO_HELD))
         for at in range(0, len(self._map), CHUNK):
@@ -146,11 +146,11 @@ class Vmem:
         self.nfree = self.size - self._map.count(HELD)
 
     def retire(self, i: int) -> None:
-        """Never hand out again what is held now.  O(1)."""
+        """Never hand out i again, which is held now.  O(1)."""
         self._map[i - self.base] = BAD
 
     def resize(self, size: int) -> None:
-        """Be [base, base + size) from now on; what is handed out beyond is not handed out again.  O(top / CHUNK)."""
+        """Be [base, base + size) from now on; those handed out beyond are not handed out again.  O(top / CHUNK)."""
         self.size = size
         self.most = max(self.most, size)
         self._low, self._hand = min(self._low, size), 0
@@ -162,7 +162,7 @@ class Vmem:
         return 0 <= at < self.size and (at >= len(self._map) or self._map[at] == FREE)
 
     def runs(self, start: int = 0) -> Iterator[tuple[int, int]]:
-        """The free runs (first, length) from start on that lie below what is in use, cut at the ends of chunks.
+        """The free runs (first, length) from start on, up to the highest in use, cut at the ends of chunks.
 
         O(CHUNK + top / CHUNK) for each, as fast as memory is read.
         """
@@ -178,7 +178,7 @@ class Vmem:
 
     @property
     def top(self) -> int:
-        """The first that lies behind all that is in use.  O(1)."""
+        """The first integer after all that are in use.  O(1)."""
         return self.base + len(self._map)
 
     def count(self, state: int) -> int:
@@ -192,7 +192,7 @@ class Vmem:
         return sum(self._chunk_free[:whole]) + self._map.count(FREE, whole << CHUNK_SHIFT, self.size)
 
     def _find_one(self) -> int:
-        """Where the lowest free one is, so that the map stays short; -1 where there is none."""
+        """The offset of the lowest free one, so that the map stays short; -1 if there is none."""
         size, top = self.size, len(self._map)
         found = _ANY.search(self._longest, self._low >> CHUNK_SHIFT)
         if found is not None:
@@ -207,8 +207,8 @@ class Vmem:
     def _find(self, n: int) -> int:
         """Where n in a row are free, or -1.
 
-        They are looked for behind the last ones found, then from the start where much is free there, then behind the
-        end, and only then from the start whatever is free.
+        The search goes on behind the last run found; then from the start, if much is free there; then behind the end;
+        and last from the start in any case.
         """
         top, size = len(self._map), self.size
         behind = size - top
@@ -270,7 +270,7 @@ class Vmem:
             self._cut()
 
     def _count(self, at: int, n: int, sign: int) -> None:
-        """So many more are free in the chunks of [at, at + n), or fewer."""
+        """Count [at, at + n) in their chunks as free (sign 1) or taken (-1)."""
         counts = self._chunk_free
         chunk, last = at >> CHUNK_SHIFT, at + n - 1 >> CHUNK_SHIFT
         if chunk == last:
@@ -286,7 +286,7 @@ class Vmem:
             chunk += 1
 
     def _note_free(self, at: int, n: int) -> None:
-        """Chunks learn that [at, at + n), which is marked free, is so: those in which the run around it starts."""
+        """Update counts and bounds of chunks, as [at, at + n) was marked free."""
         self._count(at, n, 1)
         used, longest = self._map, self._longest
         before = used[max(at - RUN_MAX, 0):at]
@@ -300,7 +300,7 @@ class Vmem:
                 longest[chunk] = length
 
     def _cut(self) -> None:
-        """Make the map end with what is not free."""
+        """Cut free ones off the end of the map."""
         used, counts = self._map, self._chunk_free
         chunk = len(counts) - 1
         while chunk >= 0 and counts[chunk] == min(CHUNK, len(used) - (chunk << CHUNK_SHIFT)):

@@ -1,13 +1,12 @@
 """uvm/vmmap.py: the address space: kernel_map and its submaps.
 
-A map hands out ranges of page numbers; nothing here has memory behind it until vm.py
-enters a page.  File data lives in ranges of kernel_map itself, metadata in single
-pages of it or of a submap, by backend.
+A map hands out ranges of page numbers.  A page has no memory behind it until vm.py enters it.  File data lives in
+ranges of kernel_map itself; metadata lives in single pages of kernel_map or of a submap, depending on the backend.
 
 Invariants
     M1  Page number 0 is in no map.
-    M2  A submap's chunks are its parent's, and hold all it has handed out.
-    M3  nused is what is handed out and not given back.
+    M2  A submap's chunks come from its parent, and hold all it has handed out.
+    M3  nused counts the pages handed out and not given back.
 
 Limits      2^31 page numbers: 8 TiB of data and metadata in one mount.
 """
@@ -57,7 +56,7 @@ class VmMap:
         return vpn, count
 
     def fill(self, used: bytes) -> None:
-        """Have handed out what has no 0 here, from the first page number on.  O(top)."""
+        """Mark as handed out those that are not 0 in `used`, from the first page number on.  O(top)."""
         self.arena.fill(used)
         self.nused = self.arena.size - self.arena.nfree
 
@@ -74,9 +73,9 @@ class VmMap:
 
 
 class Submap:
-    """Single pages out of a range of another map: of a fixed size, or of chunks that come and go.
+    """Single pages from another map: from a range of fixed size, or from chunks that come and go.
 
-    npages 0 means that it sizes itself.  `high_water` is the most pages it has ever handed out.
+    npages 0 means that it sizes itself.  `high_water` is the largest number of pages ever handed out at a time.
     """
 
     __slots__ = ("name", "parent", "fixed", "npages", "nused", "high_water", "adopted", "_base", "_unmade",
@@ -88,7 +87,7 @@ class Submap:
         self.fixed = npages > 0
         self.npages = npages
         self.nused = self.high_water = 0
-        self.adopted = 0                        # pages of the parent's that are in no chunk
+        self.adopted = 0                        # pages of the parent that are in no chunk
         self._base = parent.alloc(npages) if npages else 0
         self._unmade = self._base               # fixed: chunks from here on were never used
         self._spare = SortedList()              # fixed: chunks that are empty again
@@ -110,7 +109,7 @@ class Submap:
         return chunk + lowest.bit_length() - 1
 
     def free(self, vpn: int) -> None:
-        """Give a page number back; a chunk that empties goes back to where it came from.  O(log chunks)."""
+        """Give a page number back; an empty chunk goes back to where it came from.  O(log chunks)."""
         before = self._chunks.bisect_right(vpn) - 1
         chunk = self._chunks.keys()[before] if before >= 0 else vpn - SUBMAP_CHUNK
         if vpn >= chunk + SUBMAP_CHUNK and self.adopted:
@@ -127,7 +126,7 @@ class Submap:
             self._shrink(chunk)
 
     def adopt(self, n: int) -> None:
-        """n pages of the parent's, single ones, are its own too.  O(1).  => It is not of a fixed size."""
+        """n single pages of the parent belong to it now.  O(1).  => It is not of a fixed size."""
         assert not self.fixed, "a fixed submap has its pages in a row"
         self._count_adopted(n)
 
@@ -138,7 +137,7 @@ class Submap:
         self.high_water = max(self.high_water, self.nused)
 
     def _all_of(self, chunk: int) -> int:
-        """The bitmap of a chunk without a page in use; the last one of a fixed submap may be short."""
+        """The bitmap of a chunk with no page in use; the last one of a fixed submap may be short."""
         size = min(SUBMAP_CHUNK, self._base + self.npages - chunk) if self.fixed else SUBMAP_CHUNK
         return (1 << size) - 1
 

@@ -1,35 +1,35 @@
 """uvm/zlog.py: compressed pages in a ring of memory: the tier between frames and stores.
 
-A page that leaves is compressed and written at the head of the ring.  A fault decompresses it.  The oldest stand at
-the tail: what is dead there is passed over, and what lives is carried on by tier.py, to a store or back to the head.
-So the order of age is kept for nothing, and there is no fragmentation to manage (a log-structured file system cleans
-its segments in the same way: Rosenblum and Ousterhout, 1992).
+A page that leaves is compressed and written at the head of the ring.  A fault decompresses it.  The oldest stand at the
+tail: dead records there are passed over, and tier.py carries live ones to a store or back to the head.  So the order of
+age costs nothing, and there is no fragmentation to manage (a log-structured file system cleans its segments in the same
+way: Rosenblum and Ousterhout, 1992).
 
-The records of pages are numbered as the slots of a store are, so that the page table, swapoff and check() need not
-know which of the two a page is in.  A page of one repeated byte takes a slot and no room in the ring.  A page that
-does not shrink is not taken, except whole, where it must leave and there is no other place for it (tier.py).
+The records of pages are numbered as the slots of a store are, so the page table, swapoff and check() need not know
+which of the two a page is in.  A page of one repeated byte takes a slot and no room in the ring.  A page that does not
+shrink is taken only if it must leave and no other place is left; it is stored as it is then (tier.py).
 
-A ring is made larger or smaller by a second one (zresize.py): what is written goes there, and what is oldest is
-carried there from the first, until that is empty and is given back.  Reads find either, by the place.
+A second area makes a ring larger or smaller (zresize.py).  New records go there, and the oldest are carried there from
+the first area, until that is empty and is given back.  Reads find both, by the place.
 
 Picture     ring     ... free | tail: record record (dead) record ... record | head: free ...     (area.py)
             moving   the old: | tail: record ... record |     the new: record record | head: free
             slot     FREE --put--> HELD, its record lives --free--> FREE, its record is dead
 
-            place[slot] is where its record stands, and in which of two areas; packed[slot] how many bytes it has: 0 for
-            a page of one repeated byte, which stands in place[slot] then.
+            place[slot] tells the area and the offset of its record; packed[slot] is its number of bytes, or 0 for a
+            page of one repeated byte: then place[slot] is that byte.
 
 Invariants
     R1  A held slot names a record that names it, or a repeated byte.
-    R2  live_bytes is what the records of held slots take, heads and padding included; at most `most_live`.
-    R3  used is what lies between tail and head, and they are read from end to end: records and fillers, no gap.
+    R2  live_bytes is the size of the records of held slots, heads and padding included; at most `most_live`.
+    R3  used is the number of bytes between tail and head: records and fillers, without a gap.
     R4  nheld and nuniform count the held slots.
-    R5  While it moves, what lives in the old area and what is in the new one fit into the new one together, and what
-        both keep of memory into the larger of them.
+    R5  While it moves, the live records of the old area and all of the new one together fit into the new one, and the
+        memory that both keep is at most the larger of their sizes.
 
 Breathing   Nothing here breathes.
 
-Limits      A ring has at most 16 GiB.  Nothing finds out a bit that flips in memory, as in frames.
+Limits      A ring has at most 16 GiB.  Nothing detects a bit that flips in memory, as in frames.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from tmpfsd.uvm.vmem import HELD, Vmem
 MOST_PACKED = PAGE_SIZE * 15 // 16  # a page that takes more is not worth its place here
 WORTH = PAGE_SIZE * 3 // 4          # nor is one that takes more than this, where it would displace others
 UNIFORM = 0                         # packed: a page of one repeated byte
-ZRAM = "zram"                       # what swapoff calls it
+ZRAM = "zram"                       # its name for swapoff
 MORE = 1024                         # slots by which the arrays grow
-MARGIN = 4 * PAGE_SIZE  # memory of an old area goes in whole pages, and after what was in it was copied
+MARGIN = 4 * PAGE_SIZE  # memory of an old area goes in whole pages, and after its records were copied
 CLEAN_SHIFT = 3                     # an eighth of the ring is never alive: cleaning copies at most 7 bytes for one
 
 
 def most_live_of(nbytes: int) -> int:
-    """How much may live in a ring of nbytes, so that cleaning always gets on.  O(1)."""
+    """How many bytes of a ring of nbytes may be live, so that cleaning always makes progress.  O(1)."""
     return nbytes - (nbytes >> CLEAN_SHIFT) - 2 * footprint(PAGE_SIZE)
 
 
@@ -100,17 +100,17 @@ class ZLog:
 
     @property
     def used(self) -> int:
-        """What lies between tail and head.  O(1)."""
+        """How many bytes lie between tail and head.  O(1)."""
         return self._now.used + (self._old.used if self._old is not None else 0)
 
     @property
     def passed(self) -> int:
-        """How many bytes the tail went on in the area that is written to.  O(1)."""
+        """How many bytes the tail has moved on, in the area that is written to.  O(1)."""
         return self._now.passed
 
     @property
     def moving(self) -> bool:
-        """Whether it has an old area still.  O(1)."""
+        """Whether it still has an old area.  O(1)."""
         return self._old is not None
 
     def owns(self, slot: int) -> bool:
@@ -120,7 +120,7 @@ class ZLog:
     # --- in and out ---
 
     def pack(self, page: memoryview, most: int = MOST_PACKED) -> bytes | int | None:
-        """A page as put() takes it: its compressed bytes, or the byte it repeats; None where that is more than most.
+        """A page as put() takes it: its compressed bytes, or the byte it repeats; None if it takes more than most.
 
         O(1): 7 us, 0.5 for a repeated byte.
         """
@@ -137,15 +137,15 @@ class ZLog:
         need, now, old = footprint(nbytes), self._now, self._old
         if old is None:
             return now.room(need)
-        # Nothing goes round in the new one yet; what lives in the old one will come (R5).
+        # The new one does not wrap around yet; the live records of the old one will come (R5).
         return now.used + self._old_live + need <= now.nbytes and now.used + old.kept + need + MARGIN <= self.nbytes
 
     def may_live(self, nbytes: int) -> bool:
-        """Whether a body of nbytes more may be alive at all (R2).  O(1)."""
+        """Whether another body of nbytes may be live at all (R2).  O(1)."""
         return self.live_bytes + footprint(nbytes) <= self.most_live
 
     def alloc(self, n: int) -> int:
-        """Hold n slots in a row: the first, 0 where there are none.  O(n)."""
+        """Hold n slots in a row: the first, or 0 if there are none.  O(n)."""
         slot = self._slots.alloc(n)
         if slot < 0:
             return 0
@@ -238,7 +238,7 @@ class ZLog:
         return self._now if self._old is None else self._old
 
     def skip_dead(self, most: int) -> int:
-        """Pass over dead records and fillers at the tail, at most so many: how many.  O(most)."""
+        """Pass over dead records and fillers at the tail, at most `most` of them: how many.  O(most)."""
         n, area = 0, self._last()
         while n < most and area.used:
             record = area.at(area.tail)
@@ -253,7 +253,7 @@ class ZLog:
         return slot > 0 and i < len(self._place) and self._packed[i] == nbytes != UNIFORM and self._place[i] == place
 
     def oldest(self) -> Oldest | None:
-        """The live record at the tail; None where what stands there is dead, or nothing does.  O(1)."""
+        """The live record at the tail; None if there is a dead one or none.  O(1)."""
         found = self.peek(1, 1)
         return found[0] if found else None
 
@@ -271,18 +271,18 @@ class ZLog:
         return found
 
     def unpack(self, record: Oldest, page: memoryview) -> bool:
-        """Fill a page from a record; False where that is damaged.  O(1): 4 us."""
+        """Fill a page from a record; False if that is damaged.  O(1): 4 us."""
         return self._read(record.slot, page, record.vpn)
 
     def footprint_of(self, slot: int) -> int:
-        """What the record of a held slot takes.  O(1)."""
+        """The size of a held slot's record.  O(1)."""
         packed = self._packed[slot - self.base]
         return footprint(packed) if packed != UNIFORM else 0
 
     def carry(self) -> None:
         """Copy the oldest record from the tail to the head.  => There is one.  O(its bytes).
 
-        Needs no room beyond what the ring keeps: the place at the tail is free before the head is written.
+        Needs no additional room: the place at the tail is free before the head is written.
         """
         area = self._last()
         record, at = area.at(area.tail), area.tail
@@ -296,9 +296,9 @@ class ZLog:
     # --- another size ---
 
     def move_to(self, nbytes: int) -> None:
-        """Write to an area of nbytes from now on; arrive() says when the old one is empty.  O(1).
+        """Write to an area of nbytes from now on; arrive() tells when the old one is empty.  O(1).
 
-        => It does not move() already, and what lives fits: most_live was lowered before.
+        => The ring is not moving already, and the live records fit: most_live was lowered before.
         """
         nbytes &= -PAGE_SIZE
         assert self._old is None and self.live_bytes <= most_live_of(nbytes)
@@ -307,11 +307,11 @@ class ZLog:
         self.most_live = most_live_of(nbytes)
 
     def shed(self) -> bool:
-        """Give back memory of the old area that is free; whether there may be more.  O(SHED)."""
+        """Give back free memory of the old area; whether there may be more.  O(SHED)."""
         return self._old is not None and self._old.shed()
 
     def arrive(self) -> bool:
-        """Close the old area if nothing is in it any more; whether it does not move now.  O(1) here."""
+        """Close the old area if it is empty; whether there is none now.  O(1) here."""
         if self._old is not None and not self._old.used:
             self._old.close()
             self._old = None
@@ -320,7 +320,7 @@ class ZLog:
     # --- the rest ---
 
     def stats(self) -> dict[str, Any]:
-        """The status' zram, without what tier.py adds.  O(1)."""
+        """The object `zram` of the status, without the fields that tier.py adds.  O(1)."""
         stored = ptoa(self.nheld)
         return {"size_bytes": self.nbytes, "used_bytes": self.live_bytes, "stored_bytes": stored,
                 "ratio": round(stored / self.live_bytes, 2) if self.live_bytes else 0.0, "hits": self.hits}

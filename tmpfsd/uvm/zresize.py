@@ -1,12 +1,12 @@
 """uvm/zresize.py: a ring of compressed pages that is made larger or smaller while the machine runs.
 
-A second area takes what is written from then on, and what is oldest is carried there (zlog.py).  What will not fit into
-a smaller one is written to the stores first, the oldest first; the ring takes no more meanwhile than it loses, so an
-operation that comes in between waits for no more than its own pages.  Memory of the old area is given back as it
-becomes free, before something is carried, so that both keep no more of it than the larger of them.
+New records go to a second area, and the oldest are carried there (zlog.py).  If not all fit into a smaller area, the
+oldest are written to the stores first.  Meanwhile the ring takes no more than it loses, so an operation that comes
+between waits only for its own pages.  Memory of the old area is given back as it becomes free, before records are
+carried, so both areas together keep no more than the larger of them.
 
-Picture     most_live --lower--> what lives fits --tidy--> some pages are free --move_to--> two areas
-                --Tier.move--> the old one is empty, and the system's
+Picture     most_live --lower--> live records fit --tidy--> some pages are free --move_to--> two areas
+                --Tier.move--> the old one is empty, and given back to the system
 
 Breathing   A step moves no page and takes no frame; offsets stay good.  It may run where Tier.take() may.
 """
@@ -28,9 +28,9 @@ TIDY_STEPS: Final = 64
 def resize_ring(vm: "Vm", nbytes: int) -> Generator[int, None, None]:
     """Have a ring of nbytes, step by step; yields how many bytes are still to be carried.
 
-    O(bytes that live), in steps of up to 1 ms without what a store takes.
-    => NoSwap: what it holds fits neither there nor into the stores.  Then, or when it is closed before it moves, the
-    ring is as it was, except for what was written on.  Closed later, it goes on moving by itself (Tier.idle()).
+    O(bytes that live), in steps of up to 1 ms and the time of a store.
+    => NoSwap: its records fit neither there nor into the stores.  Then, or if the generator is closed before it moves,
+    the ring is as it was, without the records written to stores.  If closed later, it goes on moving (Tier.idle()).
     """
     tier = vm.tier
     assert tier is not None
@@ -68,7 +68,7 @@ def _steps(tier: Tier, n: int, goal: int) -> bool:
 
 
 def demand_room(tier: Tier, nbytes: int) -> None:
-    """See that a ring of nbytes can have what this one has, or stores what is too much.  O(files).  => NoSwap."""
+    """See that a ring of nbytes can hold what this one holds, or stores the rest.  O(files).  => NoSwap."""
     ring = tier.ring
     if not nbytes or ring.live_bytes + tier.keep_bytes > most_live_of(nbytes) and not tier.stores_have_room():
         raise NoSwap(f"it holds {ring.live_bytes >> 10}k and must keep {tier.keep_bytes >> 10}k free; no swap file "
