@@ -1,7 +1,7 @@
 """pool/backends.py: where the pages of the metadata pools come from.
 
-A backend gives single pages: a page number in some map, with memory behind it.  Pools and all
-above them do not know which one is in use.
+A backend gives single pages: a page number in some map, with memory behind it.  Pools and all layers above them do not
+know which backend is in use.
 
     wired               kernel_map, wired: what every tmpfs does to this day
     pageable-flag       kernel_map, allocated PAGEABLE but owned by no object, so on no queue that the page daemon
@@ -28,7 +28,7 @@ KINDS = {"wired": WIRED, "pageable-flag": UNOWNED, "pageable-object": 0}
 class Backend(Protocol):
     """The page source of pools.  `owner` numbers the pool (from 1, below uvm.pagekind.MAX_OWNERS).
 
-    All O(log chunks) or less, with what vm.alloc_page() and the map take beside; check() is O(chunks).
+    All O(log chunks) or less, and the cost of vm.alloc_page() and of the map; check() is O(chunks).
     """
 
     name: str
@@ -40,16 +40,16 @@ class Backend(Protocol):
         """Give a page back.  => Cannot fail; faults nothing in."""
 
     def introduce(self, owner: int, name: str) -> None:
-        """A pool says what it is called, for messages."""
+        """Tell the name of a pool, for messages."""
 
     def adopt(self, owner: int, n: int) -> None:
-        """n pages that were saved are this pool's; kernel_map has them already."""
+        """n saved pages belong to this pool; kernel_map has them already."""
 
     def stats(self) -> dict[str, Any]:
         """The `submap` object of the status: policy, sharing and bytes."""
 
     def check(self) -> None:
-        """Raise Inconsistent where its maps are not right."""
+        """Raise Inconsistent if its maps are not right."""
 
 
 class KernelMap:
@@ -62,7 +62,7 @@ class KernelMap:
         self.npages = self.high_water = 0
 
     def introduce(self, owner: int, name: str) -> None:
-        """See Backend; kernel_map is never full before something else is."""
+        """See Backend; something else is always full before kernel_map."""
 
     def alloc_page(self, owner: int) -> int:
         """See Backend."""
@@ -88,7 +88,7 @@ class KernelMap:
         self.high_water = max(self.high_water, self.npages)
 
     def stats(self) -> dict[str, Any]:
-        """No submap: the bytes are those of the pools in kernel_map."""
+        """There is no submap: the bytes are those of the pools in kernel_map."""
         return {"policy": "none", "sharing": "none", "size_bytes": 0, "used_bytes": ptoa(self.npages),
                 "high_water_bytes": ptoa(self.high_water)}
 

@@ -1,12 +1,12 @@
 """pool/pool.py: a pool of equal-size items (after pool(9)).
 
-An item is known by its index, which is dense and lowest first; va() tells where it is.  The free
-bitmaps are kept off the pages, in the wired arrays below (PR_NOTOUCH of subr_pool.c), so that get()
-and put() touch no page: taking an item from, or giving one back to, a page that is out faults
-nothing in.  A page that empties goes back to the backend at once.
+An item is known by its index; get() gives the lowest free one, so indexes are dense.  va() tells where the item is.
+The free bitmaps are not in the pages, but in the wired arrays below (PR_NOTOUCH of subr_pool.c).  So get() and put()
+touch no page, and fault nothing in when the item's page is out.  A page that becomes empty goes back to the backend at
+once.
 
-Items may be of GROUPS that share no page as long as the backend gives pages: what is looked at often is then not
-spread over the pages of what is not, and stays in with few frames.
+There are GROUPS of items, which share no page as long as the backend gives pages.  So items that are often used do not
+share pages with others, and stay in with few frames.
 
 Picture     page i:  | item 0 | item 1 | ... | item n-1 | slack |     index = i * items_per_page + k
             page     NONE --get--> PARTIAL --get--> FULL
@@ -14,8 +14,8 @@ Picture     page i:  | item 0 | item 1 | ... | item n-1 | slack |     index = i 
 
 Invariants
     P1  nfree[i] is the number of 1 bits in page i's bitmap, and items_per_page where there is no page.
-    P2  A group's partial list holds just its pages with 0 < nfree < items_per_page, in order, that are not avoided.
-    P3  The holes are just the i below len(pages) without a page, and the last one has a page.
+    P2  A group's partial list holds exactly its pages with 0 < nfree < items_per_page that are not avoided, in order.
+    P3  The holes are exactly the i below len(pages) without a page, and the last one has a page.
     P4  nitems counts the 0 bits of pages that exist.
 
 Limits      2^31 items.  For each page 4 bytes, two for nfree, one for its group, and 8 for each 64 items of the bitmap.
@@ -34,7 +34,7 @@ from tmpfsd.uvm.param import PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.vm import Vm
 
 GROUPS = 2
-POISON = b"\xdb"            # TMPFSD_CHECK: what freed items and never used ones hold
+POISON = b"\xdb"            # TMPFSD_CHECK: fills items that are free
 
 
 class Pool:
@@ -73,7 +73,7 @@ class Pool:
         self.pages = array("I")             # page number, 0 where there is none
         self._nfree = array("H")
         self._bitmap = array("Q")           # 1 is free
-        self._group = bytearray()           # of each page; of no meaning where there is none
+        self._group = bytearray()           # of each page; means nothing where there is no page
         self._words = (self.items_per_page + 63) >> 6
         ones = (1 << self.items_per_page) - 1
         self._empty_page = array("Q", [ones >> (64 * k) & (1 << 64) - 1 for k in range(self._words)])
@@ -140,7 +140,7 @@ class Pool:
             self._partial[self._group[page]].add(page)
 
     def avoid(self, i: int) -> None:
-        """Put item i back, and give nothing out from its page until it is empty: it cannot be read.  O(log pages)."""
+        """Put item i back; its page cannot be read, so give nothing out from it until it is empty.  O(log pages)."""
         page = i // self.items_per_page
         self.put(i)
         if page < len(self.pages) and self.pages[page] and page not in self._avoided:
@@ -167,9 +167,9 @@ class Pool:
         return self.pages.tobytes(), self._nfree.tobytes(), self._bitmap.tobytes(), bytes(self._group)
 
     def restore(self, pages: bytes, nfree: bytes, bitmap: bytes, group: bytes) -> None:
-        """Be as the pool was that save() was asked for; nothing was taken of this one.  O(pages).
+        """Get the state that save() returned; nothing was taken from this pool yet.  O(pages).
 
-        => ValueError: they do not belong together, or P1 or P3 does not hold.
+        => ValueError: the tables do not belong together, or P1 or P3 does not hold.
         """
         n = len(group)
         if (len(pages), len(nfree), len(bitmap)) != (4 * n, 2 * n, 8 * n * self._words) or n and max(group) >= GROUPS:
@@ -208,7 +208,7 @@ class Pool:
         return [k for k in range(self.items_per_page) if words[k >> 6] >> (k & 63) & 1]
 
     def _grow(self, group: int) -> int:
-        """A page with a free item: a new one for the lowest place that has none, else another group's."""
+        """A page with a free item: a new one at the lowest place without a page, else one of another group."""
         page = self._holes[0] if self._holes else len(self.pages)
         try:
             if (page + 1) * self.items_per_page > self.max_items:
@@ -216,7 +216,7 @@ class Pool:
             vpn = self.backend.alloc_page(self.owner)
         except NoMemory:
             for partial in self._partial:
-                if partial:                 # what was put back makes room for any item
+                if partial:                 # free items of one group serve the other, too
                     return partial[0]
             raise
         if self._holes:
@@ -234,7 +234,7 @@ class Pool:
         return page
 
     def _shrink(self, page: int) -> None:
-        """An empty page goes back; places at the end that have none are forgotten."""
+        """Give an empty page back, and forget places without a page at the end."""
         self._partial[self._group[page]].discard(page)
         self._avoided.discard(page)
         self.backend.free_page(self.pages[page], self.owner)
@@ -249,7 +249,7 @@ class Pool:
             del self._bitmap[-self._words:]
 
     def _poison(self, i: int) -> None:
-        """Make whoever still reads a freed item notice; a page that is out is left alone."""
+        """Fill a freed item, so that somebody who still reads it notices; a page that is out is left alone."""
         va = self.va(i)
         if self.vm.frame_of[va >> PAGE_SHIFT] >= 0:
             at = self.vm.write(va)

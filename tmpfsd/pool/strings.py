@@ -1,12 +1,12 @@
 """pool/strings.py: items of any size up to a page: one pool for each size class.
 
-For what has no size of its own: long names, symlink targets, small files, attributes, and the
-small roots of the B+trees, which grow through the classes.  An item is known by a handle, 31 bits wide so
-that a holder has a bit left to itself: the class above, the index in its pool below.
+For data without a fixed size: long names, symlink targets, small files, attributes, and the small roots of the B+trees,
+which grow through the classes.  An item is known by a handle of 31 bits, so that a holder has one bit for itself: the
+class is in the upper bits, the index in its pool in the lower ones.
 
 The whole pages of the B+trees are a class of their own, the last.  A page of a tree leads to hundreds of nodes and is
-worth more than a page of somebody's bytes: the page daemon is told so by the owner (keep_index()), and two kinds of
-page with one owner cannot be told apart.
+worth more than a page of bytes.  The page daemon knows this by the owner of a page (keep_index()), so these pages need
+an owner of their own.
 
 Picture     handle = class << 27 | index        0 is no item: classes count from 1
 
@@ -42,7 +42,7 @@ class Strings:
         self.vm = vm
         self.pools = [Pool(vm, backend, name, first_owner + i, size, 1 << INDEX_BITS)
                       for i, (name, size) in enumerate(zip(POOLS, SIZES))]
-        # What va() needs of each class, at hand: a call of Pool.va() costs 0.15 us more.
+        # The part of each class that va() needs: a call of Pool.va() costs 0.15 us more.
         self._places = [(pool.pages, pool.items_per_page, pool.item_size) for pool in self.pools]
 
     def get(self, nbytes: int) -> int:
@@ -77,7 +77,7 @@ class Strings:
         return SIZES[(handle >> INDEX_BITS) - 1]
 
     def size_for(self, nbytes: int) -> int:
-        """How many bytes an item that is taken for nbytes has room for.  O(1)."""
+        """The size of the item that get(nbytes) would give.  O(1)."""
         return CLASSES[bisect_left(CLASSES, nbytes)]
 
     def is_held(self, handle: int) -> bool:

@@ -1,7 +1,7 @@
 """pool/table.py: a small word for each item of a pool, in dense pages of its own.
 
-What must be reached without paging the item in stands here: a thousand words a page, where the
-items themselves are two dozen a page.  A page of words exists while a pool item in its range does.
+For data that must be reached without paging the item in: a page has a thousand words, but only two dozen items.  A page
+of words exists while it has an entered word.
 
 Invariants
     T1  uses[i] is the number of words entered in page i; a page exists exactly where it is not 0.
@@ -36,9 +36,9 @@ class Table:
         vm.owners[owner] = f"pool {name}"
 
     def enter(self, i: int) -> None:
-        """Make word i exist.  Its bits are what they were when it was last removed, or 0.  => NoMemory.
+        """Make word i exist.  It has the bits it had when it was last removed, or 0.  => NoMemory.
 
-        O(1); O(i / WORDS_PER_PAGE) where i is far behind the last, and what the backend takes for a page.
+        O(1); O(i / WORDS_PER_PAGE) if i is far behind the last; and the cost of a page from the backend.
         """
         page = i // WORDS_PER_PAGE
         while page >= len(self.pages):
@@ -66,7 +66,7 @@ class Table:
         return self.pages.tobytes(), self._uses.tobytes()
 
     def restore(self, pages: bytes, uses: bytes) -> None:
-        """Be as the table was that save() was asked for.  O(pages).  => ValueError."""
+        """Get the state that save() returned.  O(pages).  => ValueError."""
         if len(pages) != 2 * len(uses):
             raise ValueError(f"pool {self.name}: its tables do not belong together")
         self.pages.frombytes(pages)

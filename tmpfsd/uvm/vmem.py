@@ -1,8 +1,8 @@
 """uvm/vmem.py: an arena of integers handed out in runs (after vmem(9) of NetBSD and Solaris).
 
 Addresses of maps and slots of swap files come from here.  A map has one byte for each integer, up to the highest one in
-use.  Sorted runs (by start and by length) were tried: after random freeing they took 150 to 300 bytes a run, which is
-that is, for every second page.
+use.  Sorted runs (by start and by length) were tried: after random freeing they took 150 to 300 bytes a run, and
+there was a run for every second page.
 
 The map is cut into chunks.  Each chunk has two numbers: how many integers are free in it, and an upper bound of the
 longest run that starts in it.  They answer two questions: where is the lowest free one, and where may a run of n be.
