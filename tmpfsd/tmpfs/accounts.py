@@ -1,24 +1,24 @@
-"""tmpfs/accounts.py: what each user and each group has and may have, as the quotas of the kernel's tmpfs.
+"""tmpfs/accounts.py: use and limits of each user and each group, as the quotas of the kernel's tmpfs.
 
-A node is charged to its owner and to its group: the blocks that stat(2) says of it, and one inode while it has a name,
-which is what nr_inodes counts, too.  A file that is open and has no name keeps its blocks charged to the last close.
-One that nobody can reach any more is charged to nobody, though its pages are freed later (doomed.py).
+A node is charged to its owner and to its group: its blocks as stat(2) reports them, and one inode while it has a name,
+as nr_inodes counts, too.  The blocks of an open file without a name stay charged until its last close.  A file that
+nobody can reach any more is charged to nobody, though its pages are freed later (doomed.py).
 
 Picture     demand(), room() --OverQuota: EDQUOT--> the operation acquires --> add(), in the same breath: cannot fail
-            mount.quota is None where there are none, so that a mount without them pays one comparison
+            mount.quota is None if there are no quotas, so that such a mount pays only one comparison
 
 Invariants
-    Q1  The blocks of an account are those of its nodes that are not on the list of the doomed, and its inodes those of
-        its nodes that have a name.
-    Q2  There is an account exactly where something is charged, or where limits of its own were set.
+    Q1  The blocks of an account are those of its nodes that are not on the list of the doomed.  Its inodes are its
+        nodes that have a name.
+    Q2  There is an account exactly if something is charged to it, or if it was given limits of its own.
 
 Breathing   Nothing here breathes.
 
-Limits      This is a dict by user and one by group, on Python's heap: they grow with users, not with files.  Even where
-            root gives each file an owner of its own there are at most MOST_ACCOUNTS of each kind: the next owner is
-            refused, EDQUOT.
-            Whoever has CAP_SYS_RESOURCE is held back by no limit, as in the kernel; a write of the kernel's page cache
-            is nobody's, so the limits hold for it (writeback.py).
+Limits      There is a dict by user and one by group, on Python's heap: they grow with users, not with files.  Even if
+            root gives each file another owner, there are at most MOST_ACCOUNTS of each kind: the next owner is refused,
+            EDQUOT.
+            No limit holds for a caller with CAP_SYS_RESOURCE, as in the kernel.  A write from the kernel's page cache
+            has no caller, so the limits hold for it (writeback.py).
             Names and extended attributes are not charged, as in the kernel; there are no soft limits.
 """
 
@@ -51,14 +51,14 @@ class OverQuota(NoMemory):
 
 
 class Account:
-    """What a user or a group has, and its limits."""
+    """The blocks and inodes of a user or a group, and their limits."""
 
     __slots__ = ("blocks", "inodes", "most_blocks", "most_inodes", "own")
 
     def __init__(self, most_blocks: int, most_inodes: int) -> None:
         self.blocks = self.inodes = 0
         self.most_blocks, self.most_inodes = most_blocks, most_inodes
-        self.own = False                # whether its limits were set for it alone
+        self.own = False                # whether its limits were set for this account alone
 
 
 class Accounts:
@@ -71,14 +71,14 @@ class Accounts:
         self.most_blocks = most_bytes // BLOCK if most_bytes else NO_LIMIT
         self.most_inodes = most_inodes or NO_LIMIT
         self.table: dict[int, Account] = {}
-        self.told = False               # whether the log has heard of too many
+        self.told = False               # whether the log has a line about too many
 
     def fresh(self, number: int) -> Account:
-        """What an account begins with; the limits of the mount are not root's."""
+        """A new account; the limits of the mount do not hold for root."""
         return Account(self.most_blocks, self.most_inodes) if number else Account(NO_LIMIT, NO_LIMIT)
 
     def find(self, number: int) -> Account:
-        """The account of a number, for reading.  => OverQuota: there is none, and can be no more of them."""
+        """The account of a number, for reading.  => OverQuota: there is none, and no more are possible."""
         account = self.table.get(number)
         if account is not None:
             return account
@@ -91,7 +91,7 @@ class Accounts:
         return self.fresh(number)
 
     def add(self, number: int, blocks: int, inodes: int) -> None:
-        """Charge, or give back what is below 0.  => Cannot fail."""
+        """Charge, or give back if negative.  => Cannot fail."""
         account = self.table.get(number)
         if account is None:
             account = self.table[number] = self.fresh(number)
@@ -102,7 +102,7 @@ class Accounts:
             del self.table[number]
 
     def limit(self, number: int, most_bytes: int | None, most_inodes: int | None) -> None:
-        """Set limits of one account, 0 for none.  => OverQuota: there can be no more accounts."""
+        """Set limits of one account, 0 for none.  => OverQuota: no more accounts are possible."""
         account = self.table.setdefault(number, self.find(number))
         account.own = True
         if most_bytes is not None:
@@ -119,7 +119,7 @@ class Accounts:
 
 
 class Quota:
-    """The quotas of one mount; `caller` is whose request is being served, None for nobody in particular."""
+    """The quotas of one mount; `caller` makes the present request; None if nobody does."""
 
     __slots__ = ("kinds", "caller", "ntrees")
 
@@ -130,7 +130,7 @@ class Quota:
         if config.group_quota:
             self.kinds.append(Accounts(GROUP, "group", config.grpquota_bytes, config.grpquota_inodes))
         self.caller: Any = None
-        self.ntrees = 0                 # doomed directories: what is in them is still charged
+        self.ntrees = 0                 # doomed directories: their contents are still charged
 
     def exempt(self) -> bool:
         """Tell whether no limit holds for the caller."""
@@ -139,7 +139,7 @@ class Quota:
     # --- by the numbers of an owner ---
 
     def demand(self, owner: Owner, blocks: int, inodes: int) -> None:
-        """See that an owner may have so much more.  => OverQuota."""
+        """See that an owner may have so many more blocks and inodes.  => OverQuota."""
         for accounts in self.kinds:
             self._demand(accounts, owner[accounts.which], blocks, inodes)
 
@@ -151,7 +151,7 @@ class Quota:
             raise OverQuota(f"the quota of {accounts.name} {number}")
 
     def add(self, owner: Owner, blocks: int, inodes: int) -> None:
-        """Charge an owner, or give back what is below 0.  => Cannot fail."""
+        """Charge an owner, or give back if negative.  => Cannot fail."""
         for accounts in self.kinds:
             accounts.add(owner[accounts.which], blocks, inodes)
 
@@ -163,12 +163,12 @@ class Quota:
             self.demand(tn_owner(mem, at), blocks, 0)
 
     def add_at(self, mem: Any, at: int, blocks: int, inodes: int = 0) -> None:
-        """Charge the owner of a node, or give back what is below 0.  => Cannot fail."""
+        """Charge the owner of a node, or give back if negative.  => Cannot fail."""
         if blocks or inodes:
             self.add(tn_owner(mem, at), blocks, inodes)
 
     def room_at(self, mem: Any, at: int, npages: int, exempt: bool | None = None) -> int:
-        """How many of so many pages a node may have; `exempt` where the caller is not the one to ask.  => OverQuota."""
+        """How many of npages a node may have; `exempt` is used instead of the caller, if given.  => OverQuota."""
         owner, room = tn_owner(mem, at), npages
         for accounts in self.kinds:
             account = accounts.find(owner[accounts.which])
@@ -180,20 +180,20 @@ class Quota:
         return room
 
     def forget_at(self, mem: Any, at: int) -> None:
-        """A node is charged to nobody any more: it goes, or is doomed, and has no name already.  => Cannot fail."""
+        """Charge a node to nobody any more: it goes or is doomed, and has no name already.  => Cannot fail."""
         self.add_at(mem, at, -tn_blocks(mem, at))
 
     # --- a new owner ---
 
     def demand_move(self, mem: Any, at: int, owner: Owner) -> None:
-        """See that a node may go to an owner.  => OverQuota."""
+        """See that a node may get a new owner.  => OverQuota."""
         before, blocks, inodes = tn_owner(mem, at), tn_blocks(mem, at), int(tn_links(mem, at) > 0)
         for accounts in self.kinds:
             if before[accounts.which] != owner[accounts.which]:
                 self._demand(accounts, owner[accounts.which], blocks, inodes)
 
     def move(self, mem: Any, at: int, owner: Owner) -> None:
-        """A node goes to an owner, which its record does not say yet.  => Cannot fail, after demand_move()."""
+        """Charge a node to a new owner, before its record has it.  => Cannot fail, after demand_move()."""
         before, blocks, inodes = tn_owner(mem, at), tn_blocks(mem, at), int(tn_links(mem, at) > 0)
         if before != owner:
             self.add(owner, blocks, inodes)
@@ -202,7 +202,7 @@ class Quota:
     # --- the whole ---
 
     def check(self, counted: Charges) -> None:
-        """Demand that the accounts say what was counted (Q1, Q2).  O(accounts)."""
+        """Demand that the accounts agree with what was counted (Q1, Q2).  O(accounts)."""
         for accounts in self.kinds:
             found = counted[accounts.which]
             for number, account in accounts.table.items():

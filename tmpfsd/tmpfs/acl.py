@@ -1,10 +1,10 @@
-"""tmpfs/acl.py: POSIX ACLs where they meet the mode (acl(5); after fs/posix_acl.c).
+"""tmpfs/acl.py: keeps POSIX ACLs and the mode in agreement (acl(5); after fs/posix_acl.c).
 
-The kernel keeps and evaluates ACLs.  What is left to the file system is that mode and ACL agree: setting an ACL sets
-the mode, chmod sets the ACL's entries, a new node inherits its directory's default ACL.  The umask is applied here too,
-as it counts only where nothing is inherited.  If the kernel has applied it already, twice is the same as once.
+The kernel keeps and evaluates ACLs.  The file system must only make mode and ACL agree: setting an ACL sets the mode,
+chmod sets the ACL's entries, a new node inherits its directory's default ACL.  The umask is applied here too, because
+it counts only if nothing is inherited.  If the kernel has applied it already, twice is the same as once.
 
-Breathing   All that reads or sets an ACL breathes.
+Breathing   Each function that reads or sets an ACL breathes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def mode_of(entries: Acl, mode: int) -> int:
 
 
 def is_mode_only(entries: Acl) -> bool:
-    """Whether the mode says all that the ACL says."""
+    """Whether the ACL says no more than the mode."""
     return len(entries) == 3
 
 
@@ -97,17 +97,17 @@ def _load(mp: Mount, ino: int, name: bytes) -> Acl:
 
 
 def chmod(mp: Mount, ino: int, mode: int) -> None:
-    """The access ACL, where there is one, follows the mode.  => Breathes."""
+    """Make the access ACL, if there is one, follow the mode.  => Breathes."""
     entries = _load(mp, ino, ACCESS)
     if entries:
         _store(mp, ino, ACCESS, apply_mode(entries, mode))
 
 
 def inherit(mp: Mount, dino: int, mode: int, umask: int) -> tuple[int, int]:
-    """What a new node takes from the default ACL of its directory: (its mode, the topmost of its attributes or 0).
+    """A new node's inheritance from the default ACL of its directory: (its mode, the topmost of its attributes or 0).
 
-    Where there is none, also none that says only what a mode says, the umask counts, except for a symlink.
-    The chain is the caller's to use or to free in this breath.  => NoMemory, SwapIOError.  => Breathes first.
+    If there is no default ACL (not even one that says no more than a mode), the umask counts, except for a symlink.
+    The caller must use or free the chain in this breath.  => NoMemory, SwapIOError.  => Breathes first.
     """
     default = _load(mp, dino, DEFAULT) if not stat.S_ISLNK(mode) else []
     mp.breathe()            # the ACL's pages are not needed any more: up to 17 of the reserve

@@ -1,9 +1,9 @@
-"""tmpfs/btnode.py: what is done within one node of a B+tree, or between two: entries in, out, and over.
+"""tmpfs/btnode.py: operations within one node of a B+tree, or between two: put entries in, take them out, move them.
 
 A node is a head, then its keys, then its values (layout.py).  `shift` is the logarithm of a value's size:
 that of the tree in a leaf, 2 in an inner node.
 
-Breathing   Nothing here breathes or looks a page up: nodes are given by offset, and all are in.
+Breathing   Nothing here breathes or looks a page up: nodes are given by offset, and are in memory.
 """
 
 from tmpfsd.tmpfs.layout import (
@@ -66,7 +66,7 @@ class Nodes:
         return n - 1
 
     def _even_out(self, left: int, right: int) -> None:
-        """Move entries between two leaves, so that they have as many; the separator is the caller's."""
+        """Move entries between two leaves, so that both have as many; the caller sets the separator."""
         mem = self.mem
         move = mem.arena.move
         n, cap, _level = bt_head(mem.arena, left)
@@ -89,7 +89,7 @@ class Nodes:
         mem = self.mem
         arena = mem.arena
         n, cap, _level = bt_head(arena, node)
-        # Appending (extents of a file that grows) leaves full nodes behind it.
+        # Appending (extents of a growing file) leaves full nodes behind.
         keep = n if i == n else n >> 1
         set_bt_head(arena, to, n - keep, cap, level)
         arena.move(bt_keys(to), bt_keys(node, keep), BT_KEY * (n - keep))

@@ -1,11 +1,11 @@
 """tmpfs/btree.py: B+trees in pool items: 64-bit keys, values of 4 bytes (directories) or 8 (extents).
 
-The root and the height stand in the tree's owner, a tmpfs_node.  A tree without entries has no item; a small one is a
-single leaf, which grows and shrinks through the string classes; from a full page on, leaves split, after they have
-shared with a neighbour (as B*-trees do): they are 0.86 full, where splits alone leave 0.69.  The root above
-them begins small too and grows through the classes: a page for the five children of a directory of 1,000 would be a
-fifth of its index.  All other nodes are pages.  Keys stand together, so that the search in a node is one bisect over
-the arena seen as 64-bit words.
+The root and the height stand in the tree's owner, a tmpfs_node.  A tree without entries has no item.  A small tree is a
+single leaf, which grows and shrinks through the string classes.  When it is a full page, leaves split, but share with a
+neighbour first (as B*-trees do): they are 0.86 full, while splits alone leave 0.69.  The root above them begins small,
+too, and grows through the classes: a page for the five children of a directory of 1,000 would be a fifth of its index.
+All other nodes are pages.  The keys of a node stand together, so the search in it is one bisect over the arena seen as
+64-bit words.
 
     an inner node's key i is not above any key of its child i; its key 0 is never looked at
 
@@ -15,8 +15,8 @@ Invariants
         no node is empty.
     B3  An inner root has at least two children.
 
-Breathing   Nothing here breathes: all offsets taken in a call belong to one breath.  A call touches at most
-            two nodes a level, three leaves, and makes one a level: with 340 entries a page, under 20 pages.
+Breathing   Nothing here breathes: all offsets taken in a call belong to one breath.  A call touches at most two nodes a
+            level and three leaves, and makes one node a level: with 340 entries a page, under 20 pages.
 """
 
 from bisect import bisect_left, bisect_right
@@ -33,12 +33,12 @@ from tmpfsd.uvm.errors import NoMemory, SwapIOError, demand
 from tmpfsd.uvm.param import PAGE_SIZE
 
 LEAF_CLASSES = (64, 128, 256, 512, 1024, 2048, PAGE_SIZE)
-SHARE_SHIFT: Final = 4              # neighbours with more than this part of their places free are shared with
+SHARE_SHIFT: Final = 4              # a neighbour takes entries if more than a sixteenth of its places is free
 CHILD: Final = 4                    # bytes of an inner node's value, a handle
 
 
-# The nodes from root to leaf: the handle, the offset, and which child was taken (in the leaf: where the key is or
-# would go).  Plain tuples, as a named one costs 0.25 us a level.  Good until the tree changes or the next breath.
+# The nodes from root to leaf: the handle, the offset, and the index of the child taken (in the leaf: where the key is
+# or would go).  Plain tuples, as a named one costs 0.25 us a level.  Good until the tree changes or the next breath.
 Path = list[tuple[int, int, int]]
 
 
@@ -46,7 +46,7 @@ CAPACITIES: dict[int, int] = {}
 
 
 def capacity(nbytes: int, value_size: int) -> int:
-    """Entries that a node of nbytes has room for; a test may say that they are fewer."""
+    """Entries that a node of nbytes has room for; a test may set a smaller number."""
     return CAPACITIES.get(nbytes) or bt_capacity(nbytes, value_size)
 
 
@@ -111,7 +111,7 @@ class BTree(Nodes):
         return self.around(at, key)[0]
 
     def around(self, at: int, key: int) -> tuple[tuple[int, int] | None, int | None]:
-        """(the entry with the highest key <= key, the lowest key above it), each None where there is none.
+        """(the entry with the highest key <= key, the lowest key above it), each None if there is none.
 
         => SwapIOError.
         """
@@ -221,7 +221,7 @@ class BTree(Nodes):
         self._values[(bt_values(node, cap) >> self._shift) + i] = value
 
     def insert(self, at: int, key: int, value: int, path: Path | None = None) -> None:
-        """Add a key that is not there; `at` must be writable, path is what seek() says if it was asked.
+        """Add a key that is not there; `at` must be writable, path is from seek(), if the caller has it.
 
         => NoMemory, SwapIOError; nothing has changed.
         """
@@ -248,9 +248,9 @@ class BTree(Nodes):
                 self._open(node, i, key, value, self._shift)
 
     def move(self, path: Path, key: int, to: Path, value: int) -> bool:
-        """Give an entry another key and value, if that leaves it in its leaf; whether it does.  Needs no memory.
+        """Give an entry another key and value, if it stays in its leaf then; whether it does.  Needs no memory.
 
-        path is what seek() says of the entry, `to` of its new key, which is not there.  => Cannot fail.
+        seek() gave path for the entry, and `to` for its new key, which is not there.  => Cannot fail.
         """
         leaf, node, i = path[-1]
         handle, _node, j = to[-1]
@@ -289,7 +289,7 @@ class BTree(Nodes):
         return to
 
     def _share(self, path: Path) -> tuple[int, int] | None:
-        """Even a full leaf out with a neighbour that has room: the two, in order; None where there is no such."""
+        """Share the entries of a full leaf with a neighbour that has room: (left, right); None if there is none."""
         if len(path) == 1:
             return None
         mem = self.mem
@@ -337,8 +337,8 @@ class BTree(Nodes):
         self._raise_root(at, path[0], taken.pop(), key, value, len(path))
 
     def _root_bytes(self, path: Path, full: int) -> int:
-        """What the root needs when the `full` lowest nodes of a path split: the size of a new item, 0 for none."""
-        n = cap = 1                             # another one above it, for two children
+        """The size of a new item for the root when the `full` lowest nodes of a path split; 0 if it needs none."""
+        n = cap = 1                             # a new root above it, for two children
         if full < len(path):
             n, cap = bt_counts(self.mem.u32, path[-1 - full][1])
         return 0 if n < cap else next(nbytes for nbytes in LEAF_CLASSES if capacity(nbytes, CHILD) > cap)
@@ -352,10 +352,10 @@ class BTree(Nodes):
         set_tn_tree(mem.arena, at, root, height)
 
     def remove(self, at: int, key: int, path: Path | None = None) -> None:
-        """Take a key out that is there; `at` must be writable, path is what seek() says if it was asked.
+        """Take out a key that is there; `at` must be writable, path is from seek(), if the caller has it.
 
-        => SwapIOError, nothing has changed; cannot fail when the key was looked up in this breath.  Never needs
-        memory: making nodes smaller or fewer is tried, and left where it cannot be had.
+        => SwapIOError, nothing has changed; cannot fail when the key was looked up in this breath.  Never needs memory:
+        it tries to make nodes smaller or fewer, and leaves them as they are if that fails.
         """
         path = path or self.seek(at, key)
         shift = self._shift
@@ -375,7 +375,7 @@ class BTree(Nodes):
             self.lower_root(at)
 
     def remove_run(self, at: int, path: Path, n: int) -> None:
-        """Take out n > 0 entries of one leaf, from the place on that seek() found in this breath.  => Cannot fail."""
+        """Take out n > 0 entries of a leaf, from the place that seek() found in this breath.  => Cannot fail."""
         mem = self.mem
         _handle, node, i = path[-1]
         count, cap = bt_counts(mem.u32, node)
@@ -406,7 +406,7 @@ class BTree(Nodes):
                 pass
 
     def _merge(self, parent: tuple[int, int, int], node: int, left: int, shift: int) -> bool:
-        """Move what is left of a sparse node to its neighbour, if that can be read and has room; whether it was."""
+        """Merge a sparse node with its neighbour, if that can be read and has room; whether it was done."""
         mem = self.mem
         _handle, above, place = parent
         cap = bt_cap(mem.u32, node)
@@ -425,7 +425,7 @@ class BTree(Nodes):
         arena.move(bt_keys(into, n), bt_keys(source), BT_KEY * m)
         arena.move(bt_values(into, cap) + (n << shift), bt_values(source, cap), m << shift)
         if shift == 2 and bt_head(arena, into)[2]:
-            # An inner node's first key was never looked at where it stood; here it is a separator.
+            # The first key of an inner node is never looked at, and may be wrong; here it becomes a separator.
             mem.u64[bt_keys(into, n) >> 3] = mem.u64[bt_keys(above, first + 1) >> 3]
         add_bt_count(mem.u32, into, m)
         mem.vm.phys.dirty[into >> 12] = 1
@@ -434,14 +434,14 @@ class BTree(Nodes):
         return True
 
     def lower_root(self, at: int) -> None:
-        """An inner root with one child gives its place to it.  O(log n).  => Cannot fail."""
+        """Replace an inner root that has one child by that child.  O(log n).  => Cannot fail."""
         mem = self.mem
         root, height = tn_tree(mem.arena, at)
         while height:
             try:
                 node = mem.read(mem.string_va(root))
             except SwapIOError:
-                break           # not on the way down, and out of reach: left to a later remove
+                break           # it cannot be read: left to a later remove
             if bt_count(mem.u32, node) > 1:
                 break
             child = self._child(node, 0)
@@ -452,7 +452,7 @@ class BTree(Nodes):
     # --- checks ---
 
     def walk(self, at: int):
-        """Every node as (handle, level, entries), breadth last; each node is looked up when it is reached."""
+        """Every node as (handle, level, entries), depth first; each node is looked up when it is reached."""
         root, height = tn_tree(self.mem.arena, at)
         if root:
             yield from self._walk(root, height)

@@ -1,11 +1,11 @@
 """tmpfs/btsplit.py: a B+tree cut in two, however large it is.
 
-Only the nodes on the way to the cut are touched, one a level: what stands left of the way stays, what stands right of
-it goes, and a node that the way divides has its right part copied to a new one.
+Only the nodes on the way to the cut are touched, one a level.  Entries left of the way stay, and entries right of it
+go.  If the way divides a node, its right part is copied to a new one.
 
 Picture             [a b c d]                 way to the cut: b, then f
               [e f] ...       ...
-    stays     [a b]    goes   [b' c d]        where something right of f went into b'
+    stays     [a b]    goes   [b' c d]        b' has the entries right of f
 
 Invariants  Those of btree.py, of both trees afterwards.
 Breathing   Nothing here breathes.  A split touches a node a level, and makes at most one a level.
@@ -60,9 +60,9 @@ def split(tree: BTree, at: int, key: int, to: int) -> None:
 
 
 def _sides(mem: Mem, path: Path) -> tuple[list[int], list[int]]:
-    """Of each node on the way, from the root down: how many entries stay, and how many right of the way go.
+    """For each node on the way, from the root down: how many entries stay, and how many right of the way go.
 
-    An inner node's child on the way stays if something below it does.
+    An inner node's child on the way stays if something below it stays.
     """
     stays, goes, below = [0] * len(path), [0] * len(path), 0
     for depth in range(len(path) - 1, -1, -1):

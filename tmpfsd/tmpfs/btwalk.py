@@ -1,6 +1,6 @@
 """tmpfs/btwalk.py: the nodes of a B+tree from a key on, a few hundred at a time.
 
-For walks that let others run in between: what they remember is a key, which is good whatever becomes of the tree.
+For walks that let other operations run in between: they remember a key, which stays valid when the tree changes.
 
 Breathing   Nothing here breathes.
 """
@@ -12,15 +12,14 @@ from tmpfsd.tmpfs.layout import bt_count, bt_counts, bt_keys, bt_values, tn_tree
 
 
 def is_one_leaf(tree: BTree, at: int) -> bool:
-    """Whether all that the owner at an offset has stands in one leaf, or it has nothing.  O(1)."""
+    """Whether the tree of the owner at an offset is one leaf, or empty.  O(1)."""
     return tn_tree(tree.mem.arena, at)[1] == 0
 
 
 def nodes_from(tree: BTree, at: int, key: int) -> tuple[list[int], int | None]:
-    """The leaves from where key is on that hang on one inner node, with the inner nodes that begin there; as handles.
+    """Handles of the leaves from key on that are children of one inner node, and of the inner nodes that begin there.
 
-    => And a key of the next leaf, None where there is none.  No leaf is read but the first.  O(log n + their number).
-    => SwapIOError.
+    => And a key of the next leaf, or None.  Only the first leaf is read.  O(log n + their number).  => SwapIOError.
     """
     path, u32, u64 = tree.seek(at, key), tree.mem.u32, tree.mem.u64
     if len(path) < 2:

@@ -1,13 +1,13 @@
-"""tmpfs/caller.py: who makes a request: what FUSE hands over, and what it does not: other groups and capabilities.
+"""tmpfs/caller.py: who makes a request: user and group from FUSE, other groups and capabilities from /proc.
 
-FUSE says user and group as they are for files (setfsuid(2)), and the number of the thread.  All else is in /proc, and
-is looked up only where it decides something, each time: a thread that waits for its answer is there.
+FUSE gives user and group as they are for files (setfsuid(2)), and the number of the thread.  All else is in /proc.  It
+is looked up only if it decides something, and then each time: a thread that waits for its answer is still there.
 
-Invariants  W1 Of a caller that cannot be seen (in no process-ID namespace of ours, ended, hidden by hidepid) nothing is
-               assumed but what its user ID says: it is in no other group, and privileged if it is root.
-            W2 /proc is believed only where it shows our process-ID namespace, in which FUSE counts: in another's the
-               number would be a stranger's.
-            W3 A capability counts in our user namespace only: whoever makes one of his own has all of them there.
+Invariants  W1 If a caller cannot be seen (in no process-ID namespace of ours, ended, hidden by hidepid), only its user
+               ID counts: it is in no other group, and privileged if it is root.
+            W2 /proc is believed only if it shows our process-ID namespace, whose numbers FUSE gives: in another one the
+               number would be another thread's.
+            W3 A capability counts in our user namespace only: a user who makes a namespace has all of them there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CAP_FOWNER, CAP_FSETID, CAP_LINUX_IMMUTABLE, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 3
 
 
 class Seen(NamedTuple):
-    """What /proc says of a thread."""
+    """The facts that /proc gives of a thread."""
 
     groups: frozenset[int]
     capabilities: int           # the effective ones, in our user namespace
@@ -32,7 +32,7 @@ NOBODY = Seen(frozenset(), 0, False)
 
 
 class Caller:
-    """Who makes a request; `uid` and `gid` are those for files.  May be one object, filled anew for each."""
+    """Who makes a request; `uid` and `gid` are those for files.  One object may be filled anew for each request."""
 
     __slots__ = ("uid", "gid", "pid", "umask")
 
@@ -50,7 +50,7 @@ class Caller:
 
 
 class Privileged(Caller):
-    """Somebody who has every capability, whoever it was."""
+    """A caller that has every capability, whoever it is."""
 
     def capable(self, capability: int) -> bool:
         """Yes."""
@@ -58,7 +58,7 @@ class Privileged(Caller):
 
 
 def look(pid: int) -> Seen:
-    """Return what is to be known of a thread."""
+    """Return what /proc tells of a thread."""
     if pid <= 0 or not is_our_proc():
         return NOBODY
     try:
@@ -73,13 +73,13 @@ def look(pid: int) -> Seen:
 
 @lru_cache(maxsize=1)
 def our_users() -> bytes:
-    """Return what tells our user namespace from those below it.  => OSError."""
+    """Return the ID map of our user namespace, which differs from those below it.  => OSError."""
     return _read("/proc/self/uid_map")
 
 
 @lru_cache(maxsize=1)
 def is_our_proc() -> bool:
-    """Tell whether /proc shows our process-ID namespace: we have one number in it then, the one that we know."""
+    """Tell whether /proc shows our process-ID namespace: then it gives us one number, that of getpid()."""
     try:
         return status_of("self")[b"NSpid"].split() == [b"%d" % os.getpid()]
     except (OSError, KeyError):

@@ -1,10 +1,10 @@
-"""tmpfs/clock.py: the clock that nodes are stamped with: the kernel's coarse one, and never behind what that said.
+"""tmpfs/clock.py: the clock for time stamps of nodes: the kernel's coarse one, and never behind the kernel's stamps.
 
-The kernel makes some stamps itself (utime(2) of now) and hands them over.  Its clock for that is the coarse one, but
-since Linux 6.13 not behind any stamp that another file system took finely meanwhile, and that floor is told to nobody.
-So what it hands over, a moment ahead of ours, is our floor, until the clock has come so far.
+The kernel makes some stamps itself (utime(2) of now) and hands them over.  It uses the coarse clock, but since Linux
+6.13 its stamps are not behind any fine stamp that another file system took meanwhile.  It tells nobody that floor.  So
+a stamp that it hands over, a moment ahead of our clock, is our floor until the clock has reached it.
 
-Limits      A time of the next MOMENT that somebody sets himself looks alike: stamps are as much ahead then, no more.
+Limits      If a user sets a time that is less than a MOMENT ahead, it looks the same: stamps are as much ahead then.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Clock:
         self.floor = 0
 
     def now(self) -> int:
-        """Return the time in ns; a clock that was set back is followed."""
+        """Return the time in ns; if the clock is set back, this follows it."""
         now = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
         return self.floor if now < self.floor <= now + MOMENT else now
 

@@ -1,9 +1,9 @@
 """tmpfs/copyrange.py: bytes copied from file to file inside the mount (copy_file_range(2)).
 
-As the kernel's tmpfs does it: what is read is written, so a hole of the source becomes pages of zeroes in the target.
+As the kernel's tmpfs does it: it reads and writes, so a hole of the source becomes pages of zeroes in the target.
 
 Breathing   Breathes at every chunk.
-Limits      At most MOST bytes in one call, so that nobody waits longer than for a large write: the caller asks again.
+Limits      At most MOST bytes in one call, so that others wait no longer than for a large write: the caller asks again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""tmpfs/cut.py: what is taken off a regular file: its tail, a range, all of it.
+"""tmpfs/cut.py: takes pages off a regular file: its tail, a range, all of them.
 
-truncate() is over at once, however much it cuts: a tail of few pages and extents is freed there and then, a long one
-goes to a node of its own, with its part of the extents' tree (btsplit.py), and that node on the list of the doomed
-(doomed.py).  So the file may grow again meanwhile, and has nothing but holes there.
+truncate() returns at once, however much it cuts.  A tail of few pages and extents is freed immediately.  A long tail
+goes to a node of its own, with its part of the extents' tree (btsplit.py), and that node goes on the list of the doomed
+(doomed.py).  So the file may grow again meanwhile, and has only holes there.
 
 Picture     extents [........|........]  --truncate-->  file [........]   doomed node [........] --free_some()--> [..]
                          size
@@ -11,10 +11,10 @@ Invariants  Those of regfile.py.  Until the reaper has been there a doomed file 
 
 Breathing   truncate() and punch() breathe; release() and free_some() do not.
 
-Limits      A long tail that is not the whole file has its pages counted first: 0.05 us an extent of the side that
-            has fewer of them, 5 ms with 200,000 extents, and twice that where the tree is out.
-            Where no memory can be had for the doomed node, and nothing is doomed that could give some, a tail is cut
-            in place, STEP_PAGES at a time.  punch() frees in place, whatever the length.
+Limits      The pages of a long tail that is not the whole file are counted first: 0.05 us an extent of the side that
+            has fewer of them, 5 ms with 200,000 extents, and twice that if the tree is out.
+            If there is no memory for the doomed node, and nothing doomed could give some, a tail is cut in place,
+            STEP_PAGES at a time.  punch() always frees in place.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 FEW_EXTENTS, FEW_PAGES = 16, 512        # a tail that is freed at once: a few tenths of a millisecond
 STEP_EXTENTS, STEP_PAGES = 32, 1024     # what the reaper frees in one step: half a millisecond
-LAST = (1 << 64) - 1                    # a key that no extent is behind
+LAST = (1 << 64) - 1                    # a key after all extents
 
 Run = tuple[int, int, int]              # page index in the file, first page, how many
 
@@ -53,8 +53,8 @@ Run = tuple[int, int, int]              # page index in the file, first page, ho
 def truncate(mp: Mount, ino: int, size: int) -> None:
     """Make a file `size` bytes long.  O(log n) and the tail, if that is short (Limits).  => Breathes.
 
-    => NoMemory, SwapIOError, FsError EFBIG: nothing has changed; or, where no memory could be had and a page could not
-    be read, the file is shorter, by whole pages, and as long as it says.
+    => NoMemory, SwapIOError, FsError EFBIG: nothing has changed.  Or, if there was no memory and a page could not be
+    read, the file is shorter by whole pages, and its size is right.
     """
     if size > MAX_SIZE:
         raise FsError(errno.EFBIG)
@@ -62,7 +62,7 @@ def truncate(mp: Mount, ino: int, size: int) -> None:
     if tn_kind(mp.arena, at) != KIND_TREE:
         _truncate_packed(mp, at, size)
         return
-    if size <= tn_size(mp.arena, at):           # of the same size it gives back what is reserved behind it
+    if size <= tn_size(mp.arena, at):           # at the same size it gives back pages reserved behind the end
         _shrink(mp, ino, size)
         at = mp.mem.node_w(ino)
     set_tn_size(mp.arena, at, size)
@@ -92,7 +92,7 @@ def _truncate_packed(mp: Mount, at: int, size: int) -> None:
 
 
 def _shrink(mp: Mount, ino: int, size: int) -> None:
-    """Take the pages behind `size` away and zero the bytes behind it; the caller sets it, in the same breath."""
+    """Take the pages behind `size` away and zero the bytes behind it; the caller sets the size, in the same breath."""
     while not _cut_short(mp, mp.mem.node_w(ino), size):
         try:
             _part(mp, ino, size)
@@ -103,7 +103,7 @@ def _shrink(mp: Mount, ino: int, size: int) -> None:
 
 
 def _cut_short(mp: Mount, at: int, size: int) -> bool:
-    """Free what lies behind `size` if it is little; whether it was.  => SwapIOError; nothing has changed."""
+    """Free the pages behind `size` if they are few; whether they were.  => SwapIOError; nothing has changed."""
     keep = size + PAGE_MASK >> PAGE_SHIFT
     path = mp.extents.seek(at, LAST)
     runs = [(first, *unpack_extent(value)) for first, value in mp.extents.last(path, FEW_EXTENTS + 1)]
@@ -127,7 +127,7 @@ def _cut_short(mp: Mount, at: int, size: int) -> bool:
 
 
 def _tail(mp: Mount, at: int, size: int) -> int:
-    """Where the bytes behind `size` begin in its page, which is in then; 0 where there are none.  => SwapIOError."""
+    """Where the bytes behind `size` begin in its page, which is in then; 0 if there are none.  => SwapIOError."""
     vpn = extent_at(mp, at, size >> PAGE_SHIFT)[0] if size & PAGE_MASK else 0
     return mp.mem.data_w(vpn) + (size & PAGE_MASK) if vpn and not is_unwritten(mp.vm, vpn) else 0
 
@@ -139,7 +139,7 @@ def _free(mp: Mount, at: int, vpn: int, npages: int) -> None:
 
 
 def _part(mp: Mount, ino: int, size: int) -> None:
-    """Give what lies behind `size` to a doomed node.  => NoMemory, SwapIOError; nothing has changed.  => Breathes."""
+    """Give the pages behind `size` to a doomed node.  => NoMemory, SwapIOError; nothing has changed.  => Breathes."""
     mem, arena, keep = mp.mem, mp.arena, size + PAGE_MASK >> PAGE_SHIFT
     npages = _pages_from(mp, ino, keep)
     at = mem.node_w(ino)
@@ -162,7 +162,7 @@ def _part(mp: Mount, ino: int, size: int) -> None:
 
 
 def _divide_extent(mp: Mount, at: int, page: int) -> None:
-    """Let an extent begin at a page index, if one reaches over it.  => NoMemory, SwapIOError; nothing has changed."""
+    """Divide the extent that reaches over a page index, if one does.  => NoMemory, SwapIOError; nothing has changed."""
     found = mp.extents.last_to(at, page)
     if found is not None:
         first, (vpn, count) = found[0], unpack_extent(found[1])
@@ -213,7 +213,7 @@ def pages_between(mp: Mount, ino: int, first: int, last: int) -> int:
 
 
 def _cut_in_place(mp: Mount, at: int, size: int) -> None:
-    """Free up to STEP_PAGES of the last pages, where there is no memory for anything else; tn_size follows."""
+    """Free up to STEP_PAGES of the last pages, if there is no memory for anything else; tn_size follows."""
     keep = size + PAGE_MASK >> PAGE_SHIFT
     found = mp.extents.last_to(at, LAST)
     if found is None:
@@ -233,12 +233,12 @@ def _cut_in_place(mp: Mount, at: int, size: int) -> None:
 # --- the end of a file ---
 
 def release(mp: Mount, at: int) -> bool:
-    """Free all pages of a file that nobody has any more, if they are few; whether they were.  => SwapIOError."""
+    """Free all pages of a file that nobody can reach any more, if they are few; whether they were.  => SwapIOError."""
     return _cut_short(mp, at, 0)
 
 
 def free_some(mp: Mount, at: int) -> int:
-    """Free the last pages of a file that nobody has any more; how many, 0 when there were none.  O(STEP_PAGES).
+    """Free the last pages of a file that nobody can reach any more; how many, 0 if there were none.  O(STEP_PAGES).
 
     => SwapIOError; nothing has changed.
     """
@@ -263,15 +263,15 @@ def free_some(mp: Mount, at: int) -> int:
 def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
     """Make [offset, offset + length) a hole; the size stays.  O(extents of the range).  => Breathes.
 
-    => NoMemory, SwapIOError: a part of the range, whole pages of it, may be zero by then.
+    => NoMemory, SwapIOError: a part of the range, in whole pages, may be zero by then.
     """
     take_off(mp, ino, *punch_ends(mp, ino, offset, length))
 
 
 def punch_ends(mp: Mount, ino: int, offset: int, length: int) -> tuple[int, int]:
-    """The first part of punch(): the pages [first, last) that are whole are still to be freed.  O(log n).
+    """The first part of punch(); the pages [first, last), which are whole, are still to be freed.  O(log n).
 
-    What is reserved behind the end goes as well.  The page that the range ends in stays, as on tmpfs.
+    They may be pages reserved behind the end of the file.  The page in which the range ends stays, as on tmpfs.
     """
     arena = mp.arena
     at = mp.mem.node_w(ino)

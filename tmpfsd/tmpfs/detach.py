@@ -1,16 +1,17 @@
 """tmpfs/detach.py: a whole tree removed: its name at once, its nodes in slices.
 
-detach() takes the name of the top away: from then on nobody finds the tree.  The reaper (reap.py) frees what was in
-it, a few entries at a time, between requests: empty_some().  A directory that is being emptied is doomed (doomed.py):
-it has no link, as after rmdir, so nothing can be made in it.  A directory met in a doomed one goes to the front of the
-list with all it has.  So there is no stack, and nothing here grows with the files or the depth.
+detach() takes the name of the top away: from then on nobody finds the tree.  The reaper (reap.py) frees its contents, a
+few entries at a time, between requests: empty_some().  A directory that is being emptied is doomed (doomed.py): it has
+no link, as after rmdir, so nothing can be made in it.  A directory found in a doomed one goes to the front of the list
+with all its contents.  So there is no stack, and nothing here grows with the files or the depth.
 
 Picture     linked --detach, or met by empty_some--> doomed (links 0, ORPHAN, one reference of ours) --empty--> forget
-            a file: --met--> destroyed or doomed; ORPHAN where the kernel knows it; linked where it has other names
+            a file: --met--> destroyed or doomed; ORPHAN if the kernel knows it; linked if it has other names
 
-Breathing   empty_some() breathes.  What it will change it first touches: at most CHUNK nodes, lookup words and names.
+Breathing   empty_some() breathes.  It first touches all that it will change: at most CHUNK nodes, lookup words and
+            names.
 
-Limits      What cannot be read back is left where it is and counted in lost_nodes: its pages stay allocated.
+Limits      A node that cannot be read back is left where it is and counted in lost_nodes: its pages stay allocated.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class _Entry(NamedTuple):
 
 
 class StaleName(NamedTuple):
-    """A name that was taken away from a node which lives on, and which the kernel knows."""
+    """A name that was taken from a node that lives on and that the kernel knows."""
 
     dino: int
     name: bytes
@@ -53,7 +54,7 @@ class StaleName(NamedTuple):
 
 
 def detach(mp: Mount, dino: int, name: bytes) -> int:
-    """Take the name of a directory away, with all that is below it; the inode number.  Never needs memory.
+    """Take the name of a directory away, with all below it; the inode number.  Never needs memory.
 
     => FsError ENOENT, ENOTDIR, EPERM; SwapIOError; nothing has changed.  => The reaper does the rest.
     """
@@ -79,7 +80,7 @@ def detach(mp: Mount, dino: int, name: bytes) -> int:
 
 
 def _unbind(mp: Mount, entry: _Entry) -> None:
-    """The entry's name is used no more."""
+    """Free the entry's name."""
     if entry.value & EXTERNAL:
         mp.mem.strings.put(entry.value ^ EXTERNAL)
     else:
@@ -87,7 +88,7 @@ def _unbind(mp: Mount, entry: _Entry) -> None:
 
 
 def _doom(mp: Mount, entry: _Entry, now: int) -> None:
-    """Put a directory whose name is gone to the front of the list."""
+    """Put a directory whose name is gone at the front of the list."""
     mem, arena, at = mp.mem, mp.arena, entry.at
     set_tn_links(arena, at, 0)
     set_tn_ctime(arena, at, now)
@@ -101,7 +102,7 @@ def _doom(mp: Mount, entry: _Entry, now: int) -> None:
 
 
 def empty_some(mp: Mount, dino: int, dat: int) -> tuple[int, list[StaleName]]:
-    """Take some entries out of the first doomed directory: (names taken away, those that the kernel must be told of).
+    """Take some entries out of the first doomed directory: (number of names, those to tell the kernel of).
 
     => dat and its lookup word are writable.  O(CHUNK).  => Breathes at the end.
     """
@@ -124,7 +125,7 @@ def empty_some(mp: Mount, dino: int, dat: int) -> tuple[int, list[StaleName]]:
 
 
 def _touch(mp: Mount, dat: int, key: int) -> tuple[list[_Entry], Path]:
-    """The next entries whose pages can all be had, and the way to them; an empty way where there are no more.
+    """The next entries whose pages can all be read, and the way to them; an empty way if there are no more.
 
     => SwapIOError: the directory's own pages.
     """
@@ -146,7 +147,7 @@ def _touch(mp: Mount, dat: int, key: int) -> tuple[list[_Entry], Path]:
 
 
 def _next(mp: Mount, dino: int, dat: int) -> None:
-    """Take the first directory off the list: it is empty, or what is left of it cannot be read."""
+    """Take the first directory off the list: it is empty, or its other entries cannot be read."""
     doomed.pop(mp, dat)
     if mp.quota is not None:
         mp.quota.ntrees -= 1
@@ -158,7 +159,7 @@ def _next(mp: Mount, dino: int, dat: int) -> None:
 
 
 def _end(mp: Mount, dino: int, entries: list[_Entry]) -> list[StaleName]:
-    """What becomes of nodes that lost a name.  => Breathes at the end."""
+    """Free, doom or keep nodes that lost a name.  => Breathes at the end."""
     mem, arena, now = mp.mem, mp.arena, mp.now()
     ended: list[int] = []
     known: list[StaleName] = []

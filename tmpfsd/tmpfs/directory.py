@@ -1,13 +1,13 @@
 """tmpfs/directory.py: directories: names to nodes.
 
-A directory is a B+tree in pool pages, keyed by a keyed hash of the name; the value says where the name is.  A node
-keeps one of its names in itself (up to 32 bytes), so that looking a file up needs no page beside the index and the
-node; further links and long names have a dirent in a string class.
+A directory is a B+tree in pool pages.  The key is a keyed hash of the name; the value tells where the name is.  A node
+keeps one of its names in itself (up to 32 bytes), so a lookup needs only pages of the index and of the node.  Further
+links and long names have a dirent in a string class.
 
 The readdir cookie is the upper part of the key: 31 bits, as the C library of a 32-bit program takes no more.  An entry
 keeps it as long as it lives, and no other entry of the directory has it meanwhile, so iteration is right while entries
-come and go.  Names of one bucket are told apart by the counter in their cookies; the rest of the hash stands behind the
-cookie, so that a look-up compares only the right name: with 5 million names a bucket is shared by 0.07 others.
+come and go.  Names of one bucket have different counters in their cookies.  The rest of the hash stands behind the
+cookie, so that a lookup compares only the right name: with 5 million names a bucket is shared by 0.07 others.
 
 Picture     key = bucket (26 bits of the hash, never 0) << 37 | counter << 32 | rest (32 bits more of the hash)
             cookie = bucket << 5 | counter = key >> 32
@@ -19,8 +19,8 @@ Invariants
     E3  A node's name is used by exactly one entry; without one, tn_namelen is 0.
     E4  A dirent is used by exactly one entry and names a linked node.
 
-Limits      COUNTERS names in a bucket; the next one is refused (ENOSPC).  Among 500 million names of a directory one
-            meets that with a chance of 1 in 1,000.
+Limits      COUNTERS names in a bucket; the next one is refused (ENOSPC).  In a directory of 500 million names the
+            chance that this happens is 1 in 1,000.
 """
 
 import os
@@ -48,7 +48,7 @@ COOKIE_DOT: Final = 1
 COOKIE_DOTDOT: Final = 2
 
 
-KEY_BITS: Final = 63            # of the key of the hash: what source_hash() takes
+KEY_BITS: Final = 63            # of the key of the hash: source_hash() takes so many
 _hash_of: Final = Struct("<Q").unpack
 
 # An entry that was found: its key, its value, the node it names, and the way there until the tree changes.  A plain
@@ -67,16 +67,16 @@ class Directories:
         self.key = int.from_bytes(os.urandom(8), "little") >> 64 - KEY_BITS
 
     def hash(self, name: bytes) -> int:
-        """58 bits that nobody outside can foretell, as the key of a name that is alone in its bucket.
+        """58 bits that nobody outside can predict, as the key of a name that is alone in its bucket.
 
-        SipHash-1-3, as the interpreter has it for hash-based .pyc files.  hash() of bytes is the same function with a
-        key of the process: what is in an image must be found by another process.
+        SipHash-1-3, as the interpreter has it for hash-based .pyc files.  hash() of bytes is the same function, but
+        each process has its own key, and another process must find the names of an image.
         """
         hashed = int(_hash_of(source_hash(self.key, name))[0]) & HASH_MASK
         return hashed if hashed >= FIRST_KEY else hashed | FIRST_KEY
 
     def bits(self, name: bytes) -> int:
-        """64 bits that nobody outside can foretell."""
+        """64 bits that nobody outside can predict."""
         return int(_hash_of(source_hash(self.key, name))[0])
 
     # --- looking ---
@@ -86,7 +86,7 @@ class Directories:
         hashed, tree = self.hash(name), self.tree
         path = tree.seek(dat, hashed)
         found = tree.entry(path)
-        end = hashed | BUCKET_MASK      # all of the bucket is behind this place, except another with counter 0
+        end = hashed | BUCKET_MASK      # all of the bucket is behind this place, except another name with counter 0
         while found is not None and found[0] <= end:
             key, value = found
             ino = self._names(value, name) if key == hashed or not (key ^ hashed) & REST_MASK else 0
@@ -120,7 +120,7 @@ class Directories:
         return key, tree.seek(dat, key)
 
     def _names(self, value: int, name: bytes) -> int:
-        """The inode number an entry leads to if it has that name, else 0."""
+        """The inode number of an entry if it has that name, else 0."""
         mem = self.mem
         if not value & EXTERNAL:
             return value if tn_name(mem.arena, mem.node(value)) == name else 0
@@ -146,8 +146,8 @@ class Directories:
     def new_value(self, ino: int, name: bytes, slot_free: bool) -> int:
         """A value for an entry `name` of node ino.  => NoMemory, SwapIOError; nothing has changed.
 
-        slot_free says that the node keeps no name, or one that this operation takes away.  The node's
-        page must be in.  The value is not used before bind().
+        slot_free: the node keeps no name, or one that this operation takes away.  The node's page must be in.  The
+        value is not used before bind().
         """
         if slot_free and len(name) <= NAME_INLINE_MAX:
             return ino
@@ -167,33 +167,33 @@ class Directories:
             layout.set_tn_name(self.mem.arena, self.mem.node_w(value), name)
 
     def unbind(self, value: int) -> None:
-        """An entry's value is used no more; a node that kept the name is in."""
+        """Free the name of a value that is not used any more; a node that kept it is in."""
         if value & EXTERNAL:
             self.mem.strings.put(value ^ EXTERNAL)
         else:
             layout.set_tn_name(self.mem.arena, self.mem.node_w(value), b"")
 
     def fits(self, value: int, name: bytes, snugly: bool) -> bool:
-        """Whether a value's dirent has room for another name; snugly: and a new one for it would be as large."""
+        """Whether a value's dirent has room for another name; snugly: and a new dirent would have the same size."""
         if not value & EXTERNAL:
             return False
         room, need = self.mem.strings.size(value ^ EXTERNAL), self.mem.strings.size_for(TD_NAME + len(name))
         return need == room if snugly else need <= room
 
     def rewrite(self, value: int, name: bytes) -> None:
-        """Let a dirent that was found in this breath, and has room, have another name.  => Cannot fail."""
+        """Give a dirent that was found in this breath, and has room, another name.  => Cannot fail."""
         at = self.mem.string_w(value ^ EXTERNAL)
         layout.init_dirent(self.mem.arena, at, layout.td_head(self.mem.arena, at)[0], name)
 
     def redirect(self, value: int, ino: int) -> None:
-        """Let an entry that was found in this breath, its name in a dirent, lead to another node.  => Cannot fail."""
+        """Make an entry found in this breath, with its name in a dirent, lead to another node.  => Cannot fail."""
         at = self.mem.string_w(value ^ EXTERNAL)
         layout.set_td_head(self.mem.arena, at, ino, layout.td_head(self.mem.arena, at)[1])
 
     # --- entries ---
 
     def insert(self, dat: int, vacancy: tuple[int, Path], value: int) -> None:
-        """Attach an entry to a writable directory, where vacancy() said.
+        """Attach an entry to a writable directory, at the place from vacancy().
 
         => NoMemory, SwapIOError; nothing has changed.
         """
@@ -202,7 +202,7 @@ class Directories:
         layout.set_tn_size(self.mem.arena, dat, layout.tn_size(self.mem.arena, dat) + DIRENT_SIZE)
 
     def move(self, path: Path, vacancy: tuple[int, Path], value: int) -> bool:
-        """Let an entry that was found go to where vacancy() said, if both are in one leaf; whether they are.
+        """Move an entry that was found to the place from vacancy(), if both are in one leaf; whether they are.
 
         => The tree has not changed since.  Cannot fail, and needs no memory.
         """
@@ -222,7 +222,7 @@ class Directories:
     def remove(self, dat: int, key: int, path: Path | None = None) -> None:
         """Detach an entry that was found in this breath; path as it was found, if the tree has not changed since.
 
-        => Cannot fail; its value is the caller's to unbind.
+        => Cannot fail; the caller unbinds its value.
         """
         self.tree.remove(dat, key, path)
         layout.set_tn_size(self.mem.arena, dat, layout.tn_size(self.mem.arena, dat) - DIRENT_SIZE)

@@ -1,9 +1,9 @@
-"""tmpfs/doomed.py: the list of what nobody can reach any more, and is freed in slices (reap.py).
+"""tmpfs/doomed.py: the list of nodes that nobody can reach any more; they are freed in slices (reap.py).
 
-On it are directories that are being discarded (detach.py), files that lost their last link and reference and have too
-much to be freed at once (node.py), and the tails of files that were cut (cut.py), each in a node of its own.  All are
-nodes without a link, and the list is kept in their own bytes, where a directory has its parent: so it grows with
-nothing outside the pools.  What comes goes to the front.
+On it are directories that are being discarded (detach.py), files that lost their last link and reference and are too
+large to be freed at once (node.py), and the tails of files that were cut (cut.py), each in a node of its own.  All are
+nodes without a link.  The list is kept in their own bytes, where a directory has its parent, so it takes no memory
+outside the pools.  New nodes go to the front.
 
 Picture     --push--> the first of the list (links 0, ORPHAN, one reference of ours) --empty: pop--> node.forget()
 
@@ -29,7 +29,7 @@ FEW_ATTRIBUTES = 4          # of a node that are freed at once, or in a step of 
 
 
 def push(mp: Mount, ino: int, at: int) -> None:
-    """Put a node to the front of the list; `at` must be writable, and its reference taken.  O(1).  => Cannot fail."""
+    """Put a node at the front of the list; `at` must be writable, and its reference taken.  O(1).  => Cannot fail."""
     set_tn_parent(mp.arena, at, mp.doomed)
     mp.doomed, mp.doomed_from = ino, 0
     mp.doomed_pages += tn_pages(mp.arena, at)

@@ -1,15 +1,15 @@
-"""tmpfs/fallocate.py: room reserved for the bytes of a file: fallocate(2), but for punching holes, which is cut.py's.
+"""tmpfs/fallocate.py: reserves room for the bytes of a file: fallocate(2), except for punching holes (cut.py).
 
-What is reserved is unwritten pages (uvm/unwritten.py) in the file's extents: charged at once, read as zeroes, and found
-by a later write as any page of the file, which so needs no memory but a frame from the reserve and cannot be refused.
-Pages of zeroes were tried on paper: 3.3 us each, and all of them go through memory and to the swap file.  So was an
-extent without page numbers, which each write in its middle would have to split: a write could need memory for the tree.
+It puts unwritten pages (uvm/unwritten.py) in the file's extents.  They are charged at once and read as zeroes.  A later
+write finds them like any page of the file, so it needs only a frame from the reserve and cannot be refused.  Two other
+ways were considered.  Pages of zeroes: 3.3 us each, and all of them go through memory and to the swap file.  An extent
+without page numbers: a write in its middle would have to split it, and could need memory for the tree.
 
 Picture     extents [aaa]....[bb]....  --reserve--> [aaa????][bb????]       ? unwritten
 
 Breathing   Breathes at every slice.
-Limits      What others take while a long one is under way may make it fail: it is undone then.
-            What was added is kept in a list until the end, an entry for each hole that was filled.
+Limits      A long one may fail because others take room while it runs: it is undone then.
+            The added pages are kept in a list until the end, an entry for each hole that was filled.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Run = tuple[int, int]       # page index in the file, how many
 
 
 class Reservation:
-    """Pages for [offset, offset + length) of a regular file, had step by step; it is made as long, or keeps its size.
+    """Pages for [offset, offset + length) of a regular file, step by step; the file is made as long, or keeps its size.
 
     => NoMemory, SwapIOError, FsError EFBIG, EPERM: nothing has changed.  O(extents of the range) to begin with, 0.05 us
     each.  => Breathes.
@@ -56,8 +56,8 @@ class Reservation:
             raise FsError(errno.EFBIG)
         self.page, self.last = offset >> PAGE_SHIFT, self.end + PAGE_MASK >> PAGE_SHIFT
         self.added: list[Run] = []
-        self.failure: VmError | None = None         # why all that was added is taken away again
-        self.exempt = mp.quota is not None and mp.quota.exempt()    # now: later steps are nobody's
+        self.failure: VmError | None = None         # why all added pages are taken away again
+        self.exempt = mp.quota is not None and mp.quota.exempt()    # asked now: later steps have no caller
         at = mp.mem.node(ino)
         unwritten.demand_room(mp.vm, self.last - self.page - tn_pages(mp.arena, at))
         if tn_kind(mp.arena, at) == KIND_TREE:
@@ -69,7 +69,7 @@ class Reservation:
             unpack(mp, mp.mem.node_w(ino))
 
     def _demand_quota(self, blocks: int) -> None:
-        """=> OverQuota: before all that there is room for is reserved, and given back."""
+        """=> OverQuota: at the start, not after pages were reserved and must be given back."""
         quota = self.mp.quota
         if quota is not None and not self.exempt:
             quota.demand_at(self.mp.arena, self.mp.mem.node(self.ino), blocks)
@@ -95,7 +95,7 @@ class Reservation:
         raise self.failure
 
     def _fill_some(self) -> bool:
-        """Reserve what is missing of the next few extents and holes; whether there are more.  => Nothing half done."""
+        """Fill the holes among the next few extents; whether there is more.  => Nothing half done."""
         mp = self.mp
         at, most = mp.mem.node_w(self.ino), self.page + SLICE
         for _ in range(FEW):
@@ -110,7 +110,7 @@ class Reservation:
         return self.page < self.last
 
     def _allowed(self, at: int, npages: int) -> int:
-        """How many of so many pages the file's owner may have.  => OverQuota: not one."""
+        """How many of npages the file's owner may have.  => OverQuota: not one."""
         quota = self.mp.quota
         return npages if quota is None else quota.room_at(self.mp.arena, at, npages, self.exempt)
 
@@ -122,9 +122,9 @@ class Reservation:
         touch(arena, at, self.mp.now())
 
     def _undo_some(self) -> bool:
-        """Take away some of what was added, the last first; whether there is more.
+        """Take away some of the added pages, the last first; whether there is more.
 
-        What was written meanwhile, through a mapping, stays.
+        Pages that were written meanwhile, through a mapping, stay.
         """
         if not self.added:
             return False
@@ -134,7 +134,7 @@ class Reservation:
             self.added.append((first, low - first))
         try:
             self._take_off_unwritten(low, first + count)
-        except VmError as error:        # it cannot be read: what is left stays reserved, and harms nobody
+        except VmError as error:        # it cannot be read: the rest stays reserved, and harms nobody
             log.error("inode %d: what was reserved stays so: %s", self.ino, error)
             self.added.clear()
         return True

@@ -1,15 +1,15 @@
-"""tmpfs/fileattr.py: what chattr(1) sets: append-only, immutable, nodump, noatime; who may set it, and what it forbids.
+"""tmpfs/fileattr.py: flags of chattr(1): append-only, immutable, nodump, noatime; who may set them, what they forbid.
 
-Regular files and directories have it, as tn_flags, with the numbers of FS_IOC_GETFLAGS.  A new node takes nodump and
-noatime from its directory.  FUSE does not tell the kernel of these flags, so what the VFS forbids on tmpfs is forbidden
-here: EPERM, whoever asks.  Most mounts never see any: `mp.flagged` says whether this one has.
+Regular files and directories have them, as tn_flags, with the numbers of FS_IOC_GETFLAGS.  A new node takes nodump and
+noatime from its directory.  FUSE does not tell the kernel of these flags.  So what the VFS forbids on tmpfs is
+forbidden here: EPERM, whoever asks.  Most mounts never see any flag: `mp.flagged` tells whether this one has.
 
 Picture     vnops, if mp.flagged: demand_addable(), demand_removable(), demand_settable(), demand_writable() --> EPERM
 
 Breathing   Nothing here breathes.
-Limits      What the VFS forbids at open(2) is forbidden at the first write here, as no open is sent: so a file that was
-            open when it became immutable cannot be written either, and access(2) does not know.
-            Who may not write a directory anyway hears EACCES of the kernel, where tmpfs says EPERM.
+Limits      What the VFS forbids at open(2) is forbidden at the first write here, because no open is sent.  So a file
+            that was open when it became immutable cannot be written either, and access(2) does not know.
+            A user who may not write a directory gets EACCES from the kernel, where tmpfs gives EPERM.
             `tmpfsctl discard` looks at the top of a tree only.
 """
 
@@ -44,7 +44,7 @@ def flags_at(mp: Mount, at: int) -> int:
 
 
 def get(mp: Mount, ino: int) -> int:
-    """The flags of a node, 0 of a type that has none.  => SwapIOError."""
+    """The flags of a node, 0 if its type has none.  => SwapIOError."""
     return flags_at(mp, mp.mem.node(ino))
 
 
@@ -67,11 +67,11 @@ def put(mp: Mount, ino: int, flags: int, cred: Any) -> None:
 
 
 def inherited(mp: Mount, dat: int, mode: int) -> int:
-    """What a new node of a type takes from its directory."""
+    """The flags that a new node of a type takes from its directory."""
     return tn_flags(mp.arena, dat) & INHERITED if mp.flagged and has_flags(mode) else 0
 
 
-# --- what they forbid; called where mp.flagged ---
+# --- what they forbid; called if mp.flagged ---
 
 def demand_addable(mp: Mount, dat: int) -> None:
     """See that a directory may take an entry.  => FsError EPERM."""
@@ -86,13 +86,13 @@ def demand_removable(mp: Mount, dat: int, at: int) -> None:
 
 
 def demand_loose(mp: Mount, ino: int) -> None:
-    """See that a node's attributes may change, and that it may get a name more.  => FsError EPERM; SwapIOError."""
+    """See that a node's attributes may change, and that it may get another name.  => FsError EPERM; SwapIOError."""
     if get(mp, ino) & FIXED:
         raise FsError(errno.EPERM)
 
 
 def demand_settable(mp: Mount, ino: int, changed: bool, touched: bool) -> None:
-    """See that what setattr() is to change may be: `touched` are times of now.  => FsError EPERM; SwapIOError."""
+    """See that setattr() may do its changes; `touched`: times are set to now.  => FsError EPERM; SwapIOError."""
     flags = get(mp, ino)
     if changed and flags & FIXED or touched and flags & FL_IMMUTABLE:
         raise FsError(errno.EPERM)

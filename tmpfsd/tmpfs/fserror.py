@@ -1,4 +1,4 @@
-"""tmpfs/fserror.py: what an operation answers when it refuses."""
+"""tmpfs/fserror.py: the error of an operation that is refused."""
 
 import errno
 import os
