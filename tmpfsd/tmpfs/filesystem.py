@@ -1,7 +1,7 @@
 """tmpfs/filesystem.py: one mounted file system: its machine, its pools, its directories (after tmpfs_vfsops.c).
 
-The server makes a Mount from a Config, calls breathe() before each operation of vnops.py, and idle()
-while nothing else is to be done.
+The server makes a Mount from a Config, calls breathe() before each operation of vnops.py, and idle() when there is
+nothing else to do.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Saved(Protocol):
         """Where its pages are."""
 
     def restore(self, mp: Mount) -> None:
-        """Make an empty mount what was saved.  => VmError, OSError."""
+        """Restore the saved state into an empty mount.  => VmError, OSError."""
 
 
 class Mount:
@@ -74,8 +74,8 @@ class Mount:
         self.now = self.clock.now
         self.generation = 0
         self.lost_nodes = 0                 # nodes that could not be freed, as their pages cannot be read back
-        # What reap.py frees: the first of the list, the key its directory goes on from, pages of data on the list,
-        # whom to tell that there is something, and names that the kernel is still to be told of (UNTOLD_MOST).
+        # For reap.py: the first node on its list, the key at which that directory goes on, pages of data on the list,
+        # a callback when something is put there, and names that the kernel must still be told of (UNTOLD_MOST).
         self.doomed = self.doomed_from = self.doomed_pages = 0
         self.on_doomed: Callable[[], None] = lambda: None
         self.untold: list[StaleName] = []
@@ -83,7 +83,7 @@ class Mount:
         self.set_atime(config.noatime or config.readonly, config.nodiratime, config.strictatime)
         self.flagged = False                # whether a node was ever given flags (fileattr.py)
         self.labels = False                 # whether a security label was ever set: before, they are not supported
-        # By node, its generation and next mode: whose next write takes set-id bits, at most setid.MARKS_MAX.
+        # Nodes whose next write takes set-id bits: generation and next mode of each; at most setid.MARKS_MAX.
         self.marks: dict[int, tuple[int, int]] = {}
         self.nread = self.nwritten = 0      # bytes that requests have read and written
         self.nr_inodes = config.nr_inodes
@@ -102,19 +102,19 @@ class Mount:
             raise
 
     def set_atime(self, noatime: bool, nodiratime: bool, strictatime: bool) -> None:
-        """Say what reading does to atime, as mount(8) has it; of two the kernel takes strictatime."""
+        """Set how reading changes atime, as mount(8) has it; if both are given, strictatime wins, as in the kernel."""
         self.noatime, self.nodiratime, self.strictatime = noatime and not strictatime, nodiratime, strictatime
 
     def idle(self) -> bool:
-        """One slice of background work; whether there is more.  There is none once an invariant broke."""
+        """One slice of background work; whether there is more.  None is done once an invariant broke."""
         return not self.gate.broken and self.vm.idle()
 
     def make_room(self, shortage: NoMemory | None = None) -> bool:
-        """Free some of what is doomed; whether what was refused may be tried again.  => Breathes."""
+        """Free some of the doomed pages; whether a refused operation may be tried again.  => Breathes."""
         return bool(self.doomed) and reap.helps(self, shortage) and reap.make_room(self)
 
     def check(self, tell: fsck.Tell = lambda _done, _of: None) -> None:
-        """Raise Inconsistent where an invariant of any floor does not hold.  Changes residency only."""
+        """Raise Inconsistent if an invariant of any layer does not hold.  Changes only which pages are resident."""
         fsck.check(self, tell)
 
     def close(self) -> None:

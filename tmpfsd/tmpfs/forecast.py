@@ -1,18 +1,18 @@
 """tmpfs/forecast.py: how much metadata a tree of files will need, by pool, before there is one.
 
 Pure arithmetic over the records of layout.py, the rules of directory.py, regfile.py and xattr.py for what goes where,
-and the classes of pool/strings.py.  A tree is described by its Shape: how many of what, as histograms, because what
-is rounded up to a class cannot be told from a mean.
+and the classes of pool/strings.py.  A tree is described by its Shape: histograms, because sizes are rounded up to
+classes, and a mean does not tell how.
 
-A directory's index is the only part with chance in it: keys are hashes, so leaves split, or share with a neighbour,
-where the keys happen to fall.  leaves() plays that, without keys: of a tree of n entries, the next key falls between
-any two of them alike, so into a leaf in proportion to what it holds.
+A directory's index is the only part that depends on chance: keys are hashes, so it is random which leaves split or
+share with a neighbour.  leaves() simulates that without keys: in a tree of n entries, the next key falls between any
+two of them with equal chance, so it falls into a leaf in proportion to the number of its entries.
 
-What a file has holes in is asked of the file system that has it (lseek(2), SEEK_DATA): they take no pages here either.
+The file system of a file with holes is asked where they are (lseek(2), SEEK_DATA): they take no pages here either.
 
-Limits      Trees that are only built: what churn leaves half empty (E5 of tools/experiments) is not foreseen.
+Limits      Trees that are only built: pages that churn leaves half empty (E5 of tools/experiments) are not counted.
             Files were written once from start to end; their data are in few extents, except that a hole ends one.
-            A file system that does not tell its holes (FUSE, mostly) has none.
+            A file system that does not tell its holes (FUSE, mostly) counts as one without holes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SIZE_STEPS = 1000                   # sizes that stand for a distribution of the
 TREE_PAGE = PAGE_SIZE + 1           # stands for the size of a page of a tree, which is of another pool than a string
 SIZES = (*CLASSES, TREE_PAGE)       # in the order of POOLS
 HANDLE = 4                          # bytes of a handle in an attribute
-PLAYED = 12                         # leaves' worth of entries from which on a tree grows in proportion
+PLAYED = 12                         # leaves' worth of entries that are simulated; larger trees grow in proportion
 PLAYS = 8
 
 
@@ -67,7 +67,7 @@ class Shape:
 
     @property
     def files(self) -> int:
-        """Names of regular files and symlinks, hard links among them."""
+        """Names of regular files and symlinks, including hard links."""
         return self.sizes.total() + self.sparse.total() + self.targets.total() + self.more_names.total()
 
     @property
@@ -81,7 +81,7 @@ class Shape:
         return self.entries.total() - 1
 
     def check(self) -> None:
-        """Raise ValueError where the counts cannot be those of one tree."""
+        """Raise ValueError if the counts cannot be those of one tree."""
         named = self.names.total() + self.more_names.total()
         held = sum(n * count for n, count in self.entries.items())
         if named != held or self.names.total() != self.files - self.more_names.total() + self.subdirectories:
@@ -91,10 +91,10 @@ class Shape:
 def uniform(files: int, name_length: int, dirs: int = 0, size: int = 0, symlinks: int = 0, target_length: int = 20,
             hard_links: int = 0, xattrs: int = 0, xattr_name: int = 12, xattr_length: int = 32,
             median_size: int = 0) -> Shape:
-    """A shape from means: all names, files, symlinks alike, spread evenly over `dirs` directories below the root.
+    """A shape from means: all names, files and symlinks are alike, spread evenly over `dirs` directories in the root.
 
-    With dirs 0 all is in the root.  symlinks and hard_links come on top of files; xattrs are for each file.  With a
-    median below the mean, sizes are spread as those of real files are: log-normally.
+    With dirs 0 all are in the root.  symlinks and hard_links are added to files; xattrs are for each file.  With a
+    median below the mean, sizes are log-normal, as those of real files are.
     """
     shape = Shape()
     total = files + symlinks + hard_links
@@ -127,7 +127,7 @@ def _spread(files: int, mean: int, median: int) -> Counter[int]:
 
 
 def of_tree(top: str) -> Shape:
-    """The shape of a directory tree that is there; what cannot be read is left out.  Follows no symlinks."""
+    """The shape of an existing directory tree, without what cannot be read.  Follows no symlinks."""
     shape = Shape()
     seen: set[tuple[int, int]] = set()
     for base, dirs, others in os.walk(top):
@@ -157,7 +157,7 @@ def of_tree(top: str) -> Shape:
 
 
 def _add_file(shape: Shape, path: str, found: os.stat_result) -> None:
-    """Count a regular file by its size, or, where it has holes, by its data."""
+    """Count a regular file by its size, or if it has holes, by its data."""
     if found.st_size > PACKED_MAX and found.st_blocks * 512 < found.st_size:
         data = _data(path)
         if data is not None:
@@ -167,9 +167,9 @@ def _add_file(shape: Shape, path: str, found: os.stat_result) -> None:
 
 
 def _data(path: str) -> tuple[int, int] | None:
-    """(pages, runs) of a file that has holes; None where it has none, or cannot be asked.
+    """(pages, runs) of a file that has holes; None if it has none, or cannot be asked.
 
-    => O(runs).  What is open is what was looked at, or another regular file in its place: no FIFO is waited for.
+    => O(runs).  This does not wait, even if the file was replaced by a FIFO.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -193,7 +193,7 @@ def _data(path: str) -> tuple[int, int] | None:
 
 
 def _attributes(path: str) -> Iterator[tuple[int, int]]:
-    """(bytes of name, of value) of what tmpfsd would keep."""
+    """(bytes of name, of value) of each attribute that tmpfsd would keep."""
     try:
         for name in os.listxattr(path, follow_symlinks=False):
             if not name.startswith("system."):
@@ -204,7 +204,7 @@ def _attributes(path: str) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a shape needs: items and pages of each pool, and pages of data, which are not in the submap."""
+    """The needs of a shape: items and pages of each pool, and pages of data, which are not in the submap."""
 
     items: dict[str, float]
     pages: dict[str, int]
@@ -213,7 +213,7 @@ class Estimate:
 
     @property
     def npages(self) -> int:
-        """Pages of metadata: what a fixed submap must hold."""
+        """Pages of metadata: a fixed submap must hold them."""
         return sum(self.pages.values())
 
     @property
@@ -233,12 +233,12 @@ class Estimate:
 
     @property
     def per_file(self) -> float:
-        """Bytes of metadata for each file, all included."""
+        """Bytes of metadata for each file, everything included."""
         return self.submap_bytes / max(self.files, 1)
 
 
 def estimate(shape: Shape) -> Estimate:
-    """What a tree of this shape needs when it has been built."""
+    """The needs of a tree of this shape when it has been built."""
     strings = [0.0] * len(POOLS)
     for demands in (_indexes(shape.entries), _dirents(shape), _contents(shape), _attribute_items(shape.xattrs)):
         for nbytes, count in demands:
@@ -273,7 +273,7 @@ def _indexes(entries: Mapping[int, int]) -> Iterator[tuple[int, float]]:
 
 
 def tree_nodes(n: int) -> tuple[float, int]:
-    """Of the B+tree of n names, more than one leaf holds: pages below the root, and children of the root."""
+    """The B+tree of n names, more than one leaf holds: (pages below the root, children of the root)."""
     level = leaves(n, LEAF_CAP)
     total = level
     while level > INNER_CAP:
@@ -283,7 +283,7 @@ def tree_nodes(n: int) -> tuple[float, int]:
 
 
 def leaves(n: int, cap: int) -> float:
-    """Leaves expected of a tree of n random keys that were inserted in any order."""
+    """The expected number of leaves of a tree of n random keys, inserted in any order."""
     if n <= cap:
         return 1.0
     most = PLAYED * cap
@@ -297,7 +297,7 @@ def _played(n: int, cap: int) -> float:
 
 
 def _play(n: int, cap: int, rng: random.Random) -> int:
-    """What BTree.insert() does, with counts for leaves."""
+    """Simulate BTree.insert(), with a count for each leaf; the number of leaves."""
     counts = [cap]
     for held in range(cap, n):
         place = bisect_right(list(accumulate(counts)), rng.randrange(held))
@@ -308,7 +308,7 @@ def _play(n: int, cap: int, rng: random.Random) -> int:
 
 
 def _make_room(counts: list[int], place: int, cap: int, rng: random.Random) -> int:
-    """Share a full leaf with a neighbour, or split it; where the entry goes then."""
+    """Share a full leaf with a neighbour, or split it; the leaf where the entry goes then."""
     for other in (place - 1, place + 1):
         if 0 <= other < len(counts) and has_room(counts[other], cap):
             first, both = min(place, other), counts[place] + counts[other]

@@ -1,14 +1,14 @@
 """tmpfs/fsck.py: the whole-file-system check.
 
-Recomputes from the pages what every counter and bitmap says (after tx_check.go of bbolt: freed twice, used
-twice, reachable but free, neither reachable nor free), and demands the invariants of every room by number.  It
-repairs nothing.  It walks every node, so it takes a while on a large mount: the server has a frozen copy of itself do
-it (server/checker.py), so that requests are served meanwhile.
+It recomputes every counter and bitmap from the pages (after tx_check.go of bbolt: freed twice, used twice, reachable
+but free, neither reachable nor free), and demands the invariants of every layer by number.  It repairs nothing.  It
+walks every node, so it takes a while on a large mount: a frozen copy of the server does it (server/checker.py), so that
+requests are served meanwhile.
 
 Breathing   Breathes at every node and every node of a tree.
 
-Limits      Needs memory for what it counts: this is the one place where the Python heap grows with the files, and it is
-            the heap of a process that ends with the check.
+Limits      Needs memory for its counts: this is the one place where the Python heap grows with the files.  It is the
+            heap of a process that ends with the check.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 Tell = Callable[[int, int], None]
 DATA_OWNERS = (OWNER_DATA, UNWRITTEN)
-TELL = 256                  # nodes after which it says how far it is
+TELL = 256                  # nodes between two reports of progress
 
 
 class _Seen:
-    """What the walk has met."""
+    """All that the walk has met."""
 
     def __init__(self) -> None:
         self.strings: set[int] = set()
@@ -50,12 +50,12 @@ class _Seen:
         self.parents: dict[int, int] = {ROOT_INO: ROOT_INO}
         self.subdirs: dict[int, int] = {}
         self.doomed: set[int] = set()
-        self.ends = {ROOT_INO}      # where a way up may end: the root, and directories whose name is gone
+        self.ends = {ROOT_INO}      # a way up may end here: the root, and directories whose name is gone
         self.norphans = 0
         self.charges: Charges = [{}, {}]
 
     def charge(self, mp: Mount, ino: int) -> None:
-        """Count what a node takes of the quotas of its owner."""
+        """Count a node for the quotas of its owner."""
         at = mp.mem.node(ino)
         blocks = layout.tn_blocks(mp.arena, at) if ino not in self.doomed else 0
         for table, number in zip(self.charges, layout.tn_owner(mp.arena, at)):
@@ -64,7 +64,7 @@ class _Seen:
             charge[1] += layout.tn_links(mp.arena, at) > 0
 
     def use_string(self, mp: Mount, handle: int, what: str) -> None:
-        """An item has one user, and is handed out."""
+        """Note the only user of an item, and demand that it is handed out."""
         demand(handle not in self.strings, "P4", f"string {handle:#x} is used twice, last by {what}")
         demand(mp.mem.strings.is_held(handle), "P4", f"string {handle:#x} is used by {what} and free")
         self.strings.add(handle)
@@ -106,7 +106,7 @@ def _inodes(mp: Mount):
 
 
 def _lookup_word(mp: Mount, ino: int) -> int:
-    """The lookup count of a node; its page stays clean, so that a frozen copy can let it go."""
+    """The lookup count of a node; its page stays clean, so that a frozen copy can drop it."""
     return mp.mem.u32[mp.mem.read(mp.mem.nlookup.va(ino - 1)) >> 2]
 
 
@@ -187,7 +187,7 @@ def _check_extents(mp: Mount, ino: int, size: int, seen: _Seen) -> None:
 
 
 def _check_beyond(mp: Mount, ino: int, size: int) -> None:
-    """What was reserved behind the end has no bytes but zeroes."""
+    """Demand that pages reserved behind the end have only zeroes."""
     behind = size + PAGE_MASK >> PAGE_SHIFT
     for _handle, level, entries in mp.extents.walk(mp.mem.node(ino)):
         for first, value in () if level else list(entries):
@@ -200,7 +200,7 @@ def _check_beyond(mp: Mount, ino: int, size: int) -> None:
 
 
 def _tail(mp: Mount, vpn: int, start: int) -> bytes | None:
-    """A page of data from start on; None where it is lost, which says nothing about the file system."""
+    """A page of data from start on; None if it is lost, which is no fault of the file system."""
     try:
         at = mp.mem.data(vpn)
     except SwapIOError:
@@ -276,7 +276,7 @@ def _check_links(mp: Mount, ino: int, seen: _Seen) -> None:
 
 
 def _check_reachable(mp: Mount, seen: _Seen) -> None:
-    """Every directory with a name leads up to the root, or to a directory that was discarded."""
+    """Demand that every directory with a name leads up to the root, or to a directory that was discarded."""
     rooted = set(seen.ends)
     for start in seen.parents:
         ino, way = start, []
@@ -289,7 +289,7 @@ def _check_reachable(mp: Mount, seen: _Seen) -> None:
 
 
 def _check_leaks(mp: Mount, seen: _Seen) -> None:
-    """Nothing is handed out that nobody uses."""
+    """Demand that everything that is handed out is used."""
     if mp.lost_nodes:
         return
     for handle in mp.mem.strings.handles():

@@ -1,14 +1,14 @@
-"""tmpfs/gate.py: the one place that decides whether a mount may change, and that turns what went wrong into an errno.
+"""tmpfs/gate.py: the one place that decides whether a mount may change, and that turns exceptions into an errno.
 
-Whoever works on a mount asks here: the handlers of requests, the reaper of discarded trees, idle work, the commands of
-the control socket.  An invariant that does not hold is a bug of ours, and what the books say is not to be trusted:
-from then on nothing is changed by them, and what is whole can be read and copied away.
+All that work on a mount ask here: the handlers of requests, the reaper of discarded trees, idle work, the commands of
+the control socket.  If an invariant does not hold, that is a bug of ours, and the tables cannot be trusted.  From then
+on nothing is changed, and what is intact can be read and copied away.
 
 Picture     OPEN --an invariant does not hold--> BROKEN, for as long as the mount lives
 Invariants  G1 Once broken, no operation, command or background work that changes the mount begins, nor its next slice.
-            G2 errno_of() and broke() raise nothing, whatever state the mount is in: an exception would end the server.
-Limits      Pages are still paged out where a read needs their frames, and the kernel's references are still counted
-            up: without that nothing could be read.  A mount that is `ro` is the kernel's matter.
+            G2 errno_of() and broke() raise nothing, in any state of the mount: an exception would end the server.
+Limits      Pages are still paged out if a read needs their frames, and the kernel's references are still counted up:
+            without that nothing could be read.  For a mount that is `ro` the kernel refuses changes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tmpfsd.uvm.errors import Inconsistent, NoMemory, VmError
 
 log = logging.getLogger(__name__)
 
-MOST_REASONS = 32               # what can be full: size, ram, swap, nr_inodes, a map for each pool
+MOST_REASONS = 32               # kinds of what can be full: size, ram, swap, nr_inodes, a map for each pool
 
 
 class Gate:
-    """The gate of one mount; status() is what is logged when an invariant breaks."""
+    """The gate of one mount; when an invariant breaks, status() is logged."""
 
     __slots__ = ("broken", "nbroken", "refused", "lost_writes", "_status")
 
@@ -48,13 +48,13 @@ class Gate:
             raise FsError(errno.EROFS)
 
     def errno_of(self, error: Exception, what: str) -> int:
-        """Turn whatever left an operation into an errno; log what should not be, and close the gate where it must."""
+        """Turn any exception of an operation into an errno; log unexpected ones, and close the gate if needed."""
         if isinstance(error, AssertionError):
             error = Inconsistent("assert", str(error), "".join(traceback.format_exception(error)))
         if isinstance(error, Inconsistent):
             self.broke(error, what)
         elif isinstance(error, OverQuota):
-            log.debug("%s: %s", what, error)        # one user's matter: the mount is not full
+            log.debug("%s: %s", what, error)        # it concerns one user: the mount is not full
         elif isinstance(error, NoMemory):
             self.count_refusal(str(error))
         elif not isinstance(error, (FsError, VmError)):
@@ -65,7 +65,7 @@ class Gate:
         return error.errno
 
     def broke(self, error: Inconsistent, what: str) -> None:
-        """An invariant does not hold: log it with all there is to know, and refuse changes from now on."""
+        """An invariant does not hold: log it with all details, and refuse changes from now on."""
         self.nbroken += 1
         self.broken = True
         if seldom(self.nbroken):
@@ -80,7 +80,7 @@ class Gate:
             return f"no status: {error!r}"
 
     def lost_write(self, ino: int, offset: int, nbytes: int, error: Exception) -> None:
-        """What was written through a mapping could not be kept; maybe only who reads log or status hears of it."""
+        """Bytes written through a mapping could not be kept; perhaps only the log and the status tell of it."""
         self.lost_writes += 1
         if seldom(self.lost_writes):
             log.error("inode %d: %d bytes from %d on could not be kept; lost, if they came through a mapping: %s "

@@ -1,12 +1,12 @@
 """tmpfs/holes.py: where a file has data and where it has none (lseek(2) with SEEK_DATA and SEEK_HOLE).
 
-Extents are data but for pages that were reserved and never written; those, what is between extents and what is behind
-the last are holes, in whole pages, as on tmpfs; the end of the file is a hole.
-A packed file is data from its first byte to its end.
+Extents are data, except for pages that were reserved and never written.  Those pages, and the ranges between extents
+and behind the last, are holes, in whole pages, as on tmpfs; the end of the file is a hole.  A packed file is data from
+its first byte to its end.
 
 Breathing   Breathes before each leaf of the tree.
-Limits      A packed file that was made longer by truncate(2) alone is all data here, all hole in the kernel's tmpfs.
-            SEEK_HOLE walks over extents that follow each other: O(their number), 0.2 us each.
+Limits      A packed file that was made longer by truncate(2) alone is all data here; in the kernel's tmpfs it is a
+            hole.  SEEK_HOLE walks over extents that follow each other: O(their number), 0.2 us each.
 """
 
 from __future__ import annotations

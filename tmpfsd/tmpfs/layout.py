@@ -1,8 +1,8 @@
 """tmpfs/layout.py: every record of the file system, its offsets and accessors.
 
-The only place that knows an offset.  A record is declared once; offsets, accessors and the checks of
-size and alignment follow from the declaration.  Records are little-endian, without padding, read and
-written in place: `mem` is the arena, `at` the offset of a record in it.
+This is the only place that knows offsets.  A record is declared once; offsets, accessors and the checks of size and
+alignment follow from the declaration.  Records are little-endian, without padding, read and written in place: `mem` is
+the arena, `at` the offset of a record in it.
 """
 
 import sys
@@ -85,13 +85,13 @@ class Record:
 #     64    2 tn_atimehi  the bits above 64 of tn_atime, signed
 #     66    2 tn_mtimehi  likewise of tn_mtime
 #     68    4 tn_xattr    handle of the topmost extended attribute, 0 for none
-#     72    4 tn_rdev     device number (character and block devices); of all else tn_flags: what chattr(1) has set
+#     72    4 tn_rdev     device number (character and block devices); for all others tn_flags: the flags of chattr(1)
 #     76    4 tn_pages    data pages of a regular file, in 4 KiB
 #     80   48 tn_spec     by tn_kind:
 #               KIND_INLINE   the bytes of a small file or symlink, zeroes behind them
 #               KIND_STRING   tn_string
 #               KIND_TREE     tn_root, tn_height: extents of a file, or entries of a directory
-#    128   32 tn_name     the name of one of the node's links, so that a look-up needs no other page
+#    128   32 tn_name     the name of one of the node's links, so that a lookup needs no other page
 
 # Numbers that a hot path computes with are Final: mypyc puts them into the code, others are looked up by name.
 NODE_SIZE: Final = 160
@@ -134,7 +134,7 @@ tn_xattr: Final = TMPFS_NODE.get1("tn_xattr")
 set_tn_xattr: Final = TMPFS_NODE.put("tn_xattr")
 tn_pages: Final = TMPFS_NODE.get1("tn_pages")
 set_tn_pages: Final = TMPFS_NODE.put("tn_pages")
-tn_flags: Final = TMPFS_NODE.get1("tn_rdev")            # valid where the node is no device
+tn_flags: Final = TMPFS_NODE.get1("tn_rdev")            # valid if the node is not a device
 set_tn_flags: Final = TMPFS_NODE.put("tn_rdev")
 tn_btime: Final = TMPFS_NODE.get1("tn_btime")
 tn_owner: Final = TMPFS_NODE.get("tn_uid", "tn_gid")
@@ -158,13 +158,13 @@ NAMELEN: Final = 3
 assert (SPEC, NAME, NAMELEN) == tuple(TMPFS_NODE.offset[field] for field in ("tn_spec", "tn_name", "tn_namelen"))
 _LOW: Final = (1 << 64) - 1
 _HIGHEST = (1 << 79) - 1
-BLOCK: Final = 512                  # what st_blocks counts in
+BLOCK: Final = 512                  # the unit of st_blocks
 BLOCKS_PER_PAGE: Final = PAGE_SIZE // BLOCK
 
 
 def init_node(mem, at: int, mode: int, kind: int, links: int, uid: int, gid: int, size: int, gen: int, now: int,
               attributes: int = 0, rdev: int = 0, spec: bytes = b"", name: bytes = b"") -> None:
-    """A new node, all of it.  => Cannot fail: a clock before 1970 is one too."""
+    """Write all of a new node.  => Cannot fail, even with a clock before 1970."""
     low, high = (now, 0) if now >= 0 else (now & _LOW, now >> 64)
     _init_node(mem, at, mode, kind, len(name), links, uid, gid, size, gen, low, low, now, now, high, high, attributes,
                rdev, 0, spec, name)
@@ -188,7 +188,7 @@ def tn_stat(mem, at: int) -> tuple:
     if atimehi or mtimehi:
         atime += atimehi << 64
         mtime += mtimehi << 64
-    # What is packed takes no page of its own, but st_blocks must not be 0: tar and cp would take it for a hole.
+    # A packed file takes no page of its own, but st_blocks must not be 0: tar and cp would take it for a hole.
     blocks = pages * BLOCKS_PER_PAGE if kind == KIND_TREE or mode & S_IFMT != 0o100000 else packed_blocks(size)
     if rdev and mode & S_IFMT not in _DEVICES:
         rdev = 0
@@ -229,7 +229,7 @@ def _set_tn_time(mem, at: int, name: str, ns: int) -> None:
 
 
 def touch(mem, at: int, now: int) -> None:
-    """mtime and ctime are now.  => Cannot fail."""
+    """Set mtime and ctime to now.  => Cannot fail."""
     _set_tn_mctime(mem, at, now & _LOW, now)
     if now < 0 or _tn_mtimehi(mem, at):
         _set_tn_mtimehi(mem, at, now >> 64)
@@ -306,7 +306,7 @@ EXTERNAL: Final = 1 << 31
 #      0    4 tx_left     handle of the attribute below whose names have a 0 bit here (xattr.py), 0 for none
 #      4    4 tx_right    likewise, a 1 bit
 #      8    2 tx_vlen     bytes of the value, the low 16 bits; 0 with chunks is 65,536
-#     10    2 tx_listed   of the topmost: what listxattr(2) says of all, in bytes; of others 0
+#     10    2 tx_listed   of the topmost: bytes that listxattr(2) returns for all; of others 0
 #     12    1 tx_nlen     bytes of the name
 #     13    1 tx_nchunks  items that hold the value; 0 when it follows the name
 
@@ -343,7 +343,7 @@ def tx_name(mem, at: int) -> bytes:
 #
 # offset size field       meaning
 #      0    2 bt_count    entries in use
-#      2    2 bt_cap      entries there is room for
+#      2    2 bt_cap      entries that it has room for
 #      4    1 bt_level    0 in a leaf
 #      5    3             0
 
@@ -411,6 +411,6 @@ def unpack_extent(value: int) -> tuple[int, int]:
 # --- nlookup: the kernel's references, one word for each node; ORPHAN is set when the last link is gone ---
 
 ORPHAN: Final = 1 << 31
-NLOOKUP_MAX: Final = ORPHAN - 1    # sticks there: such a node stays until unmount
+NLOOKUP_MAX: Final = ORPHAN - 1    # a count stops there: such a node stays until unmount
 
 assert PAGE_SIZE // TMPFS_NODE.size == 25

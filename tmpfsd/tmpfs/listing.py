@@ -1,8 +1,8 @@
-"""tmpfs/listing.py: what is in a directory, entry by entry.
+"""tmpfs/listing.py: the entries of a directory, one by one.
 
 readdir() gives each entry's attributes and one more kernel reference (READDIRPLUS); list_names() neither (READDIR).
 
-Limits      Who adds entries as fast as they are listed never comes to an end; each call does, when the reply is full.
+Limits      If entries are added as fast as they are listed, the listing never ends; each call does, at a full reply.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def readdir(mp: Mount, ino: int, cookie: int, emit: Emit) -> None:
     """Emit the entries after cookie until emit() says that there is no room: O(log n), and O(1) for each.
 
     Cookies have 31 bits.  An entry that is there from before the first call to after the last one is emitted exactly
-    once.  Each emitted entry but "." and ".." has one more kernel reference.  => SwapIOError, before anything was
-    emitted: what was emitted before an entry that cannot be read goes out, or the kernel would never give its
-    references back, and the call that begins at that entry says so.  => Breathes.
+    once.  Each emitted entry except "." and ".." has one more kernel reference.  => SwapIOError, only if nothing was
+    emitted yet: else the emitted entries must go out, or the kernel would never give their references back, and the
+    call that begins at the unreadable entry raises.  => Breathes.
     """
     emitted = 0
     entries = _entries(mp, ino, cookie)
@@ -69,7 +69,7 @@ def list_names(mp: Mount, ino: int, cookie: int, emit: EmitName) -> None:
 
 
 def _entries(mp: Mount, ino: int, cookie: int) -> Iterator[tuple[bytes, int, int]]:
-    """(name, inode number, cookie) of the entries after cookie; node and lookup count of each are in when it comes.
+    """(name, inode number, cookie) of the entries after cookie; node and lookup count of each are in when it is given.
 
     => SwapIOError.  => Breathes before each.
     """

@@ -1,8 +1,7 @@
 """tmpfs/mem.py: the memory of one mount: its pools, its limits, its accounting (after tmpfs_mem.c).
 
-Nodes, strings and lookup counts come from the backend of the mount; file data from ranges of
-kernel_map, always pageable.  `size` limits data and metadata pages together (vm.limit), nr_inodes
-the nodes.
+Nodes, strings and lookup counts come from the backend of the mount.  File data come from ranges of kernel_map and are
+always pageable.  `size` limits data and metadata pages together (vm.limit); nr_inodes limits the nodes.
 
 Breathing   Nothing here breathes.  node() and the like return offsets: good until the next breathe().
 """
@@ -97,19 +96,18 @@ class Mem:
     # --- nodes ---
 
     def ninodes(self) -> int:
-        """How many inodes there are: nr_inodes, df -i and the status go by this one count.
+        """How many inodes there are; nr_inodes, df -i and the status use this count.
 
-        One without a name does not count, though a program may have it open (the kernel's tmpfs counts it to the last
-        close): the kernel says that a removed inode is gone some time after the removal, and what was removed must
-        make room at once.
+        An inode without a name does not count, though a program may have it open (the kernel's tmpfs counts it to the
+        last close).  The kernel's FORGET comes some time after a removal, but a removal must make room at once.
         """
         return self.nodes.nitems - self.norphans
 
     def get_node(self, nlookup: int, group: int = OTHERS) -> int:
         """The inode number of a free node, its page in and its lookup count set.  => NoMemory, SwapIOError.
 
-        Directories have pages of their own: each look-up goes through one, and with 1,000 files to a directory it
-        would be the one hot node of its page, 4 bytes of `ram` a file.
+        Directories have pages of their own: each lookup goes through one.  With 1,000 files in a directory it would be
+        the one hot node of its page: 4 bytes of `ram` a file.
         """
         self.demand_inodes()
         return self._take_node(nlookup, group)
@@ -120,9 +118,9 @@ class Mem:
             raise NoMemory("nr_inodes is used up")
 
     def get_orphan(self) -> int:
-        """get_node() for a node that no name will ever lead to: marked and counted so, with one reference.
+        """get_node() for a node without a name: marked and counted as an orphan, with one reference.
 
-        It does not count for nr_inodes, as what was removed does not.
+        It does not count for nr_inodes; removed nodes do not, either.
         """
         ino = self._take_node(ORPHAN | 1, OTHERS)
         self.norphans += 1
@@ -165,14 +163,14 @@ class Mem:
         """Where the lookup count of a node is, as an index into u32.  => SwapIOError."""
         return self.vm.write(self.nlookup.va(ino - 1)) >> 2
 
-    # --- strings that are born filled ---
+    # --- strings whose pages are in ---
 
     def new_string(self, nbytes: int) -> int:
         """A string item whose page is in, so that writing it cannot fail.  => NoMemory, SwapIOError."""
         return self._filled(self.strings.get, nbytes)
 
     def new_tree_node(self, nbytes: int) -> int:
-        """new_string() for a node of a tree: a whole page is of the trees' pool."""
+        """new_string() for a node of a tree: a whole page comes from the trees' pool."""
         if nbytes == PAGE_SIZE:
             return self._filled(self.strings.get_tree_page)
         return self._filled(self.strings.get, nbytes)
@@ -191,10 +189,10 @@ class Mem:
     # --- data pages ---
 
     def alloc_data(self, npages: int, after: int = 0) -> tuple[int, int]:
-        """Up to npages data pages in a row, behind page `after` - 1 if that can be: (first, count >= 1).
+        """Up to npages data pages in a row, from page `after` on if possible: (first, count >= 1).
 
-        => Their bytes are nobody's: all must be written before the next breath, and vm.undefined told.
-        => NoMemory when not even one can be had.
+        => Their bytes are undefined: all must be written before the next breath, and vm.undefined told.
+        => NoMemory when there is not even one.
         """
         vm = self.vm
         first, count = vm.kernel_map.alloc_some(min(npages, DATA_RUN), after)
@@ -217,7 +215,7 @@ class Mem:
         return self.vm.read(vpn << PAGE_SHIFT)
 
     def promise_data(self, npages: int, after: int = 0) -> tuple[int, int]:
-        """As alloc_data(), of unwritten pages: reserved, without content (unwritten.py).  => NoMemory."""
+        """As alloc_data(), but unwritten pages: reserved, without content (unwritten.py).  => NoMemory."""
         vm = self.vm
         first, count = vm.kernel_map.alloc_some(npages, after)
         try:
@@ -232,9 +230,9 @@ class Mem:
         return self.vm.write(vpn << PAGE_SHIFT)
 
     def data_runs(self, vpn: int, npages: int) -> Iterator[tuple[int, int]]:
-        """Pages in a row, as (offset, bytes) of what stands in a row in the arena too, to read.  => SwapIOError.
+        """Pages in a row, as (offset, bytes) of those whose frames follow each other, to read.  => SwapIOError.
 
-        => An offset below 0 is unwritten pages: zeroes.
+        => An offset below 0 means unwritten pages: zeroes.
         """
         if self.vm.pages_of[unwritten.UNWRITTEN]:
             yield from self._mixed_runs(vpn, npages)
@@ -244,7 +242,7 @@ class Mem:
             yield first << PAGE_SHIFT, n << PAGE_SHIFT
 
     def _mixed_runs(self, vpn: int, npages: int) -> Iterator[tuple[int, int]]:
-        """data_runs() where some may be unwritten."""
+        """data_runs(), if some pages may be unwritten."""
         done = 0
         while done < npages:
             promised, count = unwritten.run(self.vm, vpn + done, npages - done)
@@ -263,13 +261,13 @@ class Mem:
             yield first << PAGE_SHIFT, n << PAGE_SHIFT
 
     def _runs(self, vpn: int, npages: int) -> Iterator[tuple[int, int]]:
-        """The frames of pages in a row, as (first, how many) that follow each other; faults in what is out."""
+        """The frames of pages in a row, as (first, how many) that follow each other; pages that are out are read."""
         frame_of, fault = self._frame_of, self.vm.fault
         first, n = -1, 0
         for page in range(vpn, vpn + npages):
             pfn = frame_of[page]
             if n and pfn != first + n:
-                yield first, n                  # before the fault: what is in is of use even if that fails
+                yield first, n                  # before the fault: resident pages are of use even if that fails
                 n = 0
             if not n:
                 first = pfn if pfn >= 0 else fault(page)

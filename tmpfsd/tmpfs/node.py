@@ -1,9 +1,8 @@
 """tmpfs/node.py: the life of a node (after tmpfs_alloc_node() and tmpfs_free_node() of tmpfs_subr.c).
 
-A node lives while it has a link or while the kernel knows it (nlookup).  The kernel's references are
-counted in dense pages beside the nodes, with a mark (ORPHAN) for those whose last link is gone: so a
-FORGET, of which the kernel sends a hundred thousand when its memory is short, touches a node only
-when it ends it.
+A node lives while it has a link or while the kernel knows it (nlookup).  The kernel's references are counted in dense
+pages beside the nodes, with a mark (ORPHAN) for nodes whose last link is gone.  So a FORGET touches a node only when it
+ends it; the kernel sends a hundred thousand of them when its memory is short.
 
 Picture     get_node --attach--> linked --last link--> ORPHAN --last forget--> destroyed: free, or doomed (doomed.py)
 
@@ -12,7 +11,7 @@ Invariants
     N2  A node that is not linked has a lookup count above 0.
     N3  norphans counts the nodes that are marked.
 
-Limits      A lookup count that reaches 2^31 - 1 stays there: such a node goes at unmount only.
+Limits      A lookup count that reaches 2^31 - 1 stays there: such a node is freed at unmount only.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def hold(mp: Mount, ino: int, n: int = 1) -> None:
-    """The kernel has been told of a node n times.  => SwapIOError; cannot fail once its word was touched."""
+    """Count n more references of the kernel to a node.  => SwapIOError; cannot fail once its word was touched."""
     word = mp.mem.nlookup_word(ino)
     value = mp.mem.u32[word]
     count = min((value & NLOOKUP_MAX) + n, NLOOKUP_MAX)
@@ -63,7 +62,7 @@ def is_known(mp: Mount, ino: int) -> bool:
 
 
 def drop_links(mp: Mount, at: int, ino: int, n: int, now: int) -> bool:
-    """n names less; whether the node must be destroyed (as the caller's last act: that breathes)."""
+    """Take n links away; whether the caller must destroy the node, as its last act, because that breathes."""
     links = layout.tn_links(mp.arena, at) - n
     layout.set_tn_links(mp.arena, at, links)
     layout.set_tn_ctime(mp.arena, at, now)
@@ -78,14 +77,14 @@ def drop_links(mp: Mount, at: int, ino: int, n: int, now: int) -> bool:
 
 
 def is_bare(mp: Mount, at: int) -> bool:
-    """Whether a node has nothing outside itself that must be freed with it."""
+    """Whether nothing outside a node must be freed with it."""
     return layout.tn_kind(mp.arena, at) == KIND_INLINE and not layout.tn_xattr(mp.arena, at)
 
 
 def destroy(mp: Mount, ino: int) -> None:
-    """Free a node and all it has: at once where that is little, else it is doomed.  O(log n).  => Breathes.
+    """Free a node and all it has: at once if that is little, else it is doomed.  O(log n).  => Breathes.
 
-    What cannot be read back is lost, and said so.
+    A node that cannot be read back is lost, counted and logged.
     """
     mem, arena = mp.mem, mp.arena
     try:

@@ -1,10 +1,10 @@
-"""tmpfs/permission.py: what a caller may do, where the kernel does not check it.
+"""tmpfs/permission.py: what a caller may do, if the kernel does not check it.
 
-With default_permissions the kernel checks every request, and none of this is called for one.  Two are left to us:
-access(2) of a mount with `noperm`, and commands of the control socket that go over a tree (walk.py), where it is the
-user who asks, not the kernel.
+With default_permissions the kernel checks every request, and this module is not used.  Two cases are left to us:
+access(2) on a mount with `noperm`, and commands of the control socket that go over a tree (walk.py): there a user asks,
+not the kernel.
 
-Breathing   demand_access() and demand_removal() breathe where there are ACLs.
+Breathing   demand_access() and demand_removal() breathe if there are ACLs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAY_READ, MAY_WRITE, MAY_SEARCH = 4, 2, 1
 
 
 def access(mp: Mount, ino: int, how: int) -> bool:
-    """access(2) with noperm, as for root: all except executing what nobody may execute.  => SwapIOError."""
+    """access(2) with noperm, as for root: all is allowed, except to execute what nobody may.  => SwapIOError."""
     mode = layout.tn_mode(mp.arena, mp.mem.node(ino))
     return not how & os.X_OK or stat.S_ISDIR(mode) or bool(mode & 0o111)
 
@@ -32,7 +32,7 @@ def access(mp: Mount, ino: int, how: int) -> bool:
 def demand_access(mp: Mount, ino: int, cred: Any, want: int) -> None:
     """Refuse what `cred` (uid, groups) may not do with a node: FsError EACCES.  => Breathes with acl.
 
-    A directory of someone else that has an ACL is refused: it may say less than the mode does.
+    A directory of another user that has an ACL is refused: the ACL may allow less than the mode.
     """
     if cred.uid == 0:
         return
@@ -45,7 +45,7 @@ def demand_access(mp: Mount, ino: int, cred: Any, want: int) -> None:
 
 
 def demand_removal(mp: Mount, dino: int, ino: int, cred: Any) -> None:
-    """Refuse to take a node's name out of a directory: FsError EACCES, or EPERM where the sticky bit forbids it."""
+    """Refuse to take a node's name out of a directory: FsError EACCES, or EPERM if the sticky bit forbids it."""
     demand_access(mp, dino, cred, MAY_WRITE | MAY_SEARCH)
     mode, uid, _gid = layout.tn_access(mp.arena, mp.mem.node(dino))
     if mode & stat.S_ISVTX and cred.uid not in (0, uid, layout.tn_access(mp.arena, mp.mem.node(ino))[1]):

@@ -1,11 +1,11 @@
 """tmpfs/readv.py: the bytes of a file as views of the frames that hold them, for a reader that copies them itself.
 
-What fits into one breath is not copied: the pages are faulted in, and views of their frames handed out.  Holes are
-views of one page of zeroes.  What takes more breaths than one is read by regfile.read(), which copies as it goes.
+A read that fits into one breath is not copied: the pages are faulted in, and the result is views of their frames.
+Holes are views of one page of zeroes.  A read of more breaths is done by regfile.read(), which copies.
 
 Picture     extents --data_runs--> frames in a row --> one view each; a hole --> ZERO_PAGE, again and again
 
-Invariants  W1 No view is of a frame that could leave: they are good until the next breath, and all are made in one.
+Invariants  W1 The page of a view cannot leave: views are good until the next breath, and all are made in one breath.
 Breathing   read() breathes before it looks, never after.
 """
 
@@ -40,7 +40,7 @@ def read(mp: Mount, ino: int, offset: int, size: int) -> list[View]:
 
 
 def may_have_holes(views: list[View]) -> bool:
-    """Whether what read() gave has a page of a hole, or looks like one that has.  O(pages)."""
+    """Whether the result of read() has a page of a hole, or a page that looks like one.  O(pages)."""
     for view in views:
         if isinstance(view, memoryview):
             if view.obj is ZERO_PAGE:
@@ -51,7 +51,7 @@ def may_have_holes(views: list[View]) -> bool:
 
 
 def _has_zero_page(data: bytes | bytearray) -> bool:
-    """Whether PAGE_SIZE bytes at a multiple of that, or those at the end, are zeroes: what was copied."""
+    """Whether a page of copied data is all zeroes; the last one may be short."""
     for at in range(0, len(data), PAGE_SIZE):
         if data[at:at + PAGE_SIZE] == ZERO_PAGE[:len(data) - at]:
             return True

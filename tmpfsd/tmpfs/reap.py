@@ -1,16 +1,16 @@
-"""tmpfs/reap.py: the reaper: frees what is on the list of the doomed, a step at a time.
+"""tmpfs/reap.py: the reaper: frees the nodes on the list of the doomed, a step at a time.
 
 The server calls reap() between requests, as long as mp.doomed is not 0.  An operation that is refused memory calls
-make_room() before it says so: what was removed makes room at once, whether or not it is freed yet.
+make_room() before it fails.  So a removed tree makes room at once, even if it is not freed yet.
 
 Picture     a directory: detach.py empties it, entry by entry
             a file: its last pages, its attributes --nothing left--> off the list, and the node goes (node.forget)
 
-Breathing   All breathe.
+Breathing   All functions breathe.
 
-Limits      What cannot be read back is left where it is and counted in lost_nodes: its pages stay allocated.
-            A page that holds a doomed node itself and cannot be read stops reap(): the list is intact, and a later
-            call goes on where it can be read again.
+Limits      A node that cannot be read back is left where it is and counted in lost_nodes: its pages stay allocated.
+            If the page of a doomed node itself cannot be read, reap() stops.  The list is intact, and a later call goes
+            on when the page can be read again.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROOM_STEPS = 4              # steps of the reaper before a refused operation is tried again: two milliseconds
-UNTOLD_MOST = 4096          # names that the kernel is still to be told of, from which on only the server reaps
+UNTOLD_MOST = 4096          # with so many names that the kernel must still be told of, only the server reaps
 
 
 def reap(mp: Mount) -> tuple[int, list[StaleName]]:
-    """Free some of what is doomed: (names taken away, those of them that the kernel must be told of).  O(1).
+    """Free some of the doomed nodes: (number of names taken away, those that the kernel must be told of).  O(1).
 
-    => mp.doomed is not 0.  => SwapIOError where the list cannot be read: nothing has changed.  => Breathes.
+    => mp.doomed is not 0.  => SwapIOError if the list cannot be read: nothing has changed.  => Breathes.
     """
     mp.breathe()
     ino = mp.doomed
@@ -63,7 +63,7 @@ def reap(mp: Mount) -> tuple[int, list[StaleName]]:
 
 
 def make_room(mp: Mount) -> bool:
-    """Free some of what is doomed; whether an operation that was refused memory may be tried again.  => Breathes."""
+    """Free some of the doomed nodes; whether an operation refused memory may be tried again.  => Breathes."""
     steps = 0
     try:
         while steps < ROOM_STEPS and mp.doomed and not mp.gate.broken and len(mp.untold) < UNTOLD_MOST:
@@ -76,15 +76,17 @@ def make_room(mp: Mount) -> bool:
 
 
 def helps(mp: Mount, shortage: NoMemory | None) -> bool:
-    """Tell whether reaping may help against what an operation was refused for.
+    """Tell whether reaping may help a refused operation.
 
-    A file that is doomed is charged to nobody; what is in a doomed directory is charged until it is met.
+    A doomed file is charged to nobody; files in a doomed directory are charged until the reaper meets them.
     """
     return not isinstance(shortage, OverQuota) or mp.quota is not None and mp.quota.ntrees > 0
 
 
 def retry(mp: Mount, refusal: NoMemory, operation: Callable[..., Any], *args: Any) -> Any:
-    """Try an operation that was refused memory again while reaping goes on.  => Its answer; the refusal.  => Breathes.
+    """Try an operation that was refused memory again, while reaping makes room.  => Its answer, or the refusal.
+
+    => Breathes.
     """
     while helps(mp, refusal) and make_room(mp):
         try:

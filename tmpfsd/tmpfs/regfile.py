@@ -8,13 +8,13 @@ Picture     KIND_INLINE --grows--> KIND_STRING --grows--> KIND_TREE --truncate t
 
 Invariants
     R1  Packed bytes beyond tn_size are zero, and so are those of the last page.
-    R2  tn_pages counts the pages of all extents; extents do not overlap, and what lies beyond round_page(tn_size) was
-        reserved there (fallocate.py) and is zero.
+    R2  tn_pages counts the pages of all extents.  Extents do not overlap.  Pages beyond round_page(tn_size) were
+        reserved there (fallocate.py) and are zero.
     R3  A data page belongs to one extent of one file.
-    R4  However an operation ends, each byte is what it was or what was written, never what was last in its frame:
-        of a write that fails the bytes before some place are the new ones.
+    R4  However an operation ends, each byte is the old one or the one written, never one that was left in its frame.
+        After a write that fails, the bytes up to some place are the new ones.
 
-Breathing   read() and write() breathe at every chunk.  What is taken off a file again: cut.py.
+Breathing   read() and write() breathe at every chunk.  cut.py takes pages off a file again.
 """
 
 from __future__ import annotations
@@ -116,13 +116,13 @@ def packed_w(mp: Mount, at: int) -> int:
     return at + SPEC
 
 
-# What stands at a page index: the first page (0 for a hole), how many there are from here on, and for a hole the entry
-# of the extent before it.  A plain tuple: a named one costs 0.25 us of a write's 5.
+# The run at a page index: the first page (0 for a hole), how many there are from here on, and for a hole the entry of
+# the extent before it.  A plain tuple: a named one costs 0.25 us of a write's 5.
 Extent = tuple[int, int, tuple[int, int] | None]
 
 
 def extent_at(mp: Mount, at: int, page: int) -> Extent:
-    """The extent, or the hole, that a page index is in, from there on.  => SwapIOError."""
+    """The extent or the hole at a page index, from there on.  => SwapIOError."""
     before, after = mp.extents.around(at, page)
     if before is not None:
         vpn, count = unpack_extent(before[1])
@@ -135,7 +135,7 @@ def extent_at(mp: Mount, at: int, page: int) -> Extent:
 # --- writing ---
 
 def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview) -> int:
-    """Bytes written: all, or those before the first that could not be (NoMemory, SwapIOError when none).
+    """Bytes written: all, or those before the first that could not be written (NoMemory, SwapIOError if none).
 
     => Breathes.  FsError EFBIG.
     """
@@ -175,15 +175,15 @@ def _write_pages(mp: Mount, ino: int, offset: int, data: memoryview) -> int:
             raise
     finally:
         if mp.vm.undefined.pages:
-            mp.vm.undefined.restore(mp.vm)      # R4, whatever ended it
+            mp.vm.undefined.restore(mp.vm)      # R4, however it ended
     return done
 
 
 def _write_chunk(mp: Mount, at: int, offset: int, data: memoryview) -> Iterator[int]:
     """Write at most a chunk, and yield the bytes of each piece that is written; tn_size follows.
 
-    A piece is made ready first, which may fail and changes no byte of the file, and then written, which cannot fail:
-    so what a failure leaves is a piece with the old bytes behind pieces with the new ones (R4).
+    A piece is made ready first: that may fail and changes no byte of the file.  Then it is written: that cannot fail.
+    So a failure leaves pieces with the new bytes, and behind them one with the old bytes (R4).
     """
     arena, target, undefined = mp.arena, mp.vm.phys.mem, mp.vm.undefined
     end = offset + len(data)
@@ -214,9 +214,9 @@ def _write_chunk(mp: Mount, at: int, offset: int, data: memoryview) -> Iterator[
 
 
 def _make_ready(mp: Mount, vpn: int, count: int, start: int, length: int) -> int:
-    """Have pages that exist in, as many as are one piece: a part of one, or whole ones that need not be read back.
+    """Bring existing pages in for one piece: a part of one page, or whole pages, which need not be read back.
 
-    => How many.  The bytes are [start, length) from the first page's beginning on; whole pages are undefined until
+    => How many.  The bytes are [start, length) from the beginning of the first page; whole pages are undefined until
     they are written.  => SwapIOError; nothing has changed.
     """
     if not start and length >= PAGE_SIZE:
@@ -229,9 +229,9 @@ def _make_ready(mp: Mount, vpn: int, count: int, start: int, length: int) -> int
 
 def _fill_hole(mp: Mount, at: int, before: tuple[int, int] | None, pages: range, start: int,
                end: int) -> tuple[int, int]:
-    """Give a hole behind the extent `before` pages, as many as can be had in a row: (first, count).
+    """Give a hole behind the extent `before` pages, as many in a row as possible: (first, count).
 
-    => Bytes [`start` of the first page, end) are the caller's to write in this breath; those around are zero.
+    => The caller writes the bytes [`start` of the first page, end) in this breath; those around are zero.
     => NoMemory, SwapIOError; nothing has changed.
     """
     mem, arena = mp.mem, mp.arena
@@ -257,13 +257,13 @@ def _fill_hole(mp: Mount, at: int, before: tuple[int, int] | None, pages: range,
         raise
     add_pages(mp, at, count)
     if tn_size(arena, at) <= page + count - 1 << PAGE_SHIFT:
-        # R2: an extent never lies beyond the size, whatever comes after this.
+        # R2: this extent does not lie beyond the size, whatever comes after this.
         set_tn_size(arena, at, (page + count - 1 << PAGE_SHIFT) + 1)
     return first, count
 
 
 def add_pages(mp: Mount, at: int, npages: int) -> None:
-    """A file has so many pages more, or fewer: they are counted and charged."""
+    """Count and charge npages more pages of a file, or fewer if negative."""
     set_tn_pages(mp.arena, at, tn_pages(mp.arena, at) + npages)
     if mp.quota is not None:
         mp.quota.add_at(mp.arena, at, npages * BLOCKS_PER_PAGE)
@@ -300,7 +300,7 @@ def make_packed(mp: Mount, at: int, need: int) -> int:
 
 
 def resize_packed(mp: Mount, at: int, size: int) -> None:
-    """A packed file has this size now: it is charged."""
+    """Set and charge the size of a packed file."""
     if mp.quota is not None:
         mp.quota.add_at(mp.arena, at, packed_blocks(size) - packed_blocks(tn_size(mp.arena, at)))
     set_tn_size(mp.arena, at, size)

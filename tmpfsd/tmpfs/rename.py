@@ -1,13 +1,13 @@
 """tmpfs/rename.py: rename, with NOREPLACE, EXCHANGE and WHITEOUT (rename(2); after tmpfs_rename.c).
 
-The kernel has locked the directories and asked whether the one is below the other; it is asked again here, as
-a wrong answer would cut a tree off.  That walk may be long and breathes; what follows is one breath.
+The kernel has locked the directories and checked whether one is below the other.  This is checked again here, because a
+mistake would cut a tree off.  That walk may be long and breathes; the rest is one breath.
 
-Memory      A rename is not refused for `size`, as with the kernel's tmpfs: it may take `used` above it, by a name's
-            dirent and its place in an index, so by less than 450 bytes for each name there is.  Where all of ram and
-            swap is in use, or a fixed submap, Vm.spare pages are kept back for it.  It takes none within a leaf of a
-            directory (so up to 340 names), nor where something is replaced whose name is in a dirent; and a long name
-            gets the dirent of the old one if that is as large, or if no other can be had.
+Memory      A rename is not refused for `size`, as with the kernel's tmpfs.  It may take `used` above `size` by a name's
+            dirent and its place in an index: less than 450 bytes for each name there is.  For the case that all of ram
+            and swap, or of a fixed submap, is in use, Vm.spare pages are kept back for it.  It takes no memory within a
+            leaf of a directory (so up to 340 names), or if the name of the replaced entry is in a dirent.  A long name
+            gets the dirent of the old one if that is as large, or if there is no other.
             RENAME_WHITEOUT makes a node, and is refused as mknod is.
 """
 
@@ -54,12 +54,12 @@ class End:
         return self.ino != 0 and stat.S_ISDIR(tn_mode(self.mp.arena, self.at))
 
     def new_value(self, ino: int, at: int, gone: int) -> int:
-        """A value for `name` here that leads to another node, whose entry `gone` this operation takes away."""
+        """A value for `name` here that leads to node ino; this operation takes away that node's entry `gone`."""
         free = not tn_name(self.mp.arena, at) or not gone & layout.EXTERNAL
         return self.mp.dirs.new_value(ino, self.name, free)
 
     def count_subdirs(self, n: int) -> None:
-        """n more directories in this one."""
+        """Count n more directories in this one."""
         if n:
             set_tn_links(self.mp.arena, self.dat, tn_links(self.mp.arena, self.dat) + n)
 
@@ -94,7 +94,7 @@ def rename(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, flags: i
 
 
 def _refuse_loops(mp: Mount, dino: int, name: bytes, ndino: int, nname: bytes, flags: int) -> None:
-    """=> FsError EINVAL where a directory would lie below itself, ENOTEMPTY where it would replace its parent."""
+    """=> FsError EINVAL if a directory would lie below itself, ENOTEMPTY if it would replace its parent."""
     if dino == ndino:
         return
     source, target = End(mp, dino, name), End(mp, ndino, nname)
@@ -121,7 +121,7 @@ def _is_below(mp: Mount, dino: int, ancestor: int) -> bool:
 
 
 def _refuse_fixed(mp: Mount, source: End, target: End) -> None:
-    """=> FsError EPERM where chattr(1) forbids it."""
+    """=> FsError EPERM if flags of chattr(1) forbid it."""
     fileattr.demand_removable(mp, source.dat, source.at)
     if target.ino:
         fileattr.demand_removable(mp, target.dat, target.at)
@@ -143,7 +143,7 @@ def _refuse_target(mp: Mount, source: End, target: End) -> None:
 def _move(mp: Mount, source: End, target: End, whiteout_cred: Any) -> int:
     """Give the source's node the target's name; the inode number of a node to destroy, or 0.
 
-    Where something is replaced whose name is in a dirent, that dirent is kept: no memory is needed then.
+    If the name of a replaced entry is in a dirent, that dirent is kept: no memory is needed then.
     """
     dirs = mp.dirs
     white = white_value = value = 0
@@ -205,7 +205,7 @@ def _value_for(source: End, target: End, leaves: bool) -> int:
 
 
 def _enter(source: End, target: End, value: int, leaves: bool) -> bool:
-    """Make the target's entry, in the place of the source's if it can be; whether that one is still to be removed.
+    """Make the target's entry, in place of the source's if possible; whether that one must still be removed.
 
     => NoMemory, SwapIOError; nothing has changed.
     """
@@ -219,13 +219,13 @@ def _enter(source: End, target: End, value: int, leaves: bool) -> bool:
 
 
 def _whiteout_owner(mp: Mount, source: End, cred: Any) -> tuple[int, int]:
-    """Whose the node is that is left where something was."""
+    """User and group of the whiteout that is left."""
     dmode, _uid, gid = layout.tn_access(mp.arena, source.dat)
     return cred.uid, gid if dmode & stat.S_ISGID else cred.gid
 
 
 def _leave_whiteout(mp: Mount, source: End, white: int, value: int, cred: Any, now: int) -> None:
-    """Let the source's entry lead to the new node `white`."""
+    """Make the source's entry lead to the new node `white`."""
     mp.dirs.set(source.dat, source.key, value)
     mp.generation += 1
     uid, gid = _whiteout_owner(mp, source, cred)
@@ -236,7 +236,7 @@ def _leave_whiteout(mp: Mount, source: End, white: int, value: int, cred: Any, n
 
 
 def _moved(mp: Mount, source: End, target: End, is_dir: int, now: int) -> None:
-    """Parent, link counts and times after source's node went to target's directory."""
+    """Set parent, link counts and times after source's node went to target's directory."""
     arena = mp.arena
     if is_dir and source.dino != target.dino:
         set_tn_parent(arena, source.at, target.dino)
@@ -248,7 +248,7 @@ def _moved(mp: Mount, source: End, target: End, is_dir: int, now: int) -> None:
 
 
 def _exchange(mp: Mount, one: End, two: End) -> None:
-    """Let two entries change places: a name in a dirent stays there, the others move from node to node."""
+    """Exchange two entries: a name in a dirent stays there, other names move from node to node."""
     dirs = mp.dirs
     with mp.vm.overdraft:
         value_of_two = one.value if one.value & layout.EXTERNAL else one.new_value(two.ino, two.at, two.value)
