@@ -1,11 +1,11 @@
-"""tmpfs/tmpfile.py: files that are born without a name (O_TMPFILE), and may be given one.
+"""tmpfs/tmpfile.py: files that are made without a name (O_TMPFILE), and may get one.
 
-Such a file is an orphan from its birth (node.py): the kernel's reference keeps it, its last FORGET ends it.  LINKABLE
-among its flags tells it from one that lost its name, which nothing brings back.
+Such a file is an orphan from the start (node.py): the kernel's reference keeps it, its last FORGET ends it.  The flag
+LINKABLE tells it from a file that lost its name, which cannot get one again.
 
 Picture     make() --> orphan, LINKABLE --vnops.link(): adopt()--> an ordinary file
                        orphan (O_EXCL)  --last forget--> destroyed
-Breathing   make() breathes where ACLs are inherited; adopt() does not.
+Breathing   make() breathes if ACLs are inherited; adopt() does not.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def make(mp: Mount, dino: int, mode: int, cred: Any, linkable: bool) -> int:
 
 
 def _taken_over(mp: Mount, dino: int, mode: int, cred: Any) -> tuple[int, int]:
-    """Group and flags of what is made in a directory, be it one that was removed, as on tmpfs.  => FsError ENOTDIR."""
+    """Group and flags of a file made in a directory, even in a removed one, as on tmpfs.  => FsError ENOTDIR."""
     dat = mp.mem.node(dino)
     dmode, _uid, gid = layout.tn_access(mp.arena, dat)
     if not stat.S_ISDIR(dmode):
@@ -62,7 +62,7 @@ def demand_linkable(mp: Mount, at: int) -> None:
 
 
 def adopt(mp: Mount, at: int, ino: int) -> None:
-    """It gets its first name: it is no orphan any more.  => Cannot fail: its lookup word was touched."""
+    """Note that it gets its first name: it is no orphan any more.  => Cannot fail: its lookup word was touched."""
     layout.set_tn_flags(mp.arena, at, layout.tn_flags(mp.arena, at) & ~LINKABLE)
     mp.mem.u32[mp.mem.nlookup_word(ino)] &= NLOOKUP_MAX
     mp.mem.norphans -= 1

@@ -1,15 +1,15 @@
 """tmpfs/vnops.py: the operations, one function each (after tmpfs_vnops.c).
 
-Every operation has three parts: look (read all it needs and refuse; a failed page-in is EIO here and nothing has
-changed), acquire (what may be refused: nodes, names, room in a directory; undone in reverse) and commit, which cannot
-fail.  They are plain functions that run to completion: atomic with respect to each other.
+Every operation has three parts.  Look: read all it needs, and refuse; a failed page-in is EIO here, and nothing has
+changed.  Acquire: take what may be refused (nodes, names, room in a directory); undone in reverse.  Commit: cannot
+fail.  Operations are plain functions that run to completion, so they are atomic with respect to each other.
 
 `mp` is the Mount, `cred` a Caller (caller.py), names are bytes without '/' and NUL.  Operations marked (+1) leave the
-returned node with one more kernel reference.  Permissions are the kernel's matter (server/daemon.py).
+returned node with one more kernel reference.  The kernel checks permissions (server/daemon.py).
 Errors: FsError, and VmError from below.
 
-Breathing   The caller breathes before each operation.  rename, read, write, readdir, xattrs and whatever ends
-            a node breathe inside.
+Breathing   The caller breathes before each operation.  rename, read, write, readdir, xattrs and all that end a node
+            breathe inside.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tmpfsd.tmpfs.filesystem import Mount
 
 LINK_MAX, PATH_MAX = (1 << 31) - 1, 4096
-DAY, CTIME_MAX = 86_400_000_000_000, (1 << 63) - 1      # ns; only the writeback cache ever hands a ctime in
+DAY, CTIME_MAX = 86_400_000_000_000, (1 << 63) - 1      # ns; only the writeback cache ever sets a ctime
 __all__ = ["NAME_MAX", "PATH_MAX", "ROOT_INO", "access", "create", "forget", "getattr", "getxattr", "link",
            "list_names", "listxattr", "lookup", "make_root", "mkdir", "mknod", "open", "punch", "read", "readdir",
            "readlink", "removexattr", "rename", "rmdir", "setattr", "setxattr", "statfs", "symlink",
@@ -86,8 +86,8 @@ def _dot(mp: Mount, dino: int, name: bytes) -> int:
         raise FsError(errno.ESTALE)
     at = mp.mem.node(dino)
     if name == b".":
-        # Asked for a node that the kernel does not know (any more): one without a link may be doomed, and whoever got
-        # hold of it again would change what is being freed.
+        # The kernel asks for a node that it does not know (any more).  If it has no link, it may be doomed, and a new
+        # user of it would change what is being freed.
         if not tn_links(mp.arena, at):
             raise FsError(errno.ESTALE)
         return dino
@@ -157,7 +157,7 @@ def symlink(mp: Mount, dino: int, name: bytes, target: bytes, cred: Any) -> int:
 
 
 def _vacancy(mp: Mount, dino: int, name: bytes) -> tuple[int, tuple[int, Path]]:
-    """The offset of a directory that may take a new name, and where the name goes."""
+    """The offset of a directory that may take a new name, and the place for the name."""
     if len(name) > NAME_MAX:
         raise FsError(errno.ENAMETOOLONG)
     dat = directory(mp, dino)
@@ -313,9 +313,9 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
             ctime_ns: int | None = None, by_path: bool = False, touched: bool = False) -> None:
     """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size, ids).  => Breathes.
 
-    A new owner or size may take set-id bits, and so may a call that changes nothing (setid.py).
-    => touched: the times are those of now, which need less rights than others (fileattr.py).
-    => by_path is truncate(2), which changes no time where there was nothing and is to be nothing (as tmpfs has it).
+    A new owner or size may clear set-id bits, and so may a call that changes nothing (setid.py).
+    => touched: the times are set to now, which needs fewer rights than other times (fileattr.py).
+    => by_path: this is truncate(2), which changes no time if the file was empty and stays empty (as tmpfs has it).
     """
     if (uid or 0) >> 32 or (gid or 0) >> 32:
         raise FsError(errno.EINVAL)
@@ -356,7 +356,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
 
 
 def _new_owner(mp: Mount, ino: int, uid: int | None, gid: int | None) -> tuple[int, int]:
-    """Whose a node is after a chown.  => OverQuota."""
+    """The owner of a node after a chown.  => OverQuota."""
     at = mp.mem.node(ino)
     before = layout.tn_owner(mp.arena, at)
     owner = before[0] if uid is None else uid, before[1] if gid is None else gid
@@ -393,7 +393,7 @@ def punch(mp: Mount, ino: int, offset: int, length: int) -> None:
 # --- data ---
 
 def open(mp: Mount, ino: int, flags: int, cred: Any = None) -> None:
-    """Open a file, of which no state is kept: O_TRUNC is done here, with what it does to set-id bits."""
+    """Open a file; no state is kept.  O_TRUNC is done here, and clears set-id bits."""
     if not flags & os.O_TRUNC or not S_ISREG(tn_mode(mp.arena, mp.mem.node(ino))):
         return
     truncate(mp, ino, 0)
@@ -408,9 +408,9 @@ def read(mp: Mount, ino: int, offset: int, size: int) -> bytes | bytearray:
 
 
 def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview, appends: bool = False) -> int:
-    """Bytes written, fewer than all when memory ran out on the way.  => FsError EFBIG, EPERM.  => Breathes.
+    """Bytes written, fewer than all if memory ran out on the way.  => FsError EFBIG, EPERM.  => Breathes.
 
-    => appends: through a descriptor that may append only, as files that are append-only need it (fileattr.py).
+    => appends: through a descriptor that may append only; append-only files need that (fileattr.py).
     """
     if mp.flagged:
         fileattr.demand_writable(mp, ino, offset, appends)
@@ -442,7 +442,7 @@ def getxattr(mp: Mount, ino: int, name: bytes) -> bytes:
     xattr.demand_supported(mp, name)
     found = xattr.find(mp, ino, name)
     if found is None:
-        # To ls -l ENODATA says to ask for the label of the next entry too: 20 of 29 us an entry.
+        # After ENODATA, ls -l asks for the label of the next entry too: 20 of 29 us an entry.
         raise FsError(errno.EOPNOTSUPP if name == xattr.LABEL and not mp.labels else errno.ENODATA)
     mp.breathe()
     return xattr.value_of(mp, found)
@@ -481,14 +481,16 @@ def listxattr(mp: Mount, ino: int, cred: Any) -> list[bytes]:
 # --- the file system ---
 
 def statfs(mp: Mount) -> tuple:
-    """(bsize, blocks, bfree, bavail, files, ffree, favail, namemax); free is what could be allocated now:
-    what is doomed makes room for whoever needs it (reap.py)."""
+    """(bsize, blocks, bfree, bavail, files, ffree, favail, namemax).
+
+    Free is what could be allocated now: doomed pages make room when it is needed (reap.py).
+    """
     limit, used = mp.vm.limit, mp.vm.npages - mp.doomed_pages
     files = mp.mem.max_nodes if mp.nr_inodes else min(limit * mp.mem.nodes.items_per_page, mp.mem.max_nodes)
     free = max(limit - used, 0)
     ffree = max(files - mp.mem.ninodes(), 0)
     if limit >= atop(UNLIMITED):
-        limit = free = 0        # as the kernel's tmpfs: df has nothing to say then
+        limit = free = 0        # as the kernel's tmpfs: df shows nothing then
     if not mp.nr_inodes and "nr_inodes" in mp.config.given:
-        files = ffree = 0       # the same of nr_inodes=0; by default it is what there is room for
+        files = ffree = 0       # the same for nr_inodes=0; by default, as many as there is room for
     return PAGE_SIZE, limit, free, free, files, ffree, ffree, NAME_MAX

@@ -1,17 +1,17 @@
 """tmpfs/walk.py: whole trees, looked at from inside: paths, a walk, du, prefetch.
 
-The server walks in slices: everything here that is long is a generator, and where it yields None others may run
-and change what they like.  Between two of these points a walk is one operation like any other.
+The server walks in slices: everything long here is a generator.  When it yields None, other operations may run and
+change anything.  Between two of these points a walk is one operation like any other.
 
 Picture     for entry in Walk(mp, top):   an Entry, whose offset is good until the next breath
                                           None: others may run
-            the way down is kept as (inode number, generation, next key) for each level: what was removed or
-            replaced meanwhile is found out by its generation, what came or went is seen or not, as with find(1)
+            The way down is kept as (inode number, generation, next key) for each level.  The generation shows that a
+            directory was removed or replaced meanwhile.  Entries that came or went are seen or not, as with find(1).
 
 Breathing   A walk breathes before each entry; its caller may too.
 
-Limits      What others change between two slices is seen or not; with attributes it may be met twice.
-            MAX_DEPTH levels (a path has at most half as many): what is deeper is counted in `skipped`.
+Limits      Changes of others between two slices are seen or not; an attribute may be met twice.
+            MAX_DEPTH levels (a path has at most half as many): deeper directories are counted in `skipped`.
             A directory that moves while it is walked is walked where it is.
 """
 
@@ -44,13 +44,13 @@ RUN = 16                    # pages of data touched in one breath
 RUN_MOST = 16384            # pages of data looked at between two points: a millisecond
 ATTRIBUTES = 128            # likewise
 COPY = 1 << 18              # pages whose frames are noted between two points
-IS_OUT = bytes(128) + b"\1" * 128         # by the highest byte of what a page table has of a page: it is out
+IS_OUT = bytes(128) + b"\1" * 128         # by the highest byte of a page's entry in frame_of: 1 if it is out
 
 
 # --- paths ---
 
 class Place(NamedTuple):
-    """Where a path leads: the directory, the name there, and the node; of the root, the root itself and no name."""
+    """Where a path leads: the directory, the name there, and the node; for the root, the root itself and no name."""
 
     dino: int
     name: bytes
@@ -81,7 +81,7 @@ def find(mp: Mount, path: bytes, cred: Any) -> Place:
 
 
 def may_discard(mp: Mount, place: Place, cred: Any) -> Iterator[None]:
-    """Refuse what `rm -rf` of the same caller could not remove whole.  => FsError EACCES, EPERM.  => Breathes."""
+    """Refuse a tree that `rm -rf` of this caller could not remove whole.  => FsError EACCES, EPERM.  => Breathes."""
     demand_removal(mp, place.dino, place.ino, cred)
     if cred.uid == 0:
         return
@@ -99,7 +99,7 @@ def may_discard(mp: Mount, place: Place, cred: Any) -> Iterator[None]:
 # --- walking ---
 
 class Entry(NamedTuple):
-    """What a walk meets: directory, node and its offset, and how the directory names it (of the top: 0 and 0)."""
+    """A node met by a walk: its directory, its number and offset, and its value there (for the top: 0 and 0)."""
 
     dino: int
     ino: int
@@ -108,13 +108,13 @@ class Entry(NamedTuple):
 
 
 class Walk:
-    """The nodes from `top` down, each directory before what is in it, a node with two names twice."""
+    """The nodes from `top` down, each directory before its entries, a node with two names twice."""
 
     __slots__ = ("mp", "skipped", "unreadable", "others_ran", "_inos", "_gens", "_keys")
 
     def __init__(self, mp: Mount, top: int) -> None:
         self.mp = mp
-        self.others_ran = False                     # set by who lets others run while he has an entry
+        self.others_ran = False                     # set by a user that lets others run while it has an entry
         self.skipped = self.unreadable = 0          # directories too deep; nodes and directories that cannot be read
         self._inos, self._gens, self._keys = array("I", [top]), array("Q", [0]), array("Q", [0])
 
@@ -139,7 +139,7 @@ class Walk:
             yield from self._entries(batch)
 
     def _batch(self) -> list[tuple[int, int]]:
-        """The next entries of the directory where the walk is; none where it is no more."""
+        """The next entries of the directory where the walk is; none if that is gone."""
         mp, ino = self.mp, self._inos[-1]
         mp.breathe()
         if not mp.mem.nodes.is_held(ino - 1):
@@ -150,7 +150,7 @@ class Walk:
         return mp.dirs.tree.batch_from(at, self._keys[-1])[:BATCH]
 
     def _entries(self, batch: list[tuple[int, int]]) -> Iterator[Entry]:
-        """The entries of a batch, to the first directory, which is entered."""
+        """The entries of a batch up to the first directory, which is entered."""
         mp = self.mp
         for key, value in batch:
             dino = self._inos[-1]
@@ -172,7 +172,7 @@ class Walk:
                 return
             self.skipped += is_dir
             if self.others_ran:
-                return                  # the rest of the batch may be gone, and its names another's bytes
+                return                  # the rest of the batch may be gone, and its names overwritten
 
 
 # --- items and pages of a node ---
@@ -184,7 +184,7 @@ def is_same(mp: Mount, ino: int, generation: int) -> bool:
 
 
 def tree_nodes(mp: Mount, ino: int, generation: int) -> Iterator[list[int]]:
-    """The nodes of a directory's or file's B+tree, as handles, some hundred at a time: others may run after each.
+    """The nodes of a directory's or file's B+tree, as handles, some hundred at a time; others may run between.
 
     => SwapIOError.  => Breathes.
     """
@@ -198,9 +198,9 @@ def tree_nodes(mp: Mount, ino: int, generation: int) -> Iterator[list[int]]:
 
 
 def attribute_items(mp: Mount, ino: int, generation: int) -> Iterator[list[int]]:
-    """The items of a node's attributes, some hundred attributes at a time: others may run after each.
+    """The items of a node's attributes, some hundred attributes at a time; others may run between.
 
-    A walk remembers how many it has met: what others change meanwhile may be missed, or met twice.
+    A walk remembers how many it has met: attributes that others change meanwhile may be missed, or met twice.
     => SwapIOError.  => Breathes.
     """
     met, some = 0, ATTRIBUTES
@@ -244,12 +244,12 @@ def runs(mp: Mount, ino: int, generation: int) -> Iterator[tuple[int, int] | Non
 # --- how much it takes ---
 
 class Usage:
-    """What du() counts: names, nodes by kind, and bytes of metadata and data by where they are.
+    """The counts of du(): names, nodes by kind, and bytes of metadata and data by where they are.
 
-    A node with several names counts for each by its share, 1 / links: so the whole tree is counted once without a
-    table of what was seen, and a tree that shares files with another has its part of them.  Metadata are the bytes
-    of items (nodes, lookup counts, names, indexes, small files, attributes), minus the free ones of their pages.
-    What is resident is what was so when the count began: the walk itself pages in what it reads.
+    A node with several names counts for each by its share, 1 / links.  So the whole tree is counted once without a
+    table of nodes seen, and a tree that shares files with another has its part of them.  Metadata are the bytes of
+    items (nodes, lookup counts, names, indexes, small files, attributes), without free items of their pages.
+    Resident means resident when the count began: the walk itself pages in what it reads.
     """
 
     __slots__ = ("mp", "names", "directories", "files", "others", "bytes_of", "frames", "walk")
@@ -259,7 +259,7 @@ class Usage:
         self.names = 0
         self.directories = self.files = self.others = 0.0
         self.bytes_of = {"metadata": [0.0, 0.0], "data": [0.0, 0.0]}       # swapped, resident
-        self.frames = array("i")                    # 4 bytes a page, as long as it takes
+        self.frames = array("i")                    # 4 bytes a page, until the count ends
         self.walk = Walk(mp, top)
 
     def count(self) -> Iterator[None]:
@@ -334,7 +334,7 @@ class Usage:
             self._item(mem.string_va(handle), mem.strings.size(handle) * share)
 
     def _is_resident(self, vpn: int) -> bool:
-        """Whether a page was resident when the count began; what has come since is."""
+        """Whether a page was resident when the count began; newer pages count as resident."""
         frame = self.frames[vpn] if vpn < len(self.frames) else 0
         return frame >= 0 or frame <= UNMAPPED
 
@@ -357,7 +357,7 @@ class Usage:
 # --- paging in ---
 
 class Prefetch:
-    """Pages a tree in until it is all in, or as much was paged in as memory has room for."""
+    """Pages a tree in until all of it is in, or memory is full of the pages it brought in."""
 
     __slots__ = ("mp", "walk", "data", "names", "room", "start", "full")
 
@@ -442,7 +442,7 @@ class Prefetch:
         return page, 0, 0
 
     def pageins(self) -> int:
-        """Pages that came in since it began, for whomever."""
+        """Pages that came in since it began, for any user."""
         return self.mp.vm.pageins - self.start
 
     def totals(self) -> dict[str, Any]:

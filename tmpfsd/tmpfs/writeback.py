@@ -1,11 +1,11 @@
-"""tmpfs/writeback.py: writes of the kernel's page cache: of what was stored through a mapping, or with `writeback`.
+"""tmpfs/writeback.py: writes of the kernel's page cache: of bytes stored through a mapping, or with `writeback`.
 
-To the kernel a page is written back when the server does not say error: a short answer, which write(2) passes on to
-its caller, would lose the rest without a word.  So these are written whole or refused, and what is lost is told to the
-gate, as nobody else may hear of it.
+To the kernel a page is written back if the server does not answer with an error.  A short answer, which write(2) passes
+on to its caller, would lose the rest silently.  So these writes are done whole or refused.  A loss is told to the gate,
+because perhaps nobody else learns of it.
 
-Limits      may_be() guesses, for an edge that is not told what a write is (<linux/fuse.h>: FUSE_WRITE_CACHE): it is
-            never wrong of one that is written back, and takes a write(2) of whole pages within a file for one.
+Limits      may_be() guesses, for an edge that does not see the flag of a write (<linux/fuse.h>: FUSE_WRITE_CACHE).  It
+            recognizes every write of the page cache, and takes a write(2) of whole pages within a file for one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview, appends: bool = False) -> int:
-    """Write all of it.  => Errors as vnops.write(), FsError EROFS; what was written before stays.  => Breathes."""
+    """Write all of it.  => Errors as vnops.write(), FsError EROFS; bytes written before stay.  => Breathes."""
     done = 0
     if mp.quota is not None:
-        mp.quota.caller = None          # the page cache does not say whose write it was
+        mp.quota.caller = None          # the page cache does not tell whose write it was
     try:
         mp.gate.demand_writable()
         while done < len(data):
@@ -41,7 +41,7 @@ def write(mp: Mount, ino: int, offset: int, data: bytes | memoryview, appends: b
 
 
 def may_be(mp: Mount, ino: int, offset: int, nbytes: int) -> bool:
-    """Tell whether a write can be the page cache's: whole pages, or up to the end of the file, and none beyond it.
+    """Tell whether a write can come from the page cache: whole pages, or up to the end of the file, none beyond it.
 
     => SwapIOError.
     """

@@ -1,12 +1,12 @@
 """tmpfs/xattr.py: extended attributes, a tree of items for each node that has any.
 
-An attribute is one item with its name, and its value if both fit in 2 KiB; a longer value is in items of a page, whose
-handles follow the name, so that freeing it reads the attribute only.
+An attribute is one item with its name, and its value if both fit in 2 KiB.  A longer value is in items of a page each.
+Their handles follow the name, so freeing an attribute reads only its first item.
 
-The tree is a digital one: the way down goes left or right by one bit of the name's hash after the other, and each item
-on it is an attribute.  So it needs no balancing, and cannot be made deep by setting and removing in any order: 64 steps
-for names whose hashes differ, 16 or so with thousands.  When an attribute goes, any leaf below it takes its place, as
-the way there begins alike; the others stay where they are.
+The tree is a digital one: each step down goes left or right by the next bit of the name's hash, and each item on the
+way is an attribute.  So it needs no balancing, and no order of setting and removing makes it deep: 64 steps for names
+whose hashes differ, about 16 with thousands.  When an attribute goes, any leaf below it can take its place, because the
+way to that leaf begins with the same bits; the others stay where they are.
 
 Picture     tn_xattr -> A            the first bit of B's and D's names is 0, of C's is 1
                        / \\
@@ -16,10 +16,11 @@ Picture     tn_xattr -> A            the first bit of B's and D's names is 0, of
 
 Invariants
     X1  Each attribute is on the way that its name's hash goes, and no two of a node have one name.
-    X2  tx_listed of the topmost is the sum of the names of all, with a NUL each.
+    X2  tx_listed of the topmost is the sum of the lengths of all names, with a NUL each.
 
-Breathing   All breathe on the way down, and then work within one breath: at most 17 pages of the new value, its
-            attribute, the old one, those above it, the leaf that takes its place and the one above that, and the node.
+Breathing   All functions breathe on the way down, and then work within one breath: at most 17 pages of the new value,
+            its attribute, the old one, those above it, the leaf that takes its place and the one above that, and the
+            node.
 
 Limits      The names of a node have LISTED_MAX bytes together, as listxattr(2) returns no more.
 """
@@ -53,7 +54,7 @@ _HANDLE = Struct("<I")
 
 
 class Spot(NamedTuple):
-    """Where an attribute is (handle 0: where it would be): the one above it (0: the node), and on which side."""
+    """The place of an attribute (handle 0: where it would be): the one above it (0: the node), and on which side."""
 
     handle: int
     above: int
@@ -66,7 +67,7 @@ def walk(mp: Mount, ino: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _walk(mp: Mount, top: int) -> Iterator[tuple[int, bytes]]:
-    todo = [top] if top else []         # one for each step down: at most 65
+    todo = [top] if top else []         # at most one for each step down: 65
     n = 0
     while todo:
         if not n % SLICE:
@@ -153,10 +154,10 @@ def remove(mp: Mount, ino: int, name: bytes) -> None:
 def remove_some(mp: Mount, ino: int, most: int) -> bool:
     """Remove up to `most` attributes of a node that goes, each in O(1); whether there are more.
 
-    => SwapIOError: those that are left stay.  => Breathes.
+    => SwapIOError: the others stay.  => Breathes.
     """
     top = tn_xattr(mp.arena, mp.mem.node(ino))
-    way = [Spot(top, 0, 0)] if top else []      # down to where the next one is: at most 65
+    way = [Spot(top, 0, 0)] if top else []      # the way down to the next one: at most 65
     while way and most:
         spot = way[-1]
         mp.breathe()
@@ -170,7 +171,7 @@ def remove_some(mp: Mount, ino: int, most: int) -> bool:
 
 
 def _leaf_below(mp: Mount, spot: Spot) -> Spot:
-    """An attribute at or below a spot that has none below itself.  => SwapIOError.  => Breathes."""
+    """A leaf at or below a spot: an attribute with none below it.  => SwapIOError.  => Breathes."""
     handle, above, side = spot
     while True:
         mp.breathe()
@@ -205,7 +206,7 @@ def _take(mp: Mount, ino: int, spot: Spot) -> None:
 
 
 def _hang(mp: Mount, at: int, spot: Spot, handle: int) -> None:
-    """Let what is above a spot lead to an attribute, or to none; all pages are in."""
+    """Make the item above a spot (or the node) lead to an attribute, or to none; all pages are in."""
     if not spot.above:
         set_tn_xattr(mp.arena, at, handle)
         return
@@ -241,7 +242,7 @@ def _new(mp: Mount, name: bytes, value: bytes) -> int:
 
 
 def new_tree(mp: Mount, pairs: list[tuple[bytes, bytes]]) -> int:
-    """The attributes of a node that is about to be: the topmost's handle, or 0.  => As set_value().  => Breathes."""
+    """Make the attributes of a node to be made: the topmost's handle, or 0.  => As set_value().  => Breathes."""
     top = 0
     try:
         for name, value in pairs:
@@ -283,7 +284,7 @@ def _free(mp: Mount, handle: int) -> None:
 # --- name spaces ---
 
 def demand_supported(mp: Mount, name: bytes) -> None:
-    """=> FsError EOPNOTSUPP, ERANGE, EINVAL as the kernel's tmpfs answers for the name."""
+    """=> FsError EOPNOTSUPP, ERANGE, EINVAL as the kernel's tmpfs gives for the name."""
     space, dot, rest = name.partition(b".")
     if len(name) > XATTR_NAME_MAX or not name:
         raise FsError(errno.ERANGE)
