@@ -1,17 +1,17 @@
 """fuse/abi.py: every structure, opcode and flag of <linux/fuse.h> that is used here, declared once.
 
 The protocol is 7.31 (Linux 5.4) to 7.45 (Linux 6.18).  A structure is declared with the names that the header gives its
-fields; format, size and offsets follow, and tests/unit/test_fuse_abi.py compares them with what a C compiler says.
-Numbers are the machine's own: the wire never leaves it.
+fields; format, size and offsets follow, and tests/unit/test_fuse_abi.py compares them with the results of a C compiler.
+Numbers have the machine's byte order: the protocol never leaves it.
 
 Picture     request: IN_HEADER (40 bytes), the structure of its opcode, then names or data
-            reply:   OUT_HEADER (16 bytes), the structure of its opcode or data; of a refusal the header alone
-            notice:  OUT_HEADER with unique 0 and the code where the error is, its structure, a name
+            reply:   OUT_HEADER (16 bytes), the structure of its opcode or data; a refusal is the header alone
+            notice:  OUT_HEADER with unique 0 and the code in place of the error, its structure, a name
 
-Padding, and what nobody reads, is 'Nx': it is written as zeroes and costs no argument.  Times are signed here, though
-the header says uint64_t: the kernel keeps them in a time64_t.
+Padding and unused fields are 'Nx': they are written as zeroes and take no argument.  Times are signed here, though the
+header says uint64_t: the kernel keeps them in a time64_t.
 
-Limits      CUSE, DAX mappings, file locks, io_uring and pass-through have no place here: nobody sends them.
+Limits      CUSE, DAX mappings, file locks, io_uring and pass-through are not declared here: nobody sends them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Structure:
         _declared.append(self)
 
     def within(self, name: str) -> tuple[Field, ...]:
-        """The fields, as those of a structure that has this one as its field `name`."""
+        """The fields as fields of a structure that contains this one as `name`."""
         return tuple((f"{name}.{field}", code) for field, code in self.fields)
 
     def reply(self) -> Struct:

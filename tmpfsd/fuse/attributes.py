@@ -1,8 +1,8 @@
 """fuse/attributes.py: the handlers of requests about nodes and about the whole file system.
 
-Limits      open(O_TRUNC) and truncate(2) to nothing are the same request, as there is no OPEN.  It is taken for the
-            former, so that `: > stamp` sets the times of a file that was empty; truncate(2) then does as well, which
-            the kernel's tmpfs leaves out.
+Limits      open(O_TRUNC) and truncate(2) to size 0 are the same request, as there is no OPEN.  It is taken for the
+            former, so that `: > stamp` sets the times of an empty file.  truncate(2) then sets them, too; the kernel's
+            tmpfs does not.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _time(wanted: int, is_now: int, seconds: int, nanoseconds: int, now: int) ->
 
 
 def statx(s: Session, ino: int, _data: bytes) -> bytes:
-    """STATX: fuse_statx_in.  All that there is, whatever was asked for: it costs nothing."""
+    """STATX: fuse_statx_in.  It answers with all fields, whatever was asked for: that costs nothing."""
     mount = s.mount
     (mode, links, uid, gid, rdev, size, blocks, atime, mtime, ctime, _generation) = vnops.getattr(mount, ino)
     btime = tn_btime(mount.arena, mount.mem.node(ino))
@@ -82,7 +82,7 @@ def readlink(s: Session, ino: int, _data: bytes) -> bytes:
 
 
 def access(s: Session, ino: int, data: bytes) -> bytes:
-    """ACCESS: fuse_access_in.  Sent where the kernel does not check permissions itself."""
+    """ACCESS: fuse_access_in.  Sent if the kernel does not check permissions itself."""
     mask, = abi.ACCESS_IN.unpack(data, BODY)
     if not vnops.access(s.mount, ino, mask & (os.R_OK | os.W_OK | os.X_OK)):
         raise FsError(errno.EACCES)

@@ -1,14 +1,14 @@
 """fuse/data.py: the handlers of requests about the bytes of files.
 
-A READ is answered with views of the frames that hold the file, which writev(2) hands to the kernel: no copy here.  A
-WRITE is copied once, from the buffer of the request into frames.  There are no open files: a node is all there is.
+A READ is answered with views of the frames that hold the file.  writev(2) hands them to the kernel: no copy is made
+here.  A WRITE is copied once, from the buffer of the request into frames.  There are no open files, only nodes.
 
-OPEN and OPENDIR are answered with ENOSYS: the kernel asks once, and then neither for them nor for RELEASE.  Where
-strictatime is in force each opening must begin with a READ or READDIR that is sent here: they are served then, without
+OPEN and OPENDIR are answered with ENOSYS: the kernel asks once, and later sends neither these nor RELEASE.  With
+strictatime each opening must begin with a READ or READDIR that is sent here.  OPEN and OPENDIR are served then, without
 FOPEN_KEEP_CACHE and FOPEN_CACHE_DIR.
 
-Invariants  D1 Views of frames are good until the next breath (readv.py): what read() returns must be written at once.
-Limits      strictatime that is set after the first OPEN was ENOSYS counts only reads that are sent.
+Invariants  D1 Views of frames are good until the next breath (readv.py): the result of read() must be written at once.
+Limits      If strictatime is set after the first OPEN was ENOSYS, only reads that are sent count.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _read_in, _write_in, _pack_write, _WRITE_SIZE = abi.READ_IN.unpack, abi.WRITE_IN
 
 
 def demand_regular(s: Session, ino: int) -> None:
-    """=> FsError EISDIR, EINVAL for what has no bytes of its own."""
+    """=> FsError EISDIR, EINVAL for a node that is not a regular file."""
     mode = layout.tn_mode(s.mount.arena, s.mount.mem.node(ino))
     if not stat.S_ISREG(mode):
         raise FsError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL)
@@ -75,7 +75,7 @@ def write(s: Session, ino: int, request: memoryview) -> bytes:
 
 
 def copy_file_range(s: Session, ino: int, data: bytes) -> bytes:
-    """COPY_FILE_RANGE: fuse_copy_file_range_in.  May be less than was asked for: whoever asks goes on."""
+    """COPY_FILE_RANGE: fuse_copy_file_range_in.  It may copy less than was asked for: the caller goes on."""
     done = _copy(s, ino, data)
     return _pack_write(_WRITE_SIZE, 0, s.unique, done)
 
@@ -101,6 +101,6 @@ def _copy(s: Session, ino: int, data: bytes) -> int:
 
 
 def clear_set_id(s: Session, ino: int, killing: bool = False) -> None:
-    """Clear the set-id bits that go as the bytes of a file change, all of them where the kernel says so (killing)."""
+    """Clear the set-id bits that go when the bytes of a file change; killing: the kernel demands it."""
     if (killing or ino in s.mount.marks) and setid.cleared(s.mount, ino, s.caller if killing else None):
-        s.notices.append(notify.inval_inode(ino))       # the kernel holds the mode from before
+        s.notices.append(notify.inval_inode(ino))       # the kernel still has the old mode

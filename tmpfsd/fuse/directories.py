@@ -1,10 +1,10 @@
 """fuse/directories.py: the handlers of listings.
 
-READDIRPLUS brings each entry's attributes along, and is a look-up of each: the kernel holds one more reference of all
-but "." and "..".  READDIR brings the type only.  Which is asked for is the kernel's choice (FUSE_READDIRPLUS_AUTO).
+READDIRPLUS gives each entry's attributes, and counts as a lookup of each: the kernel has one more reference to all
+except "." and "..".  READDIR gives the type only.  The kernel chooses which one it sends (FUSE_READDIRPLUS_AUTO).
 
 Picture     dirent: 24 bytes, the name, zeroes up to a multiple of 8     direntplus: fuse_entry_out, then a dirent
-            A reply has as many as fit into the size that was asked for; none is the end of the directory.
+            A reply has as many as fit into the size that was asked for; an empty one is the end of the directory.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ DOTS = (b".", b"..")
 _read_in, _dirent = abi.READ_IN.unpack, abi.DIRENT.pack
 _entry_out, ENTRY_SIZE = abi.ENTRY_OUT.pack, abi.ENTRY_OUT.size
 PADDING = tuple(bytes(size) for size in range(8))
-NO_ENTRY = bytes(ENTRY_SIZE)    # of "." and "..", which the kernel does not look at
+NO_ENTRY = bytes(ENTRY_SIZE)    # for "." and "..": the kernel ignores it
 
 
 def _asked(s: Session, ino: int, data: bytes) -> tuple[int, int]:
-    """Where the listing goes on, and how large the reply may be.  => FsError ENOTDIR, EINVAL (a cookie of nobody's)."""
+    """(where the listing goes on, how large the reply may be).  => FsError ENOTDIR, EINVAL (not one of our cookies)."""
     offset, size = _read_in(data, BODY)
     if not stat.S_ISDIR(layout.tn_mode(s.mount.arena, s.mount.mem.node(ino))):
         raise FsError(errno.ENOTDIR)
@@ -48,7 +48,7 @@ def _named(name: bytes, number: int, mode: int, key: int) -> bytes:
 
 
 def _reply(s: Session, out: list[bytes]) -> Reply:
-    """What was put out."""
+    """The reply with all entries put out."""
     body = b"".join(out)
     return [replies.header(s, len(body)), body]
 

@@ -1,11 +1,12 @@
-"""fuse/init.py: the handshake: what is agreed on with the kernel, and why.
+"""fuse/init.py: the handshake: the agreement with the kernel, and the reasons.
 
-The kernel's first request says which protocol it speaks and what it can do (flags).  The answer says which of it is
-wanted, and the limits.  Nothing is asked for that the kernel has not offered.
+The kernel's first request tells the protocol it speaks and its abilities (flags).  The answer tells which of them are
+wanted, and the limits.  Only flags that the kernel has offered are asked for.
 
-WANTED is the one list of decisions.  A flag that is not in it is not asked for; where that is a decision of its own,
-REFUSED says why.  That an operation is not asked for again is no flag: the first OPEN, OPENDIR, CREATE, FLUSH and FSYNC
-are answered with ENOSYS (session.py), which kernels that offer NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT take for good.
+WANTED is the one list of decisions.  A flag that is not in it is not asked for; if that is a decision of its own,
+REFUSED tells why.  There is no flag for operations that shall not be sent again: the first OPEN, OPENDIR, CREATE, FLUSH
+and FSYNC are answered with ENOSYS (session.py), and kernels that offer NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT remember
+that.
 
 Picture     the kernel's INIT --answer()--> Agreement and the reply
             major above 7: the reply is 7, and the kernel asks again; below, or a minor below 31: Refusal
@@ -23,7 +24,7 @@ from tmpfsd.options import Config
 MAX_WRITE = 256 << 10               # the most bytes of one WRITE, and of one READ: others wait until it is done
 MAX_PAGES = MAX_WRITE >> 12
 MAX_READAHEAD = 1 << 20             # the kernel takes the lower of this and its own
-MAX_BACKGROUND = 64                 # read-ahead and write-back that may be under way: enough that we never wait for it
+MAX_BACKGROUND = 64                 # read-ahead and write-back requests at a time: enough that we never wait for more
 CONGESTION = MAX_BACKGROUND * 3 // 4
 TIME_GRAN = 1                       # nanoseconds
 BUFFER = MAX_WRITE + 4096           # a read of the device that is shorter than the largest request is EINVAL
@@ -64,13 +65,13 @@ REQUIRED = ("FUSE_NO_OPEN_SUPPORT", "FUSE_NO_OPENDIR_SUPPORT", "FUSE_MAX_PAGES",
 
 
 class Refusal(Exception):
-    """A kernel that this edge cannot serve; the text says so in one line."""
+    """This edge cannot serve the kernel; the text tells why in one line."""
 
     errno: ClassVar = errno.EPROTO
 
 
 class Agreement(NamedTuple):
-    """What was agreed on: 0 as minor is that the kernel must ask again."""
+    """The result of the handshake; a minor of 0 means that the kernel must ask again."""
 
     minor: int
     flags: int
@@ -87,7 +88,7 @@ def wanted(config: Config) -> int:
 
 
 def answer(request: bytes, config: Config) -> tuple[Agreement, bytes]:
-    """The agreement, and what follows the header of the reply.  => Refusal; a request has at least INIT_IN_HEAD."""
+    """The agreement, and the body of the reply.  => Refusal; a request has at least INIT_IN_HEAD."""
     offered = request[BODY:BODY + INIT_IN.size].ljust(INIT_IN.size, b"\0")
     major, minor, readahead, low, high = INIT_IN.unpack(offered)
     if major > abi.MAJOR:

@@ -1,7 +1,7 @@
 """fuse/ioctls.py: the handler of ioctl(2): the flags of files, which chattr(1) and lsattr(1) ask for.
 
-The kernel asks with FS_IOC_GETFLAGS and SETFLAGS (four bytes, whatever <linux/fs.h> says), or with FS_IOC_FSGETXATTR
-and FSSETXATTR (struct fsxattr), whichever its caller has used.  All others are ENOTTY, as on tmpfs.
+The kernel sends FS_IOC_GETFLAGS and SETFLAGS (four bytes, whatever <linux/fs.h> says), or FS_IOC_FSGETXATTR and
+FSSETXATTR (struct fsxattr), as its caller did.  All others are ENOTTY, as on tmpfs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DATA = BODY + abi.IOCTL_IN.size
 
 
 def ioctl(s: Session, ino: int, data: bytes) -> bytes:
-    """IOCTL: fuse_ioctl_in, what the caller hands over."""
+    """IOCTL: fuse_ioctl_in, the caller's data."""
     _flags, command, _argument, _in_size, out_size = abi.IOCTL_IN.unpack(data, BODY)
     if command not in (FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR):
         raise FsError(errno.ENOTTY)
@@ -42,14 +42,14 @@ def ioctl(s: Session, ino: int, data: bytes) -> bytes:
         answer = FSXATTR.pack(sum(xflag for xflag, flag in XFLAGS if flags & flag), 0, 0, 0, 0)
     else:
         fileattr.put(s.mount, ino, _flags_of(command, data), s.caller)
-        s.notices.append(notify.inval_inode(ino))       # its ctime: an IOCTL makes nothing stale
+        s.notices.append(notify.inval_inode(ino))       # for its ctime: to the kernel an IOCTL makes nothing stale
         answer = b""
     answer = answer.ljust(out_size, b"\0") if len(answer) <= out_size <= 8 else answer[:out_size]
     return replies.header(s, abi.IOCTL_OUT.size + len(answer)) + abi.IOCTL_OUT.pack(0, 0, 0, 0) + answer
 
 
 def _flags_of(command: int, data: bytes) -> int:
-    """The flags that are to be set.  => FsError EINVAL, EOPNOTSUPP."""
+    """The flags to set.  => FsError EINVAL, EOPNOTSUPP."""
     record = FLAGS if command == FS_IOC_SETFLAGS else FSXATTR
     if len(data) < DATA + record.size:
         raise FsError(errno.EINVAL)

@@ -1,7 +1,7 @@
-"""fuse/names.py: the handlers of requests about names: look-up, making, linking, renaming, removing, forgetting.
+"""fuse/names.py: the handlers of requests about names: lookup, making, linking, renaming, removing, forgetting.
 
-Each decodes, calls one vnop and encodes.  A name is bytes that end with NUL and have no '/' and no other NUL; the
-kernel sends no others, and nothing below would refuse them.
+Each decodes, calls one vnop and encodes.  A name is bytes that end with NUL and have no '/' and no other NUL.  The
+kernel sends no others; lower layers do not check this.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AFTER_MKNOD, AFTER_MKDIR = BODY + abi.MKNOD_IN.size, BODY + abi.MKDIR_IN.size
 
 
 def name_at(data: bytes, at: int) -> bytes:
-    """The name that a request ends with.  => FsError EINVAL."""
+    """The name at the end of a request.  => FsError EINVAL."""
     if len(data) <= at:             # compiled, a slice that ends before it begins is a SystemError
         raise FsError(errno.EINVAL)
     name = data[at:-1]
@@ -38,7 +38,7 @@ def name_at(data: bytes, at: int) -> bytes:
 
 
 def two_at(data: bytes, at: int) -> tuple[bytes, bytes]:
-    """What a request ends with: a name, and another name or a target.  => FsError EINVAL."""
+    """The end of a request: a name, and another name or a target.  => FsError EINVAL."""
     if len(data) <= at:
         raise FsError(errno.EINVAL)
     one, nul, other = data[at:-1].partition(b"\0")
@@ -54,7 +54,7 @@ def lookup(s: Session, ino: int, data: bytes) -> bytes:
 
 
 def masked(s: Session, dino: int, mode: int, umask: int) -> int:
-    """A mode less the umask, unless the directory has a default ACL, which stands in its place."""
+    """A mode less the umask, unless the directory has a default ACL, which replaces the umask."""
     if s.mount.acl and xattr.find(s.mount, dino, acl.DEFAULT) is not None:
         return mode
     return mode & ~(umask & 0o777)
@@ -90,7 +90,7 @@ def link(s: Session, ino: int, data: bytes) -> bytes:
 
 
 def tmpfile(s: Session, ino: int, data: bytes) -> bytes:
-    """TMPFILE: fuse_create_in, and a name that says nothing.  Whether O_EXCL forbids a name is said in its flags."""
+    """TMPFILE: fuse_create_in, and a name that means nothing.  O_EXCL in its flags forbids a name later."""
     flags, mode, umask, _open_flags = abi.CREATE_IN.unpack(data, BODY)
     made = make_nameless(s.mount, ino, masked(s, ino, mode, umask), s.caller, not flags & os.O_EXCL)
     entry = replies.entry(s, made)[replies.HEADER_SIZE:]
@@ -130,7 +130,7 @@ def _rename(s: Session, ino: int, newdir: int, flags: int, data: bytes, at: int)
     return replies.done(s)
 
 
-# --- what has no answer ---
+# --- requests without an answer ---
 
 def forget(s: Session, ino: int, data: bytes) -> None:
     """FORGET: fuse_forget_in."""
@@ -138,7 +138,7 @@ def forget(s: Session, ino: int, data: bytes) -> None:
 
 
 class Batch:
-    """The rest of a BATCH_FORGET: what is forgotten a step at a time (later.py), as there may be 65,000 of them."""
+    """The rest of a BATCH_FORGET, done a step at a time (later.py): there may be 65,000 nodes in it."""
 
     __slots__ = ("session", "data", "at", "end")
 
@@ -156,9 +156,9 @@ class Batch:
 
 
 def batch_forget(s: Session, _ino: int, data: bytes) -> None:
-    """BATCH_FORGET: fuse_batch_forget_in, so many fuse_forget_one.  A long one is done with between other requests.
+    """BATCH_FORGET: fuse_batch_forget_in, and its fuse_forget_one.  A long one is done between other requests.
 
-    => At most MOST_WAITING wait, a mebibyte each: one that comes on top of them is done with at once.
+    => At most MOST_WAITING wait, a mebibyte each; one more is done at once.
     """
     count, = abi.BATCH_FORGET_IN.unpack(data, BODY)
     at = BODY + abi.BATCH_FORGET_IN.size
@@ -171,4 +171,4 @@ def batch_forget(s: Session, _ino: int, data: bytes) -> None:
 
 
 def interrupt(_s: Session, _ino: int, _data: bytes) -> None:
-    """INTERRUPT: an operation runs to its end, so what is to be interrupted was answered or has not been read."""
+    """INTERRUPT: operations run to their end, so the request was answered already, or has not been read."""

@@ -1,15 +1,15 @@
-"""fuse/notify.py: what the kernel is told unasked, because it would not know otherwise.
+"""fuse/notify.py: notices to the kernel that it did not ask for and would not know otherwise.
 
     INVAL_INODE     attributes of a node are stale; with its data also its pages, or the cached listing of a directory
-    INVAL_ENTRY     a name does not stand for what it did
-    DELETE          likewise, and what it stood for is gone: nobody may look for anything in it
+    INVAL_ENTRY     a name does not lead to the same node any more
+    DELETE          likewise, and the node is gone: nobody may look for anything in it
     RETRIEVE        the kernel sends a NOTIFY_REPLY with the pages of a file that it holds (seek.py)
 
-Functions make the bytes; a Notifier writes them.  Most wait for locks that whoever waits for an answer of ours may
-hold (the directory of a name, the pages of a file), so they are written by a thread while requests are served.  To say
-that attributes alone are stale takes no lock, and neither does RETRIEVE.
+Functions make the bytes; a Notifier writes them.  Most notices wait for locks (the directory of a name, the pages of a
+file), and a process that waits for an answer of ours may hold them.  So a thread writes these notices while requests
+are served.  INVAL_INODE of attributes alone takes no lock, and neither does RETRIEVE.
 
-Limits      A notice of what the kernel does not know is refused with ENOENT, which is no error here.
+Limits      A notice of a node or name that the kernel does not know is refused with ENOENT, which is no error here.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def inval_inode(ino: int, attr_only: bool = True) -> bytes:
 
 
 def retrieve(ino: int, unique: int, offset: int, length: int) -> bytes:
-    """What the kernel holds of a file from `offset` on shall be sent, up to the first page that it has not."""
+    """Ask the kernel for its pages of a file from `offset` on, up to the first that it does not have."""
     return _notice(abi.NOTIFY_RETRIEVE, abi.NOTIFY_RETRIEVE_OUT.pack(unique, ino, offset, length))
 
 
 def sought(notice: bytes) -> int:
-    """The `unique` of the NOTIFY_REPLY that a notice asks for, or 0 where it asks for none."""
+    """The `unique` of the NOTIFY_REPLY that a notice asks for, or 0 if it asks for none."""
     if abi.OUT_HEADER.unpack(notice)[1] != abi.NOTIFY_RETRIEVE:
         return 0
     return int(abi.NOTIFY_RETRIEVE_OUT.unpack(notice, abi.OUT_HEADER.size)[0])
@@ -50,12 +50,12 @@ def inval_entry(dino: int, name: bytes) -> bytes:
 
 
 def delete(dino: int, name: bytes, ino: int) -> bytes:
-    """A name is gone, with the node that it stood for."""
+    """A name is gone, with its node."""
     return _notice(abi.NOTIFY_DELETE, abi.NOTIFY_DELETE_OUT.pack(dino, ino, len(name)), name)
 
 
 class Notifier:
-    """Writes notices; called as pyfuse3's functions of these names are.  => OSError where the kernel refuses one."""
+    """Writes notices; called as pyfuse3's functions of these names are.  => OSError: the kernel refuses one."""
 
     __slots__ = ("fd",)
 

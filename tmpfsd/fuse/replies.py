@@ -1,7 +1,7 @@
 """fuse/replies.py: replies that several handlers make: each is one struct.pack of header and structure.
 
-Everything is valid FOREVER: every change comes through the kernel that caches it, and what does not (tmpfsctl discard,
-set-id bits cleared by a write) is told by a notice.
+Everything is valid FOREVER: a change comes through the kernel that caches it.  For changes that do not (tmpfsctl
+discard, set-id bits cleared by a write) the kernel gets a notice.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def attributes(s: Session, ino: int) -> bytes:
 
 
 def done(s: Session) -> bytes:
-    """Nothing but that it was done."""
+    """The header alone: success."""
     return _pack_header(HEADER_SIZE, 0, s.unique)
 
 
@@ -61,5 +61,5 @@ def refused(unique: int, code: int) -> bytes:
 
 
 def header(s: Session, nbytes: int) -> bytes:
-    """The header of a reply whose nbytes follow."""
+    """The header of a reply with nbytes after it."""
     return _pack_header(HEADER_SIZE + nbytes, 0, s.unique)

@@ -1,18 +1,18 @@
 """fuse/seek.py: LSEEK: where a file has data, and where it has none.
 
-What a shared mapping has changed may be in the kernel only, which does not write it back before it asks.  So before a
-hole is told, the kernel is asked for those of its pages that it may hold (held.py), by NOTIFY_RETRIEVE.  That neither
-waits nor locks, whatever else is under way; what it holds comes as a NOTIFY_REPLY.  A page of zeroes is a hole; others
-are data.
+Changes through a shared mapping may be in the kernel only, which does not write them back before it sends LSEEK.  So
+before a hole is reported, NOTIFY_RETRIEVE asks the kernel for those of its pages that it may hold (held.py).  That
+neither waits nor locks, whatever else is in progress.  The pages that the kernel holds come as a NOTIFY_REPLY.  A page
+of zeroes is a hole; others are data.
 
 Picture     LSEEK -> no page of the hole was ever read: answered
                   -> RETRIEVE of up to MAX_WRITE -> NOTIFY_REPLY -> pages from the first on, as far as they are held
-                     -> the answer is among them, or: RETRIEVE of what follows
+                     -> the answer is among them, or: RETRIEVE of the next ones
 
-Limits      With `writeback` what is written may be in the kernel only: LSEEK is ENOSYS then, and a file is all data.
-            A file of which too much was read (held.py: lost) is told as all data.
-            To write the pages back (NOTIFY_INVAL_INODE), which was the way before, waits for our own WRITEs: a daemon
-            that was killed meanwhile could not end, and its mount hung.
+Limits      With `writeback` written pages may be in the kernel only: LSEEK is ENOSYS then, and a file is all data.
+            A file of which too much was read (held.py: lost) is reported as all data.
+            The way before was to have the pages written back (NOTIFY_INVAL_INODE).  That waits for our own WRITEs: a
+            daemon that was killed meanwhile could not end, and its mount hung.
             A page that a mapping has written zeroes to is a hole; tmpfs calls it data.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _LSEEK = abi.LSEEK_OUT.reply()
 PAGES = BODY + abi.NOTIFY_RETRIEVE_IN.size      # where the pages of a NOTIFY_REPLY begin
-Sought = tuple[int, int, int, int]              # offset, whence; what the kernel was asked for: first page, how many
+Sought = tuple[int, int, int, int]              # offset, whence; pages the kernel was asked for: first, how many
 
 
 def lseek(s: Session, ino: int, data: bytes) -> bytes | None:
@@ -80,7 +80,7 @@ def _seek(s: Session, ino: int, offset: int, whence: int) -> bytes | None:
 
 
 def _doubtful(s: Session, ino: int, offset: int, found: int, size: int, whence: int) -> tuple[int, int] | None:
-    """The first range of pages that the kernel may hold, of a hole that is about to be passed, or told."""
+    """The first range of pages that the kernel may hold, in a hole that would be passed over or reported."""
     hole, behind = offset, min(found, size)
     if whence == os.SEEK_HOLE:
         first = found >> PAGE_SHIFT
@@ -91,7 +91,7 @@ def _doubtful(s: Session, ino: int, offset: int, found: int, size: int, whence: 
 
 
 def _known(s: Session, ino: int, offset: int, whence: int) -> int:
-    """holes.seek(), but where there is no data, a place behind the end."""
+    """holes.seek(), but if there is no data, an offset behind the end."""
     try:
         return holes.seek(s.mount, ino, offset, whence)
     except FsError as error:
@@ -112,7 +112,7 @@ def _go_on(s: Session, ino: int, sought: Sought, data: bytes) -> bytes | None:
             return _tell(s, min(max(offset, page << PAGE_SHIFT), size))
         at += PAGE_SIZE
         page += 1
-    if page == first:                   # else there may be more: a reply has a bound of its own
+    if page == first:                   # else there may be more: the kernel limits the size of a reply
         s.held.drop(ino, page, page + 1)
         if zeroes:
             return _tell(s, min(max(offset, page << PAGE_SHIFT), size))

@@ -1,9 +1,9 @@
 """fuse/session.py: one connection with the kernel: requests in, replies out, all of them bytes.
 
 handle() takes a request as it was read from the device and returns the reply as it is to be written: one buffer,
-several for writev(2), or None where the kernel expects none.  It knows no descriptor, no event loop and no clock, so
-that a test or a fuzzer can drive it by bytes alone.  What both edges of the server share (counting, errors to errno,
-whether the mount may change) it asks a Policy.
+several for writev(2), or None if the kernel expects none.  It knows no descriptor, no event loop and no clock, so a
+test or a fuzzer can drive it by bytes alone.  A Policy has the part that both edges of the server share: counting,
+errors to errno, whether the mount may change.
 
 Picture     NEW --INIT--> SERVING       before INIT all else is refused (EPROTO)
 
@@ -12,11 +12,11 @@ Picture     NEW --INIT--> SERVING       before INIT all else is refused (EPROTO)
 
 Invariants  S1 A request that has an answer gets exactly one, with its `unique`.
             S2 A handler sees only requests that are as long as they say, and as their structure needs.
-            S3 A handler sees only inodes that there are: others are ESTALE.  (The kernel sends none; a fuzzer does.)
+            S3 A handler sees only existing inodes: others are ESTALE.  (The kernel sends none; a fuzzer does.)
             S4 An opcode that is not known, or not served, is ENOSYS: the kernel asks once, and does without.
 Breathing   handle() breathes before each operation; a reply with views of frames must be written before the next.
-Limits      A reply that the kernel refuses (ENOENT) is one to a request of an aborted connection: references that it
-            took stay until the unmount, which is the next that happens.
+Limits      If the kernel refuses a reply (ENOENT), the connection was aborted.  References that the reply gave stay
+            until the unmount, which comes next.
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ _header = abi.IN_HEADER.unpack
 
 
 class Policy(Protocol):
-    """What both edges of a server share."""
+    """The part that both edges of a server share."""
 
-    requests: dict[str, int]        # how many there were, by name
+    requests: dict[str, int]        # number of requests by name
 
     @property
     def broken(self) -> bool:
         """Whether an invariant of the mount did not hold."""
 
     def errno_of(self, error: FsError | VmError, name: str) -> int:
-        """Turn an error into an errno; log, count and remember what must be."""
+        """Turn an error into an errno; log, count and remember it if needed."""
 
     def demand_writable(self) -> None:
-        """=> FsError EROFS where nothing may be changed."""
+        """=> FsError EROFS if nothing may be changed."""
 
 
 class Operation(NamedTuple):
-    """What is done with an opcode: `least` is how long its structure is, `changes` that it needs a writable mount."""
+    """The handling of an opcode: `least` is the size of its structure; with `changes` it needs a writable mount."""
 
     name: str
     handler: Handler
@@ -74,12 +74,12 @@ class Operation(NamedTuple):
 
 
 def not_served(_s: "Session", _ino: int, _data: bytes) -> bytes:
-    """What need not be asked for again."""
+    """Tell the kernel not to send this again."""
     raise FsError(errno.ENOSYS)
 
 
 def nothing_to_do(s: "Session", _ino: int, _data: bytes) -> bytes:
-    """What is done as soon as it is asked for."""
+    """Answer a request that needs no work."""
     return replies.done(s)
 
 
@@ -138,7 +138,7 @@ _FORGET = NO_ANSWER[abi.FORGET].name
 
 
 class Session:
-    """The connection of one mount.  What handlers need of a request is in `unique` and `caller`."""
+    """The connection of one mount.  Handlers find the header of the request in `unique` and `caller`."""
 
     __slots__ = ("mount", "config", "policy", "agreed", "unique", "caller", "notices", "later",
                  "held", "seeks", "on_init", "refusal", "_known", "_requests", "_check_each", "_table", "_silent",
@@ -150,7 +150,7 @@ class Session:
         self.unique = 0
         self.caller = Caller()
         self.notices: list[bytes] = []      # that take no lock, to be written before the reply
-        self.later: deque[Later] = deque()  # what is answered when it is done, first come, first served
+        self.later: deque[Later] = deque()  # requests that are answered later, in order
         self.held = Held()                  # pages of holes that the kernel may hold
         self.seeks: dict[int, seek.Sought] = {}     # LSEEKs that wait for a NOTIFY_REPLY, by unique
         self.on_init: Callable[[], None] = lambda: None
@@ -164,7 +164,7 @@ class Session:
         self._table, self._silent = OPERATIONS.copy(), NO_ANSWER.copy()
 
     def handle(self, request: memoryview) -> Reply:
-        """Do what a request asks for, and return what it is answered with."""
+        """Do what a request asks for, and return the reply."""
         if len(request) < HEADER_SIZE:
             log.error("a request of %d bytes", len(request))
             return None
@@ -202,7 +202,7 @@ class Session:
         return replies.refused(unique, code)
 
     def go_on(self) -> Reply:
-        """Take a step of the first request that is answered later: its answer, or None while there is none.  O(1).
+        """Do a step of the first request that is answered later: its answer, or None while there is none.  O(1).
 
         => There is one.
         """
@@ -224,7 +224,7 @@ class Session:
         return replies.refused(later.unique, code) if later.unique != NOBODY else None
 
     def not_told(self, notice: bytes) -> Reply:
-        """The kernel did not take a notice: what is to be said to whoever waits for what it would have sent."""
+        """The kernel did not take a notice: the reply to the request that waits for its effect, if any."""
         unique = notify.sought(notice)
         return replies.refused(unique, errno.EIO) if self.seeks.pop(unique, None) is not None else None
 
@@ -234,7 +234,7 @@ class Session:
             raise FsError(errno.ESTALE)
 
     def _unknown(self, unique: int, ino: int, operation: Operation, request: memoryview) -> Reply:
-        """A request about no inode, or one that is not there: the whole file system has none, the rest is ESTALE."""
+        """A request with an unknown inode.  Requests about the whole file system have 0; the rest is ESTALE."""
         if not ino and operation.name in ABOUT_NO_NODE:
             return operation.handler(self, ino, bytes(request))
         return replies.refused(unique, errno.ESTALE)
@@ -263,10 +263,10 @@ class Session:
         self._table.update(OPERATIONS)
         self._silent.update(NO_ANSWER)
 
-    # --- what is seldom, or has no answer ---
+    # --- rare requests, and those without an answer ---
 
     def _handle_other(self, opcode: int, unique: int, ino: int, request: memoryview) -> Reply:
-        """INIT, what has no answer, and what nobody knows."""
+        """INIT, requests without an answer, and unknown opcodes."""
         if opcode == abi.INIT:
             return self._init(unique, bytes(request))
         operation = self._silent.get(opcode)
@@ -298,7 +298,7 @@ class Session:
         self._requests[_FORGET] += 1
         try:
             self.mount.breathe()
-            if self._known(ino - 1) and not self.policy.broken:     # it would free things, by books that are wrong
+            if self._known(ino - 1) and not self.policy.broken:     # it would free things by tables that are wrong
                 vnops.forget(self.mount, ino, nlookup)
                 if self.held.has(ino) and not (self._known(ino - 1) and node.is_known(self.mount, ino)):
                     self.held.forget(ino)

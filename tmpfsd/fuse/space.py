@@ -1,10 +1,10 @@
 """fuse/space.py: the handler of FALLOCATE: reserving room, punching holes.
 
-fallocate(2) does what tmpfs does: reserve, with and without KEEP_SIZE, and punch.  ZERO_RANGE and all else are
+fallocate(2) does what tmpfs does: reserve, with and without KEEP_SIZE, and punch.  ZERO_RANGE and all others are
 EOPNOTSUPP on tmpfs too.
 
-Limits      What is reserved behind the end of a file (KEEP_SIZE) does not heed RLIMIT_FSIZE, as it does on tmpfs: FUSE
-            does not look, and does not say.
+Limits      RLIMIT_FSIZE does not limit room reserved behind the end of a file (KEEP_SIZE), as it does on tmpfs: FUSE
+            neither checks it nor sends it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FEW_STEPS = 4                               # of cut.take_off_some(): a millisec
 
 
 def fallocate(s: Session, ino: int, data: bytes) -> bytes | None:
-    """FALLOCATE: fuse_fallocate_in.  What takes long is done later."""
+    """FALLOCATE: fuse_fallocate_in.  Long work is done later."""
     offset, length, mode = abi.FALLOCATE_IN.unpack(data, BODY)
     if mode not in (0, KEEP_SIZE, KEEP_SIZE | PUNCH_HOLE):
         raise FsError(errno.EOPNOTSUPP)
@@ -46,7 +46,7 @@ def fallocate(s: Session, ino: int, data: bytes) -> bytes | None:
 
 
 def _reserve(s: Session, ino: int, offset: int, length: int, keep_size: bool) -> bytes | None:
-    """Reserve what takes few steps at once, and the rest of it later."""
+    """Reserve a few steps at once, and the rest later."""
     reservation = Reservation(s.mount, ino, offset, length, keep_size)
     for _ in range(FEW_STEPS):
         s.mount.breathe()
@@ -57,7 +57,7 @@ def _reserve(s: Session, ino: int, offset: int, length: int, keep_size: bool) ->
 
 
 def _punch(s: Session, ino: int, offset: int, length: int) -> bytes | None:
-    """Punch what takes few steps at once, and the rest of it later."""
+    """Punch a few steps at once, and the rest later."""
     mount = s.mount
     first, last = cut.punch_ends(mount, ino, offset, length)
     for _ in range(FEW_STEPS):

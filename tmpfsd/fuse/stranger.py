@@ -1,4 +1,4 @@
-"""fuse/stranger.py: a caller (tmpfs/caller.py) who has no rights at all."""
+"""fuse/stranger.py: a caller (tmpfs/caller.py) without any rights."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def least_of(bucket: int) -> int:
 
 
 def quantile(sample: Sequence[int], before: Sequence[int], share: float) -> float | None:
-    """How long that share of what was noted since `before` took at most, in ns; None where nothing was.
+    """A quantile, in ns, of the times noted since `before`; None if there were none.
 
     O(NBUCKETS).  Both may end with the last bucket that is not 0.
     """

@@ -1,6 +1,6 @@
 """fuse/xattrs.py: the handlers of requests about extended attributes.
 
-GETXATTR and LISTXATTR with a size of 0 ask how large the answer is; with one that is too small they are refused.
+GETXATTR and LISTXATTR with a size of 0 ask for the size of the answer; with too small a size they are refused.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ BOTH = xattr.XATTR_CREATE | xattr.XATTR_REPLACE
 
 
 def name_in(tail: bytes) -> bytes:
-    """The name that a request ends with; it may have a '/'.  => FsError EINVAL."""
+    """The name at the end of a request; it may have a '/'.  => FsError EINVAL."""
     if not tail or tail[-1] or b"\0" in tail[:-1]:
         raise FsError(errno.EINVAL)
     return tail[:-1]
 
 
 def demand_xattr(s: Session) -> None:
-    """Refuse where the mount has none; the kernel makes EOPNOTSUPP of it and never asks again."""
+    """Refuse if the mount has none; the kernel makes EOPNOTSUPP of it and never asks again."""
     if not s.mount.xattr:
         raise FsError(errno.ENOSYS)
 
 
 def _sized(s: Session, value: bytes, size: int) -> bytes:
-    """A value, or how long it is.  => FsError ERANGE."""
+    """A value, or its length.  => FsError ERANGE."""
     if not size:
         return _SIZE.pack(_SIZE.size, 0, s.unique, len(value))
     if len(value) > size:
