@@ -32,7 +32,7 @@ MINOR_LOW, MINOR_HIGH, MAJOR_MASK = 0xFF, 0xFFF00, 0xFFF        # new_encode_dev
 
 
 def getattr_(s: Session, ino: int, _data: bytes) -> bytes:
-    """GETATTR: fuse_getattr_in, of which nothing is needed."""
+    """GETATTR: fuse_getattr_in, which is not needed."""
     return replies.attributes(s, ino)
 
 

@@ -215,5 +215,5 @@ class Quota:
                 demand(not blocks and not inodes, "Q2", f"{accounts.name} {number} has {blocks} blocks, no account")
 
     def __iter__(self) -> Iterator[Accounts]:
-        """The kinds of accounts that there are."""
+        """The Accounts in use: of users, of groups, or of both."""
         return iter(self.kinds)

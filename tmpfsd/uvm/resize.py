@@ -43,7 +43,7 @@ def resize(vm: Vm, nframes: int) -> Generator[int, None, None]:
         vm.phys.grow(min(nframes, vm.phys.nframes + GROW_STEP))
         vm.measure()
         yield vm.phys.nframes
-    yield from _Shrink(vm).to(nframes)          # what is closed here is closed there, compiled too
+    yield from _Shrink(vm).to(nframes)          # closing this one closes that one, compiled too
 
 
 class _Shrink:

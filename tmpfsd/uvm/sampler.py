@@ -87,7 +87,7 @@ class Sampler:
             self.minis[i].most = self.usable(nframes * size) / (1 << self.shift)
 
     def start(self) -> Iterator[int]:
-        """Watch what is resident; yields how many frames were looked at.  O(frames), in steps of STEP."""
+        """Watch resident pages; yields how many frames were looked at.  O(frames), in steps of STEP."""
         phys = self.vm.phys
         pfn = 0
         while pfn < phys.nframes:

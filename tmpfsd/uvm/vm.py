@@ -272,7 +272,7 @@ class Vm:
         self.free_pages(vpn, 1)
 
     def free_pages(self, vpn: int, n: int) -> None:
-        """free_page() for n pages in a row.  O(n): whoever frees many does so in slices."""
+        """free_page() for n pages in a row.  O(n): a caller that frees many does so in slices."""
         if self.undefined.pages:
             self.undefined.written(vpn, n)
         slots = self.slot_of[vpn:vpn + n]

@@ -11,7 +11,7 @@ raised when a run is freed, and lowered when a chunk was searched in vain; this 
 since.  A search for a run gives up after LOOKS such chunks and takes from behind the end, or fewer in a row.
 
 Picture     FREE --alloc--> HELD --free--> FREE        HELD --retire--> BAD, for ever
-                            HELD --park--> PARKED --unpark--> FREE      (nobody's, and still not to be handed out)
+                            HELD --park--> PARKED --unpark--> FREE      (nobody's, but not handed out)
 
             map     | 1 1 0 1 ... | 1 1 1 1 ... | 0 0 0 0 1 ...      one byte each, CHUNK a chunk
             free    |   700       |      0      |    31              of each chunk
