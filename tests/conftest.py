@@ -1,4 +1,4 @@
-"""Top-level fixtures of all tests: a hang or a crash shows where; and the garbage of a test is collected at its end."""
+"""Top-level fixtures of all tests: a hang or a crash shows its place; a test's garbage is collected at its end."""
 
 import atexit
 import faulthandler
@@ -35,14 +35,14 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_finish() -> None:
-    """Let the collections of a test look at nothing older than the test: pytest holds half a million objects."""
+    """Keep the garbage collections of a test away from older objects: pytest holds half a million."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logfinish() -> None:
-    """Collect what a test left, and what pytest keeps of it need not be looked at again."""
+    """Collect the garbage of a test; objects of it that pytest keeps are not looked at again."""
     gc.collect()
     gc.freeze()
 

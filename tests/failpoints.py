@@ -1,4 +1,4 @@
-"""Calls of the hot floors that tests count or have refused, compiled or not (tmpfsd/uvm/failpoint.py)."""
+"""Calls of the hot layers that tests count or make fail, compiled or not (tmpfsd/uvm/failpoint.py)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from tmpfsd.uvm import failpoint
 
 @contextmanager
 def at(points: str | tuple[str, ...], call: Callable[[], None]) -> Iterator[None]:
-    """Have call() called first at some points ("Vm.alloc_page"); what it raises, the point raises.  May be nested."""
+    """Call call() first at some points ("Vm.alloc_page"); the point raises what it raises.  May be nested."""
     outer, wanted = failpoint.hook, {points} if isinstance(points, str) else set(points)
 
     def hook(point: str) -> None:
@@ -28,6 +28,6 @@ def at(points: str | tuple[str, ...], call: Callable[[], None]) -> Iterator[None
 
 
 def interpreted_only() -> None:
-    """Skip what patches a function or a method of the hot floors: compiled code would not see it (CI runs both)."""
+    """Skip a test that patches a function or method of the hot layers: compiled code ignores it (CI runs both)."""
     if compiled.active():
         pytest.skip("patches what compiled code does not look up: runs with TMPFSD_PURE=1")

@@ -22,7 +22,7 @@ HASH_SEED = int(os.environ.get("TMPFSD_HASH_SEED", "1"))
 
 
 def pytest_report_header() -> str:
-    """What to give for the same trees again."""
+    """How to make the same trees again."""
     return f"names hash with TMPFSD_HASH_SEED={HASH_SEED}"
 
 
@@ -80,7 +80,7 @@ MATRIX = [*((mode, {}) for mode in MODES),
 
 
 def name_of(param: tuple[str, dict[str, Any]]) -> str:
-    """What a test is called by its file system."""
+    """The name of a test's file system."""
     return "-".join((param[0], *(value if isinstance(value, str) else name for name, value in param[1].items())))
 
 

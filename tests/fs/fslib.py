@@ -1,4 +1,4 @@
-"""fs/fslib.py: drive vnops as the kernel would, and see what is left.
+"""fs/fslib.py: drive vnops as the kernel would, and look for leaks.
 
 Driver breathes before each operation and counts the kernel references that it is given, so that all
 can be given back at the end.  Operations have the names and arguments of vnops, without `mp`.
@@ -270,7 +270,7 @@ class Driver:
         return seen
 
     def counts(self) -> dict[str, Any]:
-        """What must be as it was when what was made is removed."""
+        """Counts that must be the same again when everything is removed."""
         vm, mem = self.mp.vm, self.mp.mem
         submap_pages = mem.backend.stats()["size_bytes"] >> PAGE_SHIFT      # a fixed one of a pool is made when needed
         return {"pages": vm.npages, "pages_of": vm.pages_of[:20], "nodes": mem.nodes.nitems,

@@ -1,4 +1,4 @@
-"""fs/stores.py: every kind of place that pages go to, for a Driver: make_fs(mode, **stores.options("device"))."""
+"""fs/stores.py: every kind of place for pages, for a Driver: make_fs(mode, **stores.options("device"))."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
-"""Files byte for byte: Hypothesis plays reads, writes, truncations and holes around every boundary of how data is kept.
+"""Files byte for byte: Hypothesis plays reads, writes, truncations and holes around every change of representation.
 
-Two files grow side by side, so that neither's pages are in a row, and are let go and looked up again in between.
+Two files grow side by side, so that the pages of neither are in a row.  They are forgotten and looked up in between.
 """
 
 import tempfile

@@ -91,7 +91,7 @@ def test_the_clock_that_jumps_is_asked_for_stamps_only() -> None:
 
 
 def test_stamps_are_not_behind_what_the_kernel_said(fs: Driver) -> None:
-    """utime(now) may be a moment ahead of the coarse clock; what is written then is not older."""
+    """utime(now) may be a moment ahead of the coarse clock; a later write does not get an older time."""
     ino = fs.create(ROOT, b"a")
     ahead = time.clock_gettime_ns(CLOCK_REALTIME_COARSE) + MOMENT // 2
     fs.setattr(ino, mtime_ns=ahead)
@@ -110,7 +110,7 @@ def test_a_time_of_the_future_moves_no_clock() -> None:
 
 
 def test_stamps_are_of_the_kernels_coarse_clock(fs: Driver) -> None:
-    """It ticks some hundred times a second, and is not ahead of what the kernel stamps at the same moment."""
+    """It ticks some hundred times a second, and is not ahead of the kernel's stamps of the same moment."""
     ticks = set()
     for _ in range(1000):
         before = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)

@@ -49,7 +49,7 @@ def test_bounds(fs: Driver) -> None:
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
 @pytest.mark.parametrize("point", POINTS)
 def test_failures(make_fs: Callable[..., Driver], point: str, lasting: bool) -> None:
-    """What was copied before the failure is said and there; behind it nothing has changed."""
+    """The bytes copied before the failure are there and reported; behind them nothing has changed."""
     fs = make_fs("roomy", tiny=True, noatime=True)
     data, old = random.Random(1).randbytes(200_000), b"\x99" * 150_000
     source = fs.create(ROOT, b"a")

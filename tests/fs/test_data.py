@@ -1,4 +1,4 @@
-"""read, write, truncate and punch against a bytearray, around every boundary of how data is kept."""
+"""read, write, truncate and punch against a bytearray, around every change of representation."""
 
 import errno
 import random
@@ -186,7 +186,7 @@ def test_pages_come_back_while_a_file_shrinks(fs: Driver) -> None:
 
 
 def test_streaming_data_leaves_the_metadata_in(make_fs: Callable[..., Driver]) -> None:
-    """Ten times the memory is written and read; what is looked at all the while stays."""
+    """Ten times the memory is written and read; pages that are used all the time stay."""
     fs = make_fs("roomy", noatime=True)
     names = [b"file%d" % number for number in range(2000)]
     for name in names:

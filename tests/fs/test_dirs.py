@@ -97,7 +97,7 @@ def test_names_with_one_hash(weak_hash: None, fs: Driver) -> None:
 
 
 def test_names_that_come_back(fs: Driver) -> None:
-    """Also one whose key is still what tells two nodes of the index apart."""
+    """Also a name whose key is still a separator in the index."""
     rng = random.Random(4)
     names = [b"%d" % i for i in range(3000 if fs.roomy else 200)]
     there: set[bytes] = set()

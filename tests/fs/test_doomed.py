@@ -1,6 +1,6 @@
-"""What is too much to be freed at once: files, tails and attributes on the list of the doomed.
+"""Files, tails and attributes that are too large to be freed at once: the list of the doomed.
 
-Most tests take every file of a few pages for a large one, so that all that happens to large ones happens to these.
+In most tests a file of a few pages counts as a large one, so that the code for large files runs.
 """
 
 import errno
@@ -77,7 +77,7 @@ def test_a_tail_is_gone_at_once(fs: Driver, size: int) -> None:
 
 
 def test_a_large_file_is_not_walked(make_fs: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the limits as they are: what frees is called by the reaper only."""
+    """With the real limits: only the reaper frees pages."""
     failpoints.interpreted_only()
     fs = make_fs("roomy", noatime=True)
     pairs = [spread(fs, 2000, b"%d" % i) for i in range(3)]
@@ -107,7 +107,7 @@ def test_a_large_file_is_not_walked(make_fs: Callable[..., Driver], monkeypatch:
 
 @pytest.mark.usefixtures("few")
 def test_room_is_there_at_once(fs: Driver) -> None:
-    """On a full mount, what follows a removal or a truncation has the room, whether or not anything was reaped."""
+    """On a full mount, the operation after a removal or a truncation has room, even if nothing was reaped yet."""
     vm = fs.mp.vm
     pair = spread(fs)
     vm.limit = vm.npages
@@ -243,7 +243,7 @@ def test_truncate(make_fs: Callable[..., Driver], request: pytest.FixtureRequest
                                             (13 * PAGE + 7, 20 * PAGE), (0, 26 * PAGE)])
 @pytest.mark.usefixtures("few")
 def test_punch(make_fs: Callable[..., Driver], offset: int, length: int, point: str) -> None:
-    """Each page is what it was, or zero where it was to be."""
+    """Each page is as before, or zero if it was in the range."""
     fs = make_fs("roomy", tiny=True, noatime=True)
     pair = spread(fs, 26)
 
@@ -277,7 +277,7 @@ REMOVALS: dict[str, Callable[[Driver, int], None]] = {
 @pytest.mark.parametrize("case", REMOVALS)
 def test_removal(make_fs: Callable[..., Driver], request: pytest.FixtureRequest, case: str, point: str,
                  large: bool) -> None:
-    """Another file has its own bytes after each failure, and a new one nobody's."""
+    """After each failure another file has its own bytes, and a new one has no bytes of others."""
     fs = make_fs("roomy", tiny=True, noatime=True)
     if large:
         request.getfixturevalue("few")

@@ -1,7 +1,7 @@
-"""What may go wrong, on every kind of place that pages go to: stores.py has them.
+"""Failures on every kind of place for pages: stores.py has them.
 
-The sweeps of test_failures.py and test_swap_failures.py, for some operations of each kind: what creates, what writes
-over, what grows, what reads and what removes.  Then each place is filled to its end.
+The sweeps of test_failures.py and test_swap_failures.py, for some operations of each kind: create, overwrite, grow,
+read and remove.  Then each place is filled to its end.
 """
 
 import errno
@@ -70,7 +70,7 @@ class Filling:
         self.over: set[tuple[int, int]] = set()     # pages that were written over
 
     def page(self, ino: int, page: int) -> bytes:
-        """What a page of a file has, of which some bytes are chance."""
+        """The content of a page of a file; some bytes are random."""
         return random.Random(ino << 16 | page).randbytes(self.chance).ljust(PAGE, b"%d" % (page % 10))
 
     def fill(self) -> int:
@@ -109,14 +109,14 @@ class Filling:
 
     @staticmethod
     def other(ino: int, page: int) -> bytes:
-        """What a page has that was written over."""
+        """The content of a page that was overwritten."""
         return random.Random(page << 16 | ino).randbytes(PAGE)
 
 
 @pytest.mark.parametrize("chance", [1000, PAGE], ids=["shrinks", "does not"])
 @pytest.mark.parametrize("store", STORES)
 def test_full(stores: Stores, make_fs: Callable[..., Driver], store: str, chance: int) -> None:
-    """What does not fit is refused, all that is there is as it was; and as much fits again when all is removed."""
+    """Writes that do not fit are refused, and nothing else changes.  As much fits again when all is removed."""
     fs = make_fs("starving", noatime=True, **stores.options(store, small=True))
     filling = Filling(fs, chance)
     npages = filling.fill()

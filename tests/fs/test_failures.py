@@ -121,7 +121,7 @@ def test_nothing_has_changed(make_fs: Callable[..., Driver], case: str, point: s
 
 
 def nothing_has_changed(make: Callable[[], Driver], case: str, point: str) -> None:
-    """Let the n-th call of a point fail in a case, for every n until it succeeds."""
+    """Make the n-th call of a point fail in a case, for every n until the case succeeds."""
     fs = make()
     scene = Scene(fs)
     before, counts = fs.dump(), exact(fs)
@@ -166,7 +166,7 @@ def exact(fs: Driver) -> dict[str, Any]:
 
 
 def differences(before: dict, after: dict) -> dict:
-    """What a failure must leave empty; generations of nodes that never were do not count."""
+    """The state that a failure must not change; generations of nodes that were never made do not count."""
     return {ino: (before.get(ino), after.get(ino)) for ino in before.keys() | after.keys()
             if before.get(ino) != after.get(ino)}
 

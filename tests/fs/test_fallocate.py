@@ -25,7 +25,7 @@ ALONE = {"ram_bytes": (STARVING_FRAMES + 440) * PAGE}
 
 @pytest.fixture(params=MATRIX, ids=name_of)
 def fs(make_fs: Callable[..., Driver], request: pytest.FixtureRequest) -> Driver:
-    """As conftest.py has it, but for the memory of a compressed tier without a store."""
+    """As in conftest.py, except for the memory of a compressed tier without a store."""
     mode, options = request.param
     alone = ALONE if options.get("swap", "") is None else {}
     return make_fs(mode, tiny=mode == "thrash", **options, **alone)
@@ -85,7 +85,7 @@ def test_refused_whole(fs: Driver) -> None:
 
 
 def test_never_refused_later(make_fs: Callable[..., Driver]) -> None:
-    """Everything is full; what was reserved can be written, page by page in any order."""
+    """Everything is full; reserved pages can be written, page by page in any order."""
     for swap in (None, "dir"):
         fs = make_fs("starving", **({"swap": None} if swap is None else {"swap_size_bytes": 2 << 20}))
         ino, other = fs.create(ROOT, b"a"), fs.create(ROOT, b"b")

@@ -63,7 +63,7 @@ def siphash13(key: int, data: bytes) -> int:
 
 
 def test_it_is_the_same_everywhere(make_fs: Callable[..., Driver]) -> None:
-    """In another process, with another interpreter: what is in an image is found."""
+    """Another process with another interpreter finds the names of an image."""
     dirs = make_fs().mp.dirs
     for key in (0, 1, dirs.key, (1 << 63) - 1):
         dirs.key = key

@@ -15,7 +15,7 @@ PAGES = 120
 
 
 def seek(fs: Driver, ino: int, offset: int, whence: int) -> int:
-    """-1 where there is none."""
+    """The offset found, or -1."""
     fs.mp.breathe()
     try:
         return holes.seek(fs.mp, ino, offset, whence)
@@ -25,7 +25,7 @@ def seek(fs: Driver, ino: int, offset: int, whence: int) -> int:
 
 
 def expected(data: list[bool], size: int, offset: int, whence: int) -> int:
-    """What a look at each page says."""
+    """The expected answer, found by looking at each page."""
     if offset >= size:
         return -1
     page = offset // PAGE_SIZE

@@ -1,4 +1,4 @@
-"""Images: what is frozen thaws alike, pages in as it is touched, and nothing that is damaged is taken for whole."""
+"""Images: freeze and thaw give the same files, pages come in when they are touched, and damage is detected."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def fill(fs: Driver, seed: int = 1, n: int = 150) -> None:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[tuple[Path, dict[int, tuple]]]:
-    """An image, and what is in it."""
+    """An image, and its contents."""
     fs = Driver(make_mount(str(tmp_path)))
     fill(fs)
     fs.forget_all()
@@ -106,7 +106,7 @@ def compressed(mode: str, **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("tier", (False, True), ids=("plain", "tier"))
 def test_changes_are_the_mounts_own(made: tuple[Path, dict[int, tuple]], mode: str, tier: bool) -> None:
-    """Two mounts of one image, each changed; a snapshot of one is what it is, and the image stays as it was."""
+    """Two mounts of one image, each changed; a snapshot has the changes of its mount, and the image stays as it was."""
     path, dump = made
     before = path.read_bytes()
     options = compressed(mode) if tier else {}
@@ -155,7 +155,7 @@ def test_what_has_no_name_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [40, 200, 900, 1500])
 def test_what_was_removed_beside_what_stays_is_left_out(tmp_path: Path, size: int) -> None:
-    """In a page of which other items are in use."""
+    """In a page with other items that are in use."""
     fs = Driver(make_mount(str(tmp_path)))
     secret = (b"secret of nobody" * 100)[:size]
     for name, data in ((b"kept", b"k" * size), (b"removed", secret), (b"kept too", b"k" * size)):
@@ -193,7 +193,7 @@ def test_what_is_reserved_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tier", (False, True), ids=("plain", "tier"))
 @pytest.mark.parametrize("nslots", (300, 700))
 def test_swap_that_is_full_refuses_changes(made: tuple[Path, dict[int, tuple]], nslots: int, tier: bool) -> None:
-    """What is there can be read, and removed, though next to nothing can be changed."""
+    """Files can be read and removed, though almost nothing can be changed."""
     path, dump = made
     options = compressed("starving") if tier else {}
     fs = open_image(path, "starving", swap_size_bytes=nslots << PAGE_SHIFT, **options)
@@ -251,7 +251,7 @@ def test_longer_than_it_says(made: tuple[Path, dict[int, tuple]], tmp_path: Path
 
 @pytest.mark.parametrize("seed", range(60))
 def test_random_bytes_are_changed(made: tuple[Path, dict[int, tuple]], tmp_path: Path, seed: int) -> None:
-    """Refused, or what can be read is right and the rest is EIO."""
+    """The image is refused, or all that can be read is right and the rest is EIO."""
     path, dump = made
     rng = random.Random(seed)
     data = bytearray(path.read_bytes())
@@ -334,7 +334,7 @@ def test_without_a_size_there_is_room(made: tuple[Path, dict[int, tuple]]) -> No
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """Is said, with what the system said."""
+    """It is reported with the error of the system."""
     fs = Driver(make_mount(str(tmp_path)))
     fill(fs)
     fs.forget_all()
@@ -346,7 +346,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_config_is_not_changed(made: tuple[Path, dict[int, tuple]]) -> None:
-    """What the user wrote stays."""
+    """The user's Config is not modified."""
     config = Config(swap=str(made[0].parent), size_bytes=64 << 20, given=frozenset(("size",)))
     mp = thaw(config, str(made[0]))
     assert mp.config == dataclasses.replace(config)

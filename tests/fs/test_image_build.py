@@ -1,4 +1,4 @@
-"""Images that are made of a directory, verified, and unpacked again."""
+"""Images made from a directory, verified, and unpacked again."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ FILES = 40
 
 
 def save_hot(fs: Driver, path: Path) -> Path:
-    """Freeze a file system with what was used."""
+    """Freeze a file system with its used pages."""
     with open(path, "wb") as file:
         freeze(fs.mp, Writer(file.fileno()), hot=used_pages(fs.mp.vm))
     return path
@@ -33,7 +33,7 @@ def save_hot(fs: Driver, path: Path) -> Path:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Iterator[Path]:
-    """An image of FILES files of 8 random pages, of which the odd ones were read, backwards."""
+    """An image of FILES files of 8 random pages; the odd ones were read, backwards."""
     fs = Driver(make_mount(str(tmp_path)))
     inodes = [fs.create(ROOT, b"%d" % i) for i in range(FILES)]
     for ino in inodes:
@@ -55,7 +55,7 @@ def steps(warm: Warm) -> Iterator[None]:
 
 
 def read_all(fs: Driver) -> Warm:
-    """Read what is hot."""
+    """Read the hot pages."""
     warm = Warm(fs.mp)
     for _ in steps(warm):
         pass
@@ -113,7 +113,7 @@ def test_it_ends_where_memory_is_full(made: Path) -> None:
 
 
 def test_what_is_read_ahead_of_use_was_not_used(made: Path) -> None:
-    """The second image names what the second run used, no more."""
+    """The second image names only the pages that the second run used."""
     fs = open_image(made)
     first = set(fs.mp.vm.image.hot)
     read_all(fs)
@@ -140,7 +140,7 @@ def test_pages_that_cannot_be_read(made: Path) -> None:
 
 
 def with_table(path: Path, data: bytes, width: int = 4) -> Path:
-    """An image of which the table `hot` is another, with its checksum."""
+    """An image whose table `hot` is replaced, with a correct checksum."""
     image = Image(str(path))
     header = image.header
     image.close()

@@ -32,7 +32,7 @@ BOUND = OPEN_SECONDS + BUSY  # a mount that is refused
 
 
 def content(i: int) -> bytes:
-    """What is in a file: half of them shrink."""
+    """The content of a file: half of the files shrink."""
     rng = random.Random(i)
     return rng.randbytes(SIZE) if i % 2 else rng.randbytes(SIZE // 8) * 8
 
@@ -59,7 +59,7 @@ def nginx(made: Path, tmp_path: Path) -> Iterator[Nginx]:
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
-    """Mounts of what is at a URL."""
+    """Mounts of the image at a URL."""
     drivers = []
 
     def mount(url: str, **options: object) -> Driver:
@@ -163,7 +163,7 @@ def test_a_server_that_was_started_again(nginx: Nginx, opened: Callable[..., Dri
 
 
 def test_another_image_is_never_taken_for_it(nginx: Nginx, opened: Callable[..., Driver], made: Path) -> None:
-    """It changes while it is mounted: EIO, or what was there before; and good again when that is back."""
+    """It changes while it is mounted: EIO, or the old content; good again when the old image is back."""
     fs = opened(nginx.url("image"))
     names = files(fs)
     whole = made.read_bytes()
@@ -211,7 +211,7 @@ def test_bytes_that_are_wrong_on_the_way_are_asked_for_again(nginx: Nginx, opene
 
 def test_a_key_in_a_url_is_not_told(nginx: Nginx, opened: Callable[..., Driver], tmp_path: Path,
                                     caplog: pytest.LogCaptureFixture) -> None:
-    """A presigned URL: what stands behind "?" is not in logs, errors and status, which others may see."""
+    """A presigned URL: the part after "?" is not in logs, errors and status, which others may see."""
     key = "?X-Amz-Signature=0123456789abcdef"
     fs = opened(nginx.url("image") + key)
     names = files(fs)

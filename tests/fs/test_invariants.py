@@ -58,7 +58,7 @@ class Scene:
         return (found[0], *unpack_extent(found[1]))
 
     def point_to(self, ino: int, name: bytes, target: int) -> None:
-        """Let an entry of the root lead to another value."""
+        """Make an entry of the root lead to another value."""
         self.mp.dirs.set(self.node(ino), self.entry(ino, name)[0], target)
 
     def reset_name(self, ino: int, name: bytes) -> None:
@@ -139,7 +139,7 @@ def _attribute(scene: Scene) -> int:
 
 
 def _misplace_xattr(scene: Scene) -> None:
-    """What is below the topmost stands on the other side."""
+    """The attributes below the topmost are on the wrong side."""
     scene.fs.setxattr(scene.file, b"user.b", b"v")
     layout.set_tx_below(scene.arena, _attribute(scene), *layout.tx_below(scene.arena, _attribute(scene))[::-1])
 

@@ -1,4 +1,4 @@
-"""What runs out: inodes, size, ram under wired pools, swap, a fixed submap.  ENOSPC, and nothing is lost."""
+"""Limits that are reached: inodes, size, ram under wired pools, swap, a fixed submap.  ENOSPC, and nothing is lost."""
 
 import errno
 from typing import Any, Callable
@@ -46,12 +46,12 @@ def test_nr_inodes(make_fs: MakeFs, mode: str) -> None:
 
 
 def test_one_count_of_inodes(make_fs: MakeFs, mode: str) -> None:
-    """For nr_inodes, statfs and the status: what has a name."""
+    """nr_inodes, statfs and the status count the inodes that have a name."""
     fs = make_fs(mode, nr_inodes=20)
     fill(fs, lambda i: fs.create(ROOT, b"%d" % i))
 
     def counts() -> tuple[int, int, int]:
-        """What statfs and the status say is in use, and how many have no name."""
+        """Inodes in use by statfs and by the status, and inodes without a name."""
         status, (files, ffree) = fs.mp.status(), fs.statfs()[4:6]
         return files - ffree, status["inodes"], status["orphans"]
 

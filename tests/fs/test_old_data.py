@@ -1,4 +1,4 @@
-"""What was freed is not seen by who gets its memory next: pages, strings and nodes, on every backend."""
+"""Freed content is not visible to the next user of its memory: pages, strings and nodes, on every backend."""
 
 import pytest
 
@@ -60,7 +60,7 @@ def test_cut_and_grown_again(strewn: Driver) -> None:
 
 
 def test_a_failed_write_leaves_no_one_elses_bytes(strewn: Driver) -> None:
-    """forget_content() gives a page a frame with whatever was in it: nothing of that may be read if the rest fails."""
+    """forget_content() gives a page a frame with its old bytes: nobody may read them if the rest fails."""
     fs = strewn
     ino = fs.create(ROOT, b"new")
     fs.write(ino, 0, b"a" * 4096 * 20)

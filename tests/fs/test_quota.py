@@ -1,4 +1,4 @@
-"""Quotas: what is charged to whom, what is refused, and that it is given back, however a file ends.
+"""Quotas: charges, refusals, and that charges are given back, however a file ends.
 
 Each test ends with the whole check, which counts all accounts anew (Q1, Q2).
 """
@@ -299,7 +299,7 @@ def test_a_file_without_a_name_gets_one(make_fs: MakeFs, mode: str) -> None:
 
 
 def test_nodes_with_many_attributes(make_fs: MakeFs, mode: str) -> None:
-    """They are doomed where they end, whatever they are."""
+    """Nodes of any kind are doomed when they end."""
     fs = both(make_fs, mode)
     inos = [fs.create(ROOT, b"inline", cred=ALICE), fs.create(ROOT, b"string", cred=ALICE),
             fs.symlink(ROOT, b"link", b"t" * 500, cred=ALICE), fs.mkdir(ROOT, b"dir", cred=ALICE)]
@@ -339,7 +339,7 @@ def test_limits_of_one(make_fs: MakeFs, mode: str) -> None:
 
 
 def test_accounts_are_bounded(make_fs: MakeFs, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    """Whoever gives each file an owner of its own: the heap does not grow with the files."""
+    """Each file has another owner: the heap does not grow with the files."""
     failpoints.interpreted_only()
     monkeypatch.setattr(accounts, "MOST_ACCOUNTS", 10)
     fs = both(make_fs, "roomy")

@@ -1,4 +1,4 @@
-"""tmpfs/readv.py and listing.py: what they give is what vnops gives, with nothing copied and no reference taken."""
+"""tmpfs/readv.py and listing.py: they give the same as vnops, with nothing copied and no reference taken."""
 
 import os
 import random

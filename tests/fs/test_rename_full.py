@@ -1,4 +1,4 @@
-"""rename where there is no memory: never refused for `size`; where ram and swap are full too, not what gives back."""
+"""rename without memory: never refused for `size`; if ram and swap are full too, a rename that gives back goes on."""
 
 import errno
 import random
@@ -26,7 +26,7 @@ LONG = b"-%d-" + b"n" * 200
 
 
 def fill(fs: Driver) -> None:
-    """Leave no byte: what is refused one kind of thing may still take another, or a name whose leaf has room."""
+    """Leave no byte: if one kind of node is refused, another may still fit, or a name whose leaf has room."""
     ino = fs.create(ROOT, b"data")
     with refused(errno.ENOSPC):
         for i in count():

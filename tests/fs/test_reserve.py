@@ -35,7 +35,7 @@ class Meter:
         self.most = max(self.most, self.now)
 
     def run(self, what: str, operation: Callable[..., Any], *args: Any) -> Any:
-        """Run an operation and note what it took."""
+        """Run an operation and note how many frames it took."""
         self.most = 0
         with failpoints.at(("Vm.fault", "Vm.alloc_page", "Vm.forget_content"), self.count):
             result = operation(*args)
@@ -46,7 +46,7 @@ class Meter:
 
 @pytest.fixture
 def deep(make_fs: Callable[..., Driver]) -> Iterator[Driver]:
-    """Trees five levels deep, everything out at each breath."""
+    """Trees of five levels, everything out at each breath."""
     fs = make_fs("starving", tiny=True, acl=True)
     for i in range(2000):
         fs.forget(fs.create(ROOT, b"%d" % i + b"n" * 100))

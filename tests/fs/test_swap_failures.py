@@ -1,7 +1,7 @@
 """Memory is as full as it can be, and a slot or a write to swap fails within each operation.
 
-The n-th, for every n until the operation does without, once or from there on.  What is refused has changed nothing,
-what is not is whole.
+The n-th fails, for every n until the operation needs none more, once or from there on.  A refused operation has changed
+nothing; one that succeeds is complete.
 """
 
 import errno
@@ -79,7 +79,7 @@ def test_nothing_has_changed_or_all_of_it(make_fs: Callable[..., Driver], reques
 
 
 def nothing_or_all(make: Callable[[], Driver], case: str, point: str) -> None:
-    """Let the n-th call of a point fail in a case, on memory that is full, for every n until it succeeds."""
+    """Make the n-th call of a point fail in a case, on full memory, for every n until the case succeeds."""
     scene, before, counts = None, {}, {}
     for n in range(MOST):
         if scene is None:

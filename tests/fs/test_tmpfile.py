@@ -1,4 +1,4 @@
-"""tmpfs/tmpfile.py: files that are born without a name."""
+"""tmpfs/tmpfile.py: files that are made without a name."""
 
 import errno
 import stat

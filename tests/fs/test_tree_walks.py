@@ -1,4 +1,4 @@
-"""What walks through whole trees and changes nothing: du, prefetch, their slices, and the trace of pages."""
+"""Walks through whole trees that change nothing: du, prefetch, their slices, and the trace of pages."""
 
 from typing import Any, Callable
 

@@ -1,4 +1,4 @@
-"""Whole trees from inside: discard, paths, walks; compared with what operations one by one give."""
+"""Whole trees from inside: discard, paths, walks; compared with the results of single operations."""
 
 import errno
 from typing import Any, Callable
@@ -75,7 +75,7 @@ def test_links_from_outside_stay(fs: Driver) -> None:
 
 
 def test_what_happens_between_slices(fs: Driver) -> None:
-    """Those who still have directories of the tree open may do what they like in it."""
+    """A user who still has directories of the tree open may do anything in it."""
     top = planted(fs)
     sub, deep = fs.lookup(top, b"dir-0"), fs.lookup(fs.lookup(top, b"dir-1"), b"dir-0")
     take(fs)
@@ -161,7 +161,7 @@ def test_needs_no_memory(make_fs: Callable[..., Driver], mode: str) -> None:
 
 
 def test_a_page_that_cannot_be_read_once(make_fs: Callable[..., Driver]) -> None:
-    """The n-th page-in fails, for every n: the rest is freed, and what is not is counted."""
+    """The n-th page-in fails, for every n: the other nodes are freed, and those lost are counted."""
     lost = 0
     for n in range(0, 60, 1):
         fs = make_fs("starving", tiny=True)

@@ -1,8 +1,8 @@
-"""Whatever fails, and whenever: the bytes of a file are those from before or those that were written.
+"""After any failure the bytes of a file are the old ones or those that were written.
 
-Each operation is tried with its n-th page, item or page-in failing, for every n, at odd offsets; once, so that what
-comes after finds the device well again, or from there on until the operation is over.  Frames that are nobody's are
-poisoned, so that a byte of another would show.
+Each operation is tried with its n-th page, item or page-in failing, for every n, at odd offsets.  It fails once, so
+that the next call finds the device well again, or from there on until the operation is over.  Free frames are poisoned,
+so that a byte of another file would show.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Writes of the kernel's page cache: whole or refused, and never lost without a word."""
+"""Writes of the kernel's page cache: whole or refused, and never lost silently."""
 
 import errno
 from typing import Callable

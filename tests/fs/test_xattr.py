@@ -234,7 +234,7 @@ def test_ctime(fs: Driver) -> None:
 
 
 def test_a_page_of_a_value_is_no_page_of_an_index(fs: Driver) -> None:
-    """Else values that fill `ram` are all let off as often as the pages of the trees are."""
+    """Else values that fill `ram` would get as many lives as the pages of the trees."""
     vm, strings = fs.mp.vm, fs.mp.mem.strings
     ino = fs.create(ROOT, b"file")
     fs.setxattr(ino, b"user.big", bytes(20_000))

@@ -1,4 +1,4 @@
-"""tests/fs/treelib.py: trees for the tests of what works on whole trees, and who asks for it."""
+"""tests/fs/treelib.py: trees for the tests of operations on whole trees, and their callers."""
 
 import stat
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """fs/wirelib.py: drive a Session as the kernel would: bytes in, bytes out.
 
-Wire makes the requests (header, structure, tail) and takes the replies apart.  It keeps no more of them than a test
-needs, and counts no references: what looks at the books afterwards does so through fslib.Driver.
+Wire makes the requests (header, structure, tail) and takes the replies apart.  It keeps only what a test needs of them,
+and counts no references: fslib.Driver checks the tables afterwards.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Rules:
         self.seen: list[VmError] = []
 
     def errno_of(self, error: FsError | VmError, _name: str) -> int:
-        """What a server would say; a broken invariant is kept."""
+        """The answers of a server; a broken invariant is kept."""
         if isinstance(error, Inconsistent):
             self.broken = True
             self.seen.append(error)
@@ -125,7 +125,7 @@ class Wire:
         return abi.IN_HEADER.pack(size, opcode, self.unique, ino, self.uid, self.gid, self.pid) + body
 
     def ask(self, opcode: int, ino: int, body: bytes = b"") -> bytes:
-        """What a request is answered with, behind the header.  => Refused."""
+        """The reply to a request, without the header.  => Refused."""
         reply = self.raw(self.request(opcode, ino, body))
         while reply is None and self.session.later:
             self.steps += 1
@@ -145,7 +145,7 @@ class Wire:
     # --- the requests that tests make often ---
 
     def init(self, flags: int = ALL_FLAGS, major: int = 7, minor: int = 45, readahead: int = 131_072) -> tuple:
-        """INIT: what was answered."""
+        """INIT: the answer."""
         body = abi.INIT_IN.pack(major, minor, readahead, flags & EVERY, flags >> 32)
         return abi.INIT_OUT.unpack(self.ask(abi.INIT, 0, body))
 
@@ -173,7 +173,7 @@ class Wire:
         return Attributes(*attributes)
 
     def setattr(self, ino: int, valid: int, **fields: int) -> Attributes:
-        """SETATTR of what is valid."""
+        """SETATTR of the fields in `valid`."""
         names = [name for name, code in abi.SETATTR_IN.fields if "x" not in code]
         body = abi.SETATTR_IN.pack(*({**dict.fromkeys(names, 0), "valid": valid, **fields}[name] for name in names))
         _valid, *attributes = abi.ATTR_OUT.unpack(self.ask(abi.SETATTR, ino, body))
