@@ -1,4 +1,4 @@
-"""tests/hostile.py: names of files and mount points that somebody might choose, for any test to try.
+"""tests/hostile.py: names of files and mount points that an attacker might choose, for any test to try.
 
 The kernel escapes only space, tab, newline and backslash in the paths of its mount table ('#' in sources).  Python's
 str.split() and splitlines() also end a word or a line at no-break spaces, line separators, CR, FF and VT.

@@ -1,4 +1,4 @@
-"""A server of HTTP that does what it should not, for tests."""
+"""An HTTP server that misbehaves, for tests."""
 
 import contextlib
 import socket
@@ -11,7 +11,7 @@ Answer = Callable[[str, str, dict[str, str]], "Iterator[bytes]"]     # of a meth
 
 @contextlib.contextmanager
 def serving(answer: Answer, tls: "ssl.SSLContext | None" = None) -> Iterator[int]:
-    """Serve what `answer` yields to each request, one on a connection; the port."""
+    """Serve the results of `answer`, one request on a connection; the port."""
     def one(plain: socket.socket) -> None:
         with contextlib.suppress(OSError), tls.wrap_socket(plain, True, False) if tls else plain as client:
             if isinstance(client, ssl.SSLSocket):
@@ -48,6 +48,6 @@ def ranged(first: int, last: int, size: int, *lines: str) -> bytes:
 
 
 def asked(heads: dict[str, str]) -> tuple[int, int]:
-    """The first and last byte of what is asked for."""
+    """The first and last byte of the range asked for."""
     first, _, last = heads["range"].removeprefix("bytes=").partition("-")
     return int(first), int(last)

@@ -1,8 +1,8 @@
 """tests/sandbox.py: scripts that install, mount and unmount, in a mount namespace of their own.
 
-/etc and /sbin are overlays there, so that nothing of what a script installs stays behind; what it left mounted
-below its directory is unmounted.  A new namespace has a copy of each mount, which would keep the daemons of other
-tests from ending: it lets go of those first.
+/etc and /sbin are overlays there, so that nothing that a script installs stays behind.  Mounts that it left below its
+directory are unmounted.  A new namespace has a copy of each mount, which would keep the daemons of other tests from
+ending: it lets go of those first.
 """
 
 import os

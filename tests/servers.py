@@ -30,7 +30,7 @@ def need_server() -> None:
 
 
 class Certificates:
-    """An authority of our own, and what it says of a server that is called `name` (an address)."""
+    """A certificate authority of our own, and its certificate for a server called `name` (an address)."""
 
     def __init__(self, directory: Path, name: str = "127.0.0.1") -> None:
         directory.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""fuzz/control.py: bytes for the control socket: an answer to each line, that can be sent, whatever the line says."""
+"""fuzz/control.py: bytes for the control socket: any line gets an answer that can be sent."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def lines_of(data: bytes, step: int) -> Iterator[bytes]:
 
 
 def answer_to(line: bytes) -> dict[str, Any]:
-    """What the server answers; without trio, for these commands never wait."""
+    """The server's answer; without trio, because these commands never wait."""
     try:
         SERVER.answer(None, line, ROOT).send(None)
     except StopIteration as end:

@@ -1,7 +1,7 @@
-"""fuzz/fuzzlib.py: what the targets of this folder share.
+"""fuzz/fuzzlib.py: the common part of the targets of this folder.
 
-A target is a function of bytes that raises where something is wrong; what it is given are the bytes that another party
-sends.  Hypothesis calls it in test_fuzz.py, and atheris, guided by what code is reached:
+A target is a function of bytes that raises if something is wrong; the bytes stand for those that another party sends.
+Hypothesis calls it in test_fuzz.py, and atheris calls it, guided by the code that is reached:
 
     python -m tests.fuzz.options -runs=100000       (or control, vnops; -help=1 lists what libFuzzer takes)
 
@@ -53,7 +53,7 @@ class Source:
 
 
 def run(one: Callable[[bytes], None]) -> None:
-    """Let atheris look for bytes that make the target raise."""
+    """Have atheris look for bytes that make the target raise."""
     import atheris
 
     atheris.Setup(sys.argv, one)

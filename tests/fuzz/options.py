@@ -27,7 +27,7 @@ def text_of(data: bytes) -> str:
 
 
 def one(data: bytes) -> None:
-    """Parse, and look at what came of it."""
+    """Parse, and check the result."""
     text = text_of(data)
     try:
         config = options.parse(text, physical=PHYSICAL, swap=lambda: "/var/tmp")

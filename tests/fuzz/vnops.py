@@ -1,8 +1,8 @@
 """fuzz/vnops.py: bytes as operations of the core: raw names, targets, attributes, modes, offsets, cookies, times.
 
-What the kernel never sends is not sent: names that are empty, "." or "..", or have a '/' or a NUL, inodes that nobody
-knows (except a lookup of "." by a file handle).  Whatever happens, an operation is done or refused with an errno, and
-the whole file system checks at the end.
+Requests that the kernel never sends are not sent: names that are empty, "." or "..", or have a '/' or a NUL, inodes
+that nobody knows (except a lookup of "." by a file handle).  Each operation is done or refused with an errno, and at
+the end the whole file system passes its check.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ OPERATIONS: tuple[Callable[[Player, Driver, Source], Any], ...] = (
 
 
 def one(data: bytes) -> None:
-    """Play what the bytes say; each run on a file system of its own."""
+    """Play the bytes as operations, on a new file system."""
     source = Source(data)
     kind = source.byte()
     mode = ("starving", "thrash")[kind & 1]
@@ -164,7 +164,7 @@ def one(data: bytes) -> None:
 
 @functools.cache
 def swap_directory() -> str:
-    """Where the swap files of all runs are, which have no names."""
+    """The directory for the swap files of all runs, which have no names."""
     directory = tempfile.TemporaryDirectory(prefix="tmpfsd-fuzz-")
     KEPT.append(directory)
     return directory.name

@@ -1,8 +1,8 @@
 """fuzz/wire.py: bytes as requests of the kernel: any opcode, any node, any structure, cut or lengthened anywhere.
 
-vnops.py beside this sends what the kernel could send; here the decoder is asked what it does with what it never sends.
-Whatever comes: each request that has an answer gets one that is as long as it says, its error is an errno, no invariant
-breaks, and the whole file system checks at the end.
+vnops.py beside this sends what the kernel could send; here the decoder gets requests that the kernel never sends.  In
+all cases each request that has an answer gets one whose length is right, its error is an errno, no invariant breaks,
+and at the end the whole file system passes its check.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def request(wire: Wire, source: Source) -> tuple[bytes, bool]:
 
 
 def opcode_of(data: bytes) -> int:
-    """The opcode, -1 where there is none."""
+    """The opcode, or -1."""
     return int.from_bytes(data[4:8], "little") if len(data) >= abi.BODY else -1
 
 
@@ -87,7 +87,7 @@ def expects(data: bytes) -> bool:
 
 
 def one(data: bytes) -> None:
-    """Play what the bytes say; each run on a session of its own."""
+    """Play the bytes as requests, on a new session."""
     source = Source(data)
     kind = source.byte()
     options: dict[str, Any] = {"acl": bool(kind & 64), "xattr": True, "writeback": bool(kind & 32)}
@@ -122,7 +122,7 @@ def play(wire: Wire, source: Source) -> None:
 
 @functools.cache
 def swap_directory() -> str:
-    """Where the swap files of all runs are, which have no names."""
+    """The directory for the swap files of all runs, which have no names."""
     directory = tempfile.TemporaryDirectory(prefix="tmpfsd-fuzz-")
     KEPT.append(directory)
     return directory.name

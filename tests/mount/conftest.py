@@ -67,7 +67,7 @@ def mount_one(kind: str, options: str) -> Mounted:
 
 
 def finish(mounted: Mounted) -> None:
-    """Check and unmount; unmounts whatever the check says."""
+    """Check and unmount; unmounts even if the check fails."""
     gc.collect()  # no file object of a failed test may keep the mount busy
     try:
         if mounted.alive() and mountinfo.find(str(mounted.mnt)):        # else a test unmounted it, and it ends
@@ -131,7 +131,7 @@ def top() -> Iterator[bytes]:
 
 @pytest.fixture
 def mountpoint(tmp_path: Path) -> Iterator[Path]:
-    """A directory to mount at, left clean whatever the test did."""
+    """A directory to mount at; it is left clean after any test."""
     path = tmp_path / "mnt"
     path.mkdir()
     yield path

@@ -4,9 +4,9 @@ A test never knows which file system it runs on: mount_kernel() gives the kernel
 and mount_tmpfsd() ours, started in the foreground so that its process and its log are known.
 
 Invariants  H1 Every tmpfsd mount is in LIVE from before its daemon starts until the daemon has ended.
-            H2 Mounted.close() leaves no mount and no process, whatever state the daemon is in.
-Limits      A call that is stuck in FUSE heeds no alarm: only the end of the connection frees it. abort_all()
-            brings that about and is what the watchdog of conftest.py calls.
+            H2 Mounted.close() leaves no mount and no process, in any state of the daemon.
+Limits      An alarm does not interrupt a call that is stuck in FUSE: only the end of the connection frees it.
+            abort_all() ends the connections; the watchdog of conftest.py calls it.
 """
 
 import ctypes
@@ -125,8 +125,8 @@ class Mounted:
     def wait(self, seconds: float) -> int:
         """How the daemon ended.
 
-        Two things are no fault of it: whoever makes a mount namespace has a copy of the mount, which lives as long as
-        that; and on a busy machine the kernel may be slow to free what a process had that has called exit(2).
+        Two delays are no fault of it: a new mount namespace has a copy of the mount, which lives as long as the
+        namespace; and on a busy machine the kernel may be slow to free the resources of a process after exit(2).
         """
         try:
             return self.daemon.wait(timeout=seconds)
@@ -397,7 +397,7 @@ def as_user(function: Callable[[], Any], uid: int = NOBODY, gid: "int | None" = 
 
 
 def set_fsids(uid: int, gid: int) -> None:
-    """Have this thread use files as another user does: setfsuid(2), which takes what capabilities say of files."""
+    """Make this thread use files as another user: setfsuid(2), which also drops the capabilities for files."""
     for call, number in ((libc.setfsgid, gid), (libc.setfsuid, uid)):
         call(number)
         assert call(-1) == number       # it returns no error

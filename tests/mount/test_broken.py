@@ -1,8 +1,8 @@
 """tests/mount/test_broken.py: an invariant is broken by hand in a live mount (tmpfsd only).
 
 The daemon is started by a script of the test, which adds a command to its control socket that breaks its memory.
-What needs what is broken gets EIO, the log has the invariant and a dump, nothing can be changed any more, and all that
-is whole can be read.
+Requests that need the broken part get EIO, the log has the invariant and a dump, nothing can be changed any more, and
+all intact files can be read.
 """
 
 import errno
@@ -65,7 +65,7 @@ def mounted(tmp_path: Path) -> Iterator[Mounted]:
 
 
 def broken_mount(mounted: Mounted) -> dict[str, Any]:
-    """What holds from then on; the status."""
+    """Check the rules of a broken mount; the status."""
     for change in (lambda: touch(mounted.mnt / "new"), lambda: os.mkdir(mounted.mnt / "dir"),
                    lambda: os.unlink(mounted.mnt / "5"), lambda: os.rename(mounted.mnt / "5", mounted.mnt / "6"),
                    lambda: os.truncate(mounted.mnt / "5", 0), lambda: os.setxattr(mounted.mnt / "5", "user.x", b"y"),

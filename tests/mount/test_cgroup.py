@@ -38,7 +38,7 @@ def find_place(mounts: str) -> tuple[int, Path] | None:
 
 
 def controllers(top: Path, name: str) -> list[str]:
-    """The words of a file of a cgroup; none where there is no such file."""
+    """The words of a file of a cgroup; none if there is no such file."""
     try:
         return (top / name).read_text().split()
     except OSError:
@@ -154,7 +154,7 @@ def status_of(mnt: Path) -> dict[str, Any]:
     ("cgroup2 {top} cgroup2 rw 0 0\ncgroup {top} cgroup rw,memory 0 0", {"cgroup.controllers": ""}, 1),
 ])
 def test_either_version_is_found(tmp_path: Path, mounts: str, words: dict[str, str], found: int | None) -> None:
-    """Of a machine that has both, the one with the memory controller."""
+    """On a machine that has both versions, the one with the memory controller."""
     for name, text in words.items():
         (tmp_path / name).write_text(text)
     place = find_place(mounts.format(top=tmp_path))

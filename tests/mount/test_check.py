@@ -61,7 +61,7 @@ def test_it_is_consistent_whatever_changes_meanwhile(tmpfsd: Make, options: str)
 
 
 class Asking:
-    """A check that is under way on a mount whose check takes as long as a file is there."""
+    """A running check; it takes as long as a file exists."""
 
     SCRIPT = """\
 import os, sys, time

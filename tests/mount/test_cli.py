@@ -197,7 +197,7 @@ def test_a_server_never_unmounts_what_is_not_its_own(mounted: Path) -> None:
 
 
 def test_killed_server_leaves_a_mount_that_umount_removes(mounted: Path) -> None:
-    """What tmpfsd makes of one is in test_death.py."""
+    """test_death.py has how tmpfsd treats such a mount."""
     for pid in servers(mounted):
         os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""What swap= may name, as a user meets it: files, devices, links, disks that are too small, memory."""
+"""The places that swap= may name, as a user meets them: files, devices, links, disks that are too small, memory."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_a_swap_file_that_is_made_by_swapon(mounted: Path, tmp_path: Path) -> No
 
 @needs_root
 def test_a_link_of_another_user_is_not_followed(mounted: Path, mountpoint: Path, tmp_path: Path) -> None:
-    """Root would empty what it leads to.  The kernel refuses such links in sticky directories; realpath(3) does not."""
+    """Root would empty its target.  The kernel refuses such links in sticky directories; realpath(3) does not."""
     secret, sticky, second = tmp_path / "secret", tmp_path / "sticky", tmp_path / "second"
     secret.write_bytes(b"kept")
     secret.chmod(0o600)

@@ -1,4 +1,4 @@
-"""tests/mount/test_death.py: how a daemon ends, and what it does where the machine runs out of things (tmpfsd only)."""
+"""tests/mount/test_death.py: how a daemon ends, and how it lives when the machine runs out of things (tmpfsd only)."""
 
 import errno
 import os
@@ -71,7 +71,7 @@ class TestKilled:
             place.unlink()
 
     def test_a_stale_file_in_place_of_the_socket(self, tmp_path):
-        """Whatever lies there: the directory is ours alone."""
+        """Any file there is replaced: the directory is ours alone."""
         path = tmp_path / "1-2.sock"
         path.write_text("stale")
         control.listen(str(path)).close()
@@ -101,7 +101,7 @@ class TestAgainAtTheSamePlace:
         mounted.close()
 
     def test_a_dead_one_is_unmounted_and_that_is_said(self, dead):
-        """Its place, and its socket's, are taken; what is open there is no hindrance."""
+        """The new mount takes its place, and its socket's; open files there do not prevent that."""
         with fails_with(errno.ENOTCONN):
             os.statvfs(dead.mnt)
         assert dead.place.is_socket()
@@ -190,7 +190,7 @@ class TestOutOfDescriptors:
 
     @staticmethod
     def limit(mounted: Mounted, count: int) -> None:
-        """Let it have so many."""
+        """Limit the daemon to `count` descriptors."""
         if mounted.alive():
             resource.prlimit(mounted.pid, resource.RLIMIT_NOFILE, (count, 20_000))
 

@@ -1,6 +1,6 @@
 """tests/mount/test_direct_aio.py: asynchronous direct writes beside buffered reads of the same file.
 
-Whoever was told that a write has ended reads its bytes, whichever way, and whatever others read meanwhile.
+After a write has ended, its bytes are read back by any kind of read, whatever others read meanwhile.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
 """tests/mount/test_every_backend.py: the backends on real mounts (tmpfsd only).
 
-Who gets how far with the same ram, and what the status says where one stops.
+How far each gets with the same ram, and what the status shows when one stops.
 """
 
 import errno

@@ -1,7 +1,7 @@
 """tests/mount/test_exhaustion.py: mounts filled to each of their limits, by metadata and by data.
 
-ENOSPC comes at the call that does not fit and nothing that was there before is lost.  Where nothing at all fits any
-more, whatever removes something works, and makes room again.
+ENOSPC comes at the call that does not fit, and nothing that was there before is lost.  When nothing at all fits any
+more, every removal works, and makes room again.
 """
 
 import errno
@@ -28,7 +28,7 @@ MATRIX += [(backend, limit) for backend in ("pageable-flag", "aobj", "pageable-o
 
 
 class Filling:
-    """What was made and must be there, whatever was refused after it."""
+    """All that was made, and must still be there after refusals."""
 
     def __init__(self, mnt: Path) -> None:
         self.mnt = mnt
@@ -93,7 +93,7 @@ def pattern(path: Path, offset: int, size: int) -> bytes:
 
 
 def remove_and_make_again(filling: Filling) -> None:
-    """Whatever makes something less works, and what was there fits again."""
+    """Every operation that frees something works, and the same things fit again."""
     for kind, remove, make in ((0, os.unlink, touch), (1, os.rmdir, os.mkdir), (3, os.unlink, os.mkfifo),
                                (2, os.unlink, lambda path: os.symlink("t" * 300, path))):
         for path in filling.of_kind(kind)[1:20:3]:
@@ -113,7 +113,7 @@ def remove_and_make_again(filling: Filling) -> None:
 
 
 def fits(make: Callable[[Path], Any], path: Path) -> bool:
-    """Whether it can be made: the kernel forgets what was removed, and so the daemon frees it, a moment later."""
+    """Whether it can be made, soon: the kernel forgets a removed node, and so the daemon frees it, a moment later."""
     def makes() -> bool:
         try:
             make(path)
@@ -164,7 +164,7 @@ def test_submap(tmpfsd: Callable[..., Mounted], sharing: str, first: str) -> Non
 
 
 def test_nr_inodes(make_fs: Callable[..., Mounted]) -> None:
-    """Data has room where inodes have not, and what is removed makes room for one inode each."""
+    """Data has room when inodes have none, and each removal makes room for one inode."""
     mounted = make_fs(nr_inodes="200", size="16m", tmpfsd="ram=1m")
     filling = Filling(mounted.mnt)
     filling.metadata()

@@ -1,4 +1,4 @@
-"""What the daemon has from its caller and does not keep: descriptors, limits, signals; and what signals do to it."""
+"""The daemon does not keep descriptors, limits and signals of its caller; and what signals do to it."""
 
 import contextlib
 import fcntl
@@ -29,7 +29,7 @@ OPTIONS = "ram=1m,size=8m"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """A mount point; what is mounted there goes at the end."""
+    """A mount point; it is unmounted at the end."""
     tmp_path.chmod(0o755)
     mnt = tmp_path / "mnt"
     mnt.mkdir()
@@ -150,7 +150,7 @@ def test_a_device_needs_no_large_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("before, after", [("0\n", "-500"), ("300\n", "300\n"), ("-900\n", "-900\n")])
 def test_the_oom_killer_takes_others_first(tmp_path: Path, before: str, after: str) -> None:
-    """What somebody else has said stays."""
+    """A value that somebody else has set stays."""
     file = tmp_path / "oom_score_adj"
     file.write_text(before)
     inherited.spare_me(str(file))
@@ -186,7 +186,7 @@ def test_quit_unmounts(tmpfsd: Callable[..., Mounted]) -> None:
 
 
 def test_whatever_comes_while_it_ends(tmpfsd: Callable[..., Mounted]) -> None:
-    """Also behind the watcher: there SIGHUP, SIGQUIT and SIGUSR1 had their default again, and left a dead mount."""
+    """Also for a daemon behind the watcher, where SIGHUP, SIGQUIT and SIGUSR1 had their default and left a dead mount."""
     mounted = tmpfsd(OPTIONS)
     (mounted.mnt / "x").write_bytes(bytes(4 << 20))
     os.kill(mounted.pid, signal.SIGTERM)

@@ -1,6 +1,6 @@
 """tests/mount/test_live_tuning.py: limits, memory and swap files that change under load (tmpfsd only).
 
-Whatever is changed and however it ends, every file must have what was written to it.
+After any change, however it ends, every file must have the bytes that were written to it.
 """
 
 import os

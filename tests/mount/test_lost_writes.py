@@ -1,6 +1,6 @@
-"""tests/mount/test_lost_writes.py: mappings that are written beyond what there is room for (tmpfsd only).
+"""tests/mount/test_lost_writes.py: writes through mappings for which there is no room (tmpfsd only).
 
-FUSE asks for no room when a page is touched: what does not fit is found out when it is written back.
+FUSE reserves no room when a page is touched: only at write-back it turns out that the page does not fit.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ libc.mmap.restype = ctypes.c_void_p
 
 @pytest.fixture(params=["native", "pyfuse3"])
 def full(tmpfsd: Callable[..., Mounted], request: pytest.FixtureRequest) -> Mounted:
-    """A mount with room for so many pages, by the edge that is told what a write is, and by the one that guesses."""
+    """A mount with room for ROOM pages, with the edge that sees the flag of a write, and with the one that guesses."""
     mounted = tmpfsd(f"ram=8m,size=8m,edge={request.param}")
     fd, size = os.open(mounted.mnt / "filler", os.O_CREAT | os.O_WRONLY), 0
     with fails_with(errno.ENOSPC):
@@ -33,7 +33,7 @@ def full(tmpfsd: Callable[..., Mounted], request: pytest.FixtureRequest) -> Moun
 
 
 class Mapping:
-    """A file of holes that is mapped, and of which all pages have been written; no descriptor but `fd` is open."""
+    """A mapped file of holes, all of whose pages have been written; only the descriptor `fd` is open."""
 
     def __init__(self, path: Path, npages: int) -> None:
         self.fd, self.size = os.open(path, os.O_CREAT | os.O_RDWR), npages * PAGE

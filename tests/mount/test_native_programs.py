@@ -74,7 +74,7 @@ class Handle(ctypes.Structure):
 
 @needs_root
 def test_handles(mnt: Path) -> None:
-    """A handle leads to the file whatever it is called, also when the kernel has forgotten it, and to nothing later."""
+    """A handle leads to the file by any name, also when the kernel has forgotten it; after its end, to nothing."""
     os.mkdir(mnt / "d")
     touch(mnt / "d" / "a", b"content")
     handle, mount_id = Handle(handle_bytes=128), ctypes.c_int()

@@ -1,4 +1,4 @@
-"""tests/mount/test_native_requests.py: what edge=native is asked for each system call: requests not sent are counted.
+"""tests/mount/test_native_requests.py: the requests to edge=native for each system call: those saved are not sent.
 
 As test_requests.py, of the other edge.  The kernel checks permissions itself unless a mount is given noperm; to do so
 it needs the attributes of a directory, which each change in it makes stale.
@@ -32,7 +32,7 @@ class Asked:
 
     @contextmanager
     def by(self, **expected: int) -> Iterator[None]:
-        """What runs within must ask for just this."""
+        """The block must cause exactly these requests."""
         before = Counter(self.mounted.status()["requests"])
         yield
 
@@ -44,7 +44,7 @@ class Asked:
 
 
 def settled(mounted: Mounted) -> Asked:
-    """First times are over: what is answered ENOSYS once, and what the kernel asks of the root."""
+    """Make the requests that are sent only once: those answered with ENOSYS, and those about the root."""
     touch(mounted.mnt / "first", b"x")
     for _ in range(2):
         os.listdir(mounted.mnt)
@@ -211,7 +211,7 @@ def test_the_umask_is_applied(asked: Asked) -> None:
 
 
 def test_discard_changes_cached_listings(asked: Asked) -> None:
-    """No-opendir has the kernel keep listings; what changes behind its back must be told."""
+    """With no-opendir the kernel keeps listings; it must be told of changes that it did not make."""
     d = asked.d
     (d / "top" / "gone" / "below").mkdir(parents=True)
     (d / "top" / "stays").mkdir()

@@ -185,7 +185,7 @@ def test_seek_sees_what_a_live_mapping_has_changed_in_holes(d: Path) -> None:
 
 
 def test_seek_in_a_large_hole_that_was_read(d: Path) -> None:
-    """What was read is in the kernel, and is a hole all the same; what a mapping changes in it is data."""
+    """A hole that was read is in the kernel, and is still a hole; pages that a mapping changes in it are data."""
     npages = 5000
     handle = os.open(d / "sparse", os.O_RDWR | os.O_CREAT)
     os.truncate(handle, npages * PAGE)

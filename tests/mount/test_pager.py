@@ -1,7 +1,7 @@
 """tests/mount/test_pager.py: a small `ram` and much more than fits (tmpfsd only).
 
 Everything that is stored must come back from swap, the budget must hold in every answer of status, a refusal
-must lose nothing, and what is removed must give its memory, its swap and its disk space back.
+must lose nothing, and a removal must give memory, swap and disk space back.
 """
 
 import errno
@@ -55,14 +55,14 @@ def blocks_on_disk(mounted: Mounted, swap: Path) -> int:
 
 
 def within_budget(status: dict) -> None:
-    """What holds in every answer of status."""
+    """Check an answer of status."""
     assert 0 < status["resident_bytes"] <= status["ram_bytes"], status
     assert status["wired_bytes"] <= status["resident_bytes"], status
     assert status["used_bytes"] <= status["size_bytes"], status
 
 
 def is_back(mounted: Mounted, before: dict) -> bool:
-    """Is everything as it was after mounting? What is left (the root directory) may be out or not."""
+    """Is everything as it was after mounting? The rest (the root directory) may be out or not."""
     now = mounted.status()
     same = all(now[key] == before[key] for key in ("used_bytes", "inodes"))
     return same and now["swap"]["used_bytes"] <= now["used_bytes"]

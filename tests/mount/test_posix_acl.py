@@ -128,7 +128,7 @@ class TestInheritance:
 
     @pytest.fixture
     def shared(self, d: Path) -> Path:
-        """Whatever is made here is for THIRD to read, and for TEAM to do as it likes."""
+        """THIRD may read all that is made here, and TEAM may do everything with it."""
         (d / "shared").mkdir()
         (d / "shared").chmod(0o777)
         set_acl(d / "shared", acl(7, 5, 0, {THIRD: 5}, {TEAM: 7}), DEFAULT)

@@ -1,4 +1,4 @@
-"""tests/mount/test_posix_data.py: what is written comes back; holes, ends and limits of files.
+"""tests/mount/test_posix_data.py: written bytes come back; holes, ends and limits of files.
 
 The model test plays seeded random operations against a bytearray, with offsets and sizes around the places
 where representations change: inline, small string, page, kernel request, B+tree leaf.
@@ -149,7 +149,7 @@ class TestModel:
 
 
 class TestTruncate:
-    """Both ways; what was cut off never comes back."""
+    """Both ways; bytes that were cut off never come back."""
 
     @pytest.mark.parametrize("small, large", [
         (small, large) for small in (0, 1, 47, 48, 49, 2048, PAGE - 1, PAGE, PAGE + 1)

@@ -1,4 +1,4 @@
-"""tests/mount/test_posix_namespace.py: names, kinds of files, links, and what goes away when.
+"""tests/mount/test_posix_namespace.py: names, kinds of files, links, and when nodes go away.
 
 rename() has a file of its own, test_posix_rename.py.
 """

@@ -250,7 +250,7 @@ class TestSetIdIsCleared:
 
 
 class TestSetgidDirectory:
-    """What is made in a set-group-ID directory takes its group from there."""
+    """A node made in a set-group-ID directory takes its group from there."""
 
     @pytest.fixture
     def shared(self, d):
@@ -353,7 +353,7 @@ def in_new_namespace(flag: int, function) -> object:
 
 
 class TestCapabilities:
-    """What root may is what it has the capabilities for; FUSE tells the server of none."""
+    """Root may do what its capabilities allow; FUSE does not tell the server of them."""
 
     CHANGES = {
         "truncate": lambda path: os.truncate(path, 3),

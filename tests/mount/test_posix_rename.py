@@ -1,7 +1,7 @@
 """tests/mount/test_posix_rename.py: rename() and its flags.
 
-The matrix puts every kind of file onto every other; what is moved must arrive whole, and what it replaces
-must be gone, with the link counts of both parents right.
+The matrix puts every kind of file onto every other.  The moved file must arrive whole, the replaced one must be gone,
+and the link counts of both parents must be right.
 """
 
 import errno

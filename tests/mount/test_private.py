@@ -28,7 +28,7 @@ def outcome(action: Callable[[], Any]) -> Any:
 
 
 def what_root_may(d: Path) -> list[Any]:
-    """Results of what permissions could stop, and of what they do not."""
+    """Results of operations that permissions could stop, and of others."""
     for name, mode in (("none", 0), ("data", 0o666), ("program", 0o700), ("setuid", 0o6755), ("theirs", 0o600)):
         (d / name).write_text("#!/bin/sh\nexit 7\n")
         os.chmod(d / name, mode)
@@ -98,7 +98,7 @@ def what_another_fsuid_may(d: Path) -> list[Any]:
 
 @pytest.mark.parametrize("others", [False, True])
 def test_another_fsuid_is_as_on_the_kernels(others: bool) -> None:
-    """setfsuid(2): what FUSE asks of who enters is the process's user, which is root's still."""
+    """setfsuid(2): to let a process in, FUSE looks at the user of the process, which is still root."""
     found = []
     with ExitStack() as made:
         for mounted in (mount_kernel("size=64m,mode=755"), mount_tmpfsd(OPTIONS + ",mode=755", others)):

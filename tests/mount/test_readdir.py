@@ -1,6 +1,6 @@
 """tests/mount/test_readdir.py: listings that are right while the directory changes.
 
-What a listing owes: no entry twice, none missed that was there from beginning to end; entries that came or
+The duties of a listing: no entry twice, none missed that was there from beginning to end; entries that came or
 went meanwhile may be in it or not. Read with getdents64() itself: the C library hides nothing then.
 """
 

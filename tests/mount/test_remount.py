@@ -43,7 +43,7 @@ show() { findmnt -n -o OPTIONS "$HERE/mnt"; findmnt -n -o OPTIONS "$HERE/mnt2"; 
 
 
 def pairs(out: str) -> list[tuple[set[str], set[str]]]:
-    """The options of both, without what only one kind says."""
+    """The options of both, without those that only one kind shows."""
     lines = [set(line.split(",")) - FUSE_ONLY for line in out.splitlines()]
     lines = [{word for word in line if not word.startswith(("size=", "inode64"))} for line in lines]
     return list(zip(lines[::2], lines[1::2]))
@@ -106,7 +106,7 @@ def test_what_cannot_be_changed_is_named_and_nothing_is_changed(system: Run, wor
 
 
 def test_what_is_so_already_is_no_change(system: Run) -> None:
-    """fstab has all that was said at the mount; of what is given twice the last counts."""
+    """fstab has all options of the mount; if an option is given twice, the last counts."""
     out = system("""
         words=ram=4m,size=64m,mode=700,uid=5,swap=/var/tmp,noxattr,nofail,x-y,allow_other
         echo "src $HERE/mnt fuse.tmpfsd $words 0 0" > "$HERE/fstab"
@@ -133,7 +133,7 @@ def test_a_limit_goes_back_when_the_kernel_refuses(system: Run) -> None:
 
 
 def test_without_mount(tmpfsd: Callable[..., Mounted]) -> None:
-    """tmpfsd -o remount: what is not named stays."""
+    """tmpfsd -o remount: options that are not named stay."""
     mounted = tmpfsd("ram=1m,size=8m,nosuid,noexec")
     done = subprocess.run([sys.executable, "-m", "tmpfsd", str(mounted.mnt), "-o", "remount,size=9m,nodiratime"],
                           cwd=sandbox.REPOSITORY, capture_output=True, text=True, timeout=60)
@@ -144,7 +144,7 @@ def test_without_mount(tmpfsd: Callable[..., Mounted]) -> None:
 
 
 def test_the_kernels_words_need_no_control_socket(tmpfsd: Callable[..., Mounted]) -> None:
-    """A read-only /run, say: the daemon sees by itself what is in force."""
+    """For example with a read-only /run: the daemon itself sees the options in force."""
     mounted = tmpfsd("ram=1m,size=8m")
     device = os.stat(mounted.mnt).st_dev
     place = Path("/run/tmpfsd") / f"{os.major(device)}-{os.minor(device)}.sock"

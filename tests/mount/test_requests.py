@@ -1,6 +1,6 @@
-"""tests/mount/test_requests.py: what the kernel asks for each system call (tmpfsd only): requests saved are counted.
+"""tests/mount/test_requests.py: the kernel's requests for each system call (tmpfsd only): requests saved are counted.
 
-Status counts requests by kind; each test looks at what one thing adds.  Nothing else uses the mount meanwhile.
+Status counts requests by kind; each test looks at the requests of one action.  Nothing else uses the mount meanwhile.
 """
 
 import os
@@ -28,7 +28,7 @@ class Asked:
 
     @contextmanager
     def by(self, **expected: int) -> Iterator[None]:
-        """What runs within must ask for just this."""
+        """The block must cause exactly these requests."""
         before = Counter(self.mounted.status()["requests"])
         yield
 
@@ -41,7 +41,7 @@ class Asked:
 
 @pytest.fixture
 def asked(tmpfsd: Callable[..., Mounted]) -> Asked:
-    """A mount where first times (FLUSH, and what the kernel asks of the root) are over."""
+    """A mount after the requests that are sent only once (FLUSH, and those about the root)."""
     mounted = tmpfsd("ram=8m,size=256m")
     touch(mounted.mnt / "first", b"x")
     os.stat(mounted.mnt)
@@ -127,7 +127,7 @@ def test_unlink(asked: Asked) -> None:
 
 
 def attributes(path: Path) -> tuple[int, ...]:
-    """What a stat says, but atime."""
+    """The fields of a stat, without atime."""
     st = os.stat(path, follow_symlinks=False)
     return (st.st_mode, st.st_nlink, st.st_uid, st.st_gid, st.st_size, st.st_blocks, st.st_mtime_ns, st.st_ctime_ns)
 
@@ -165,7 +165,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 @needs_root
 @pytest.mark.parametrize("name", CHANGES)
 def test_cached_attributes_are_right(tmpfsd: Callable[..., Mounted], name: str) -> None:
-    """What the kernel keeps after a change is what the file system says when the kernel knows nothing."""
+    """After a change the kernel's cache is equal to the file system's answer without a cache."""
     mounted = tmpfsd("ram=8m,size=64m")
     d = mounted.mnt / "d"
     d.mkdir()

@@ -1,4 +1,4 @@
-"""tests/mount/test_room.py: what was removed or cut off makes room at once, and nobody waits while it is freed."""
+"""tests/mount/test_room.py: a removal or truncation makes room at once, and nobody waits while pages are freed."""
 
 import os
 import time

@@ -330,7 +330,7 @@ class TestDefaultPermissions:
 
 
 class TestOldData:
-    """What was freed is never seen by who gets the memory next."""
+    """Freed content is never visible to the next user of the memory."""
 
     SECRET = b"SECRET~!" * 512
 

@@ -1,7 +1,7 @@
 """tests/mount/test_shared_bytes.py: one file byte for byte, from two processes that read, write, map and cut it.
 
-The two take turns, each with descriptors and maps of its own that it keeps, and must see what a bytearray says: what
-the kernel caches for the one may never hide what the other did.
+The two take turns, each with descriptors and maps of its own that it keeps, and must see the bytes of a bytearray: the
+kernel's cache for one process may never hide a change by the other.
 """
 
 import mmap
@@ -21,7 +21,7 @@ EDGES = (0, 1, 47, 48, 49, 512, 2047, 2048, 2049, PAGE - 1, PAGE, PAGE + 1, 2 * 
 
 
 class Hand:
-    """What one process does: it keeps a descriptor, and at times a map."""
+    """The work of one process: it keeps a descriptor, and at times a map."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.fd = path, os.open(path, os.O_RDWR | os.O_CREAT)

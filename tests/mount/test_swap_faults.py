@@ -1,7 +1,7 @@
 """tests/mount/test_swap_faults.py: stores that fail under the swap file of a real mount.
 
-Whatever they do, the daemon lives, what is resident works, nothing wrong is ever read, what is lost gives EIO, is
-counted and is logged once with its owner, and when the store works again so does the mount.
+In all cases the daemon lives, resident pages work, and no wrong byte is ever read.  A lost page gives EIO, is counted,
+and is logged once with its owner.  When the store works again, so does the mount.
 """
 
 import errno
@@ -37,7 +37,7 @@ class Store:
         self.swap = mounted.mnt / "swap"
 
     def set(self, **faults: Any) -> dict[str, int]:
-        """From now on these; returns what was counted up to now."""
+        """Set the faults; the counts up to now."""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(20)
             sock.connect(self.place)
@@ -71,7 +71,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def tmpfsd_on(store: Store, request: pytest.FixtureRequest) -> Iterator[Callable[..., Mounted]]:
-    """A mount that pages to the store; whatever was lost, it must end well."""
+    """A mount that pages to the store; it must end well, even if pages were lost."""
     made: list[Mounted] = []
 
     def make(options: str = OPTIONS, **environment: str) -> Mounted:
@@ -85,7 +85,7 @@ def tmpfsd_on(store: Store, request: pytest.FixtureRequest) -> Iterator[Callable
 
 
 def content(number: int) -> bytes:
-    """What file `number` holds."""
+    """The content of file `number`."""
     return random.Random(number).randbytes(SIZE)
 
 
@@ -136,7 +136,7 @@ def lives(mounted: Mounted) -> dict[str, Any]:
 
 
 def demand_short_log(mounted: Mounted, lines: int) -> None:
-    """No line of the log says again what was said, and there are few; nothing was unexpected."""
+    """The log has few lines, no lost page twice, and no traceback."""
     text = mounted.log_text()
     told = [line.partition("lost: ")[2] for line in text.splitlines() if "lost: a page" in line]
     assert len(told) == len(set(told)), text
@@ -167,7 +167,7 @@ class TestStore:
     @pytest.mark.parametrize("fault", [
         {"write": errno.EIO}, {"write": errno.ENOSPC}, {"write": errno.EROFS}, {"room": 3 * MB}, {"room": 0}], ids=str)
     def test_writes_fail(self, store, tmpfsd_on, fault):
-        """What cannot be made is refused; all that is there stays."""
+        """New files that do not fit are refused; all that is there stays."""
         mounted = tmpfsd_on()
         numbers = fill(mounted, 0, 25)
         store.set(**fault)
@@ -194,7 +194,7 @@ class TestStore:
 
     @pytest.mark.parametrize("fault", [errno.EIO, "flip", errno.ETIMEDOUT], ids=str)
     def test_reads_fail(self, store, tmpfsd_on, fault):
-        """EIO for what is out, no wrong byte, one line for each page however often it is asked for."""
+        """EIO for pages that are out, no wrong byte, one line for each page however often it is asked for."""
         mounted = tmpfsd_on()
         numbers = fill(mounted, 0, 60)
         kept = max(numbers)
@@ -215,7 +215,7 @@ class TestStore:
         assert mounted.status()["paging"]["lost_pages"] == 0
 
     def test_lost_for_good(self, store, tmpfsd_on):
-        """What was overwritten behind the daemon's back stays lost until it is removed, and its slots are retired."""
+        """A page that somebody else overwrote in the store is lost until it is removed; its slot is retired then."""
         mounted = tmpfsd_on()
         numbers = fill(mounted, 0, 60)
         with open(store.swap, "r+b", buffering=0) as file:
@@ -235,7 +235,7 @@ class TestStore:
 
     @pytest.mark.parametrize("fault", [errno.EIO, "flip"], ids=str)
     def test_a_check_tells_what_is_lost(self, store, tmpfsd_on, fault):
-        """Pages that cannot be read are told, and the mount stays what it is; they are back when the store is."""
+        """Pages that cannot be read are reported, and the mount goes on; they are back when the store is."""
         mounted = tmpfsd_on()
         numbers = fill(mounted, 0, 60)
         store.set(read=fault)
@@ -279,7 +279,7 @@ class TestStore:
         well_again(mounted, store, numbers)
 
     def test_the_store_dies(self, store, tmpfsd_on):
-        """Its server is killed: what is resident works, the mount can be unmounted."""
+        """Its server is killed: resident pages work, the mount can be unmounted."""
         mounted = tmpfsd_on()
         numbers = fill(mounted, 0, 60)
         store.set = lambda **_faults: {"injected": 1}       # nobody is there any more to answer

@@ -1,6 +1,6 @@
 """tmpfsd as a part of the system: mount(8), fstab, df, findmnt, a unit of systemd, users without root.
 
-What belongs in /sbin and /etc is put there in a mount namespace of its own, with overlays: nothing stays behind.
+Files for /sbin and /etc are put there in a mount namespace of its own, with overlays: nothing stays behind.
 """
 
 import contextlib
@@ -181,7 +181,7 @@ def test_the_unit_is_hardened(here: Path, tmp_path: Path) -> None:
 
 
 def directives(unit: str, instance: str, path: str) -> dict[str, str]:
-    """What a unit of one instance says, without a line twice."""
+    """The lines of a unit of one instance, each once."""
     lines = [line.partition("=") for line in unit.splitlines() if "=" in line and not line.startswith("#")]
     found = {name: text.replace("%f", path).replace("%i", instance) for name, _, text in lines}
     lists = [name for name, _, _ in lines if name == "DeviceAllow"]      # which may only be written so

@@ -37,7 +37,7 @@ def grow(top: Path, width: int = 40, depth: int = 2) -> int:
 
 
 def refusal(*arguments: str) -> str:
-    """What a command that is refused says: one line."""
+    """The message of a refused command: one line."""
     done = ctl(*arguments, check=False)
     assert done.returncode == 1 and not done.stdout and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -133,7 +133,7 @@ def test_discard_while_others_work(tmpfsd: Make) -> None:
 
 
 def test_discard_below_which_others_work(tmpfsd: Make) -> None:
-    """Somebody makes files in the tree while it goes: he is told ENOENT, and nothing is left of what he made."""
+    """A process makes files in the tree while it goes: it gets ENOENT, and none of its files are left."""
     fs = tmpfsd("ram=4m")
     grow(fs.mnt / "tree")
     deep = os.open(fs.mnt / "tree" / "dir-0" / "dir-0", os.O_RDONLY | os.O_DIRECTORY)
@@ -151,7 +151,7 @@ def test_discard_below_which_others_work(tmpfsd: Make) -> None:
 
 @pytest.mark.parametrize("pause", [0.15, 0.25, 0.35])
 def test_the_daemon_ends_in_the_middle(tmpfsd: Make, pause: float) -> None:
-    """Neither waits for the other: whatever was under way, the daemon ends by itself and well."""
+    """Neither waits for the other: the daemon ends by itself and well at any point of the discard."""
     fs = tmpfsd("ram=4m")
     grow(fs.mnt / "tree", 150, 2)
     with open(fs.mnt / "open", "w", encoding="ascii"):
@@ -253,7 +253,7 @@ def test_through_a_bind_mount_and_links(tmpfsd: Make, tmp_path: Path) -> None:
 # --- du, prefetch ---
 
 def walked(top: Path) -> dict[str, int]:
-    """What a walk through the kernel counts: names, directories, files, bytes of data in pages."""
+    """The counts of a walk through the kernel: names, directories, files, bytes of data in pages."""
     seen: dict[int, Any] = {}
     names = 0
     for root, dirs, files in os.walk(top):
@@ -375,7 +375,7 @@ def test_every_command_has_json(tmpfsd: Make, tmp_path: Path) -> None:
 
 
 def test_several_paths(tmpfsd: Make) -> None:
-    """Each is done, whatever became of those before it; one that fails is told, and makes the status 1."""
+    """Each is done, even if one before it failed; a failure is reported, and makes the status 1."""
     fs = tmpfsd("ram=4m")
     for name in ("one", "two"):
         grow(fs.mnt / name, 3, 0)

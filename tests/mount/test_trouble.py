@@ -1,4 +1,4 @@
-"""tests/mount/test_trouble.py: what the commands say of a mount that is hung, dead, detached, or another user's."""
+"""tests/mount/test_trouble.py: what the commands print for a mount that is hung, dead, detached, or another user's."""
 
 import concurrent.futures
 import contextlib

@@ -46,7 +46,7 @@ def fill(mnt: Path, count: int) -> None:
 
 
 def good(mnt: Path, count: int) -> int:
-    """How many have what they must have; nothing but EIO else."""
+    """How many files have their content; for all others the error is EIO."""
     found = 0
     for number in range(count):
         try:
@@ -83,7 +83,7 @@ def test_a_server_that_is_killed_and_comes_back(server: Server) -> None:
 
 
 def test_a_check_after_a_server_came_back_empty(server: Server) -> None:
-    """What is lost is counted and told; no invariant is broken by it, and the mount is written to as before."""
+    """Lost pages are counted and reported; they break no invariant, and the mount can be written to as before."""
     with mount(server) as mounted:
         fill(mounted.mnt, 300)
         server.kill()

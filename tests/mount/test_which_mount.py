@@ -1,4 +1,4 @@
-"""tests/mount/test_which_mount.py: which mount is meant, whatever its name, wherever it was moved to, whoever answers.
+"""tests/mount/test_which_mount.py: commands find the right mount, with any name, after a move, whoever answers.
 
 Names are those of tests/hostile.py.  Each mount is started as a user would start it, and looked for by the bytes of its
 name in the kernel's table.
@@ -152,7 +152,7 @@ time.sleep(60)
 
 @contextmanager
 def stranger(path: "str | bytes", uid: int = NOBODY) -> Iterator[None]:
-    """A FUSE mount of a user, of which nobody serves anything.  => path must be a directory; it is not looked at."""
+    """A FUSE mount of a user that nobody serves.  => path must be a directory; it is not looked at."""
     with subprocess.Popen([sys.executable, "-c", FUSE_BY_HAND, path, str(uid)], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None and process.stdout.readline() == b"mounted\n"
@@ -378,7 +378,7 @@ def test_below_a_directory_that_is_a_users_alone(top: bytes) -> None:
 
 
 def test_two_at_once_at_one_place_end_each_its_own(private: str) -> None:
-    """The second is mounted over the first; each knows its own number, not what lies on top."""
+    """The second is mounted over the first; each finds its own mount, not the one on top."""
     path = f"{private}/old"
     code = """
 import sys
