@@ -1,4 +1,4 @@
-"""tests/threads.py: what the kernel says of a thread of this process."""
+"""tests/threads.py: the kernel's data of a thread of this process."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def test_quit_unmounts(tmpfsd: Callable[..., Mounted]) -> None:
 
 
 def test_whatever_comes_while_it_ends(tmpfsd: Callable[..., Mounted]) -> None:
-    """Also for a daemon behind the watcher, where SIGHUP, SIGQUIT and SIGUSR1 had their default and left a dead mount."""
+    """Also behind the watcher, where SIGHUP, SIGQUIT and SIGUSR1 had their default action, and left a dead mount."""
     mounted = tmpfsd(OPTIONS)
     (mounted.mnt / "x").write_bytes(bytes(4 << 20))
     os.kill(mounted.pid, signal.SIGTERM)

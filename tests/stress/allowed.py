@@ -1,7 +1,7 @@
 """stress/allowed.py: where tmpfsd may differ from the kernel's tmpfs, and why: one table.
 
-A difference that no row explains is a bug.  Rows under NOT_PLAYED are left out of scripts.py, as they would leave two
-file systems that differ in all that follows.
+A difference that no row explains is a bug.  Rows under NOT_PLAYED are left out of scripts.py, because after them the
+two file systems would differ in everything.
 """
 
 from __future__ import annotations

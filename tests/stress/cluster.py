@@ -2,7 +2,7 @@
 
     python -m tests.stress.cluster [KILLS] [SEED]
 
-Whatever is read is right or refused; when the cluster serves again, everything is there.  Takes 6 seconds a kill.
+Each read is right or refused; when the cluster serves again, everything is there.  Takes 6 seconds a kill.
 """
 
 import logging
@@ -28,7 +28,7 @@ WAIT = 30.0
 
 
 class Load:
-    """Files of one mount, and what was refused."""
+    """Files of one mount, and the refusals."""
 
     def __init__(self, mount: Mount, seed: int) -> None:
         self.mount, self.rng = mount, random.Random(seed)

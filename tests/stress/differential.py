@@ -2,14 +2,14 @@
 
     python -m tests.stress.differential SEED STEPS [--seeds N] [-o CONFIGURATION] [--edge EDGE]
 
-plays STEPS operations for each seed from SEED on; without -o each seed has another of CONFIGURATIONS.  What both must
-agree on is all that player.py sees, except what the table in allowed.py has.  Every so many steps the whole tree is
-compared.  Two file systems that differ are a failure that names seed and step; the script is then cut down to a few
-steps that still differ, and printed as an argument of play_again().
+plays STEPS operations for each seed from SEED on; without -o each seed has another of CONFIGURATIONS.  Both must agree
+on all that player.py sees, except for the table in allowed.py.  Every so many steps the whole tree is compared.  A
+difference is a failure that names seed and step.  The script is then cut down to a few steps that still differ, and
+printed as an argument of play_again().
 
 Picture     script --Pair.run()--> twelve players: six users on each side --answers--> unexplained()
 
-Invariants  D1 Both sides are empty when a script begins: what a script finds depends on its steps alone.
+Invariants  D1 Both sides are empty when a script begins, so its results depend on its steps alone.
             D2 Only players touch the mounts, so that a server that hangs stops only them.
 """
 
@@ -60,7 +60,7 @@ class Configuration(NamedTuple):
 
     @property
     def native(self) -> bool:
-        """Whether what edge=native passes on beside is played."""
+        """Whether operations are played that only edge=native passes on."""
         return "edge=native" in self.options.split(",") or mountlib.IS_NATIVE and "edge=" not in self.options
 
 
@@ -84,7 +84,7 @@ class Different(AssertionError):
         self.step, self.differences = step, differences
 
     def fields(self) -> frozenset[str]:
-        """What tells this difference from another while it is cut down."""
+        """The fields that differ: they identify this difference while the script is cut down."""
         return frozenset(text.partition(":")[0].rpartition(".")[2] for text in self.differences)
 
 
@@ -165,7 +165,7 @@ class Pair:
         self.compare(done - 1, ROOT, [("dump",)])
 
     def shrink(self, steps: list[Step], found: Different) -> list[Step]:
-        """A shorter script that ends in the same difference: what follows it is cut off, then parts, ever smaller."""
+        """A shorter script that ends in the same difference: steps after it are cut off, then ever smaller parts."""
         steps = steps[:found.step + 1]
         deadline = time.monotonic() + SHRINK_SECONDS
         length = len(steps) // 2

@@ -11,8 +11,8 @@ Three parts:
     turns    the same clients, and the processor time that one turn of theirs takes from the request loop: the delay of
              a request on a machine that has a processor to spare
 
-Times are p50, p99, max of one operation.  Exit status 1 when anything was not as it must be; how long it took is
-reported and not judged, for it depends on the machine and on who else uses it.
+Times are p50, p99, max of one operation.  Exit status 1 if anything was wrong.  Times are reported and not judged,
+because they depend on the machine and on its other users.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def figures(seconds: array[float] | list[float]) -> str:
 # --- load ---
 
 def hold_and_play(directory: str, seed: int, nbytes: int, seconds: float) -> tuple[int, bytes]:
-    """What each process does: (operations, their latencies)."""
+    """The work of each process: (operations, their latencies)."""
     os.mkdir(directory)
     worker = Worker(Path(directory), seed, many=60 + (nbytes >> 16))
     worker.hold(nbytes)
@@ -126,7 +126,7 @@ class Asker(threading.Thread):
 
 
 def load(ram_mb: int, processes: int, seconds: float) -> list[str]:
-    """The first part; what was wrong."""
+    """The first part; the errors found."""
     each = ram_mb * MB * TIMES // processes
     with mounted(f"ram={ram_mb}m,size={ram_mb * TIMES * 4}m") as mnt:
         asker = Asker(mnt)
@@ -169,7 +169,7 @@ def probe(directory: Path, seconds: float) -> list[float]:
 
 
 def storm(place: str, count: int, pipe: Any) -> None:
-    """A process of `count` clients, until it is told to end; sends what became of them."""
+    """A process of `count` clients, until it is told to end; it sends their results."""
     os.nice(10)                         # what is measured is the daemon, not who gets the processor
     outcome: Counter[str] = Counter()
 
@@ -221,7 +221,7 @@ async def answer(sock: Any, kind: str, outcome: Counter[str]) -> bool:
 
 
 def clients(count: int, seconds: float) -> list[str]:
-    """The second part; what was wrong."""
+    """The second part; the errors found."""
     with mounted("ram=8m,size=64m") as mnt:
         alone = probe(mnt, seconds)
         place = os.path.join(places.directories(os.geteuid())[0],
@@ -248,7 +248,7 @@ def clients(count: int, seconds: float) -> list[str]:
 
 
 def turns(count: int, seconds: float) -> list[str]:
-    """The third part: the control server of a mount that nobody mounted, in this process; what was wrong."""
+    """The third part: the control server of a Mount in this process, which is not mounted; the errors found."""
     config = Config(ram_bytes=128 * MB, size_bytes=1 << 30, swap="/var/tmp")
     mount = Mount(config)
     handlers = operations.Operations(mount, config)

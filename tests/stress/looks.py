@@ -1,6 +1,6 @@
-"""stress/looks.py: what a player shows of what it saw: stat, a directory, bytes, a whole tree, as plain values.
+"""stress/looks.py: the looks of a player: stat, a directory, bytes, a whole tree, as plain values.
 
-Invariants  No value names what two file systems cannot share: inodes, devices, the time of day (player.py, L1).
+Invariants  No value has numbers that two file systems cannot share: inodes, devices, the time of day (player.py, L1).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def when(time_ns: int) -> Any:
 
 
 def checked(result: int) -> None:
-    """Raise what a call of the C library says."""
+    """Raise the error of a call of the C library."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -54,7 +54,7 @@ def timespecs(atime: int, mtime: int) -> Any:
 
 
 def fields(status: os.stat_result) -> Answer:
-    """What stat shows."""
+    """The fields of a stat."""
     return {"mode": oct(status.st_mode), "nlink": status.st_nlink, "uid": status.st_uid, "gid": status.st_gid,
             "rdev": status.st_rdev, "size": status.st_size, "blksize": status.st_blksize, "blocks": status.st_blocks,
             "atime": when(status.st_atime_ns), "mtime": when(status.st_mtime_ns), "ctime": when(status.st_ctime_ns)}
@@ -69,9 +69,9 @@ def everything(fd: int, size: int) -> list[mountlib.Entry]:
 
 
 def walk(directory: str | bytes = ".", path: bytes = b".") -> Iterator[tuple[bytes, bytes, os.stat_result]]:
-    """(name, path, stat) of all below a directory, what is deeper first; the working directory is the one of the name.
+    """(name, path, stat) of all below a directory, deeper ones first; the working directory is that of the name.
 
-    Names are taken from where they are: a path may be longer than the kernel takes.
+    Names are used in their directory, because a path may be longer than the kernel takes.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

@@ -1,8 +1,8 @@
-"""stress/player.py: one user on one file system: a process that plays operations, and says what came of them.
+"""stress/player.py: one user on one file system: a process that plays operations, and tells their results.
 
-It lives as long as the comparison, shut into the file system by chroot so that no ".." leads out, and keeps its handles
-from one operation to the next.  An answer is a dict of fields: the errno, or what was returned, and what a look at the
-place showed before and after.  Whether two answers agree is for allowed.py to say.
+It lives as long as the comparison.  chroot keeps it in the file system, so that no ".." leads out.  It keeps its
+handles from one operation to the next.  An answer is a dict of fields: the errno or the result, and a look at the place
+before and after.  allowed.py decides whether two answers agree.
 
 Picture     differential.py --[operations]--> Player.serve() --[answers]--> differential.py
 Invariants  L1 An answer names no number that two file systems cannot share: inodes, devices, the time of day.
@@ -70,7 +70,7 @@ class Player:
             connection.send([self.play(operation) for operation in operations])
 
     def play(self, operation: Operation) -> Answer:
-        """One operation, whatever comes of it; with a look at its place before and after."""
+        """One operation, with any result; with a look at its place before and after."""
         kind, *arguments = operation
         answer: Answer = {}
         spot = next((argument for argument in reversed(arguments) if isinstance(argument, tuple)), None)
@@ -119,7 +119,7 @@ class Player:
         return found
 
     def compare_looks(self, answer: Answer, before: Look, after: Look) -> None:
-        """What is there afterwards, and which times moved if the operation was patient."""
+        """Add the look afterwards, and which times moved if the operation was patient."""
         for what, status in after.items():
             answer.update({f"{what}.{field}": value for field, value in fields(status).items()})
             old = before.get(what)
@@ -217,7 +217,7 @@ class Player:
         return self.do_fstat(i)
 
     def do_open_up(self) -> None:
-        """Let the others in again, wherever a chmod shut them out."""
+        """Let the others in again, if a chmod has shut them out."""
         for name in (b".", *NAMES):
             try:
                 if stat.S_ISDIR(os.lstat(name).st_mode):
@@ -288,7 +288,7 @@ class Player:
         return self.do_fstat(i)
 
     def do_seek(self, i: int, offset: int, whence: int) -> Answer:
-        """Where the next data or hole is: only that what is called a hole reads as zeroes (allowed.py tells why)."""
+        """Where the next data or hole is: only whether the reported hole reads as zeroes (allowed.py tells why)."""
         fd = self.handle(i)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > 1 << 62:        # (allowed.py)
@@ -458,7 +458,7 @@ class Player:
     # --- the whole; only root is asked ---
 
     def do_dump(self) -> Answer:
-        """Every node: what stat shows, its bytes, its attributes, and which names are of one node."""
+        """Every node: its stat, its bytes, its attributes, and which names are of one node."""
         found: Answer = {}
         first: dict[int, bytes] = {}
         for name, path, status in walk():

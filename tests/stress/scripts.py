@@ -1,10 +1,10 @@
 """stress/scripts.py: random system calls, each made of one number.
 
-A script is a list of steps, and a step is (user, seed): the operation is a function of its seed and of nothing else.
-So any part of a script is a script, and whatever makes numbers makes scripts: `random` for long ones, Hypothesis for
-those that shrink.  That an operation meets something is left to small pools of names and handles.
+A script is a list of steps, and a step is (user, seed): the operation is a function of its seed alone.  So any part of
+a script is a script, and any source of numbers makes scripts: `random` makes long ones, Hypothesis makes ones that
+shrink.  Names and handles come from small pools, so that operations meet each other's files.
 
-Picture     operation(seed) -> (kind, arguments...): what player.py does on one side
+Picture     operation(seed) -> (kind, arguments...): player.py does this on one side
 Limits      Nothing here looks at a file system: about half of the operations are refused, which is compared too.
 """
 
@@ -182,7 +182,7 @@ def _length(r: Random) -> int:
 
 
 def _fixed(r: Random) -> Operation:
-    """What is tried with something that is immutable or append-only meanwhile."""
+    """An attempt on a file that is immutable or append-only meanwhile."""
     at = place(r)
     attempt: Operation = r.choice((
         ("unlink", at), ("rmdir", at), ("rename", at, new(r), 0), ("rename", new(r), at, 0),

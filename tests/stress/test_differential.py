@@ -1,7 +1,7 @@
 """The same system calls on the kernel's tmpfs and on tmpfsd (differential.py), as many as fit into a test.
 
-`make stress SEED= N=` plays more.  What is found gets a test of its own below tests/fs: a script is good only as long
-as the tables of scripts.py stay as they are.
+`make stress SEED= N=` plays more.  Each bug that is found gets a test of its own below tests/fs: a script is good only
+as long as the tables of scripts.py stay as they are.
 """
 
 import os
@@ -46,7 +46,7 @@ def test_short_scripts(pair: Pair, script: list[Step]) -> None:
 
 
 class TestTheComparison:
-    """What compares can fail, and says where."""
+    """The comparison can fail, and tells where."""
 
     def test_a_difference_is_found_and_cut_down(self) -> None:
         kernel, other = mountlib.mount_kernel("mode=1777"), mountlib.mount_kernel("mode=1777,nr_inodes=20")

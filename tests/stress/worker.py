@@ -14,7 +14,7 @@ def touch(path: Path, mode: int) -> None:
 
 
 class File:
-    """What a file of the model holds; shared by all its names."""
+    """The content of a file of the model; shared by all its names."""
 
     def __init__(self) -> None:
         self.data, self.mode = bytearray(), 0o600
@@ -150,6 +150,6 @@ class Worker:
 
 
 def work(directory: Path, seed: int, seconds: float) -> None:
-    """What each child does."""
+    """The work of each child."""
     os.mkdir(directory)
     Worker(directory, seed).run(seconds)

@@ -1,4 +1,4 @@
-"""The benchmark: a quick run, servers that do not answer, clients, rounds, and what is asked of fio."""
+"""The benchmark: a quick run, servers that do not answer, clients, rounds, and the calls of fio."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CREATE = Measure("create")
 
 
 def left_over(place: Path) -> list[str]:
-    """What is in a directory for temporary files, and what is mounted there."""
+    """The contents of a directory for temporary files, and the mounts there."""
     return [mount.path for mount in mountinfo.table() if mount.path.startswith(str(place))] + os.listdir(place)
 
 

@@ -1,4 +1,4 @@
-"""tools/test.sh runs all tests in two halves at once: whatever fails in either is seen, and nothing is left out."""
+"""tools/test.sh runs all tests in two halves at once: a failure in either is seen, and no test is left out."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ FOLDERS = sorted(path.name for path in (REPOSITORY / "tests").iterdir() if path.
 
 
 def run(tmp_path: Path, statuses: "tuple[int, int]" = (0, 0), more: str = "") -> "subprocess.CompletedProcess[str]":
-    """The script, with a Python that says what it was given and ends with the status of that half."""
+    """The script, with a Python that prints its arguments and ends with the status of that half."""
     for folder in (*FOLDERS, *filter(None, [more])):
         (tmp_path / "tests" / folder).mkdir(parents=True)
     python = tmp_path / "python"

@@ -44,7 +44,7 @@ def files_below(root: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository, for pip writes into what it builds."""
+    """A copy of the repository, because pip writes into the tree that it builds."""
     pytest.importorskip("setuptools", minversion="64")
     pytest.importorskip("wheel")
     copy = tmp_path_factory.mktemp("tree") / "copy"
@@ -55,7 +55,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stage(tree: Path) -> Iterator[Path]:
-    """What `make install` makes below DESTDIR, twice, as after a change."""
+    """The files that `make install` makes below DESTDIR; it runs twice, as after a change."""
     stage = tree.parent / "a stage"
     for _ in range(2):
         run("tools/install.sh", "install", PREFIX, stage, cwd=tree)
@@ -85,7 +85,7 @@ def test_everything_has_its_place(stage: Path) -> None:
 
 
 def test_commands_run_from_there(stage: Path, tmp_path: Path) -> None:
-    """Whatever the caller's PYTHONPATH and directory have: root runs them."""
+    """They ignore the caller's PYTHONPATH and directory, because root runs them."""
     prefix = stage / PREFIX[1:]
     for path in Path(sysconfig.get_paths()["platlib"]).iterdir():
         link = prefix / "lib/tmpfsd" / path.name
@@ -119,7 +119,7 @@ def test_uninstall_leaves_what_is_of_others(tree: Path, tmp_path: Path) -> None:
 
 
 def test_a_failed_install_leaves_what_was_there(tree: Path, tmp_path: Path) -> None:
-    """Of a package that cannot be built nothing stays, and what was installed before stays whole."""
+    """A package that cannot be built leaves nothing, and the version installed before stays whole."""
     broken = tmp_path / "broken"
     (broken / "tools").mkdir(parents=True)
     shutil.copytree(tree / "tools/man", broken / "tools/man")

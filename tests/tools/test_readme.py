@@ -1,6 +1,6 @@
 """Every command in README.md is run, top to bottom, in a copy of the repository and a mount namespace of its own.
 
-The pages beside the code have no commands of their own that a shell would take; what they link to must be there.
+The pages beside the code have no shell commands of their own; the targets of their links must exist.
 """
 
 import os
@@ -80,13 +80,13 @@ def test_a_command_that_fails_is_seen(copy: Path) -> None:
 
 
 def kinds(text: str) -> tuple[set[str], set[str]]:
-    """What blocks begin with, and end with."""
+    """The words with which blocks begin, and end."""
     found = re.findall(r"^```(\w*)$", text, re.MULTILINE)
     return set(found[::2]), set(found[1::2])
 
 
 def test_no_command_hides_from_the_test() -> None:
-    """Blocks are of shell commands or say what else they are, and none is indented; what is replaced is there."""
+    """Blocks are shell commands or name their kind, and none is indented; all keys of INSTEAD are in the page."""
     assert kinds(README) == ({"sh", "text", "fstab"}, {""})
     assert not re.search(r"^    \S", re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
     assert set(INSTEAD) <= set(commands(README)) and len(commands(README)) > 20

@@ -1,4 +1,4 @@
-"""What the stress tool asks of the file system that it works on: where it is mounted, and what a tmpfsd tells."""
+"""The stress tool's questions about its file system: where it is mounted, and the status of a tmpfsd."""
 
 import sys
 from pathlib import Path

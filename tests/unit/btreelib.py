@@ -1,4 +1,4 @@
-"""What the tests of B+trees share: a tree with the dict that it must be like."""
+"""The common part of the tests of B+trees: a tree with a dict that it must be equal to."""
 
 from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.btree import BTree
@@ -46,7 +46,7 @@ class Tree:
             found += batch
 
     def check(self) -> None:
-        """The tree is sound, holds what it should, and no item more than its nodes is handed out."""
+        """The tree is sound, holds what it should, and only the items of its nodes are handed out."""
         self.vm.breathe()
         assert self.tree.check(self.at()) == len(self.model)
         assert self.entries() == sorted(self.model.items())

@@ -1,4 +1,4 @@
-"""What `tmpfsctl advise` makes of a sample: waiting, how much is enough, and what a compressed tier would do."""
+"""The results of `tmpfsctl advise` for a sample: waiting, how much is enough, and the effect of a compressed tier."""
 
 import pytest
 

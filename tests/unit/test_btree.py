@@ -338,7 +338,7 @@ def test_an_unreadable_page_with_room_does_not_refuse_all_others(make_tree) -> N
 
 
 def test_a_root_above_leaves_grows_through_the_classes(make_tree) -> None:
-    """What a directory of 1,000 needs above its leaves is an item, not a page."""
+    """A directory of 1,000 needs an item above its leaves, not a page."""
     tree = make_tree(4, 200)
     sizes, leaves = [], 0
     for key in range(340 * 30):

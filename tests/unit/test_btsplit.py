@@ -33,7 +33,7 @@ def other(tree: Tree) -> int:
 
 
 def entries(tree: Tree, ino: int) -> dict[int, int]:
-    """What an owner has, after a check."""
+    """The entries of an owner, after a check."""
     tree.vm.breathe()
     assert tree.tree.check(tree.mem.node(ino)) >= 0
     found: dict[int, int] = {}
@@ -128,7 +128,7 @@ def test_refused_it_has_changed_nothing(make_tree: Any, where: type, name: str, 
 @pytest.mark.parametrize("n", (0, 1, 5, 60, 400))
 @pytest.mark.parametrize("seed", range(3))
 def test_nodes_from_a_key_on(make_tree: Any, n: int, seed: int) -> None:
-    """Each node once, whatever its place; from the middle the leaves that are left."""
+    """Each node once; from the middle, the rest of the leaves."""
     tree = grown(make_tree, seed, n)
     tree.vm.breathe()
     found, key = [], 0

@@ -1,4 +1,4 @@
-"""Who makes a request, as far as /proc tells; and that what it does not tell is not assumed."""
+"""Who makes a request, as far as /proc tells; and that nothing else is assumed."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Another user's server, which root's commands ask: it may say anything, byte by byte, or without an end."""
+"""Root's commands ask another user's server: it may send anything, byte by byte, or without an end."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Compiled or interpreted: which is used, that nothing stale ever is, and what code that is compiled must not do."""
+"""Compiled or interpreted: which is used, that stale code is never used, and what compiled code must not do."""
 
 import ast
 import os
@@ -72,7 +72,7 @@ def test_the_digest_is_not_of_what_is_not_compiled(package: Path) -> None:
 
 
 def test_the_digest_is_of_all_that_hot_modules_import() -> None:
-    """What the compiler knows of a module that is not compiled is in the extensions (of native.py: nothing)."""
+    """The compiler puts its knowledge of modules that are not compiled into the extensions (of native.py: none)."""
     for name in compiled.sources():
         for node in ast.walk(ast.parse((PACKAGE / name).read_text())):
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
@@ -186,7 +186,7 @@ def native(module: str) -> set[str]:
 
 
 def patches(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, what) of each setattr(hot module or class, ...) that would do nothing where it is compiled."""
+    """(line, what) of each setattr(hot module or class, ...) that would have no effect when it is compiled."""
     imported = {alias.asname or alias.name: (node.module or "", alias.name) for node in ast.walk(tree)
                 if isinstance(node, ast.ImportFrom) for alias in node.names}
     for node in ast.walk(tree):
@@ -214,9 +214,9 @@ def test_a_patch_that_does_nothing_is_seen(text: str, seen: list[str]) -> None:
 
 
 def test_no_test_patches_what_compiled_code_does_not_look_up() -> None:
-    """It would pass without having tested anything: tests/failpoints.py has what can be done instead.
+    """It would pass without testing anything: tests/failpoints.py has the other way.
 
-    What needs a patch all the same runs interpreted only, and says so.
+    A test that still needs a patch runs interpreted only, and says so.
     """
     for path in sorted((PACKAGE.parent / "tests").rglob("*.py")):
         tree = ast.parse(path.read_text())

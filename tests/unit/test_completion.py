@@ -1,4 +1,4 @@
-"""What a shell is offered, and help, as it is derived from the parsers."""
+"""Completion for shells, and help, both derived from the parsers."""
 
 import argparse
 import re

@@ -46,7 +46,7 @@ CLOSED: list[int] = []
 
 
 def count(request: Any) -> Any:
-    """A command in steps; what becomes of it is left in ENDED."""
+    """A command in steps; its last step is put into ENDED."""
     try:
         for done in range(request["steps"]):
             yield control.Progress(done, request["steps"])
@@ -56,7 +56,7 @@ def count(request: Any) -> Any:
 
 
 class Deaf:
-    """A client that is gone when it is told something; what the loop has to do meanwhile is noted."""
+    """A client that is gone when it is told something; it notes the loop's background work at that time."""
 
     def __init__(self, loop: Any) -> None:
         self.loop, self.background = loop, -1
@@ -294,7 +294,7 @@ def test_too_many_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_out_of_descriptors(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who comes meanwhile waits, and is answered when there are some again; the log stays short."""
+    """A client that comes meanwhile waits, and is answered when there are some again; the log stays short."""
     sleep = trio.sleep
     monkeypatch.setattr(trio, "sleep", lambda _seconds: sleep(0.001))
 
@@ -405,7 +405,7 @@ def test_directory_of_another_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_first_place_that_takes_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a stranger made, what is no directory, a place that cannot be written to, a path too long: the next."""
+    """The next place is taken after a stranger's directory, a file, an unwritable place and too long a path."""
     (tmp_path / "stranger").mkdir(mode=0o777)
     (tmp_path / "stranger").chmod(0o777)
     (tmp_path / "file").touch()

@@ -31,7 +31,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def no_threads_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads of libraries, which tests before have left, do not count: a read waits only where no other thread is."""
+    """Do not count threads of libraries that earlier tests left: a read waits only if there is no other thread."""
     before = set(threading.enumerate()) - {threading.main_thread()}
     monkeypatch.setattr(threading, "active_count", lambda: len(set(threading.enumerate()) - before))
 

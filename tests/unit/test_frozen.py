@@ -1,4 +1,4 @@
-"""A copy of the machine that looks around while the machine runs: what it reads stays where it was."""
+"""A copy of the machine that looks around while the machine runs: the slots that it reads do not change."""
 
 import os
 import random
@@ -12,7 +12,7 @@ from tmpfsd.uvm.vm import Vm
 
 
 def out(vm: Vm, vpns: list[int]) -> dict[int, bytes]:
-    """What the slots of pages that are out hold."""
+    """The contents of the slots of pages that are out."""
     return {vm.slot_of[vpn]: os.pread(vm.swap.store.fd, 4096, vm.slot_of[vpn] << 12) for vpn in vpns if vm.slot_of[vpn]}
 
 
@@ -100,7 +100,7 @@ def test_swapoff_ends_it(make_vm, make_swap, fill) -> None:
 
 @pytest.mark.parametrize("nslots", (4000, 330))
 def test_a_copy_sees_what_there_was(make_vm, fill, nslots: int) -> None:
-    """The copy pages in what is out, and checks, while the machine changes everything."""
+    """The copy pages everything in, and checks, while the machine changes everything."""
     vm, words = make_vm(64, nslots=nslots), told()
     vpns = fill(vm, 300)
     ready, go = os.pipe(), os.pipe()

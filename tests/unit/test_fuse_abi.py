@@ -1,6 +1,6 @@
 """fuse/abi.py says what <linux/fuse.h> says: a C program compiled here prints sizes, offsets and constants.
 
-The header of the machine may be older than abi.py: what it does not know is left out, and shown.
+The header of the machine may be older than abi.py: names that it lacks are left out, and shown.
 """
 
 import re
@@ -34,7 +34,7 @@ def member(text: str, structure: abi.Structure, field: str) -> str:
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
-    """What the compiler says, by C expression."""
+    """The compiler's values, by C expression."""
     if CC is None:
         pytest.skip("no C compiler (cc)")
     if not HEADER.exists():

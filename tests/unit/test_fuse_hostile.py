@@ -1,4 +1,4 @@
-"""fuse/: what is not as it should be, driven by bytes: bad requests, failing handlers, and what few send."""
+"""fuse/: errors, driven by bytes: bad requests, failing handlers, and rare requests."""
 
 import errno
 from pathlib import Path
@@ -144,7 +144,7 @@ class TestBadInput:
         wire.mp.check()
 
     def test_few_long_batches_wait(self, wire: Wire) -> None:
-        """What waits is on Python's heap: it has a bound."""
+        """Waiting requests are on Python's heap: their number has a bound."""
         body = abi.BATCH_FORGET_IN.pack(600) + abi.FORGET_ONE.pack(77, 1) * 600
         for _ in range(20):
             wire.tell(abi.BATCH_FORGET, 0, body)

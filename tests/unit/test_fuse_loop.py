@@ -37,7 +37,7 @@ class Device:
         self.kernel.send(self.wire.request(opcode, ino, body))
 
     def answer(self) -> tuple[int, bytes]:
-        """Its errno, and what follows the header."""
+        """Its errno, and its body."""
         reply = self.kernel.recv(1 << 21)
         length, error, _unique = abi.OUT_HEADER.unpack(reply)
         assert length == len(reply)

@@ -21,7 +21,7 @@ DATA, HOLE = os.SEEK_DATA, os.SEEK_HOLE
 
 
 class Kernel:
-    """One file as the kernel sees it: what it has read it holds, and a mapping may change that."""
+    """One file as the kernel sees it: it holds the pages that it has read, and a mapping may change them."""
 
     def __init__(self, wire: Wire, npages: int) -> None:
         self.wire, self.npages = wire, npages
@@ -136,7 +136,7 @@ def test_pages_that_are_gone_are_asked_for_once(wire: Wire) -> None:
 
 
 def test_replies_with_less_than_was_asked_for(wire: Wire) -> None:
-    """The administrator may bound a request: what does not come is not gone."""
+    """The administrator may limit the size of a request: pages that do not come may still be held."""
     kernel = Kernel(wire, 60)
     kernel.most = 3
     kernel.read(0, 60)

@@ -1,4 +1,4 @@
-"""The write gate: once an invariant broke, nothing changes a mount, whichever way it comes."""
+"""The write gate: once an invariant broke, nothing changes a mount, in any way."""
 
 import errno
 import logging
@@ -204,7 +204,7 @@ def test_a_command_under_way_goes_no_further(name: str, refused: bool) -> None:
 
 
 def test_a_broken_machine_is_no_refusal(mount: Mount, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `set`, `swapoff` and `flush` make words of is a lack of room, not a bug."""
+    """`set`, `swapoff` and `flush` report a lack of room in words, but not a bug."""
     def flush() -> Iterator[int]:
         yield 0
         raise BROKEN

@@ -1,4 +1,4 @@
-"""ram=auto: it shrinks under pressure at once, and grows slowly where memory is idle; and what the system says."""
+"""ram=auto: it shrinks under pressure at once, and grows slowly while memory is idle; and how the system is read."""
 
 from pathlib import Path
 

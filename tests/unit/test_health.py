@@ -1,4 +1,4 @@
-"""`tmpfsctl status` begins with whether the mount is well, what is worst first, and says what helps."""
+"""`tmpfsctl status` begins with the health of the mount, the worst first, and tells what helps."""
 
 import copy
 import os

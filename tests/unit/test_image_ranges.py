@@ -1,4 +1,4 @@
-"""Servers of images that do what they should not: endless answers, slow ones, parts that are none, ways elsewhere."""
+"""Servers of images that misbehave: endless answers, slow ones, wrong parts, redirections."""
 
 import os
 import resource
@@ -149,7 +149,7 @@ def test_it_is_not_led_to_what_is_no_server(where: str) -> None:
 
 
 def test_it_is_not_led_out_of_tls(tmp_path: Path) -> None:
-    """What is asked for by https:// comes by https://, whoever would have it otherwise."""
+    """A request by https:// is answered by https:// only; a redirection does not change that."""
     certificates, server = Certificates(tmp_path / "tls"), Misbehaving()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.certificate, certificates.key)

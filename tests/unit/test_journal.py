@@ -1,4 +1,4 @@
-"""What `tmpfsctl events` is told: the log, and changes of health; what is kept, what is lost."""
+"""The input of `tmpfsctl events`: the log, and changes of health; which lines are kept, and which are lost."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Imports go downwards only: one list says which floor stands on which."""
+"""Imports go downwards only: one list tells which layer stands on which."""
 
 import ast
 from pathlib import Path

@@ -18,7 +18,7 @@ MOST = 400                  # frames
 
 
 class Play:
-    """Random operations on one machine, and what must be in its pages."""
+    """Random operations on one machine, and the expected content of its pages."""
 
     def __init__(self, vm: Vm, seed: int, make_swap, faults: bool) -> None:
         self.vm, self.rng, self.make_swap, self.faults = vm, random.Random(seed), make_swap, faults

@@ -1,4 +1,4 @@
-"""What cannot be read back: logged once with its owner, counted, found again, and its slot not used again."""
+"""Pages that cannot be read back: logged once with their owner, counted, found again, and their slots not reused."""
 
 import logging
 from typing import Callable
@@ -105,7 +105,7 @@ def test_a_dead_device_does_not_fill_the_log(
 
 
 def found_in(vm: Vm) -> Unreadable:
-    """What a check of a copy would find."""
+    """The findings of a check of a copy."""
     vm.unreadable = found = Unreadable(vm)
     try:
         vm.check()

@@ -134,7 +134,7 @@ def test_ram_that_leaves_no_room_for_the_daemon_is_warned_of(monkeypatch: pytest
 
 
 def test_this_machine() -> None:
-    """Whatever it is: what is found can be read, and is what the kernel says."""
+    """On any machine: the file found can be read, and has the kernel's value."""
     path = next((line.split(":")[2] for line in Path("/proc/self/cgroup").read_text().splitlines()
                  if line.split(":")[1] == "memory"), None)
     file = f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes"

@@ -1,4 +1,4 @@
-"""metrics=: what a scrape says, and that whoever scrapes cannot disturb."""
+"""metrics=: the content of a scrape, and that a scraper cannot disturb."""
 
 import fcntl
 import os
@@ -157,7 +157,7 @@ def test_refused_by_name(text: str) -> None:
 
 
 def test_every_figure_of_a_status_is_exported(tmp_path: Path) -> None:
-    """But names, the submap's (its used bytes are its pools' pages), and what is told of each store."""
+    """Except names, the submap's (its used bytes are its pools' pages), and those of each store."""
     state = real_status(tmp_path)
     text = metrics.page(state).decode()
     left_out = {"backend", "mountpoint", "edge", "compiled", "stores", "submap", "pid", "swap", "paging", "pools",

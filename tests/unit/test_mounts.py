@@ -1,4 +1,4 @@
-"""What the commands and the daemon share about mounts: the table, paths, what is printed."""
+"""The common part of the commands and the daemon about mounts: the table, paths, output."""
 
 import os
 import re
@@ -58,7 +58,7 @@ def test_a_line_that_is_not_understood_is_skipped(junk: bytes) -> None:
 
 @given(st.binary(max_size=80), st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name))
 def test_nothing_forges_another_line(junk: bytes, name: bytes) -> None:
-    """Whatever a name is, and whatever a line that cannot be read, all else is as it was."""
+    """No name and no line that cannot be read changes the other lines."""
     mounts = parse_all(ROOT + line_of(b"/m/" + name) + junk.replace(b"\n", b"") + b"\n" + line_of(b"/last", 43))
     assert [mounts[0].path, mounts[-1].path] == ["/", "/last"] and mounts[1].device == (0, 42)
     assert os.fsencode(mounts[1].path) == b"/m/" + name and mounts[-1].device == (0, 43)

@@ -20,7 +20,7 @@ LOOKUP = 1
 
 
 def request(flags: int, opcode: int = FUSE_INIT, major: int = 7) -> bytes:
-    """An INIT as the kernel sends it, with what newer ones have behind it."""
+    """An INIT as the kernel sends it, with the bytes that newer kernels add."""
     body = IN_INIT.pack(major, 45, 131072, flags) + bytes(48)
     return IN_HEADER.pack(IN_HEADER.size + len(body), opcode, 2, 0, 0, 0, 0) + body
 

@@ -44,7 +44,7 @@ def run(func: Callable[..., Any], *args: Any) -> Any:
 
 @pytest.fixture
 def vnops(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Vnops that answer what a test wants."""
+    """Vnops with the answers that a test sets."""
     fake = SimpleNamespace(getattr=lambda _mount, _ino: ATTR)
     monkeypatch.setattr(operations, "vnops", fake)
     monkeypatch.setattr(operations, "writeback", SimpleNamespace(may_be=lambda *_args: False))
@@ -100,7 +100,7 @@ CHANGING = {"create", "mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "r
 
 
 def test_which_requests_change_something(ops: Operations) -> None:
-    """Every other one is let through when an invariant broke: a new handler has to be thought of."""
+    """All others are let through after an invariant broke: so a new handler must be added to one of the lists."""
     ops.gate.broken = True
     refused = set()
     for name in set(KINDS) - {"forget"}:
@@ -241,7 +241,7 @@ def test_a_long_list_is_forgotten_in_turns(ops: Operations, vnops: SimpleNamespa
 
 
 def test_few_long_lists_wait(ops: Operations, vnops: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits is on Python's heap: it has a bound."""
+    """Waiting requests are on Python's heap: their number has a bound."""
     monkeypatch.setattr(operations, "MOST_FORGOTTEN", 4 * 600)
     seen: list[int] = []
     vnops.forget = lambda _mount, ino, _nlookup: seen.append(ino)

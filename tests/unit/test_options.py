@@ -1,4 +1,4 @@
-"""Mount options: what is read, what is refused, and that a refusal names the option."""
+"""Mount options: which are read, which are refused, and that a refusal names the option."""
 
 import os
 from pathlib import Path

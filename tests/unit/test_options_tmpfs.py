@@ -1,4 +1,4 @@
-"""Options of tmpfs(5) that mean here what they mean there."""
+"""Options of tmpfs(5) that have the same meaning here."""
 
 import grp
 import itertools
@@ -93,7 +93,7 @@ def test_limited_again_it_says_so() -> None:
 
 
 def test_widths_of_inode_numbers_are_taken() -> None:
-    """All numbers are below 2^31: what inode32 wants is so, and what inode64 allows need not be used."""
+    """All numbers are below 2^31: this satisfies inode32, and inode64 only allows more."""
     assert MAX_NODES < 1 << 31
     assert read("inode32,swap=none") == read("swap=none") == read("swap=none,inode64,inode32")
     assert changes(["inode64"], read("")) == []
@@ -139,7 +139,7 @@ def test_limits_of_quotas_are_those_of_a_new_account() -> None:
 
 
 def test_quotas_cannot_be_changed_by_a_remount() -> None:
-    """As in the kernel; what is so already is no change."""
+    """As in the kernel; to set the present value is no change."""
     now = read("usrquota,usrquota_block_hardlimit=1m")
     assert changes(["usrquota", "usrquota_block_hardlimit=1024k"], now) == []
     for word in ("grpquota", "quota", "usrquota_block_hardlimit=2m"):

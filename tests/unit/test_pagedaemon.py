@@ -1,4 +1,4 @@
-"""Which page leaves, and what is written; test_pagedaemon_failures.py has what happens when that fails."""
+"""Which page leaves, and which pages are written; test_pagedaemon_failures.py has the failures."""
 
 import random
 

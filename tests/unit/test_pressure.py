@@ -1,4 +1,4 @@
-"""What is said of a mount that fills up, and what scripts wait for."""
+"""Messages about a mount that fills up, and the events that scripts wait for."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ def status(used: int = 0, inodes: int = 0, ram: int = 0, swap: int = 0, **limits
 
 
 def said_of(caplog: pytest.LogCaptureFixture, *percentages: int, name: str = "used") -> list[str]:
-    """What is said as the percentage changes."""
+    """The messages as the percentage changes."""
     state = {name: 0}
     watch = Pressure(lambda: status(**state))
     with caplog.at_level(logging.WARNING):

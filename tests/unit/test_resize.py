@@ -83,7 +83,7 @@ def test_steps_are_small(make_vm, fill) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("filled", (0, 3000, 16000))
 def test_no_step_does_much(make_vm, monkeypatch, filled: int) -> None:
-    """Whatever is in memory, and however much is free: 1 GiB that was empty sorted its free list 256 times."""
+    """With any content, and any number of free frames: an empty 1 GiB sorted its free list 256 times."""
     failpoints.interpreted_only()
     vm = make_vm(16384, nslots=1 << 15)
     for i in range(filled):                             # no two are neighbours: each is written alone

@@ -1,4 +1,4 @@
-"""How many page-ins there would be with other memories: predicted from a sample, and counted with that memory."""
+"""Page-ins with other sizes of memory: predicted from a sample, and counted with that size."""
 
 import itertools
 import random
@@ -62,7 +62,7 @@ def run(vm: Vm, vpns: list[int], trace: str, sample: bool) -> tuple[int, Sampler
 @pytest.mark.slow
 @pytest.mark.parametrize("trace", TRACES)
 def test_predictions_are_within_15_percent(make_vm, fill, trace: str) -> None:
-    """Of page-ins with half the memory to twice as much; a few hundred more or less where there are few."""
+    """For page-ins with half to twice the memory; if there are few, within a few hundred."""
     vm = make_vm(FRAMES, nslots=2 * NPAGES)
     now, sampler = run(vm, fill(vm, NPAGES), trace, True)
     assert sampler is not None
@@ -78,7 +78,7 @@ def test_predictions_are_within_15_percent(make_vm, fill, trace: str) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_nothing_changes_while_it_samples(make_vm, seed: int) -> None:
-    """Pages come, are written, freed, written over whole, evicted and moved; watched or not they are what they were."""
+    """Pages come, are written, freed, overwritten whole, evicted and moved; watching does not change their content."""
     rng, model = random.Random(seed), {}
     vm = make_vm(120, nslots=4000)
     for step in range(6000):

@@ -1,4 +1,4 @@
-"""Checksums and encryption of what is in a store."""
+"""Checksums and encryption of the pages in a store."""
 
 import os
 import random
@@ -149,7 +149,7 @@ def test_direct(tmp_path: Path, direct: bool) -> None:
 
 
 def test_memory_comes_and_goes_with_slots(swap: Swap) -> None:
-    """Where slots at the end are free, nothing is kept for them."""
+    """Nothing is kept for free slots at the end."""
     slot, _count = swap.alloc(16)
     swap.write_cluster(slot, pages(16), range(16))
     swap.free(slot + 4, 12)

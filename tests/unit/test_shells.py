@@ -92,7 +92,7 @@ class Shell:
         os.write(self.terminal, text.encode())
 
     def wait(self, condition: Callable[[], object]) -> None:
-        """Read what it shows, until the condition holds: a terminal that nobody reads stops what writes to it."""
+        """Read the output until the condition holds: a terminal that nobody reads stops its writers."""
         shown, deadline = b"", time.monotonic() + SECONDS
         while not condition():
             assert time.monotonic() < deadline, shown.decode(errors="replace")
@@ -100,7 +100,7 @@ class Shell:
                 shown += os.read(self.terminal, 65536)
 
     def complete(self, line: str) -> str:
-        """Type a line and TAB: the line as it is then, without what zsh would take away at the next blank."""
+        """Type a line and TAB: the line after that, without characters that zsh would remove at the next blank."""
         self.out.unlink(missing_ok=True)
         self.type(f"{line}\t\x14")
         self.wait(lambda: self.out.exists() and self.out.stat().st_size)

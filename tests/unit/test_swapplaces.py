@@ -35,7 +35,7 @@ def test_a_default_place_that_is_read_only_or_full_is_skipped(tmp_path: Path, mo
 
 
 def fake_statvfs(state: os.statvfs_result, full: bool) -> os.statvfs_result:
-    """A disk that has nothing left, where it is to be full."""
+    """The state of a disk; with `full` it has nothing left."""
     words = list(state[:10])
     words[4] = 0 if full else words[4]                  # f_bavail
     return os.statvfs_result(words)

@@ -23,7 +23,7 @@ MakeMachine = Callable[..., "Machine"]
 
 
 class Machine:
-    """A machine, and what its pages must have: a number at the start and so many bytes that do not shrink."""
+    """A machine, and the content of its pages: a number at the start and some bytes that do not shrink."""
 
     def __init__(self, vm: Vm, seed: int) -> None:
         self.vm, self.rng = vm, random.Random(seed)
@@ -61,7 +61,7 @@ class Machine:
         del self.model[vpn]
 
     def look(self, vpn: int) -> None:
-        """A page has what it must have."""
+        """A page has the right content."""
         self.vm.breathe()
         at, content = self.vm.read(vpn << 12), self.model[vpn]
         assert self.vm.phys.arena[at:at + PAGE] == content + bytes(PAGE - len(content)), vpn
@@ -108,7 +108,7 @@ def test_many_times_memory_in_memory(machine: MakeMachine, nslots: int, encrypt:
 @pytest.mark.parametrize("nslots, encrypt", [(0, False), (3000, False), (3000, True)])
 @pytest.mark.parametrize("seed", range(3))
 def test_random_steps(machine: MakeMachine, nslots: int, encrypt: bool, seed: int) -> None:
-    """Pages come, change what they shrink to, and go; ENOSPC refuses and loses nothing."""
+    """Pages come, change their packed size, and go; ENOSPC refuses and loses nothing."""
     here, rng, refused = machine(nslots=nslots, encrypt=encrypt, seed=seed), random.Random(seed), 0
     for step in range(6000):
         nrandom = rng.choice((0, 50, 300, 1000, 3000, 4000))
@@ -143,7 +143,7 @@ def fill(here: Machine, sizes: Iterator[int]) -> int:
 
 @pytest.mark.parametrize("nslots", (0, 60, 200))
 def test_exhaustion(machine: MakeMachine, nslots: int) -> None:
-    """Every tier full: what there is can be read and removed, and then there is room again."""
+    """Every tier is full: pages can be read and removed, and then there is room again."""
     here = machine(nslots=nslots)
     count = fill(here, itertools.cycle((500, 1500, 3800)))
     here.survive()
@@ -157,7 +157,7 @@ def test_exhaustion(machine: MakeMachine, nslots: int) -> None:
 
 @pytest.mark.parametrize("nslots", (0, 60))
 def test_pages_that_come_to_shrink_less(machine: MakeMachine, nslots: int) -> None:
-    """Changed until that is refused: the frames that an operation may take can still be had, and nothing is lost."""
+    """Change pages until that is refused: an operation can still get all its frames, and nothing is lost."""
     here = machine(nslots=nslots)
     fill(here, itertools.repeat(100))
     with pytest.raises(NoMemory, match="compressed tier are full"):
@@ -178,7 +178,7 @@ def test_pages_that_come_to_shrink_less(machine: MakeMachine, nslots: int) -> No
 
 @pytest.mark.parametrize("nslots", (0, 60, 200))
 def test_a_full_machine_lets_its_pages_change(machine: MakeMachine, nslots: int) -> None:
-    """New pages are refused before changes are: whoever removes a file on a full mount can make another."""
+    """New pages are refused before changes are: after removing a file on a full mount, another can be made."""
     here = machine(nslots=nslots)
     fill(here, itertools.repeat(600))
     assert here.vm.tier is not None and here.vm.tier.stats()["full"]
@@ -203,7 +203,7 @@ def test_the_last_operation_finds_what_was_kept_back(machine: MakeMachine) -> No
 
 @pytest.mark.parametrize("nrandom", (200, 1500))
 def test_no_operation_pays_for_all_that_lives_in_the_ring(machine: MakeMachine, nrandom: int) -> None:
-    """What is dead lies behind what lives, time and again: the newest are removed, and others come."""
+    """Dead records lie behind live ones, again and again: the newest are removed, and others come."""
     here = machine(ring=2 << 20)
     tier = here.vm.tier
     assert tier is not None
@@ -248,7 +248,7 @@ def test_idle_makes_room_ahead(machine: MakeMachine) -> None:
 
 @pytest.mark.parametrize("fault", ("dead", "room", "bad"))
 def test_a_store_that_fails(machine: MakeMachine, fault: str) -> None:
-    """The ring holds what it can; what cannot be written stays; nothing is lost."""
+    """The ring holds what it can; pages that cannot be written stay; nothing is lost."""
     here = machine(nslots=4000)
     store = here.vm.swap.files[0]
     here.add(10)
@@ -410,7 +410,7 @@ def test_closed_half_way(machine: MakeMachine, after: int) -> None:
 
 
 def test_a_ring_that_moves_and_fills_up(machine: MakeMachine) -> None:
-    """ENOSPC as in a ring of that size; what had to leave has left, and the old area empties by what is added."""
+    """ENOSPC as in a ring of that size; records that had to leave have left, and additions empty the old area."""
     here = machine(ring=4 << 20, nslots=0)
     for _ in range(150):
         here.add(700)

@@ -1,4 +1,4 @@
-"""What top shows of two looks at a mount, and what its keys do."""
+"""The screen of top for two looks at a mount, and the effect of its keys."""
 
 import io
 import json

@@ -291,7 +291,7 @@ def test_several_places_are_filled_in_turn(make, tmp_path: Path) -> None:
 
 
 def test_compressed_pages(make, tmp_path: Path) -> None:
-    """They are within ram, in the status, and let go as a swap file is; without swap they are where pages go."""
+    """The ring is within ram, in the status, and let go as a swap file is; without swap pages go there only."""
     tuning = make(ram_bytes=4 * MB, compress="zstd", zram=-50)
     files = store(tuning.mount, 600)
     status = tuning.mount.status()
@@ -324,7 +324,7 @@ def test_compressed_pages_without_swap(make, tmp_path: Path) -> None:
 
 
 def test_zram_is_changed_within_ram(make) -> None:
-    """Larger takes frames, smaller gives them back, 0 lets it go, and it can be had where there was none."""
+    """A larger one takes frames, a smaller one gives them back, 0 lets it go; one can be added if there was none."""
     tuning = make(ram_bytes=8 * MB, swap_size_bytes=64 * MB)
     mount, files = tuning.mount, store(tuning.mount, 900)
     for word, zram in (("zram=4m", 4), ("zram=75%", 6), ("zram=1m", 1), ("zram=2m", 2), ("zram=0", 0), ("zram=50%", 4)):
@@ -364,7 +364,7 @@ def test_a_zram_that_is_refused_changes_nothing(make, compress: str, word: str, 
 
 
 def test_a_zram_that_holds_too_much_stays(make) -> None:
-    """Without swap; and what was changed before it is put back."""
+    """Without swap; and settings changed before it are put back."""
     tuning = make(ram_bytes=8 * MB, swap=None, compress="zstd", zram=-50)
     mount, files = tuning.mount, {}
     for number in range(400):
@@ -420,7 +420,7 @@ def test_a_file_of_others_or_in_use_is_refused(make, tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_handed_over(make, tmp_path: Path) -> None:
-    """Its name is what is shown; who may open it is no matter any more."""
+    """Its name is shown; permissions to open it do not matter any more."""
     tuning, path = make(ram_bytes=MB), tmp_path / "file"
     path.touch(mode=0o600)
     handed = [os.open(path, os.O_RDWR)]
@@ -488,7 +488,7 @@ def test_flush_of_a_dead_disk_ends(make) -> None:
 
 
 def test_a_file_longer_than_the_daemon_may_write_is_refused(make, tmp_path: Path, monkeypatch) -> None:
-    """RLIMIT_FSIZE: what is paged out would meet EFBIG."""
+    """RLIMIT_FSIZE: page-out would get EFBIG."""
     tuning = make()
     monkeypatch.setattr(inherited, "largest_file", lambda: 2 * MB)
     before = len(os.listdir("/proc/self/fd"))

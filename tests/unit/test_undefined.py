@@ -1,4 +1,4 @@
-"""Pages whose bytes are nobody's: what makes one, what ends it, and that no breath is taken with one."""
+"""Pages whose bytes are undefined: how one comes about, how it ends, and that there is none at a breath."""
 
 from typing import Callable
 

@@ -106,7 +106,7 @@ def test_the_file_that_has_its_slots_goes(make_vm, make_swap) -> None:
 
 
 def test_a_device_that_is_full_later(make_vm) -> None:
-    """The promise is of slots: what the disk under them says is a failure of the device."""
+    """The promise is of slots: a full disk under them is a failure of the device."""
     vm = make_vm(nslots=200)
     vpn = promise(vm, 30)
     vm.swap.room = 0

@@ -117,7 +117,7 @@ def read(mp: Mount, ino: int) -> bytes:
 
 
 def look(mp: Mount, files: dict[int, int]) -> tuple[int, int]:
-    """How many files have what they must have, and how many are refused; nothing else may be."""
+    """How many files have their content, and how many are refused; anything else is an error."""
     good = refused = 0
     for number, ino in files.items():
         try:
@@ -177,7 +177,7 @@ def test_two_mounts_with_one_prefix(serve, mounted) -> None:
 
 
 def test_killed_and_started_empty(serve, mounted) -> None:
-    """Exactly what was there is lost; all else goes on, and what is written then is kept."""
+    """Exactly the pages that were there are lost; all else goes on, and new writes are kept."""
     server = serve()
     mp = mounted(server)
     files = fill(mp, 500)
@@ -226,7 +226,7 @@ def test_stopped_and_continued(serve, mounted) -> None:
 
 
 def test_a_server_whose_memory_is_full(serve, mounted) -> None:
-    """ENOSPC to what needs more; what there is can be read, and removing makes room."""
+    """ENOSPC to operations that need more; all that is there can be read, and removing makes room."""
     server = serve("--maxmemory", "8mb", "--maxmemory-policy", "noeviction")
     mp, files = mounted(server), {}
     with pytest.raises((NoMemory, FsError)):
@@ -421,7 +421,7 @@ def test_a_copy_reads_by_a_connection_of_its_own(serve) -> None:
 
 
 def test_a_cluster_that_loses_nodes(mounted, tmp_path: Path) -> None:
-    """Each is killed in turn and comes back; what the replicas have by then is not lost, nothing is wrong."""
+    """Each is killed in turn and comes back; data that the replicas have by then is not lost, nothing is wrong."""
     need_server()
     with ExitStack() as stack:
         servers = cluster(stack, tmp_path)

@@ -1,4 +1,4 @@
-"""Servers of swap that answer what none does: garbage, without an end, a byte at a time; and under another's name."""
+"""Servers of swap with wrong answers: garbage, without an end, a byte at a time; and under another server's name."""
 
 import contextlib
 import resource
@@ -21,7 +21,7 @@ Answer = Callable[[list[bytes]], "Iterator[bytes]"]
 
 
 def right(command: list[bytes]) -> Iterator[bytes]:
-    """What a server answers that has nothing but pages of zeros."""
+    """The answers of a server that has only pages of zeros."""
     name = command[0].upper()
     if name == b"INFO":
         yield b"$26\r\ncluster_enabled:0\nmaxmem:0\r\n"
@@ -72,7 +72,7 @@ GARBAGE: dict[str, Answer] = {
 
 
 class Fake:
-    """It speaks RESP as `answer` says, and keeps what it was told."""
+    """It speaks RESP with the answers of `answer`, and keeps what it was told."""
 
     def __init__(self, tls: "ssl.SSLContext | None" = None) -> None:
         self.answer: Answer = right
@@ -177,7 +177,7 @@ def test_garbage_at_the_mount_is_one_line(fake: Fake, name: str) -> None:
 
 @pytest.mark.parametrize("hosts", (1, 2))
 def test_no_password_for_another_name(tmp_path: Path, hosts: int) -> None:
-    """An authority of ours speaks for it, but for another name; of a cluster, too, nothing may be told it."""
+    """Its certificate is of our authority, but for another name: it may be told nothing, nor may a cluster of such."""
     certificates = Certificates(tmp_path / "tls", "127.0.0.2")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.certificate, certificates.key)
