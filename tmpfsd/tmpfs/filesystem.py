@@ -10,7 +10,7 @@ from typing import Any, Callable, Protocol
 
 from tmpfsd.options import Config
 from tmpfsd.swapplaces import remote
-from tmpfsd.tmpfs import fsck, reap, vnops
+from tmpfsd.tmpfs import fsck, node, reap, vnops
 from tmpfsd.tmpfs.accounts import Quota
 from tmpfsd.tmpfs.btree import BTree
 from tmpfsd.tmpfs.clock import Clock
@@ -53,7 +53,7 @@ class Mount:
     __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "clock", "now", "generation",
                  "lost_nodes", "flagged", "gate", "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels",
                  "marks", "nr_inodes", "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold",
-                 "quota", "nread", "nwritten")
+                 "quota", "nread", "nwritten", "given_up", "ngiven_up", "again_at")
 
     def __init__(self, config: Config, saved: Saved | None = None) -> None:
         self.config = config
@@ -73,7 +73,11 @@ class Mount:
         self.clock = Clock()
         self.now = self.clock.now
         self.generation = 0
-        self.lost_nodes = 0                 # nodes that could not be freed, as their pages cannot be read back
+        # For node.give_up(): how many nodes could not be freed, which of them are tried again and when, and how often
+        # one was given up.
+        self.lost_nodes = self.ngiven_up = 0
+        self.given_up: list[int] = []
+        self.again_at = 0.0
         # For reap.py: the first node on its list, the key at which that directory goes on, pages of data on the list,
         # a callback when something is put there, and names that the kernel must still be told of (UNTOLD_MOST).
         self.doomed = self.doomed_from = self.doomed_pages = 0
@@ -107,7 +111,7 @@ class Mount:
 
     def idle(self) -> bool:
         """One slice of background work; whether there is more.  None is done once an invariant broke."""
-        return not self.gate.broken and self.vm.idle()
+        return not self.gate.broken and (node.free_again(self) or self.vm.idle())
 
     def make_room(self, shortage: NoMemory | None = None) -> bool:
         """Free some of the doomed pages; whether a refused operation may be tried again.  => Breathes."""

@@ -11,13 +11,19 @@ Invariants
     N2  A node that is not linked has a lookup count above 0.
     N3  norphans counts the nodes that are marked.
 
+A node that cannot be freed, because a page of it cannot be read or no frame can be had, is given up.  It stays whole
+and allocated, and is tried again while there are no requests (free_again()): the fault may have passed.
+
 Limits      A lookup count that reaches 2^31 - 1 stays there: such a node is freed at unmount only.
+            At most GIVEN_UP_MOST nodes are tried again.  The others, and nodes whose count cannot be read when the
+            kernel gives references back, go only at unmount.
 """
 
 from __future__ import annotations
 
 import logging
 import stat
+import time
 from typing import TYPE_CHECKING
 
 from tmpfsd.seldom import seldom
@@ -30,6 +36,9 @@ if TYPE_CHECKING:
     from tmpfsd.tmpfs.filesystem import Mount
 
 log = logging.getLogger(__name__)
+
+GIVEN_UP_MOST = 64
+AGAIN_SECONDS = 5.0         # after a node could not be freed again
 
 
 def hold(mp: Mount, ino: int, n: int = 1) -> None:
@@ -84,7 +93,7 @@ def is_bare(mp: Mount, at: int) -> bool:
 def destroy(mp: Mount, ino: int) -> None:
     """Free a node and all it has: at once if that is little, else it is doomed.  O(log n).  => Breathes.
 
-    A node that cannot be read back is lost, counted and logged.
+    A node that cannot be freed is given up.
     """
     mem, arena = mp.mem, mp.arena
     try:
@@ -102,12 +111,42 @@ def destroy(mp: Mount, ino: int) -> None:
         if kind == KIND_STRING:
             mem.strings.put(layout.tn_string(arena, at))
     except SwapIOError as error:
-        mp.lost_nodes += 1
-        if seldom(mp.lost_nodes):
-            log.error("inode %d: cannot be freed, its pages stay allocated (%d such inodes): %s", ino, mp.lost_nodes,
-                      error)
+        give_up(mp, ino, error)
         return
     mem.put_orphan(ino)
+
+
+def give_up(mp: Mount, ino: int, error: SwapIOError) -> None:
+    """A node stays allocated, and is counted in lost_nodes until it is freed after all.  O(1)."""
+    mp.lost_nodes += 1
+    mp.ngiven_up += 1
+    if len(mp.given_up) < GIVEN_UP_MOST:
+        mp.given_up.append(ino)
+    if seldom(mp.ngiven_up):
+        log.error("inode %d: cannot be freed, its pages stay allocated (%d such inodes): %s", ino, mp.lost_nodes,
+                  error)
+
+
+def free_again(mp: Mount) -> bool:
+    """Try once more to free a node that was given up; whether one was tried.  O(log n).  => Breathes."""
+    now = time.monotonic()
+    if not mp.given_up or now < mp.again_at:
+        return False
+    ino, before = mp.given_up.pop(0), mp.ngiven_up
+    mp.lost_nodes -= 1
+    mp.breathe()
+    try:
+        doomed_before = mp.mem.u32[mp.mem.nlookup_word(ino)] & NLOOKUP_MAX
+        if doomed_before:
+            doomed.push(mp, ino, mp.mem.node_w(ino))
+        else:
+            destroy(mp, ino)
+    except SwapIOError as error:
+        give_up(mp, ino, error)
+        doomed_before = 0
+    if doomed_before or mp.ngiven_up > before:      # the reaper may give it up again
+        mp.again_at = now + AGAIN_SECONDS
+    return True
 
 
 def _doom(mp: Mount, ino: int) -> None:

@@ -8,7 +8,7 @@ Picture     a directory: detach.py empties it, entry by entry
 
 Breathing   All functions breathe.
 
-Limits      A node that cannot be read back is left where it is and counted in lost_nodes: its pages stay allocated.
+Limits      A node that cannot be read back is given up (node.py): its pages stay allocated for now.
             If the page of a doomed node itself cannot be read, reap() stops.  The list is intact, and a later call goes
             on when the page can be read again.
 """
@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Callable
 
-from tmpfsd.seldom import seldom
 from tmpfsd.tmpfs import cut, detach, doomed, layout, node, xattr
 from tmpfsd.tmpfs.accounts import OverQuota
 from tmpfsd.tmpfs.detach import StaleName
@@ -52,10 +51,7 @@ def reap(mp: Mount) -> tuple[int, list[StaleName]]:
             return 0, []
     except SwapIOError as error:
         doomed.pop(mp, mp.mem.node_w(ino))
-        mp.lost_nodes += 1
-        if seldom(mp.lost_nodes):
-            log.error("inode %d: cannot be freed, its pages stay allocated (%d such inodes): %s", ino, mp.lost_nodes,
-                      error)
+        node.give_up(mp, ino, error)
         return 0, []
     doomed.pop(mp, mp.mem.node_w(ino))
     node.forget(mp, ino, 1)
