@@ -120,7 +120,7 @@ def warnings(state: dict[str, Any]) -> Iterator[str]:
     if state["paging"].get("lost_pages"):
         yield f"{state['paging']['lost_pages']:,} pages cannot be read back from swap: what needs them gets EIO"
     if state.get("lost_inodes"):
-        yield f"{state['lost_inodes']:,} removed inodes keep their pages, which cannot be read back; they are tried again"
+        yield f"{state['lost_inodes']:,} removed inodes keep pages that cannot be read back; they are tried again"
     if swap and swap.get("bad_slots"):
         yield f"{swap['bad_slots']:,} swap slots are bad"
 
