@@ -16,6 +16,7 @@ from tmpfsd.cli import client, ctl
 from tmpfsd.cli import list as list_
 from tmpfsd.cli import topall
 from tmpfsd.cli.client import ClientError, Hung, ask_briefly
+from tmpfsd.cli.units import human
 from tmpfsd.mounts import mountinfo, places
 from tmpfsd.mounts.mountinfo import MountPoint
 
@@ -155,3 +156,42 @@ def test_a_server_that_is_merely_slow_is_answered(server: Callable[[Talk], None]
     assert ask_briefly(MOUNT, SECONDS, "status") == 5
     with pytest.raises((Hung, ClientError)):
         ask_briefly(MOUNT, SECONDS / 8, "status")
+
+
+@pytest.mark.parametrize("command", ("check", "flush", "du"))
+def test_a_line_has_an_end(server: Callable[[Talk], None], monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """However long a command may take."""
+    server(drips)
+    monkeypatch.setattr(client, "LONGEST_LINE", SECONDS)
+    start = time.monotonic()
+    with pytest.raises(ClientError, match="not understood"):
+        client.ask("/mnt/theirs", command)
+    assert time.monotonic() - start < 20 * SECONDS
+
+
+@pytest.mark.parametrize("name", client.SECRETS)
+def test_no_secret_of_ours_is_given_to_another(server: Callable[[Talk], None], name: str) -> None:
+    heard = []
+
+    def listens(connected: socket.socket) -> None:
+        heard.append(connected.recv(1 << 16))
+
+    server(listens)
+    with client.Connection(MOUNT, SECONDS) as connection:
+        connection.uid = os.geteuid() + 1
+        with pytest.raises(ClientError, match="not given"):
+            connection.send({"command": "swapon", "path": "valkey://here/x", name: "secret"})
+    time.sleep(0.1)
+    assert not any(heard)
+
+
+def test_what_another_answers_is_escaped(server: Callable[[Talk], None], capsys: pytest.CaptureFixture[str]) -> None:
+    server(says(json.dumps({"ok": True, "result": {"moved_bytes": 5, "warning": "\x1b]0;owned\x07\u2028"}})))
+    assert ctl.main(["swapoff", "/mnt/theirs", "/x"]) == 0
+    out, err = capsys.readouterr()
+    assert "owned" in err and all(line.isprintable() for line in (out + err).split("\n"))
+
+
+def test_a_number_is_printed_as_one() -> None:
+    number: Any = "\r\n\x0b5\u2028\x85"
+    assert human(number) == "5"

@@ -33,10 +33,12 @@ __all__ = ["ClientError", "CliError", "Dead", "Detached", "Foreign", "Hung", "No
 
 SILENCE = 1.4           # seconds without a word
 LEAST = 0.01
+LONGEST_LINE = 5.0      # from its first byte to its end; a server writes a line at once
 LONGEST = 10.0          # for a status, which never takes long, from a server that lives
 PING_SECONDS = 0.7
 BRIEFLY = 0.4           # for a server that may belong to anyone's mount
 MAX_ANSWER = 16 << 20
+SECRETS = ("password", "authority")     # of a request: read with our rights, for a server that we trust
 
 
 def find(path: str) -> MountPoint:
@@ -82,6 +84,7 @@ class Connection:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(seconds)
         self.buffer = bytearray()
+        self.begun = 0.0                # when the first byte of the line came that is being read
         try:
             self._connect(mounted)
             self.pid, self.uid, _ = places.peer(self.sock)
@@ -116,9 +119,12 @@ class Connection:
         descriptors = [value for name, value in request.items() if name == "descriptor"]
         values = {name: value for name, value in request.items() if name != "descriptor"}
         data = json.dumps(values).encode() + b"\n"
+        foreign = self.uid not in (0, os.geteuid())
         for descriptor in descriptors:
-            if self.uid not in (0, os.geteuid(), os.fstat(descriptor).st_uid):
+            if foreign and self.uid != os.fstat(descriptor).st_uid:
                 raise ClientError(f"a mount of user {self.uid}: a file of another's is not given to it")
+        if foreign and any(request.get(name) for name in SECRETS):
+            raise ClientError(f"a mount of user {self.uid}: a password or a certificate is not given to it")
         if descriptors:
             data = data[socket.send_fds(self.sock, [data], descriptors):]
         self.sock.sendall(data)
@@ -135,17 +141,25 @@ class Connection:
             self.sock.settimeout(min(self.seconds, max(self.until - time.monotonic(), LEAST)))
 
     def line(self) -> bytes:
-        """Return the next line; if the server hangs up, what came, without a line end.  => TimeoutError."""
+        """Return the next line; if the server hangs up, what came, without a line end.
+
+        => TimeoutError; ValueError: it comes byte by byte, without an end.
+        """
         self._heed_end()
         while (end := self.buffer.find(b"\n") + 1) == 0 and len(self.buffer) <= MAX_ANSWER:
             data = self.sock.recv(1 << 16)
             if not data:
                 break
+            if not self.buffer:
+                self.begun = time.monotonic()
             self.buffer += data
             self._heed_end()
+            if time.monotonic() - self.begun > LONGEST_LINE and b"\n" not in data:
+                raise ValueError("a line without an end")
         end = end or len(self.buffer)
         line = bytes(self.buffer[:end])
         del self.buffer[:end]
+        self.begun = time.monotonic()
         return line
 
 
@@ -186,8 +200,8 @@ def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
               on_progress: Callable[[int, int], None] = lambda _done, _of: None, /, **arguments: Any) -> Any:
     """Send one command to a mount, which messages call `path`; see ask()."""
     for answer in answers(mounted, path, seconds, command, arguments):
-        word = answer.get("progress")
-        if word:
+        word = answer.get("progress", {})
+        if isinstance(word.get("done"), int) and isinstance(word.get("of"), int):
             on_progress(word["done"], word["of"])
     return answer["result"]
 

@@ -48,7 +48,11 @@ def mounts() -> Iterator[dict[str, Any]]:
         with ThreadPoolExecutor(AT_ONCE) as pool:       # one that hangs does not keep the others waiting
             yield from pool.map(row_of, found.values())
     for status in leftovers():
-        yield {"mountpoint": status["mountpoint"], "owner": os.geteuid(), "state": "detached", **figures(status)}
+        try:
+            yield {"mountpoint": text(status["mountpoint"]), "owner": os.geteuid(), "state": "detached",
+                   **figures(status)}
+        except STRANGE:
+            continue                    # nothing can be said of it, not even where it was
 
 
 def row_of(mount: mountinfo.MountPoint) -> dict[str, Any]:

@@ -42,6 +42,6 @@ def run(args: argparse.Namespace) -> None:
         print(f"tmpfsctl: interrupted: {printable(path)} is in use as before", file=sys.stderr)
         raise
     if "warning" in answer:
-        print(f"tmpfsctl: warning: {answer['warning']}", file=sys.stderr)
+        print(printable(f"tmpfsctl: warning: {answer['warning']}"), file=sys.stderr)
     print(json.dumps(answer, indent=2) if args.json else
           printable(f"{args.mountpoint}: pages to {path} no more, {human(answer['moved_bytes'])} moved"))

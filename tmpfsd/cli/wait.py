@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         if reached or left <= 0:
             break
         if state["swap"].get("disk_full") and not told:
-            print(f"tmpfsctl: warning: {args.mountpoint}: {DISK_FULL}", file=sys.stderr, flush=True)
+            print(printable(f"tmpfsctl: warning: {args.mountpoint}: {DISK_FULL}"), file=sys.stderr, flush=True)
             told = True
         time.sleep(min(interval, left))
     if args.json:
