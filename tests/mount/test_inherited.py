@@ -167,7 +167,8 @@ def test_the_oom_killer_is_told_at_the_mount(place: Path) -> None:
 # --- signals ---
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPROF, signal.SIGVTALRM,
-                                    signal.SIGIO, signal.SIGPWR, signal.SIGRTMIN + 3])
+                                    signal.SIGIO, signal.SIGPWR, signal.SIGRTMIN + 3, signal.SIGALRM, signal.SIGXCPU,
+                                    signal.SIGSTKFLT])
 def test_what_does_not_end_it(tmpfsd: Callable[..., Mounted], number: int) -> None:
     mounted = tmpfsd(OPTIONS)
     (mounted.mnt / "file").write_text("kept")

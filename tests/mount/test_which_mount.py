@@ -411,6 +411,23 @@ raise SystemExit(mount.main([sys.argv[1], "-f", "-o", "ram=1m,size=16m"]))
             first.kill()
 
 
+@pytest.mark.parametrize("edge", ["native", "pyfuse3"])
+def test_of_those_that_start_at_once_at_one_place_one_stays(private: str, edge: str) -> None:
+    """Each finds the place free before it mounts; whoever lands above another goes."""
+    path = f"{private}/old"
+    words = [sys.executable, "-m", "tmpfsd.cli.mount", "at once", path, "-o", f"ram=1m,size=16m,edge={edge}"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    started = [subprocess.Popen(words, env=environment, stderr=subprocess.PIPE) for _ in range(4)]
+    try:
+        ended = [(process.communicate(timeout=60)[1], process.returncode) for process in started]
+        assert sorted(status for _said, status in ended) == [0, 1, 1, 1], ended
+        assert all(status == 0 or b"tmpfsd" in said for said, status in ended)
+        assert lines_of(os.fsencode(path)) == 1
+    finally:
+        while lines_of(os.fsencode(path)):
+            subprocess.run(["umount", path], check=True, timeout=20)
+
+
 @pytest.mark.parametrize("through", ["the mount", "a bind of its root", "a bind of a directory"])
 @pytest.mark.parametrize("at", ["the tree", "deep inside", "inside, by another bind"])
 def test_discard_tears_nothing_down_that_is_mounted_inside(private: str, through: str, at: str) -> None:

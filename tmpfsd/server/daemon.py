@@ -52,8 +52,9 @@ log = logging.getLogger(__name__)
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 SIGNALS = (*ENDING, signal.SIGHUP, signal.SIGUSR1)
-# They end a process that does not handle them, and mean nothing here.
-MEANINGLESS = (signal.SIGUSR2, signal.SIGPROF, signal.SIGVTALRM, signal.SIGIO, signal.SIGPWR,
+# They end a process that does not handle them, and mean nothing here.  (An edge that wants SIGALRM handles it later.)
+MEANINGLESS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGPROF, signal.SIGVTALRM, signal.SIGXCPU, signal.SIGIO,
+               signal.SIGPWR, signal.SIGSTKFLT,
                *range(signal.SIGRTMIN, signal.SIGRTMAX + 1))
 GRACE = 1.0         # seconds
 
@@ -151,6 +152,7 @@ class Daemon:
         self.place = self.find_place(edge.devices() - before)
         if self.place is None:
             raise MountError("mounted, but /proc/self/mountinfo does not show it")
+        self.demand_first(self.place)
         self.in_force = InForce(self.mount, self.mounts, f"{self.place.major}:{self.place.minor}", self.mountpoint)
         try:
             self.in_force.set(self.config.generic)
@@ -158,6 +160,14 @@ class Daemon:
             raise MountError(f"{','.join(self.config.generic)}: {error.strerror or error}") from None
         if native:
             self.take_over(edge.new_device(before))
+
+    def demand_first(self, ours: mountinfo.MountPoint) -> None:
+        """See that no tmpfsd is below ours: two that start at once both find the place free.  => MountError."""
+        for mount in mountinfo.table(self.mounts):
+            if mount.device == ours.device:
+                return
+            if mount.path == ours.path and mount.fstype == mountinfo.FSTYPE:
+                raise MountError("another tmpfsd was mounted there meanwhile (unmount it first)")
 
     def take_over(self, fd: int) -> None:
         """Serve the descriptor of pyfuse3's session ourselves."""
