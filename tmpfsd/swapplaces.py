@@ -52,7 +52,7 @@ def follow(path: str) -> str:
     those too, even what the kernel refuses in sticky directories (/proc/sys/fs/protected_symlinks).
     """
     here, followed = "/", 0
-    todo = os.path.join(os.getcwd(), path).split("/")[::-1]
+    todo = (path if os.path.isabs(path) else os.path.join(os.getcwd(), path)).split("/")[::-1]
     while todo:
         part = todo.pop()
         if part in ("", ".", ".."):

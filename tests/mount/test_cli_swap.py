@@ -175,6 +175,39 @@ def test_swap_on_a_tmpfsd_mount_is_refused(mounted: Path, tmp_path: Path, name: 
     assert not mountinfo.find(str(place))
 
 
+@needs_root
+@pytest.mark.skipif(not shutil.which("losetup"), reason="no losetup")
+def test_a_loop_device_of_a_file_on_a_tmpfsd_mount_is_refused(mounted: Path, tmp_path: Path) -> None:
+    """It would wait for itself as the file would, and the kernel even when it is killed."""
+    with open(mounted / "image", "wb") as file:
+        file.truncate(4 << 20)
+    made = run("losetup", "--show", "-f", str(mounted / "image"))
+    if made.returncode:
+        pytest.skip(f"no loop device: {made.stderr.strip()}")
+    device = made.stdout.strip()
+    try:
+        place = tmp_path / "second"
+        place.mkdir()
+        assert_refused(tmpfsd(str(place), "-o", f"swap={device}"), f"swap={device}", str(mounted / "image"))
+        assert_refused(tmpfsctl("swapon", str(mounted), device), f"swap={device}", str(mounted / "image"))
+    finally:
+        run("losetup", "-d", device)
+
+
+@pytest.mark.parametrize("path", ("/proc/self/mem", "/proc/self/clear_refs"))
+def test_what_keeps_nothing_is_refused(mountpoint: Path, path: str) -> None:
+    assert_refused(tmpfsd(str(mountpoint), "-o", f"swap={path}"), "nothing is kept there (proc)")
+
+
+def test_absolute_paths_need_no_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone_soon = tmp_path / "gone"
+    gone_soon.mkdir()
+    monkeypatch.chdir(gone_soon)
+    gone_soon.rmdir()
+    assert options.parse(f"swap={tmp_path}").swap == str(tmp_path)
+    monkeypatch.chdir("/")
+
+
 def test_swap_larger_than_the_disk_warns_where_it_was_asked_for(tmp_path: Path) -> None:
     asked = options.parse(f"size=64m,swap_size=8t,swap={tmp_path}")
     warning, = preflight.check_swap(asked, "/mnt").warnings

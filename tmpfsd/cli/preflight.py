@@ -6,6 +6,7 @@ daemon reports it); these give the simple cases a simple message.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import os
@@ -23,6 +24,9 @@ from tmpfsd.uvm.store import demand_private
 
 DEVICE = "/dev/fuse"
 ANSWER_SECONDS = 3.0
+# What a regular file on them takes is not kept.
+PSEUDO_FILESYSTEMS = frozenset(("proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "configfs", "securityfs",
+                                "bpf", "pstore", "efivarfs", "binfmt_misc", "mqueue", "selinuxfs", "smackfs", "nsfs"))
 
 
 class CliError(Exception):
@@ -114,6 +118,8 @@ def check_place(config: Config, path: str, mountpoint: str) -> Config:
         raise CliError(f"swap={path}: on a tmpfsd mount: it would wait for itself, or for one that waits for it")
     try:
         mode = mode_of(path)
+        if kind in PSEUDO_FILESYSTEMS and not stat.S_ISBLK(mode):
+            raise CliError(f"swap={path}: nothing is kept there ({kind})")
         if kind in MEMORY_FILESYSTEMS and not stat.S_ISBLK(mode):
             config = warn(config, f"swap={path}: is itself in memory ({kind}): what is paged out there frees nothing")
         if not mode:                            # to be made
@@ -181,7 +187,11 @@ def check_file(path: str, config: Config) -> Config:
 
 
 def check_device(path: str, config: Config) -> Config:
-    """This block device must be writable, not in use, and large enough."""
+    """This block device must be writable, not in use, large enough, and no file of a tmpfsd mount (losetup(8))."""
+    backing = backing_file(os.stat(path).st_rdev)
+    if backing and mountinfo.type_above(backing) == mountinfo.FSTYPE:
+        raise CliError(f"swap={path}: a file on a tmpfsd mount, {backing}: it would wait for itself, or for one that "
+                       "waits for it")
     descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)    # O_EXCL: busy if it is mounted
     try:
         check_direct(descriptor, path, config)
@@ -193,6 +203,15 @@ def check_device(path: str, config: Config) -> Config:
     if "swap_size" in config.given:
         raise CliError(f"swap_size={config.swap_size_bytes}: the device {path} has only {size} bytes")
     return dataclasses.replace(config, swap_size_bytes=size)
+
+
+def backing_file(device: int) -> str:
+    """Return the file that a loop device, or a partition of one, shows; "" where there is none."""
+    place = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    for above in ("", "/.."):
+        with contextlib.suppress(OSError), open(f"{place}{above}/loop/backing_file", "rb") as file:
+            return os.fsdecode(file.read().removesuffix(b"\n"))
+    return ""
 
 
 def check_direct(descriptor: int, path: str, config: Config) -> None:
