@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import mmap
 import os
 import shutil
 import struct
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
-from mountlib import NOBODY, RENAME_EXCHANGE, Mounted, as_user, fails_with, in_child, needs_root, renameat2, touch
+from mountlib import (
+    NOBODY, RENAME_EXCHANGE, Mounted, as_user, eventually, fails_with, in_child, needs_root, renameat2, touch
+)
 
 pytestmark = needs_root
 GETFLAGS, SETFLAGS, FSGETXATTR, FSSETXATTR = 0x80086601, 0x40086602, 0x801C581F, 0x401C5820
@@ -179,3 +182,49 @@ def test_the_programs(d: Path) -> None:
     listed = subprocess.run(["lsattr", d / "a"], check=True, timeout=30, capture_output=True, text=True).stdout
     assert {*listed.split()[0]} == {*"ad-"}
     subprocess.run(["chattr", "-ad", d / "a"], check=True, timeout=30)
+
+
+def test_no_file_in_an_immutable_directory(d: Path) -> None:
+    (d / "dir").mkdir()
+    chattr(d / "dir", IMMUTABLE)
+    for flags in (os.O_CREAT, os.O_TMPFILE):
+        with fails_with(errno.EPERM):
+            os.open(d / "dir" / "x" if flags == os.O_CREAT else d / "dir", flags | os.O_RDWR, 0o600)
+
+
+@pytest.mark.parametrize("flags", [IMMUTABLE, APPEND])
+def test_what_a_mapping_forges_is_forgotten(tmpfsd: Callable[..., Mounted], flags: int) -> None:
+    """FUSE lets anybody who may write open it; tmpfs refuses that.  The bytes are refused, and not shown for long."""
+    mnt = tmpfsd("ram=4m,edge=native").mnt
+    (mnt / "f").write_bytes(b"secret")
+    chattr(mnt / "f", flags)
+    fd = os.open(mnt / "f", os.O_RDWR)
+    with mmap.mmap(fd, 6) as mapped:
+        mapped[:] = b"forged"
+        with fails_with(errno.EPERM):
+            mapped.flush()
+    os.close(fd)
+    assert eventually(lambda: (mnt / "f").read_bytes() == b"secret")
+    chattr(mnt / "f", 0)
+
+
+def test_appending_through_the_page_cache(tmpfsd: Callable[..., Mounted]) -> None:
+    """With `writeback` a write has neither O_APPEND nor a beginning: the page of the end is written from its start."""
+    mnt = tmpfsd("ram=4m,edge=native,writeback").mnt
+    (mnt / "log").write_bytes(b"one\n")
+    chattr(mnt / "log", APPEND)
+    for line in (b"two\n", b"x" * 10_000):
+        fd = os.open(mnt / "log", os.O_WRONLY | os.O_APPEND)
+        os.write(fd, line)
+        os.fsync(fd)
+        os.close(fd)
+    subprocess.run(["sysctl", "-q", "vm.drop_caches=1"], check=False, capture_output=True, timeout=20)
+    assert (mnt / "log").read_bytes() == b"one\ntwo\n" + b"x" * 10_000
+    fd = os.open(mnt / "log", os.O_WRONLY)
+    os.pwrite(fd, b"ONE", 0)
+    with fails_with(errno.EPERM):
+        os.fsync(fd)
+    with fails_with(errno.EPERM):
+        os.close(fd)
+    assert eventually(lambda: (mnt / "log").read_bytes().startswith(b"one\n"))
+    chattr(mnt / "log", 0)

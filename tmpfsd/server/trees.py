@@ -172,7 +172,10 @@ class Trees:
             self._wake = trio.Event()
             try:
                 with self.turns.background():
-                    while self.mount.doomed or self.mount.untold:
+                    while self.mount.doomed or self.mount.untold or self.mount.forged:
+                        if self.mount.forged:
+                            forged, self.mount.forged = self.mount.forged, []
+                            await self.in_thread(forget_pages, self.kernel, forged)
                         known = self.reap_slice()
                         if known:
                             await self.in_thread(forget_names, self.kernel, known)
@@ -278,6 +281,13 @@ def forget_names(kernel: Any, names: list[StaleName]) -> None:
         for each, attr_only in ((dino, False), (ino, not is_dir)):
             with contextlib.suppress(OSError):
                 kernel.invalidate_inode(each, attr_only=attr_only)
+
+
+def forget_pages(kernel: Any, inos: list[int]) -> None:
+    """Have the kernel forget the pages of files, with bytes that could not be written back (tmpfs/writeback.py)."""
+    for ino in inos:
+        with contextlib.suppress(OSError):      # it does not know the file any more
+            kernel.invalidate_inode(ino, attr_only=False)
 
 
 def path_of(request: Mapping[str, Any]) -> bytes:

@@ -53,7 +53,7 @@ class Mount:
     __slots__ = ("config", "vm", "mem", "dirs", "extents", "arena", "breathe", "clock", "now", "generation",
                  "lost_nodes", "flagged", "gate", "noatime", "nodiratime", "strictatime", "acl", "xattr", "labels",
                  "marks", "nr_inodes", "check_level", "doomed", "doomed_from", "doomed_pages", "on_doomed", "untold",
-                 "quota", "nread", "nwritten", "given_up", "ngiven_up", "again_at")
+                 "quota", "nread", "nwritten", "given_up", "ngiven_up", "again_at", "forged")
 
     def __init__(self, config: Config, saved: Saved | None = None) -> None:
         self.config = config
@@ -83,6 +83,7 @@ class Mount:
         self.doomed = self.doomed_from = self.doomed_pages = 0
         self.on_doomed: Callable[[], None] = lambda: None
         self.untold: list[StaleName] = []
+        self.forged: list[int] = []         # files whose pages the kernel must forget (writeback.py)
         self.acl, self.xattr = config.acl, config.xattr
         self.set_atime(config.noatime or config.readonly, config.nodiratime, config.strictatime)
         self.flagged = False                # whether a node was ever given flags (fileattr.py)

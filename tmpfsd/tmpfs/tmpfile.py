@@ -44,11 +44,13 @@ def make(mp: Mount, dino: int, mode: int, cred: Any, linkable: bool) -> int:
 
 
 def _taken_over(mp: Mount, dino: int, mode: int, cred: Any) -> tuple[int, int]:
-    """Group and flags of a file made in a directory, even in a removed one, as on tmpfs.  => FsError ENOTDIR."""
+    """Group and flags of a file made in a directory, even in a removed one, as on tmpfs.  => FsError ENOTDIR, EPERM."""
     dat = mp.mem.node(dino)
     dmode, _uid, gid = layout.tn_access(mp.arena, dat)
     if not stat.S_ISDIR(dmode):
         raise FsError(errno.ENOTDIR)
+    if mp.flagged:
+        fileattr.demand_addable(mp, dat)
     return gid if dmode & stat.S_ISGID else cred.gid, fileattr.inherited(mp, dat, mode)
 
 

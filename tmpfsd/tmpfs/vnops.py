@@ -338,7 +338,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
         new_mode = old_mode & S_IFMT | stat.S_IMODE(mode)
     else:
         new_mode = setid.of_setattr(mp, ino, at, cred, owner=uid is not None or gid is not None, size=size is not None,
-                                    times=any(ns is not None for ns in (atime_ns, mtime_ns, ctime_ns)))
+                                    times=atime_ns is not None or mtime_ns is not None)
         if new_mode == setid.MARKED:
             return
     if stays_empty and mode is uid is gid is atime_ns is mtime_ns is None and new_mode == old_mode:
