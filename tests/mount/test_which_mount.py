@@ -428,6 +428,19 @@ def test_of_those_that_start_at_once_at_one_place_one_stays(private: str, edge: 
             subprocess.run(["umount", path], check=True, timeout=20)
 
 
+def test_over_what_hides_another(private: str) -> None:
+    """The table has two tmpfsd at one path, of which nobody can reach the first; the second is not above it."""
+    path = f"{private}/old"
+    try:
+        assert command("mount", os.fsencode(path), "-o", "ram=1m,size=16m").returncode == 0
+        subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True, timeout=20)
+        done = command("mount", os.fsencode(path), "-o", "ram=1m,size=16m")
+        assert done.returncode == 0 and lines_of(os.fsencode(path)) == 3, done
+    finally:
+        while lines_of(os.fsencode(path)):
+            subprocess.run(["umount", path], check=True, timeout=20)
+
+
 @pytest.mark.parametrize("through", ["the mount", "a bind of its root", "a bind of a directory"])
 @pytest.mark.parametrize("at", ["the tree", "deep inside", "inside, by another bind"])
 def test_discard_tears_nothing_down_that_is_mounted_inside(private: str, through: str, at: str) -> None:

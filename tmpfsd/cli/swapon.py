@@ -27,7 +27,7 @@ MOST_ADDED = 1 << 40        # of a mount without a limit: slot numbers are limit
 EPILOG = """\
 example:
   tmpfsctl swapon /mnt/x /var/tmp --size 4g
-  tmpfsctl swapon /mnt/x valkeys://store:6379/x --password-file /root/password --ca-file /root/ca.pem
+  tmpfsctl swapon /mnt/x valkeys://store:6379/x --password-file PASSWORD --ca-file CA.pem
 
 PATH is a directory (for an unlinked file of mode 0600), a file that is yours alone, mode 0600 (it is made
 where there is none), or a block device; what is in it is lost.  Without --size it is as large as the mount's

@@ -145,7 +145,9 @@ class _Builder:
         """Put the bytes of a file, its holes, and its attributes: it is opened once for all of them."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            end = max([0, *(self.content(ino, path, fd, start, end) for start, end in extents(fd, state))])
+            end = 0
+            for first, last in extents(fd, state):
+                end = self.content(ino, path, fd, first, last)
             if end < state.st_size:
                 self.mp.breathe()
                 vnops.truncate(self.mp, ino, state.st_size)

@@ -164,9 +164,8 @@ class Daemon:
     def demand_first(self, ours: mountinfo.MountPoint) -> None:
         """See that no tmpfsd is below ours: two that start at once both find the place free.  => MountError."""
         for mount in mountinfo.table(self.mounts):
-            if mount.device == ours.device:
-                return
-            if mount.path == ours.path and mount.fstype == mountinfo.FSTYPE:
+            # By number: the same path may also lead to a mount that something between has hidden since.
+            if mount.id == ours.parent and mount.path == ours.path and mount.fstype == mountinfo.FSTYPE:
                 raise MountError("another tmpfsd was mounted there meanwhile (unmount it first)")
 
     def take_over(self, fd: int) -> None:
