@@ -129,6 +129,16 @@ def test_statfs(fs: Driver) -> None:
 SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
+def test_a_call_that_brings_the_ctime_alone_takes_set_id_bits(fs: Driver) -> None:
+    """chown(-1, -1) with writeback: the kernel keeps the ctime then, and sends it along."""
+    ino = fs.create(ROOT, b"a", 0o6755)
+    fs.setattr(ino, ctime_ns=5)
+    assert stat.S_IMODE(fs.getattr(ino).mode) == 0o755
+    fs.setattr(ino, mode=0o6755)
+    fs.setattr(ino, mtime_ns=5, ctime_ns=5)
+    assert stat.S_IMODE(fs.getattr(ino).mode) == 0o6755
+
+
 @pytest.mark.parametrize("mode, user, left", [
     (0o6777, USER, 0o777), (0o6777, CRED, 0o777), (0o6766, USER, 0o766), (0o6766, CRED, 0o2766),
     (0o6766, USER._replace(gid=7), 0o2766), (0o644, USER, 0o644)])

@@ -245,6 +245,9 @@ class TestStore:
         assert status["paging"]["lost_pages"] > 0 and not status["broken"]
         assert "lost: a page of" in mounted.log_text()
         demand_short_log(mounted, 24 + status["paging"]["lost_pages"])
+        store.set()
+        assert ctl("check", str(mounted.mnt)).stdout.endswith(": consistent\n")     # before anybody needs the pages
+        assert not mounted.status()["paging"]["lost_pages"]
         well_again(mounted, store, numbers)
 
     def test_delays(self, store, tmpfsd_on):
