@@ -20,7 +20,8 @@ PARTS: dict[str, Any] = {"metadata": metadata, "list": listing, "data": data, "t
                          "idle": idle}
 COUNTED: dict[str, Callable[[Scale, Measure], float]] = {
     "metadata": lambda scale, _it: scale.files, "list": lambda scale, _it: scale.listed,
-    "data": lambda scale, it: scale.random_mib if it.operation.startswith("random") else scale.data_mib}
+    "data": lambda scale, it: scale.random_mib if it.operation.startswith("random") else scale.data_mib,
+    "trees": lambda scale, _it: scale.tree}
 CHART, BACKENDS_CHART = "bench.png", "backends.png"
 WHY_LENGTH = 36
 QUIET_PERCENT = 10.0
@@ -142,7 +143,8 @@ def requests(results: Mapping[str, Any], cells: Cells) -> list[str]:
                 rows.append((it.operation, ", ".join(f"{name} {value:.2f}" for name, value in sorted(each.items())
                                                      if value >= 0.005)))
     return ["## Requests", "", "What the kernel asked of tmpfsd for each operation (mkdir and symlink: with their "
-            "removal), entry, or MiB, counted by the server:", "", *table(("operation", "requests"), rows, 2)]
+            "removal), entry, file of a tree, or MiB, counted by the server:", "",
+            *table(("operation", "requests"), rows, 2)]
 
 
 def processor_time(results: Mapping[str, Any], cells: Cells) -> list[str]:

@@ -1,27 +1,28 @@
-"""bench/trees.py: what people do with trees: unpack a tar, find, grep -r, rm -rf: seconds.
+"""bench/trees.py: what people do with trees: unpack a tar, cp -a, find, grep -r, rm -rf: seconds.
 
 The tree has the shape of node_modules (as in the experiments), without its links, which not every server supports.
-With several clients each has a smaller tree.
+With several clients each has a smaller tree.  `noperm` has the trees of one client.
 """
 
 from __future__ import annotations
 
 import io
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 from tools.bench.clients import Clients, Request, seconds
 from tools.bench.scale import Scale
-from tools.bench.servers import Server, running, settle
+from tools.bench.servers import NOPERM, Server, running, settle
 from tools.bench.sheet import ALL, FREE, SECONDS, Measure, Refused, Run, drop_caches, interleave, processors
 from tools.experiments.trees import DIR, FILE, node_modules
 
 TITLE = "trees"
-UNPACK, FIND, GREP, REMOVE = "unpack a tar", "find cold", "grep -r cold", "rm -rf"
-OPERATIONS = (UNPACK, FIND, GREP, REMOVE)
+UNPACK, COPY, FIND, GREP, REMOVE = "unpack a tar", "cp -a", "find cold", "grep -r cold", "rm -rf"
+OPERATIONS = (UNPACK, COPY, FIND, GREP, REMOVE)
 # The earlier operation that an operation needs.  nullfs, which cannot list, removes a directory with all its contents.
 WHOLE, LISTED = (UNPACK, "the tree was not unpacked"), (FIND, "the tree cannot be listed")
-NEEDS = {UNPACK: (), FIND: (WHOLE,), GREP: (WHOLE, LISTED), REMOVE: (WHOLE, LISTED)}
+NEEDS = {UNPACK: (), COPY: (WHOLE,), FIND: (WHOLE,), GREP: (WHOLE, LISTED), REMOVE: (WHOLE, LISTED)}
 TEXT = b"export const answer = 42;  // what a line of a program looks like\n"
 NEEDLE = b"a needle in the stack\n"
 LIMIT_SECONDS = 30.0
@@ -34,14 +35,15 @@ def measures(scale: Scale) -> list[Measure]:
 
 def measure(run: Run) -> None:
     """Trees of one client and then of several on the same mounts."""
-    run.specs, cpus = run.full, processors(FREE)
+    run.specs, cpus = [spec for spec in run.specs if spec.full or spec.name == NOPERM], processors(FREE)
     share = 1 / len(run.scale.clients)
     with running(run.specs, run.place, cpus, run.failed) as servers:
         for number, count in enumerate(run.scale.clients):
             archive = run.place / f"tree{count}.tar"
             files = pack(archive, run.scale.tree if count == 1 else run.scale.trees // count)
             with Clients(count, cpus) as clients:
-                operate(run, clients, servers, archive, files, (number * share, (number + 1) * share))
+                asked = [server for server in servers if server.spec.full or count == 1]
+                operate(run, clients, asked, archive, files, (number * share, (number + 1) * share))
 
 
 def pack(archive: Path, count: int) -> int:
@@ -64,7 +66,13 @@ def pack(archive: Path, count: int) -> int:
 def operate(run: Run, clients: Clients, servers: list[Server], archive: Path, files: int,
             span: tuple[float, float]) -> None:
     """All operations, each client with a tree of its own."""
+    copies: list[tuple[Server, list[str]]] = []
+
     def before(what: Measure) -> None:
+        while what.operation == UNPACK and copies:          # of the last round: neither timed nor counted
+            server, places = copies.pop()
+            with suppress(Refused):
+                clients.on(server, [request(REMOVE, place, archive) for place in places], LIMIT_SECONDS)
         if what.operation in (FIND, GREP):
             drop_caches(ALL, "find", "grep")
         archive.read_bytes()                                # the tar itself is always cached
@@ -79,6 +87,8 @@ def operate(run: Run, clients: Clients, servers: list[Server], archive: Path, fi
             clients.on(server, [{"make": place} for place in places])
         answers = clients.on(server, [request(what.operation, place, archive) for place in places], LIMIT_SECONDS)
         settle([server])
+        if what.operation == COPY:
+            copies.append((server, [copy_of(place) for place in places]))
         expected = {FIND: files, GREP: 1}.get(what.operation, 0)
         for answer in answers:
             if answer["lines"] != expected:
@@ -90,5 +100,10 @@ def operate(run: Run, clients: Clients, servers: list[Server], archive: Path, fi
 
 def request(operation: str, place: str, archive: Path) -> Request:
     """What a client runs."""
-    return {"run": {UNPACK: ["tar", "-xf", str(archive), "-C", place], FIND: ["find", place, "-type", "f"],
+    return {"run": {UNPACK: ["tar", "-xf", str(archive), "-C", place], COPY: ["cp", "-a", place, copy_of(place)], FIND: ["find", place, "-type", "f"],
                     GREP: ["grep", "-r", NEEDLE.decode().strip(), place], REMOVE: ["rm", "-rf", place]}[operation]}
+
+
+def copy_of(place: str) -> str:
+    """Where the copy of a client's tree is."""
+    return f"{place}.copy"
