@@ -72,6 +72,7 @@ class Config:
     submap_sharing: str = "shared"
     windows: int = 64
     spin: str | int = "auto"
+    awake: str = "auto"
     edge: str = "auto"
     acl: bool = False
     xattr: bool = True
@@ -158,6 +159,7 @@ VALUED: dict[str, Option] = {
     "windows": Option("windows", parse_windows, f"a number from {MIN_WINDOWS} on"),
     "edge": Option("edge", one_of("auto", "native", "pyfuse3"), "auto, native or pyfuse3"),
     "spin": Option("spin", number(0, MAX_SPIN, "auto"), "auto or microseconds"),
+    "awake": Option("awake", one_of("auto", "on", "off"), "auto, on or off"),
     "fsname": Option("fsname", parse_fsname, "a name"),
     "usrquota_block_hardlimit": Option("usrquota_bytes", parse_limit, LIMITS),
     "usrquota_inode_hardlimit": Option("usrquota_inodes", parse_limit, LIMITS),

@@ -35,7 +35,7 @@ SECONDS = 0.5
 # The words that a mount option may have; those of PATHS have paths.
 WORDS: dict[str, tuple[str, ...]] = {
     "backend": BACKENDS, "swap_crypt": ("off", "on"), "swap_io": ("buffered", "direct"), "submap": ("auto",),
-    "spin": ("auto",), "compress": ("none", "zstd"),
+    "spin": ("auto",), "awake": ("auto", "on", "off"), "compress": ("none", "zstd"),
     "edge": ("auto", "native", "pyfuse3"),
     "submap_sharing": ("shared", "per-pool"), "swap": ("none",)}
 PATHS = ("swap", "metrics", "image")

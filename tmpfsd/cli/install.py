@@ -47,6 +47,7 @@ TimeoutStopSec=30
 CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_SYS_RESOURCE CAP_SETGID
 DevicePolicy=closed
 DeviceAllow=/dev/fuse rw
+DeviceAllow=/dev/cpu_dma_latency w
 DeviceAllow=block-* rw
 LockPersonality=yes
 NoNewPrivileges=yes

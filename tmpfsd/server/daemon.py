@@ -36,6 +36,7 @@ from tmpfsd.mounts.printable import printable
 from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import Config, quote
 from tmpfsd.server import control, edge, governor, inherited, metrics, process
+from tmpfsd.server.awake import open_awake
 from tmpfsd.server.commands import Commands
 from tmpfsd.server.control import ControlServer
 from tmpfsd.server.dispatch import install
@@ -113,6 +114,7 @@ class Daemon:
         self.mountpoint = mountpoint
         self.report = report
         self.hangup = hangup_ends()
+        self.awake = open_awake(config.awake)
         self.mount = thaw(config, config.image) if config.image else Mount(config)
         self.config = config = self.mount.config        # an image may need more room
         self.operations = Operations(self.mount, config)
@@ -160,6 +162,8 @@ class Daemon:
             raise MountError(f"{','.join(self.config.generic)}: {error.strerror or error}") from None
         if native:
             self.take_over(edge.new_device(before))
+        if self.dispatcher is not None:
+            self.dispatcher.awake = self.awake
 
     def demand_first(self, ours: mountinfo.MountPoint) -> None:
         """See that no tmpfsd is below ours: two that start at once both find the place free.  => MountError."""
@@ -391,6 +395,7 @@ def run(config: Config, mountpoint: str, report: Callable[[], None]) -> None:
     finally:
         control.remove(daemon.socket_path, daemon.socket_made)
         control.remove(config.metrics, daemon.metrics_made)
+        daemon.awake.close()
         daemon.mounts.close()
         daemon.mount.close()
     log.info("unmounted")

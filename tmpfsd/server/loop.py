@@ -3,7 +3,7 @@
 Picture     SPIN -nothing for a while-> BLOCK -quiet for LINGER-> SLEEP (trio, in which idle work is done)
             spin=auto grows the spin when a request came just after it ended, and halves it when none came for long, as
             the kernel's haltpoll governor does.  In SLEEP it is 0: an idle mount costs no CPU.  With one core there
-            is no spin: it would delay the client.
+            is no spin: it would delay the client.  While the spin pays, the client's core is kept awake (awake.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from time import perf_counter_ns
 from typing import Any
 
 import trio
+
+from tmpfsd.server.awake import Awake
 
 MICROSECOND, MILLISECOND = 1_000, 1_000_000
 FIRST_SPIN = 10 * MICROSECOND
@@ -41,6 +43,7 @@ class Loop:
         self.adaptive = spin == "auto"
         self.spin = 0 if self.adaptive else int(spin) * MICROSECOND
         self.closed = False
+        self.awake = Awake()
         self.background = 0                 # how many tasks have work for the time between requests (turns.py)
         self._clock = clock
         self._alone = one_core()            # spinning would keep the client from running
@@ -70,13 +73,17 @@ class Loop:
             return
         if waited <= 2 * MOST_SPIN and not self._alone:
             self.spin = min(max(FIRST_SPIN, 2 * self.spin), MOST_SPIN)
+            self.awake.hold()
         else:
             self.spin = self.spin >> 1 if self.spin > FIRST_SPIN else 0
+            if not self.spin:
+                self.awake.release()
 
     async def _sleep(self, fd: int) -> None:
         """Wait in trio; idle work is done meanwhile."""
         if self.adaptive:
             self.spin = 0
+        self.awake.release()
         self._traffic = trio.Event()
         self._quiet.set()
         try:
