@@ -2,11 +2,11 @@
 
 One turn is plain Python, some milliseconds long; between two turns the other tasks of trio run.
 
-Picture     SPIN (epoll(0)) -nothing for a while-> BLOCK (epoll of 1 ms) -quiet for LINGER-> SLEEP (trio)
+Picture     SPIN (reads that fail) -nothing for a while-> BLOCK (epoll of 1 ms) -quiet for LINGER-> SLEEP (trio)
             READ (a blocking read) -no request between two ticks-> SLEEP
-            A request ends any of them.  loop.py sizes the spin.  If no spin is left, READ follows: it costs two system
-            calls a request instead of three.  With several cores the first request of each turn shows whether a spin
-            would have paid.
+            A request ends any of them.  loop.py sizes the spin.  SPIN and READ cost two system calls a request, BLOCK
+            three.  If no spin is left, READ follows.  With several cores the first request of each turn shows
+            whether a spin would have paid.
             A turn ends after TURN, at a tick, or when nothing came for a millisecond: then trio runs once.
             What is answered later (fuse/later.py) gets a slice when no request waits, and each GAP when one does.
 Ticks       Only in READ SIGALRM comes every TURN.  Its handler makes the descriptor non-blocking: the interpreter
@@ -141,10 +141,10 @@ class NativeLoop(Loop):
         while not self.closed and last - start < TURN:
             if self.session.later and (clock() - self._sliced > GAP or not self._poll(0)):
                 last = self._last = self._go_on()
-            elif not self._wait(last):
-                return
-            elif self._serve_one():
+            elif self._spin_on(last) or self._wait(last) and self._serve_one():
                 last = self._last = clock()
+            else:
+                return
 
     def _go_on(self) -> int:
         """Work for a slice on what is answered later; return when that ended."""
@@ -157,21 +157,23 @@ class NativeLoop(Loop):
         self._sliced = clock()
         return self._sliced
 
+    def _spin_on(self, since: int) -> bool:
+        """Serve a request that comes before the spin is over; return whether one did."""
+        if self.background or not self.spin:
+            return False
+        clock, serve, end = self._clock, self._serve_one, since + self.spin
+        while clock() < end and not self.closed:
+            if serve():
+                return True
+        return False
+
     def _wait(self, since: int) -> bool:
-        """Wait for a request: spin, then block for a millisecond; return whether one can be read."""
-        poll = self._poll
+        """Block for a millisecond at most; return whether a request can be read.  The spin grows, or shrinks."""
         if self.background:
-            return bool(poll(0))
-        if self.spin:
-            clock = self._clock
-            end = since + self.spin
-            while clock() < end:
-                if poll(0):
-                    return True
-        elif self._alone or not self.adaptive:
-            return bool(poll(BLOCK))
-        came = bool(poll(BLOCK))
-        self._adapt(self._clock() - since)
+            return bool(self._poll(0))
+        came = bool(self._poll(BLOCK))
+        if self.adaptive and not self._alone:
+            self._adapt(self._clock() - since)
         return came
 
     def _serve_one(self) -> bool:

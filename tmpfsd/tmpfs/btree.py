@@ -107,8 +107,14 @@ class BTree(Nodes):
         return before, -1 if leaf is None else u64[bt_keys(leaf) >> 3]
 
     def last_to(self, at: int, key: int) -> tuple[int, int] | None:
-        """The entry with the highest key <= key.  => SwapIOError."""
-        return self.around(at, key)[0]
+        """The entry with the highest key <= key, None if there is none.  => SwapIOError."""
+        path = self.seek(at, key)
+        if not path:
+            return None
+        _handle, node, i = path[-1]
+        if i < bt_count(self.mem.u32, node) and self.mem.u64[(bt_keys(node) >> 3) + i] == key:
+            i += 1
+        return self._entry(node, i - 1) if i else self._entry_before(path)
 
     def around(self, at: int, key: int) -> tuple[tuple[int, int] | None, int | None]:
         """(the entry with the highest key <= key, the lowest key above it), each None if there is none.

@@ -225,6 +225,14 @@ class Mem:
             raise
         return first, count
 
+    def resident(self, vpn: int) -> int:
+        """The offset of a data page that is in a frame, to read; negative if it is not."""
+        pfn: i64 = self._frame_of[vpn]
+        if pfn < 0:
+            return -1
+        self._referenced[pfn] = 1
+        return pfn << PAGE_SHIFT
+
     def data_w(self, vpn: int) -> int:
         """The offset of a data page, to change.  => SwapIOError."""
         return self.vm.write(vpn << PAGE_SHIFT)

@@ -36,6 +36,12 @@ def read(mp: Mount, ino: int, offset: int, size: int) -> list[View]:
         return [vnops.read(mp, ino, offset, size)]
     at = mp.mem.node(ino)
     vnops._accessed(mp, ino, at)
+    start = offset & PAGE_MASK
+    if start <= PAGE_SIZE - length:
+        vpn = regfile.resident_page(mp, at, offset >> PAGE_SHIFT)
+        if vpn:
+            start += mp.mem.resident(vpn)
+            return [mp.vm.phys.mem[start:start + length]]
     return _views(mp, at, offset, length)
 
 
