@@ -118,9 +118,10 @@ def _write_pages(mp: Mount, writer: Writer, flags: bytes, places: array[int], te
                 page[root & PAGE_SIZE - 1] = 1
         else:
             got = _copy(mp, writer, vpn, flags)
-        for i, page in enumerate(writer.room(got)):
-            if partial[vpn + i]:
-                _clear(page, pools[flags[vpn + i]], partial[vpn + i] - 1)
+        if any(partial[vpn:vpn + got]):
+            for i, page in enumerate(writer.room(got)):
+                if partial[vpn + i]:
+                    _clear(page, pools[flags[vpn + i]], partial[vpn + i] - 1)
         first = writer.filled(got)
         places[vpn:vpn + got] = array("I", range(first, first + got))
         vpn += got
@@ -130,17 +131,14 @@ def _write_pages(mp: Mount, writer: Writer, flags: bytes, places: array[int], te
 def _copy(mp: Mount, writer: Writer, vpn: int, flags: bytes) -> int:
     """Put pages from vpn on into the writer's room; return how many.  => SwapIOError."""
     vm = mp.vm
-    room, mem, n = writer.room(CLUSTER), vm.phys.mem, 0
+    room, n = writer.room(CLUSTER), 1
     del room[len(flags) - vpn:]
-    for page in room:
-        pfn = vm.pfn_of(vpn + n)
-        if pfn < 0 or flags[vpn + n] in (0, OWNER_NLOOKUP):
-            break
-        page[:] = mem[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT]
-        n += 1
-    if n:
+    pfn, slot = vm.pfn_of(vpn), vm.slot_of[vpn]
+    if pfn >= 0:
+        while n < len(room) and vm.pfn_of(vpn + n) == pfn + n and flags[vpn + n] != OWNER_NLOOKUP:
+            n += 1
+        writer.copy(vm.phys.mem[pfn << PAGE_SHIFT:(pfn + n) << PAGE_SHIFT])
         return n
-    slot, n = vm.slot_of[vpn], 1
     while (n < len(room) and flags[vpn + n] not in (0, UNWRITTEN, OWNER_NLOOKUP)
            and vm.slot_of[vpn + n] == slot + n and vm.pfn_of(vpn + n) < 0):
         n += 1
