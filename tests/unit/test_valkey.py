@@ -102,7 +102,8 @@ def write(mp: Mount, number: int) -> int:
     mp.breathe()
     ino = vnops.create(mp, ROOT, b"file %d" % number, 0o600, CRED)
     mp.breathe()
-    vnops.write(mp, ino, 0, content(number))
+    if vnops.write(mp, ino, 0, content(number)) < len(content(number)):
+        raise NoMemory("in the middle of it")
     return ino
 
 

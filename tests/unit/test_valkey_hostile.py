@@ -166,6 +166,23 @@ def test_garbage_to_a_write(fake: Fake, name: str) -> None:
         store.close()
 
 
+@pytest.mark.parametrize("text", (b"ERR no", b"OOM command not allowed", b"ERR \xff\x1b[2J \r of pipeline caused error: ",
+                                  b"x" * 100_000))
+def test_an_error_tells_nothing_of_a_page(fake: Fake, text: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """The library repeats the command in its error, with the page that was to be written."""
+    store = open_remote(f"valkey://127.0.0.1:{fake.port}/x", "")
+    fake.answer = said(b"-" + text + b"\r\n")
+    try:
+        with pytest.raises(OSError) as refusal:
+            store.write(0, [memoryview(bytearray(b"secret" * PAGE_SIZE)[:PAGE_SIZE])] * 3)
+        for line in (str(refusal.value), *(record.getMessage() for record in caplog.records)):
+            assert line.isprintable() and len(line) < 300 and "secret" not in line and "HSET" not in line
+    finally:
+        fake.answer = right
+        caplog.clear()
+        store.close()
+
+
 @pytest.mark.parametrize("name", GARBAGE)
 def test_garbage_at_the_mount_is_one_line(fake: Fake, name: str) -> None:
     fake.answer = GARBAGE[name]

@@ -18,6 +18,7 @@ import errno
 import importlib
 from typing import Any
 
+from tmpfsd.mounts.printable import short_line
 from tmpfsd.swapplaces import shown
 
 CONNECT_SECONDS = 1.0
@@ -45,7 +46,7 @@ class Ranges:
             found = self._fs.info(self._path)
             self.size = 0 if found.get("type") == "directory" else int(found.get("size") or 0)
         except ImportError as error:
-            raise OSError(errno.ENOPKG, f"{text_of(error)}: pip install 'tmpfsd[remote]'") from None
+            raise OSError(errno.ENOPKG, f"{short_line(error)}: pip install 'tmpfsd[remote]'") from None
         except Exception as error:
             raise as_oserror(error) from None
         if not 0 < self.size < MOST_BYTES:
@@ -75,9 +76,9 @@ def load(url: str) -> None:
     try:
         library("fsspec").get_filesystem_class(url.split("://")[0])
     except ImportError as error:
-        raise OSError(errno.ENOPKG, f"{text_of(error)}: pip install 'tmpfsd[remote]'", shown(url)) from None
+        raise OSError(errno.ENOPKG, f"{short_line(error)}: pip install 'tmpfsd[remote]'", shown(url)) from None
     except ValueError as error:
-        raise OSError(errno.EINVAL, text_of(error), shown(url)) from None
+        raise OSError(errno.EINVAL, short_line(error), shown(url)) from None
 
 
 async def _http_part(files: Any, path: str, start: int, end: int) -> bytes:
@@ -141,19 +142,14 @@ def library(name: str) -> Any:
 def as_oserror(error: Exception) -> OSError:
     """Any exception of a library as an OSError of one line."""
     if isinstance(error, OSError) and error.errno and error.strerror:
-        return OSError(error.errno, " ".join(error.strerror.split()))
+        return OSError(error.errno, short_line(error, error.strerror))
     if isinstance(error, TimeoutError):
         return OSError(errno.ETIMEDOUT, f"no answer within {READ_SECONDS:.0f} s")
     cause = error.__cause__
     if isinstance(getattr(cause, "status", None), int):
         return _refusal(getattr(cause, "status"))
     if isinstance(cause, Exception):
-        return OSError(errno.EIO, text_of(cause))       # fsspec says FileNotFoundError if nobody answers
+        return OSError(errno.EIO, short_line(cause))       # fsspec says FileNotFoundError if nobody answers
     if isinstance(error, FileNotFoundError):
         return OSError(errno.ENOENT, "there is no such file on the server")
-    return OSError(errno.EIO, text_of(error))
-
-
-def text_of(error: Exception) -> str:
-    """One line of what a library says."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return OSError(errno.EIO, short_line(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+MOST_SAID = 200             # characters of what somebody else says
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -16,6 +17,12 @@ def printable(text: str | bytes) -> str:
     """Return text in one line, without anything that moves the cursor, colours, or cannot be encoded.  O(length)."""
     text = os.fsdecode(text)
     return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def short_line(error: Exception, said: str | None = None) -> str:
+    """Return what a library or a server says (by default all of it), in one short line."""
+    text = " ".join((str(error) if said is None else said).split())
+    return printable(text if len(text) <= MOST_SAID else text[:MOST_SAID] + "...") or type(error).__name__
 
 
 def printable_all(answer: Any) -> Any:

@@ -36,6 +36,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tmpfsd.mounts.printable import short_line
 from tmpfsd.privileges import give_up
 from tmpfsd.swapplaces import TLS, Remote, remote
 from tmpfsd.uvm.param import PAGE_SIZE
@@ -292,8 +293,8 @@ def shut(client: Any) -> None:
 
 
 def text_of(error: Exception) -> str:
-    """One line of what the library says."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """One short line of what the server or the library says, without the command, in which there are pages."""
+    return short_line(error, str(error).rpartition("of pipeline caused error: ")[2])
 
 
 def library() -> Any:

