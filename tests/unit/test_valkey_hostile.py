@@ -166,8 +166,8 @@ def test_garbage_to_a_write(fake: Fake, name: str) -> None:
         store.close()
 
 
-@pytest.mark.parametrize("text", (b"ERR no", b"OOM command not allowed", b"ERR \xff\x1b[2J \r of pipeline caused error: ",
-                                  b"x" * 100_000))
+@pytest.mark.parametrize("text", (b"ERR no", b"OOM command not allowed", b"x" * 100_000,
+                                  b"ERR \xff\x1b[2J \r of pipeline caused error: "))
 def test_an_error_tells_nothing_of_a_page(fake: Fake, text: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """The library repeats the command in its error, with the page that was to be written."""
     store = open_remote(f"valkey://127.0.0.1:{fake.port}/x", "")
