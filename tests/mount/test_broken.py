@@ -23,6 +23,7 @@ SCRIPT = """
 import sys
 from tmpfsd import options
 from tmpfsd.server import commands, daemon, process
+from tmpfsd.uvm import pte
 
 table = commands.Commands.table
 
@@ -32,7 +33,7 @@ def break_it(mount, what):
         vm.breathe()
         vm.daemon.evict_all()
         vpn = mem.nodes.pages[-1]
-        vm.frame_of[vpn] = -1
+        vm.pte[vpn] = pte.NONE
     elif what == "an item that is free":            # P4: a node in use is given back
         mem.nodes.put(max(mem.nodes.held()))
     elif what == "two pages in one slot":           # V5, which only a check sees

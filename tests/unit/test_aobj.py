@@ -3,7 +3,7 @@
 import pytest
 
 from tmpfsd.pool import Pool, make_backend
-from tmpfsd.uvm.aobj import UNMAPPED
+from tmpfsd.uvm import pte
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
 
 
@@ -48,7 +48,7 @@ def test_a_page_without_a_window_is_resident_and_written_out_with_its_neighbours
     vm.breathe()
     offset = vm.write(vpns[-1] << 12)
     vm.windows.unmap(offset >> 12)
-    assert vm.frame_of[vpns[-1]] <= UNMAPPED and vm.is_resident(vpns[-1])
+    assert pte.is_hidden(vm.pte[vpns[-1]]) and vm.is_resident(vpns[-1])
     vm.daemon.evict_all()
     assert not vm.is_resident(vpns[-1])
     vm.check()
@@ -91,17 +91,17 @@ def _twice(vm) -> None:
 
 def _wrong_frame(vm) -> None:
     window = next(window for window, vpn in enumerate(vm.windows.page) if vpn)
-    vm.windows.window_of[vm.frame_of[vm.windows.page[window]]] = -1
+    vm.windows.window_of[vm.pte[vm.windows.page[window]]] = -1
 
 
 def _hidden(vm) -> None:
     vpn = next(vpn for vpn in vm.windows.page if vpn)
-    vm.frame_of[vpn] = UNMAPPED - vm.frame_of[vpn]
+    vm.pte[vpn] = pte.hidden(vm.pte[vpn])
 
 
 def _mapped_without_window(vm) -> None:
-    pfn = next(pfn for pfn, vpn in enumerate(vm.phys.owner) if vpn and vm.frame_of[vpn] <= UNMAPPED)
-    vm.frame_of[vm.phys.owner[pfn]] = pfn
+    pfn = next(pfn for pfn, vpn in enumerate(vm.phys.owner) if vpn and pte.is_hidden(vm.pte[vpn]))
+    vm.pte[vm.phys.owner[pfn]] = pfn
 
 
 @pytest.mark.parametrize("damage, invariant", [

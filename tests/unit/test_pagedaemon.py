@@ -5,6 +5,7 @@ import random
 import pytest
 
 from tests import failpoints
+from tmpfsd.uvm import pte
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
 from tmpfsd.uvm.pagedaemon import PATIENCE, STEP_PATIENCE, PageDaemon
 from tmpfsd.uvm.pagekind import WIRED
@@ -26,7 +27,7 @@ def pageins(vm: Vm, vpns) -> int:
 
 
 def queue_of(vm: Vm, vpn: int) -> int:
-    return vm.daemon.queue[vm.frame_of[vpn]]
+    return vm.daemon.queue[vm.pfn_of(vpn)]
 
 
 # --- which page leaves ---
@@ -46,7 +47,7 @@ def test_the_page_that_was_not_touched_leaves_first(make_vm, fill) -> None:
 def test_one_burst_of_touches_gives_one_more_round(make_vm, fill) -> None:
     vm = make_vm()
     vpn = fill(vm, 1)[0]
-    pfn = vm.frame_of[vpn]
+    pfn = vm.pfn_of(vpn)
     assert vm.daemon.fresh[pfn] and vm.phys.referenced[pfn]
     vm.daemon._consider(pfn)
     assert queue_of(vm, vpn) == INACTIVE and not vm.daemon.fresh[pfn]
@@ -57,9 +58,9 @@ def test_one_burst_of_touches_gives_one_more_round(make_vm, fill) -> None:
 def test_a_page_touched_in_two_rounds_is_activated(make_vm, fill) -> None:
     vm = make_vm()
     vpn = fill(vm, 1)[0]
-    vm.daemon._consider(vm.frame_of[vpn])
+    vm.daemon._consider(vm.pfn_of(vpn))
     vm.read(vpn << 12)
-    vm.daemon._consider(vm.frame_of[vpn])
+    vm.daemon._consider(vm.pfn_of(vpn))
     assert queue_of(vm, vpn) == ACTIVE
 
 
@@ -67,7 +68,7 @@ def test_a_third_stays_inactive(make_vm, fill) -> None:
     vm = make_vm(256, reserve=16)
     vpns = fill(vm, 90)
     for vpn in vpns:
-        vm.daemon.requeue(vm.frame_of[vpn], ACTIVE)
+        vm.daemon.requeue(vm.pfn_of(vpn), ACTIVE)
     vm.phys.referenced[:] = bytes(256)
     vm.daemon._balance()
     assert vm.daemon.count[1:] == [60, 30, 0]
@@ -77,7 +78,7 @@ def test_a_third_stays_inactive(make_vm, fill) -> None:
 def test_when_all_were_touched_one_leaves_active_all_the_same(make_vm, fill) -> None:
     vm = make_vm()
     for vpn in fill(vm, 9):
-        vm.daemon.requeue(vm.frame_of[vpn], ACTIVE)
+        vm.daemon.requeue(vm.pfn_of(vpn), ACTIVE)
     vm.daemon._balance()
     assert vm.daemon.count[1:] == [8, 1, 0]
     vm.daemon.check()
@@ -128,8 +129,8 @@ def test_a_page_that_comes_back_soon_is_activated(make_vm, fill) -> None:
     soon = next(vpn for vpn in reversed(vpns) if not vm.is_resident(vpn))
     late = vpns[0]
     vm.breathe()
-    assert vm.daemon.came_back_soon(vm.frame_of[soon])
-    assert not vm.daemon.came_back_soon(vm.frame_of[late])
+    assert vm.daemon.came_back_soon(vm.pte[soon])
+    assert not vm.daemon.came_back_soon(vm.pte[late])
     touch(vm, (soon, late))
     assert (queue_of(vm, soon), queue_of(vm, late)) == (ACTIVE, INACTIVE)
 
@@ -137,10 +138,10 @@ def test_a_page_that_comes_back_soon_is_activated(make_vm, fill) -> None:
 def test_the_clock_of_refaults_wraps(make_vm, fill) -> None:
     vm = make_vm()
     vpns = fill(vm, 4)
-    vm.daemon.clock = 0x3FFFFFFF
+    vm.daemon.clock = pte.CLOCK
     vm.daemon.evict_all()
-    assert vm.daemon.clock == 3
-    assert all(vm.daemon.came_back_soon(vm.frame_of[vpn]) for vpn in vpns)
+    assert {vm.pte[vpn] for vpn in vpns} == {pte.out(clock) for clock in (pte.CLOCK, 0, 1, 2)}
+    assert all(vm.daemon.came_back_soon(vm.pte[vpn]) for vpn in vpns)
     touch(vm, vpns)
 
 
@@ -157,17 +158,17 @@ def test_neighbours_are_written_together_in_aligned_windows(make_vm, fill) -> No
 def test_a_cluster_leaves_out_what_is_clean_active_or_wired(make_vm, fill) -> None:
     vm = make_vm()
     vpns = fill(vm, 15)
-    vm.daemon.requeue(vm.frame_of[vpns[3]], ACTIVE)
+    vm.daemon.requeue(vm.pfn_of(vpns[3]), ACTIVE)
     vm.alloc_page(vm.kernel_map.alloc(), 2, WIRED)
     assert vm.daemon._cluster(vpns[5]) == (vpns[4], vpns[14] + 1)
-    vm.daemon.clean(vm.frame_of[vpns[3]])       # itself, though it is active, and its neighbours
+    vm.daemon.clean(vm.pfn_of(vpns[3]))        # itself, though it is active, and its neighbours
     assert vm.swap.writes == [range(1, 16)]
 
 
 def test_a_cluster_is_as_long_as_the_slots_in_a_row(make_vm, fill) -> None:
     vm = make_vm(nslots=5)
     vpns = fill(vm, 15)
-    assert vm.daemon.clean(vm.frame_of[vpns[9]])
+    assert vm.daemon.clean(vm.pfn_of(vpns[9]))
     assert vm.slot_of[vpns[9]] and vm.swap.writes == [range(1, 6)]
     assert vm.nslotless == 10
 
@@ -175,9 +176,9 @@ def test_a_cluster_is_as_long_as_the_slots_in_a_row(make_vm, fill) -> None:
 def test_launder_leaves_offsets_and_makes_eviction_a_drop(make_vm, fill) -> None:
     vm = make_vm(256, reserve=16)
     vpns = fill(vm, 100)
-    frames = [vm.frame_of[vpn] for vpn in vpns]
+    frames = [vm.pfn_of(vpn) for vpn in vpns]
     assert vm.daemon.launder(32) >= 32
-    assert [vm.frame_of[vpn] for vpn in vpns] == frames
+    assert [vm.pfn_of(vpn) for vpn in vpns] == frames
     assert vm.phys.dirty.count(1) == 100 - vm.daemon.pageouts
     while vm.daemon.launder(32):
         pass
@@ -202,12 +203,12 @@ def test_idle_launders_when_frames_run_short_and_comes_to_an_end(make_vm, fill) 
 def test_give_slots_keeps_pages_dirty_and_where_they_are(make_vm, fill, number_in) -> None:
     vm = make_vm(256)
     vpns = fill(vm, 40)
-    frames = [vm.frame_of[vpn] for vpn in vpns]
+    frames = [vm.pfn_of(vpn) for vpn in vpns]
     vm.daemon.give_slots(20)
     assert 20 <= vm.daemon.pageouts == 40 - vm.nslotless
     assert all(vm.phys.dirty[pfn] for pfn in frames)
-    assert [vm.frame_of[vpn] for vpn in vpns] == frames
-    at = vm.frame_of[vpns[0]] << 9
+    assert [vm.pfn_of(vpn) for vpn in vpns] == frames
+    at = vm.pfn_of(vpns[0]) << 9
     assert vm.slot_of[vpns[0]]
     vm.phys.u64[at] = 4711                      # an offset taken before, written after
     vm.daemon.evict_all()
@@ -326,19 +327,19 @@ def broken(vm: Vm, invariant: str) -> None:
 def test_d1_a_wired_page_is_on_a_queue(make_vm) -> None:
     vm = make_vm(check=False)
     vm.alloc_page(1, 1, WIRED)
-    vm.daemon.enter(vm.frame_of[1])
+    vm.daemon.enter(vm.pfn_of(1))
     broken(vm, "D1")
 
 
 def test_d1_a_page_that_may_leave_is_on_no_queue(make_vm, fill) -> None:
     vm = make_vm(check=False)
-    vm.daemon.remove(vm.frame_of[fill(vm, 3)[1]])
+    vm.daemon.remove(vm.pfn_of(fill(vm, 3)[1]))
     broken(vm, "D1")
 
 
 def test_d1_a_frame_says_another_queue(make_vm, fill) -> None:
     vm = make_vm(check=False)
-    vm.daemon.queue[vm.frame_of[fill(vm, 1)[0]]] = ACTIVE
+    vm.daemon.queue[vm.pfn_of(fill(vm, 1)[0])] = ACTIVE
     broken(vm, "D1")
 
 
@@ -352,7 +353,7 @@ def test_d2_counts(make_vm, fill, queue: int) -> None:
 
 def test_d4_a_frame_says_that_its_page_has_a_slot(make_vm, fill) -> None:
     vm = make_vm(check=False)
-    vm.daemon.slotted[vm.frame_of[fill(vm, 1)[0]]] = 1
+    vm.daemon.slotted[vm.pfn_of(fill(vm, 1)[0])] = 1
     broken(vm, "D4")
 
 

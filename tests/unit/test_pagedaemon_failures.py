@@ -45,7 +45,7 @@ def test_a_bad_slot_under_a_page_keeps_the_page_in(make_vm, fill, number_in) -> 
     slot = vm.slot_of[vpns[3]]
     vm.swap.bad_write = {slot}
     vm.daemon.evict_all()                       # no other slot is free: it is written over, in vain
-    assert vm.is_resident(vpns[3]) and vm.phys.dirty[vm.frame_of[vpns[3]]]
+    assert vm.is_resident(vpns[3]) and vm.phys.dirty[vm.pfn_of(vpns[3])]
     survive(vm, vpns, number_in)
     vm.free_page(vpns.pop())
     vm.daemon.evict_all()                       # there is another now

@@ -160,7 +160,7 @@ def test_queues_keep_their_order(make_vm, fill) -> None:
     vpns = fill(vm, 40)
     order = [vm.phys.owner[pfn] for pfn in vm.daemon.frames(2)]
     for vpn in vpns[::3]:
-        vm.move_page(vm.frame_of[vpn], vm.phys.alloc(vpn))
+        vm.move_page(vm.pfn_of(vpn), vm.phys.alloc(vpn))
     vm.check()
     assert [vm.phys.owner[pfn] for pfn in vm.daemon.frames(2)] == order
 

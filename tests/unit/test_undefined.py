@@ -88,7 +88,7 @@ def test_without_a_frame_it_stays_out(vm: Vm) -> None:
 
 def test_a_forgotten_page_that_has_lost_its_slot_is_seen(vm: Vm) -> None:
     vm.forget_content(2, 1)
-    vm.phys.dirty[vm.frame_of[2]] = 0
+    vm.phys.dirty[vm.pfn_of(2)] = 0
     broken(vm, "V8", vm.check)
     vm.undefined.restore(vm)
 

@@ -93,7 +93,7 @@ def test_freed_frames_are_poisoned(make_vm, fill) -> None:
 def test_the_page_table_grows(make_vm) -> None:
     vm = make_vm()
     vm.alloc_page(50_000, 1)
-    assert len(vm.flags) == len(vm.frame_of) == len(vm.slot_of) > 50_000
+    assert len(vm.flags) == len(vm.pte) == len(vm.slot_of) > 50_000
     assert not vm.is_resident(49_999) and vm.is_resident(50_000)
     vm.free_page(50_000)
 
@@ -113,7 +113,7 @@ def test_nothing_is_evicted_between_two_breaths(make_vm, fill, number_in) -> Non
     vm = make_vm()
     vpns = fill(vm, 300)
     vm.breathe()
-    resident = {vpn: vm.frame_of[vpn] for vpn in vpns if vm.is_resident(vpn)}
+    resident = {vpn: vm.pfn_of(vpn) for vpn in vpns if vm.is_resident(vpn)}
     out = [vpn for vpn in vpns if not vm.is_resident(vpn)][::20]
     reclaims = vm.daemon.reclaims
     for vpn in out[:8]:
@@ -121,7 +121,7 @@ def test_nothing_is_evicted_between_two_breaths(make_vm, fill, number_in) -> Non
     for _ in range(8):
         vm.alloc_page(vm.kernel_map.alloc(), 1)
     assert vm.daemon.reclaims == reclaims
-    assert all(vm.frame_of[vpn] == pfn for vpn, pfn in resident.items())
+    assert all(vm.pfn_of(vpn) == pfn for vpn, pfn in resident.items())
 
 
 def test_breathe_fills_the_reserve(make_vm, fill) -> None:
@@ -267,10 +267,10 @@ def test_a_failed_fault_changes_nothing(make_vm, fill, number_in) -> None:
     vpns = fill(vm, 16)
     vm.daemon.evict_all()
     vm.swap.bad_read.add(vm.slot_of[vpns[0]])
-    free, mark = len(vm.phys.free_frames), vm.frame_of[vpns[0]]
+    free, entry = len(vm.phys.free_frames), vm.pte[vpns[0]]
     with pytest.raises(SwapIOError):
         vm.write(vpns[0] << 12)
-    assert (len(vm.phys.free_frames), vm.frame_of[vpns[0]]) == (free, mark)
+    assert (len(vm.phys.free_frames), vm.pte[vpns[0]]) == (free, entry)
     vm.swap.bad_read.clear()
     vm.check()
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tmpfsd.uvm import pte
 from tmpfsd.uvm.errors import Inconsistent
 from tmpfsd.uvm.pagekind import WIRED
 from tmpfsd.uvm.vm import Vm
@@ -33,23 +34,23 @@ def test_v1_a_page_without_an_owner_has_a_slot(vm: Vm) -> None:
 
 
 def test_v1_a_page_is_neither_in_nor_out(vm: Vm) -> None:
-    vm.frame_of[8] = -1
+    vm.pte[8] = pte.NONE
     broken(vm, "V1")
 
 
 def test_v2_page_and_frame_differ(vm: Vm) -> None:
-    vm.frame_of[1], vm.frame_of[2] = vm.frame_of[2], vm.frame_of[1]
+    vm.pte[1], vm.pte[2] = vm.pte[2], vm.pte[1]
     broken(vm, "V2")
 
 
 def test_v2_a_frame_names_a_page_that_is_out(vm: Vm) -> None:
-    vm.frame_of[1] = -2
+    vm.pte[1] = pte.out(0)
     broken(vm, "V2")
 
 
 def test_v3_a_page_without_a_slot_is_clean(vm: Vm) -> None:
     assert not vm.slot_of[11]
-    vm.phys.dirty[vm.frame_of[11]] = 0
+    vm.phys.dirty[vm.pfn_of(11)] = 0
     broken(vm, "V3")
 
 

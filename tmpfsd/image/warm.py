@@ -17,9 +17,8 @@ from collections.abc import Iterator
 
 from tmpfsd.image.file import Image
 from tmpfsd.tmpfs.filesystem import Mount
-from tmpfsd.uvm.aobj import UNMAPPED
+from tmpfsd.uvm import pte
 from tmpfsd.uvm.errors import SwapIOError
-from tmpfsd.uvm.pagekind import NO_FRAME
 from tmpfsd.uvm.vm import READAHEAD
 
 BATCH = 64                  # pages
@@ -72,7 +71,7 @@ class Warm:
     def _is_out(self, vpn: int) -> bool:
         """Whether a page is out, and still as the image has it."""
         vm, image = self.mp.vm, self.image
-        return UNMAPPED < vm.frame_of[vpn] < NO_FRAME and image is not None and image.owns(vm.slot_of[vpn])
+        return pte.is_out(vm.pte[vpn]) and image is not None and image.owns(vm.slot_of[vpn])
 
     def _read(self, vpn: int) -> None:
         """Page in; it does not count as used."""

@@ -251,7 +251,7 @@ class Pool:
     def _poison(self, i: int) -> None:
         """Fill a freed item, so that somebody who still reads it notices; a page that is out is left alone."""
         va = self.va(i)
-        if self.vm.frame_of[va >> PAGE_SHIFT] >= 0:
+        if self.vm.pte[va >> PAGE_SHIFT] >= 0:
             at = self.vm.write(va)
             self.vm.phys.arena[at:at + self.item_size] = POISON * self.item_size
 

@@ -31,7 +31,7 @@ class Mem:
     """The pools of one mount over one Vm."""
 
     __slots__ = ("vm", "backend", "nodes", "nlookup", "strings", "arena", "u32", "u64", "max_nodes", "norphans",
-                 "string_va", "read", "write", "_node_pages", "_page_pages", "_frame_of", "_referenced", "_dirty")
+                 "string_va", "read", "write", "_node_pages", "_page_pages", "_pte", "_referenced", "_dirty")
 
     def __init__(self, vm: Vm, backend_name: str, submap_bytes: int = 0, per_pool: bool = False,
                  nr_inodes: int = 0, windows: int = RESERVE) -> None:
@@ -50,7 +50,7 @@ class Mem:
         self.string_va = self.strings.va
         self.read, self.write = vm.read, vm.write
         self._node_pages, self._page_pages = self.nodes.pages, self.strings.pools[TREE].pages
-        self._frame_of, self._referenced, self._dirty = vm.frame_of, vm.phys.referenced, vm.phys.dirty
+        self._pte, self._referenced, self._dirty = vm.pte, vm.phys.referenced, vm.phys.dirty
 
     # --- where things are ---
 
@@ -60,7 +60,7 @@ class Mem:
         """The offset of a node, to read.  => SwapIOError."""
         i: i64 = ino - 1
         vpn: i64 = self._node_pages[i // NODES_PER_PAGE]
-        pfn: i64 = self._frame_of[vpn]
+        pfn: i64 = self._pte[vpn]
         if pfn < 0:
             pfn = self.vm.fault(vpn)
         self._referenced[pfn] = 1
@@ -70,7 +70,7 @@ class Mem:
         """The offset of a node, to change.  => SwapIOError."""
         i: i64 = ino - 1
         vpn: i64 = self._node_pages[i // NODES_PER_PAGE]
-        pfn: i64 = self._frame_of[vpn]
+        pfn: i64 = self._pte[vpn]
         if pfn < 0:
             pfn = self.vm.fault(vpn)
         self._referenced[pfn] = self._dirty[pfn] = 1
@@ -79,7 +79,7 @@ class Mem:
     def page(self, handle: int) -> int:
         """The offset of a tree's page, to read.  => SwapIOError."""
         vpn: i64 = self._page_pages[handle & INDEX_MASK]
-        pfn: i64 = self._frame_of[vpn]
+        pfn: i64 = self._pte[vpn]
         if pfn < 0:
             pfn = self.vm.fault(vpn)
         self._referenced[pfn] = 1
@@ -270,10 +270,10 @@ class Mem:
 
     def _runs(self, vpn: int, npages: int) -> Iterator[tuple[int, int]]:
         """The frames of pages in a row, as (first, how many) that follow each other; pages that are out are read."""
-        frame_of, fault = self._frame_of, self.vm.fault
+        table, fault = self._pte, self.vm.fault
         first, n = -1, 0
         for page in range(vpn, vpn + npages):
-            pfn = frame_of[page]
+            pfn = table[page]
             if n and pfn != first + n:
                 yield first, n                  # before the fault: resident pages are of use even if that fails
                 n = 0

@@ -30,7 +30,7 @@ from tmpfsd.tmpfs.fserror import FsError
 from tmpfsd.tmpfs.layout import EXTERNAL, KIND_STRING, KIND_TREE, ROOT_INO, unpack_extent
 from tmpfsd.tmpfs.mem import NODE_SIZE
 from tmpfsd.tmpfs.permission import MAY_READ, MAY_SEARCH, demand_access, demand_removal
-from tmpfsd.uvm.aobj import UNMAPPED
+from tmpfsd.uvm import pte
 from tmpfsd.uvm.errors import SwapIOError
 from tmpfsd.uvm.param import PAGE_SHIFT
 from tmpfsd.uvm.unwritten import is_unwritten
@@ -43,8 +43,7 @@ BATCH = 64                  # entries, or pages of data, between two points wher
 RUN = 16                    # pages of data touched in one breath
 RUN_MOST = 16384            # pages of data looked at between two points: a millisecond
 ATTRIBUTES = 128            # likewise
-COPY = 1 << 18              # pages whose frames are noted between two points
-IS_OUT = bytes(128) + b"\1" * 128         # by the highest byte of a page's entry in frame_of: 1 if it is out
+COPY = 1 << 18              # page table entries copied between two points
 
 
 # --- paths ---
@@ -252,21 +251,21 @@ class Usage:
     Resident means resident when the count began: the walk itself pages in what it reads.
     """
 
-    __slots__ = ("mp", "names", "directories", "files", "others", "bytes_of", "frames", "walk")
+    __slots__ = ("mp", "names", "directories", "files", "others", "bytes_of", "table", "walk")
 
     def __init__(self, mp: Mount, top: int) -> None:
         self.mp = mp
         self.names = 0
         self.directories = self.files = self.others = 0.0
         self.bytes_of = {"metadata": [0.0, 0.0], "data": [0.0, 0.0]}       # swapped, resident
-        self.frames = array("i")                    # 4 bytes a page, until the count ends
+        self.table = mp.vm.pte[:0]                  # a copy: 4 bytes a page, until the count ends
         self.walk = Walk(mp, top)
 
     def count(self) -> Iterator[None]:
         """Count, in slices.  O(names, pages and items).  => SwapIOError: the top cannot be read."""
-        table = self.mp.vm.frame_of
+        table = self.mp.vm.pte
         for start in range(0, len(table), COPY):
-            self.frames.extend(table[start:start + COPY])
+            self.table.extend(table[start:start + COPY])
             yield
         for entry in self.walk:
             if entry is None:
@@ -323,8 +322,7 @@ class Usage:
         if npages == 1:
             swapped = int(not self._is_resident(vpn))
         else:
-            known = memoryview(self.frames)[vpn:vpn + npages].cast("B")
-            swapped = known[3::4].tobytes().translate(IS_OUT).count(1)
+            swapped = pte.count_negative(self.table, vpn, npages)
         self._add("data", True, (npages - swapped) * share * 4096)
         self._add("data", False, swapped * share * 4096)
 
@@ -335,8 +333,7 @@ class Usage:
 
     def _is_resident(self, vpn: int) -> bool:
         """Whether a page was resident when the count began; newer pages count as resident."""
-        frame = self.frames[vpn] if vpn < len(self.frames) else 0
-        return frame >= 0 or frame <= UNMAPPED
+        return vpn >= len(self.table) or pte.pfn(self.table[vpn]) >= 0
 
     def _item(self, va: int, nbytes: float) -> None:
         self._add("metadata", self._is_resident(va >> PAGE_SHIFT), nbytes)

@@ -8,11 +8,11 @@ are therefore kept in reserve as frames are.  `reserve` windows are always enoug
 many pages between two breaths, or it could not run when all of them are out.  Fewer are enough for a pool whose user
 holds fewer records at a time; a file system's mount refuses fewer (options.py).
 
-Picture     OUT --fault--> MAPPED --recycle--> RESIDENT, no window --fault--> MAPPED     (frame_of tells which)
+Picture     OUT --fault--> MAPPED --recycle--> RESIDENT, no window --fault--> MAPPED     (its entry tells which)
 
 Invariants
     W1  A window shows one resident page of an object, or none; the page's frame names its window.
-    W2  A page of an object is in frame_of as mapped exactly when a window shows it.
+    W2  A page of an object is in view exactly when a window shows it.
     W3  The free windows are those that show nothing.
     W4  Between two breaths no more pages are touched than there are windows.
 
@@ -24,14 +24,14 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Final
 
+from tmpfsd.uvm import pte
 from tmpfsd.uvm.errors import Inconsistent, demand
 from tmpfsd.uvm.vmmap import Submap
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
-UNMAPPED: Final = -(1 << 30) - 2       # frame_of: UNMAPPED - pfn is a page in a frame that no window shows
-NO_WINDOW = -1
+NO_WINDOW: Final = -1
 
 
 class Windows:
@@ -56,14 +56,14 @@ class Windows:
         window = self.free.pop()
         self.page[window] = vpn
         self.window_of[pfn] = window
-        self.vm.frame_of[vpn] = pfn
+        self.vm.pte[vpn] = pfn
         self.maps += 1
 
     def unmap(self, pfn: int) -> None:
         """Take away the window of a frame, if it has one; its page stays resident.  O(1)."""
         window = self.window_of[pfn]
         if window != NO_WINDOW:
-            self.vm.frame_of[self.page[window]] = UNMAPPED - pfn
+            self.vm.pte[self.page[window]] = pte.hidden(pfn)
             self.page[window] = 0
             self.window_of[pfn] = NO_WINDOW
             self.free.append(window)
@@ -84,7 +84,7 @@ class Windows:
             vpn = self.page[self.hand]
             self.hand = (self.hand + 1) % len(self.page)
             if vpn:
-                self.unmap(self.vm.frame_of[vpn])
+                self.unmap(self.vm.pte[vpn])
                 self.recycles += 1
 
     def check(self) -> None:
@@ -95,14 +95,14 @@ class Windows:
         for window, vpn in enumerate(self.page):
             demand((window in free) == (vpn == 0), "W3", f"window {window} shows page {vpn}")
             if vpn:
-                pfn = vm.frame_of[vpn]
+                pfn = vm.pte[vpn]
                 demand(pfn >= 0 and self.window_of[pfn] == window, "W1", f"window {window}, page {vpn}, frame {pfn}")
         for pfn, window in enumerate(self.window_of):
             vpn = vm.phys.owner[pfn]
             if window != NO_WINDOW:
                 demand(vpn and self.page[window] == vpn, "W1", f"frame {pfn} names window {window}")
             elif vpn and vm.is_windowed(vpn):
-                demand(vm.frame_of[vpn] == UNMAPPED - pfn, "W2", f"page {vpn} is mapped, and no window shows it")
+                demand(vm.pte[vpn] == pte.hidden(pfn), "W2", f"page {vpn} is mapped, and no window shows it")
 
 
 class AnonObject:

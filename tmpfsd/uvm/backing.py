@@ -26,13 +26,13 @@ import re
 from array import array
 from typing import TYPE_CHECKING, Protocol, Sequence
 
+from tmpfsd.uvm import pte
 from tmpfsd.uvm.errors import NoMemory, NoSwap
 from tmpfsd.uvm.pagekind import UNWRITTEN
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
 
-LONG_OUT = -2 - (1 << 29)   # frame_of of a page that left long ago
 _FRAMELESS = re.compile(b"[\\0\\x%02x]+" % UNWRITTEN)
 _UNWRITTEN = re.compile(b"\\x%02x+" % UNWRITTEN)
 
@@ -110,9 +110,9 @@ def restore(vm: Vm, flags: bytes, slots: bytes) -> None:
         vm._grow(n - 1)
     vm.flags[:n] = flags
     vm.slot_of[:n] = array("I", slots)
-    vm.frame_of[:n] = array("i", [LONG_OUT]) * n
+    vm.pte[:n] = pte.row(pte.LONG_OUT, n)
     for run in _FRAMELESS.finditer(flags):
-        vm.frame_of[run.start():run.end()] = array("i", [-1]) * (run.end() - run.start())
+        vm.pte[run.start():run.end()] = pte.row(pte.NONE, run.end() - run.start())
     vm.npages = n - free
     for owner in range(1, len(vm.pages_of)):
         vm.pages_of[owner] = flags.count(owner)

@@ -37,7 +37,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, Generator
 
 from tmpfsd.seldom import seldom
-from tmpfsd.uvm import backing, failpoint, room
+from tmpfsd.uvm import backing, failpoint, pte, room
 from tmpfsd.uvm.errors import NoSwap, demand
 from tmpfsd.uvm.pagekind import MAX_OWNERS
 from tmpfsd.uvm.param import CLUSTER
@@ -222,16 +222,16 @@ class PageDaemon(Queues):
             vm.used.note(vpn)
         if vm.windows is not None:
             vm.windows.unmap(pfn)
-        vm.frame_of[vpn] = -2 - self.clock
-        self.clock = (self.clock + 1) & 0x3FFFFFFF
+        vm.pte[vpn] = pte.out(self.clock)
+        self.clock += 1
         vm.resident_of[vm.flags[vpn]] -= 1
         self.remove(pfn)
         vm.phys.free(pfn)
         self.reclaims += 1
 
-    def came_back_soon(self, mark: int) -> bool:
-        """Whether a page that left at -2 - mark did so less than one memory's worth of evictions ago.  O(1)."""
-        return (self.clock - (-2 - mark)) & 0x3FFFFFFF <= len(self.queue)
+    def came_back_soon(self, entry: int) -> bool:
+        """Whether the page that has this entry left less than one memory's worth of evictions ago.  O(1)."""
+        return pte.distance(entry, self.clock) <= len(self.queue)
 
     def evict_all(self) -> None:
         """Evict all pages that may leave (TMPFSD_THRASH).  O(frames).  => Offsets are stale afterwards."""

@@ -1,11 +1,10 @@
-"""uvm/pagekind.py: constants of the page table: a page without a frame, the kinds of pages, and their owners.
+"""uvm/pagekind.py: a page's flags: its kind, and its owner.
 
 Picture     flags: WIRED 1 bit | UNOWNED 1 | WINDOWED 1 | owner 5          0: the page has no owner
 """
 
 from typing import Final
 
-NO_FRAME: Final = -1        # frame_of: the page has no owner; -2 and below: it is out, and since when
 WIRED: Final = 0x80         # never leaves
 UNOWNED: Final = 0x40       # allocated PAGEABLE, but owned by no object: on no queue, so it never leaves either
 WINDOWED: Final = 0x20      # of an anonymous object: seen through windows (aobj.py)

@@ -1,11 +1,11 @@
 """uvm/sampler.py: how many page-ins there would be with another number of frames, from a sample of the real accesses.
 
 The sample is the pages whose hashed number is small (SHARDS: Waldspurger et al., Efficient MRC Construction with
-SHARDS, FAST'15), at most MOST; if there are more, half of them are let go.  A watched page that is resident looks in
-the page table like one that no window shows (aobj.py), so the next access comes to fault(), which tells us.  After that
-the page is not watched until some others were told (AHEAD).  So a page that is used all the time costs no more than one
-that is used now and then, and pages outside the sample cost nothing.  Each access that is told goes to a miniature of
-the memory (mini.py) for each of SIZES.
+SHARDS, FAST'15), at most MOST; if there are more, half of them are let go.  A watched page that is resident is hidden
+(pte.py), so the next access comes to fault(), which tells us.  After that the page is not watched until some others
+were told (AHEAD).  So a page that is used all the time costs no more than one that is used now and then, and pages
+outside the sample cost nothing.  Each access that is told goes to a miniature of the memory (mini.py) for each of
+SIZES.
 
 A page that is met the first time was in memory or out before we looked.  If it was out, its refault distance says which
 larger memories would still have had it (as in mm/workingset.c).  If it was in, smaller ones are not judged by it.
@@ -31,7 +31,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Iterator
 
-from tmpfsd.uvm.aobj import UNMAPPED
+from tmpfsd.uvm import pte
 from tmpfsd.uvm.mini import Mini
 from tmpfsd.uvm.pagedaemon import MOST_BATCH
 from tmpfsd.uvm.param import CLUSTER
@@ -47,7 +47,6 @@ LEAST_SHIFT: Final = 2      # a quarter of the pages at most
 AHEAD_SHIFT: Final = 3      # an eighth of the smallest memory is not watched at a time
 MOST_AHEAD: Final = 64
 STEP: Final = 2048          # frames looked at in a step of start()
-CLOCK: Final = 0x3FFFFFFF   # pagedaemon.py's
 HASH: Final = 0x9E3779B1    # odd, and near 2^32 divided by the golden ratio: neighbours are spread
 
 
@@ -103,11 +102,11 @@ class Sampler:
 
     def _watch(self, vpn: int) -> None:
         vm = self.vm
-        if self.is_watched(vpn) and vm.frame_of[vpn] >= 0 and vm.may_leave(vpn) and not vm.is_windowed(vpn):
-            vm.frame_of[vpn] = UNMAPPED - vm.frame_of[vpn]
+        if self.is_watched(vpn) and vm.pte[vpn] >= 0 and vm.may_leave(vpn) and not vm.is_windowed(vpn):
+            vm.pte[vpn] = pte.hidden(vm.pte[vpn])
 
-    def came_in(self, vpn: int, n: int, mark: int, began: float) -> None:
-        """Page vpn was asked for, and came in with the n - 1 after it, not asked for yet; frame_of had been mark.
+    def came_in(self, vpn: int, n: int, entry: int, began: float) -> None:
+        """Page vpn was asked for, and came in with the n - 1 after it, not asked for yet; it had this entry.
 
         O(n + SIZES).
         """
@@ -117,20 +116,15 @@ class Sampler:
         self.nwaited[ring] += n
         for page in range(vpn + 1, vpn + n):
             self._watch(page)
-        self.touched(vpn, mark)
+        self.touched(vpn, entry)
 
-    def touched(self, vpn: int, mark: int) -> None:
-        """A page was asked for; mark is what frame_of said before, if it had to come in, else 0.
-
-        O(SIZES).
-        """
+    def touched(self, vpn: int, entry: int) -> None:
+        """A page that had this entry was asked for: it was watched, or came in.  O(SIZES)."""
         if not self.is_watched(vpn) or not self.vm.may_leave(vpn) or self.vm.is_windowed(vpn):
             return
-        first = vpn not in self._known
-        distance = 0.0
-        if first and mark:
-            distance = float((self.vm.daemon.clock - (-2 - mark)) & CLOCK)
-        self._tell(vpn, first, bool(mark), distance, False)
+        first, missed = vpn not in self._known, pte.is_out(entry)
+        distance = float(pte.distance(entry, self.vm.daemon.clock)) if first and missed else 0.0
+        self._tell(vpn, first, missed, distance, False)
 
     def made(self, vpn: int, n: int) -> None:
         """n pages are new, and in memory.  O(n)."""

@@ -94,7 +94,7 @@ def bring_in(vm: Vm, vpn: int, whole: bool = False) -> int:
         at = pfn << PAGE_SHIFT
         vm.phys.arena[at:at + PAGE_SIZE] = ZERO_PAGE
     vm.phys.dirty[pfn] = vm.phys.referenced[pfn] = 1        # V3, and its slot has nothing of it
-    vm.frame_of[vpn] = pfn
+    vm.pte[vpn] = pfn
     vm.flags[vpn] = DATA
     vm.pages_of[UNWRITTEN] -= 1
     vm.pages_of[DATA] += 1

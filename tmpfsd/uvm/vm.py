@@ -1,9 +1,9 @@
 """uvm/vm.py: the machine: page table, read(va), write(va), fault(), breathe().
 
-A va is a byte address in one dense space; its page number indexes flat arrays: frame_of (the frame, or when the page
-last left), slot_of (its place in the swap file), flags (its owner and its kind).  A page takes nine bytes here, one in
-the map it is from (vmem.py), one in the map of its slot, and those of its seal (seal.py): 15 bytes in all, 39 if swap
-is encrypted.  The bitmaps of pools are not counted here.
+A va is a byte address in one dense space; its page number indexes flat arrays: pte (its frame, or when it left:
+pte.py), slot_of (its place in the swap file), flags (its owner and its kind).  A page takes nine bytes here, one in the
+map it is from (vmem.py), one in the map of its slot, and those of its seal (seal.py): 15 bytes in all, 39 if swap is
+encrypted.  The bitmaps of pools are not counted here.
 
 read() and write() return an offset into the arena.  It stays valid until the next breathe(), and between two breaths
 nothing is evicted: a fault takes a frame from the reserve.
@@ -36,13 +36,13 @@ from typing import Callable, Final, Iterable
 
 from tmpfsd.native import i64
 from tmpfsd.seldom import seldom
-from tmpfsd.uvm import backing, failpoint
-from tmpfsd.uvm.aobj import UNMAPPED, Windows
+from tmpfsd.uvm import backing, failpoint, pte
+from tmpfsd.uvm.aobj import Windows
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
 from tmpfsd.uvm.lost import Lost, Unreadable
 from tmpfsd.uvm.overdraft import Overdraft
 from tmpfsd.uvm.pagedaemon import PageDaemon
-from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, UNWRITTEN, WINDOWED, WIRED
+from tmpfsd.uvm.pagekind import MAX_OWNERS, OWNER_MASK, UNOWNED, UNWRITTEN, WINDOWED, WIRED
 from tmpfsd.uvm.param import CLUSTER, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
 from tmpfsd.uvm.physmem import ZERO_PAGE, PhysMem
 from tmpfsd.uvm.queues import ACTIVE, INACTIVE
@@ -73,7 +73,7 @@ class Vm:
 
     __slots__ = ("phys", "swap", "tier", "image", "kernel_map", "daemon", "windows", "reserve", "low",
                  "most_slotless", "spare", "limit",
-                 "frame_of", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
+                 "pte", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
                  "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "unreadable",
                  "sampler", "undefined", "thrash", "check_level", "trace", "used", "overdrawn", "overdraft",
                  "_most_spare", "_referenced", "_dirty", "_free")
@@ -91,7 +91,7 @@ class Vm:
         self.overdrawn = False
         self.overdraft = Overdraft(self)
         self._most_spare = spare            # pages kept back for overdrafts, at most
-        self.frame_of = array("i")
+        self.pte = pte.row(pte.NONE, 0)
         self.slot_of = array("I")
         self.flags = bytearray()
         self.npages = self.nslotless = self.nwired = self.nunowned = 0
@@ -130,7 +130,7 @@ class Vm:
 
     def read(self, va: int) -> int:
         """The arena offset of va, to read there.  O(1).  => Faults.  => SwapIOError."""
-        pfn: i64 = self.frame_of[va >> PAGE_SHIFT]
+        pfn: i64 = self.pte[va >> PAGE_SHIFT]
         if pfn < 0:
             pfn = self.fault(va >> PAGE_SHIFT)
         self._referenced[pfn] = 1
@@ -138,7 +138,7 @@ class Vm:
 
     def write(self, va: int) -> int:
         """The arena offset of va, to change what is there.  O(1).  => Faults.  => SwapIOError."""
-        pfn: i64 = self.frame_of[va >> PAGE_SHIFT]
+        pfn: i64 = self.pte[va >> PAGE_SHIFT]
         if pfn < 0:
             pfn = self.fault(va >> PAGE_SHIFT)
         self._referenced[pfn] = self._dirty[pfn] = 1
@@ -178,14 +178,14 @@ class Vm:
             self._make_slotless_room()
         if vpn >= len(self.flags):
             self._grow(vpn)
-        assert self.frame_of[vpn] == NO_FRAME
+        assert self.pte[vpn] == pte.NONE
         try:
             pfn = self.phys.alloc(vpn)
         except IndexError:
             raise NoMemory("no free frame: the swap device does not take pages") from None
         at = pfn << PAGE_SHIFT
         self.phys.arena[at:at + PAGE_SIZE] = ZERO_PAGE
-        self.frame_of[vpn] = pfn
+        self.pte[vpn] = pfn
         self.flags[vpn] = owner | kind
         self._dirty[pfn] = self._referenced[pfn] = 1
         self.npages += 1
@@ -217,11 +217,11 @@ class Vm:
             return 1
         if vpn + room > len(self.flags):
             self._grow(vpn + room - 1)
-        frame_of, dirty, referenced = self.frame_of, self._dirty, self._referenced
+        table, dirty, referenced = self.pte, self._dirty, self._referenced
         alloc, enter, fresh = self.phys.alloc, self.daemon.enter, self.daemon.fresh
         for page in range(vpn, vpn + room):
             pfn = alloc(page)
-            frame_of[page] = pfn
+            table[page] = pfn
             dirty[pfn] = referenced[pfn] = fresh[pfn] = 1
             enter(pfn)
             if self.check_level:
@@ -243,15 +243,14 @@ class Vm:
         => A page that got a frame has the old bytes of it, until the caller has written it and calls
         undefined.written().  Nothing may be allocated meanwhile.
         """
-        frame_of = self.frame_of
         for page in range(vpn, vpn + n):
-            mark = frame_of[page]
-            if mark >= 0 or mark <= UNMAPPED and not self.flags[page] & WINDOWED:
+            entry = self.pte[page]
+            if entry >= 0 or pte.is_hidden(entry) and not self.flags[page] & WINDOWED:
                 continue
-            if mark == NO_FRAME and self._free and self.flags[page] == UNWRITTEN:
+            if entry == pte.NONE and self._free and self.flags[page] == UNWRITTEN:
                 bring_in(self, page, whole=True)
                 continue
-            if mark == NO_FRAME or not self._free or self.flags[page] & WINDOWED:
+            if entry == pte.NONE or not self._free or self.flags[page] & WINDOWED:
                 return page - vpn
             if failpoint.hook:
                 failpoint.hook("Vm.forget_content")
@@ -304,7 +303,7 @@ class Vm:
             if self.check_level:
                 self.phys.arena[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT] = POISON
             self.phys.free(pfn)
-        self.frame_of[vpn] = NO_FRAME
+        self.pte[vpn] = pte.NONE
         self.slot_of[vpn] = self.flags[vpn] = 0
 
     def free_slots(self, slots: Iterable[int]) -> None:
@@ -342,8 +341,8 @@ class Vm:
 
     def pfn_of(self, vpn: int) -> int:
         """The frame of page vpn, whether a window shows it or not; negative where it has none.  O(1)."""
-        pfn = self.frame_of[vpn]
-        return UNMAPPED - pfn if pfn <= UNMAPPED else pfn
+        entry: i64 = self.pte[vpn]
+        return entry if entry >= 0 else pte.pfn(entry)
 
     def owner_of(self, vpn: int) -> str:
         """The name in the log of page vpn's owner.  O(1)."""
@@ -363,7 +362,7 @@ class Vm:
         vpn = phys.owner[pfn]
         phys.arena.move(to << PAGE_SHIFT, pfn << PAGE_SHIFT, PAGE_SIZE)
         phys.referenced[to], phys.dirty[to] = phys.referenced[pfn], phys.dirty[pfn]
-        self.frame_of[vpn] = to if self.frame_of[vpn] >= 0 else UNMAPPED - to
+        self.pte[vpn] = to if self.pte[vpn] >= 0 else pte.hidden(to)
         if self.windows is not None:
             self.windows.move(pfn, to)
         if self.may_leave(vpn):
@@ -373,7 +372,7 @@ class Vm:
     def _grow(self, vpn: int) -> None:
         """Make the page table long enough for vpn: by an eighth, GROW pages at most, or more if vpn needs it."""
         n = max(vpn + 1 - len(self.flags), min(max(1024, len(self.flags) >> 3), GROW))
-        self.frame_of.frombytes(b"\xff" * 4 * n)
+        self.pte.extend(pte.row(pte.NONE, n))
         self.slot_of.frombytes(bytes(4 * n))
         self.flags.extend(bytes(n))
 
@@ -393,19 +392,20 @@ class Vm:
         """Bring page vpn in; its frame.  O(READAHEAD).  => SwapIOError: it cannot be read; nothing has changed."""
         if failpoint.hook:
             failpoint.hook("Vm.fault")
-        mark = self.frame_of[vpn] if vpn < len(self.flags) else NO_FRAME
-        if mark <= UNMAPPED:
+        entry: i64 = self.pte[vpn] if vpn < len(self.flags) else pte.NONE
+        if pte.is_hidden(entry):
+            pfn = pte.pfn(entry)
             if self.windows is not None and self.flags[vpn] & WINDOWED:
-                self.windows.map(vpn, UNMAPPED - mark)
+                self.windows.map(vpn, pfn)
             else:
-                self.frame_of[vpn] = UNMAPPED - mark
+                self.pte[vpn] = pfn
                 if self.sampler is not None:
-                    self.sampler.touched(vpn, 0)
-            return UNMAPPED - mark
+                    self.sampler.touched(vpn, entry)
+            return pfn
         self.faults += 1
-        if mark == NO_FRAME and vpn < len(self.flags) and self.flags[vpn] == UNWRITTEN:
+        if entry == pte.NONE and vpn < len(self.flags) and self.flags[vpn] == UNWRITTEN:
             return bring_in(self, vpn)
-        if mark == NO_FRAME or self.swap is None:
+        if entry == pte.NONE or self.swap is None:
             raise Inconsistent("V1", f"fault on page {vpn}, which does not exist")
         run = self._readahead(vpn)
         if len(self._free) < run:
@@ -440,14 +440,14 @@ class Vm:
         if self.windows is not None and self.flags[vpn] & WINDOWED:
             self.windows.map(vpn, pfns[0])
         if self.sampler is not None:
-            self.sampler.came_in(vpn, got, mark, began)
+            self.sampler.came_in(vpn, got, entry, began)
         return pfns[0]
 
     def _enter(self, vpn: int, pfn: int) -> None:
         """Note in the page table and the daemon that a page is in a frame."""
         daemon = self.daemon
-        soon = daemon.came_back_soon(self.frame_of[vpn])
-        self.frame_of[vpn] = UNMAPPED - pfn if self.flags[vpn] & WINDOWED else pfn
+        soon = daemon.came_back_soon(self.pte[vpn])
+        self.pte[vpn] = pte.hidden(pfn) if self.flags[vpn] & WINDOWED else pfn
         self.resident_of[self.flags[vpn]] += 1
         daemon.fresh[pfn] = not soon
         daemon.enter(pfn, ACTIVE if soon else INACTIVE)
@@ -459,12 +459,12 @@ class Vm:
         More than one if the two before it are in, those after it are out in the next slots, and frames beyond the
         reserve are free.
         """
-        frame_of, slot_of = self.frame_of, self.slot_of
-        most = min(READAHEAD, len(self._free) - self.reserve, len(frame_of) - vpn)
+        table, slot_of = self.pte, self.slot_of
+        most = min(READAHEAD, len(self._free) - self.reserve, len(table) - vpn)
         if vpn < 2 or self.pfn_of(vpn - 1) < 0 or self.pfn_of(vpn - 2) < 0:
             return 1
         slot, n = slot_of[vpn], 1
-        while n < most and slot_of[vpn + n] == slot + n and UNMAPPED < frame_of[vpn + n] < NO_FRAME:
+        while n < most and slot_of[vpn + n] == slot + n and pte.is_out(table[vpn + n]):
             n += 1
         return n
 

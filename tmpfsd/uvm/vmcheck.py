@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable, Final
 
+from tmpfsd.uvm import pte
 from tmpfsd.uvm.errors import SwapIOError, Unanswered, demand
-from tmpfsd.uvm.pagekind import MAX_OWNERS, NO_FRAME, OWNER_MASK, UNOWNED, UNWRITTEN, WIRED
+from tmpfsd.uvm.pagekind import MAX_OWNERS, OWNER_MASK, UNOWNED, UNWRITTEN, WIRED
 
 if TYPE_CHECKING:
     from tmpfsd.uvm.vm import Vm
@@ -44,14 +45,15 @@ def check_vm(vm: Vm, deep: bool, tell: Callable[[int], None]) -> None:
 
 
 def _check_page(vm: Vm, vpn: int, deep: bool) -> None:
-    pfn, slot, flags = vm.pfn_of(vpn), vm.slot_of[vpn], vm.flags[vpn]
+    entry, slot, flags = vm.pte[vpn], vm.slot_of[vpn], vm.flags[vpn]
+    pfn = pte.pfn(entry)
     if not flags:
-        demand(pfn == NO_FRAME and not slot, "V1", f"page {vpn} has no owner, frame {pfn}, slot {slot}")
+        demand(entry == pte.NONE and not slot, "V1", f"page {vpn} has no owner, frame {pfn}, slot {slot}")
         return
     if flags == UNWRITTEN:
-        demand(pfn == NO_FRAME, "V9", f"page {vpn} is unwritten, and in frame {pfn}")
+        demand(entry == pte.NONE, "V9", f"page {vpn} is unwritten, and in frame {pfn}")
         return
-    demand(pfn != NO_FRAME, "V1", f"page {vpn} is neither resident nor out")
+    demand(entry != pte.NONE, "V1", f"page {vpn} is neither resident nor out")
     if pfn >= 0:
         demand(vm.phys.owner[pfn] == vpn, "V2", f"page {vpn}, frame {pfn} of page {vm.phys.owner[pfn]}")
     demand(slot or (pfn >= 0 and vm.phys.dirty[pfn]), "V3", f"page {vpn} has no slot and is not dirty in a frame")
