@@ -2,7 +2,7 @@
 
 import pytest
 
-from tmpfsd.pool import PageableSubmap, make_backend
+from tmpfsd.pool import PageableSubmap, Pool, make_backend
 from tmpfsd.uvm.errors import Inconsistent, NoMemory
 from tmpfsd.uvm.vmmap import SUBMAP_CHUNK
 
@@ -129,3 +129,36 @@ def test_check_looks_into_the_submaps(make_vm) -> None:
     with pytest.raises(Inconsistent) as caught:
         backend.check()
     assert caught.value.invariant == "M3"
+
+
+def test_pages_without_an_owner_are_scanned_for_in_vain(make_vm) -> None:
+    vm = make_vm(64, reserve=16)
+    backend = make_backend("pageable-flag", vm)
+    pages = []
+    with pytest.raises(NoMemory, match="cannot leave"):
+        while True:
+            vm.breathe()
+            pages.append(backend.alloc_page(2))
+    assert len(pages) == 64 - 16 == vm.nunowned and vm.nwired == 0
+    assert vm.daemon.scans > 0 and vm.daemon.pageouts == 0 == vm.swap.nheld
+    scans = vm.daemon.scans
+    for _ in range(1000):
+        vm.breathe()
+    assert vm.daemon.scans - scans < 100        # it rests between vain scans
+    backend.free_page(pages.pop(), 2)
+    backend.alloc_page(2)
+
+
+@pytest.mark.parametrize("per_pool, message", [(False, "submap of all pools is full"),
+                                               (True, "submap of pool small is full")])
+def test_a_full_submap_says_which(make_vm, per_pool: bool, message: str) -> None:
+    vm = make_vm(64, reserve=16)
+    backend = make_backend("pageable-submap", vm, 8 << 12, per_pool)
+    small, other = Pool(vm, backend, "small", 1, 2048), Pool(vm, backend, "other", 2, 2048)
+    with pytest.raises(NoMemory, match=message):
+        while True:
+            vm.breathe()
+            small.get()
+    assert small.npages == 8
+    if per_pool:
+        other.get()

@@ -220,13 +220,8 @@ class PageDaemon(Queues):
             vm.trace("drop", vpn, 1)
         if vm.used is not None and vm.phys.referenced[pfn]:
             vm.used.note(vpn)
-        if vm.windows is not None:
-            vm.windows.unmap(pfn)
-        vm.pte[vpn] = pte.out(self.clock)
+        vm.leave_frame(vpn, pfn, pte.out(self.clock))
         self.clock += 1
-        vm.resident_of[vm.flags[vpn]] -= 1
-        self.remove(pfn)
-        vm.phys.free(pfn)
         self.reclaims += 1
 
     def came_back_soon(self, entry: int) -> bool:

@@ -4,8 +4,8 @@ vm.pte[vpn] is the entry of page vpn.  Only this module knows what a negative on
 test `< 0` and no more: an entry from 0 on is a frame that may be used at once, all others go to fault().
 
 A hidden page is in a frame, and its next access goes to fault() all the same, as with a present bit that a kernel takes
-away to see who uses a page.  There are two reasons to hide one: no window shows it (windows of aobj.py), or a sample of
-the accesses is taken (sampler.py).  A page that is out has in its entry how many pages had left before it: the page
+away to see who uses a page.  There are two reasons to hide one: no window shows it (windows.py), or a sample of the
+accesses is taken (sampler.py).  A page that is out has in its entry how many pages had left before it: the page
 daemon's clock, 30 bits of it.  So its refault distance can be told when it comes back, as by the shadow entries of
 Linux (mm/workingset.c).
 

@@ -21,7 +21,7 @@ Measured, CPU of the core, interpreted: three reads and a breath 0.41 us without
 reads is a page-in of a file in the page cache 9.2 and 11.0.  Page-ins at half to twice the frames were told with errors
 of 0.2 to 6.5 % on three traces (tests/unit/test_sampler.py).
 
-Limits      Pages that are seen through windows (backend=aobj) are not watched.
+Limits      Pages that are seen through windows (windows.py) are not watched.
             Some 3 MiB while it is there, whatever is in memory.
 """
 
@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Final, Iterator
 from tmpfsd.uvm import pte
 from tmpfsd.uvm.mini import Mini
 from tmpfsd.uvm.pagedaemon import MOST_BATCH
+from tmpfsd.uvm.pagekind import UNOWNED, WINDOWED, WIRED
 from tmpfsd.uvm.param import CLUSTER
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ LEAST_SHIFT: Final = 2      # a quarter of the pages at most
 AHEAD_SHIFT: Final = 3      # an eighth of the smallest memory is not watched at a time
 MOST_AHEAD: Final = 64
 STEP: Final = 2048          # frames looked at in a step of start()
+UNWATCHED: Final = WIRED | UNOWNED | WINDOWED        # kinds of pages
 HASH: Final = 0x9E3779B1    # odd, and near 2^32 divided by the golden ratio: neighbours are spread
 
 
@@ -102,7 +104,7 @@ class Sampler:
 
     def _watch(self, vpn: int) -> None:
         vm = self.vm
-        if self.is_watched(vpn) and vm.pte[vpn] >= 0 and vm.may_leave(vpn) and not vm.is_windowed(vpn):
+        if self.is_watched(vpn) and vm.pte[vpn] >= 0 and not vm.flags[vpn] & UNWATCHED:
             vm.pte[vpn] = pte.hidden(vm.pte[vpn])
 
     def came_in(self, vpn: int, n: int, entry: int, began: float) -> None:
@@ -120,7 +122,7 @@ class Sampler:
 
     def touched(self, vpn: int, entry: int) -> None:
         """A page that had this entry was asked for: it was watched, or came in.  O(SIZES)."""
-        if not self.is_watched(vpn) or not self.vm.may_leave(vpn) or self.vm.is_windowed(vpn):
+        if not self.is_watched(vpn) or self.vm.flags[vpn] & UNWATCHED:
             return
         first, missed = vpn not in self._known, pte.is_out(entry)
         distance = float(pte.distance(entry, self.vm.daemon.clock)) if first and missed else 0.0

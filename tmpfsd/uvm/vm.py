@@ -37,7 +37,6 @@ from typing import Callable, Final, Iterable
 from tmpfsd.native import i64
 from tmpfsd.seldom import seldom
 from tmpfsd.uvm import backing, failpoint, pte
-from tmpfsd.uvm.aobj import Windows
 from tmpfsd.uvm.errors import Inconsistent, NoMemory, SwapIOError
 from tmpfsd.uvm.lost import Lost, Unreadable
 from tmpfsd.uvm.overdraft import Overdraft
@@ -55,6 +54,7 @@ from tmpfsd.uvm.unwritten import bring_in
 from tmpfsd.uvm.used import Used
 from tmpfsd.uvm.vmcheck import check_vm
 from tmpfsd.uvm.vmmap import VmMap
+from tmpfsd.uvm.windows import Windows
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,8 @@ POISON = b"\xdf" * PAGE_SIZE        # TMPFSD_CHECK: the content of frames that a
 class Vm:
     """One machine: `ram_bytes` of frames, a page table, a page daemon and perhaps a swap file."""
 
-    __slots__ = ("phys", "swap", "tier", "image", "kernel_map", "daemon", "windows", "reserve", "low",
-                 "most_slotless", "spare", "limit",
-                 "pte", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
+    __slots__ = ("phys", "swap", "tier", "image", "kernel_map", "daemon", "windows", "reserve", "low", "most_slotless",
+                 "spare", "limit", "pte", "slot_of", "flags", "npages", "nslotless", "nwired", "nunowned", "pages_of",
                  "resident_of", "owners", "faults", "pageins", "read_errors", "frame_errors", "lost", "unreadable",
                  "sampler", "undefined", "thrash", "check_level", "trace", "used", "overdrawn", "overdraft",
                  "_most_spare", "_referenced", "_dirty", "_free")
@@ -95,7 +94,7 @@ class Vm:
         self.slot_of = array("I")
         self.flags = bytearray()
         self.npages = self.nslotless = self.nwired = self.nunowned = 0
-        self.windows: Windows | None = None
+        self.windows: Windows | None = None     # pages of kind WINDOWED are seen through these only
         self.pages_of = [0] * MAX_OWNERS
         self.resident_of = [0] * 256        # by flags
         self.owners = [""] * MAX_OWNERS     # their names in the log
@@ -159,7 +158,7 @@ class Vm:
             self.tier.pay()
         if self.thrash:
             self.daemon.evict_all()
-        if self.windows is not None and len(self.windows.free) < self.windows.reserve:
+        if self.windows is not None:
             self.windows.recycle()
 
     # --- pages ---
@@ -194,8 +193,8 @@ class Vm:
         self.resident_of[owner | kind] += 1
         self.nwired += kind == WIRED
         self.nunowned += kind == UNOWNED
-        if kind == WINDOWED and self.windows is not None:
-            self.windows.map(vpn, pfn)
+        if kind == WINDOWED:
+            self._show(vpn, pfn)
         if not kind & (WIRED | UNOWNED):
             self.daemon.fresh[pfn] = 1
             self.daemon.enter(pfn)
@@ -295,15 +294,11 @@ class Vm:
         self.nwired -= flags & WIRED > 0
         self.nunowned -= flags & UNOWNED > 0
         if pfn >= 0:
-            self.resident_of[flags] -= 1
-            if not flags & (WIRED | UNOWNED):
-                self.daemon.remove(pfn)
-            if flags & WINDOWED and self.windows is not None:
-                self.windows.unmap(pfn)
             if self.check_level:
                 self.phys.arena[pfn << PAGE_SHIFT:(pfn + 1) << PAGE_SHIFT] = POISON
-            self.phys.free(pfn)
-        self.pte[vpn] = pte.NONE
+            self.leave_frame(vpn, pfn, pte.NONE)
+        else:
+            self.pte[vpn] = pte.NONE
         self.slot_of[vpn] = self.flags[vpn] = 0
 
     def free_slots(self, slots: Iterable[int]) -> None:
@@ -335,10 +330,6 @@ class Vm:
         """Whether the page daemon may evict page vpn: it is not wired, and is owned by some object.  O(1)."""
         return not self.flags[vpn] & (WIRED | UNOWNED)
 
-    def is_windowed(self, vpn: int) -> bool:
-        """Whether page vpn is seen through windows only.  O(1)."""
-        return bool(self.flags[vpn] & WINDOWED)
-
     def pfn_of(self, vpn: int) -> int:
         """The frame of page vpn, whether a window shows it or not; negative where it has none.  O(1)."""
         entry: i64 = self.pte[vpn]
@@ -355,6 +346,17 @@ class Vm:
     def resident(self, owner: int) -> int:
         """Pages of an owner that are in frames, of any kind.  O(1)."""
         return sum(self.resident_of[owner | kind] for kind in (0, WIRED, UNOWNED, WINDOWED))
+
+    def leave_frame(self, vpn: int, pfn: int, entry: int) -> None:
+        """Page vpn leaves frame pfn, which is free then; `entry` is its entry from now on.  O(1)."""
+        flags = self.flags[vpn]
+        if self.windows is not None:
+            self.windows.hide(pfn)
+        self.pte[vpn] = entry
+        self.resident_of[flags] -= 1
+        if not flags & (WIRED | UNOWNED):
+            self.daemon.remove(pfn)
+        self.phys.free(pfn)
 
     def move_page(self, pfn: int, to: int) -> None:
         """Move a page to another frame, taken for it already.  O(1).  => Offsets are stale.  => Cannot fail."""
@@ -394,14 +396,10 @@ class Vm:
             failpoint.hook("Vm.fault")
         entry: i64 = self.pte[vpn] if vpn < len(self.flags) else pte.NONE
         if pte.is_hidden(entry):
-            pfn = pte.pfn(entry)
-            if self.windows is not None and self.flags[vpn] & WINDOWED:
-                self.windows.map(vpn, pfn)
-            else:
-                self.pte[vpn] = pfn
-                if self.sampler is not None:
-                    self.sampler.touched(vpn, entry)
-            return pfn
+            self._show(vpn, pte.pfn(entry))
+            if self.sampler is not None:
+                self.sampler.touched(vpn, entry)
+            return pte.pfn(entry)
         self.faults += 1
         if entry == pte.NONE and vpn < len(self.flags) and self.flags[vpn] == UNWRITTEN:
             return bring_in(self, vpn)
@@ -437,14 +435,14 @@ class Vm:
         if self.lost.pages:
             for i in range(got):
                 self.lost.remove(vpn + i)
-        if self.windows is not None and self.flags[vpn] & WINDOWED:
-            self.windows.map(vpn, pfns[0])
+        if self.windows is not None:
+            self._show(vpn, pfns[0])
         if self.sampler is not None:
             self.sampler.came_in(vpn, got, entry, began)
         return pfns[0]
 
     def _enter(self, vpn: int, pfn: int) -> None:
-        """Note in the page table and the daemon that a page is in a frame."""
+        """Note in the page table and the daemon that a page is in a frame; in view too, if it needs no window."""
         daemon = self.daemon
         soon = daemon.came_back_soon(self.pte[vpn])
         self.pte[vpn] = pte.hidden(pfn) if self.flags[vpn] & WINDOWED else pfn
@@ -453,15 +451,21 @@ class Vm:
         daemon.enter(pfn, ACTIVE if soon else INACTIVE)
         daemon.slotted[pfn] = 1
 
-    def _readahead(self, vpn: int) -> int:
-        """How many pages to read from vpn on.
+    def _show(self, vpn: int, pfn: int) -> None:
+        """Page vpn, which is in frame pfn, is in view from now on: if it needs a window, it gets one.  O(1)."""
+        if self.windows is not None and self.flags[vpn] & WINDOWED:
+            self.windows.show(vpn, pfn)
+        else:
+            self.pte[vpn] = pfn
 
-        More than one if the two before it are in, those after it are out in the next slots, and frames beyond the
-        reserve are free.
+    def _readahead(self, vpn: int) -> int:
+        """How many pages to read from vpn on, into frames beyond the reserve if more than one.
+
+        Those after it are read if they are out in the next slots, and if the two before it are in.
         """
         table, slot_of = self.pte, self.slot_of
         most = min(READAHEAD, len(self._free) - self.reserve, len(table) - vpn)
-        if vpn < 2 or self.pfn_of(vpn - 1) < 0 or self.pfn_of(vpn - 2) < 0:
+        if vpn < 2 or pte.pfn(table[vpn - 1]) < 0 or pte.pfn(table[vpn - 2]) < 0:
             return 1
         slot, n = slot_of[vpn], 1
         while n < most and slot_of[vpn + n] == slot + n and pte.is_out(table[vpn + n]):

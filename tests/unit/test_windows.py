@@ -1,10 +1,11 @@
-"""Anonymous objects and windows; pages that nobody owns."""
+"""Anonymous objects, and the windows through which their pages are seen."""
 
 import pytest
 
-from tmpfsd.pool import Pool, make_backend
+from tmpfsd.pool import make_backend
 from tmpfsd.uvm import pte
-from tmpfsd.uvm.errors import Inconsistent, NoMemory
+from tmpfsd.uvm.errors import Inconsistent
+from tmpfsd.uvm.windows import NO_WINDOW
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_a_page_without_a_window_is_resident_and_written_out_with_its_neighbours
     vm, _backend, vpns = machine
     vm.breathe()
     offset = vm.write(vpns[-1] << 12)
-    vm.windows.unmap(offset >> 12)
+    vm.windows.hide(offset >> 12)
     assert pte.is_hidden(vm.pte[vpns[-1]]) and vm.is_resident(vpns[-1])
     vm.daemon.evict_all()
     assert not vm.is_resident(vpns[-1])
@@ -91,7 +92,7 @@ def _twice(vm) -> None:
 
 def _wrong_frame(vm) -> None:
     window = next(window for window, vpn in enumerate(vm.windows.page) if vpn)
-    vm.windows.window_of[vm.pte[vm.windows.page[window]]] = -1
+    vm.windows.window_of[vm.pte[vm.windows.page[window]]] = NO_WINDOW
 
 
 def _hidden(vm) -> None:
@@ -118,36 +119,3 @@ def test_invariants(make_vm, damage, invariant: str) -> None:
     with pytest.raises(Inconsistent) as caught:
         vm.check()
     assert caught.value.invariant == invariant
-
-
-def test_pages_without_an_owner_are_scanned_for_in_vain(make_vm) -> None:
-    vm = make_vm(64, reserve=16)
-    backend = make_backend("pageable-flag", vm)
-    pages = []
-    with pytest.raises(NoMemory, match="cannot leave"):
-        while True:
-            vm.breathe()
-            pages.append(backend.alloc_page(2))
-    assert len(pages) == 64 - 16 == vm.nunowned and vm.nwired == 0
-    assert vm.daemon.scans > 0 and vm.daemon.pageouts == 0 == vm.swap.nheld
-    scans = vm.daemon.scans
-    for _ in range(1000):
-        vm.breathe()
-    assert vm.daemon.scans - scans < 100        # it rests between vain scans
-    backend.free_page(pages.pop(), 2)
-    backend.alloc_page(2)
-
-
-@pytest.mark.parametrize("per_pool, message", [(False, "submap of all pools is full"),
-                                               (True, "submap of pool small is full")])
-def test_a_full_submap_says_which(make_vm, per_pool: bool, message: str) -> None:
-    vm = make_vm(64, reserve=16)
-    backend = make_backend("pageable-submap", vm, 8 << 12, per_pool)
-    small, other = Pool(vm, backend, "small", 1, 2048), Pool(vm, backend, "other", 2, 2048)
-    with pytest.raises(NoMemory, match=message):
-        while True:
-            vm.breathe()
-            small.get()
-    assert small.npages == 8
-    if per_pool:
-        other.get()
