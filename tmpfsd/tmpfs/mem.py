@@ -227,7 +227,7 @@ class Mem:
 
     def resident(self, vpn: int) -> int:
         """The offset of a data page that is in a frame, to read; negative if it is not."""
-        pfn: i64 = self._frame_of[vpn]
+        pfn: i64 = self._pte[vpn]
         if pfn < 0:
             return -1
         self._referenced[pfn] = 1
