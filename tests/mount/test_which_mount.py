@@ -28,6 +28,13 @@ NAMES = (*WORST, "spaces behind", "cr", "vt", "ff", "nel", "nbsp", "backslash", 
 HOSTILE = pytest.mark.parametrize("name", [HOSTILE_PATHS[name] for name in NAMES], ids=NAMES)
 FORGED = "x\u2028" "99\u00a01\u00a00:99\u00a0/\u00a0"
 MB = 1 << 20
+PAGES = {"pages": 1, "resident_pages": 1, "swapped_pages": 0}
+# What an impostor says to everything: a status, and the size of a swap file.
+STATUS = {"mountpoint": "\x1b[2J", "backend": "\x1b[2J", "submap": None, "pools": [], "data": PAGES, "requests": {},
+          "swap": {"path": "none", "size_bytes": 0, "used_bytes": 0},
+          "paging": dict.fromkeys(("faults", "pageins", "pageouts", "scans", "reclaims", "stalls"), 0),
+          **dict.fromkeys(("size_bytes", "used_bytes", "inodes", "inodes_max", "ram_bytes", "resident_bytes",
+                           "wired_bytes", "dirty_bytes"), MB)}
 
 
 def lines_of(path: bytes) -> int:
@@ -165,6 +172,7 @@ def stranger(path: "str | bytes", uid: int = NOBODY) -> Iterator[None]:
 @contextmanager
 def impostor(place: str, uid: int, heard: str, owner: "int | None" = None) -> Iterator[None]:
     """Somebody who listens at a socket, notes what comes, and has a status for everybody."""
+    answer = json.dumps({"ok": True, "result": STATUS}).encode() + b"\n"
     code = f"""
 import os, socket
 listener = socket.socket(socket.AF_UNIX)
@@ -183,7 +191,7 @@ while True:
     try:
         data, files, _, _ = socket.recv_fds(client, 4096, 4)
         heard.write(data + b" %d files" % len(files) if data else b"")
-        client.sendall(b'{{"ok": true, "result": {{"size_bytes": 1048576, "mountpoint": "\\\\u001b[2J"}}}}\\n')
+        client.sendall({answer!r})
     except OSError:
         pass
     client.close()

@@ -227,9 +227,9 @@ def test_list_as_json(machine, capsys) -> None:
 def test_what_is_hung_or_has_no_socket_or_no_mount(machine, monkeypatch, capsys) -> None:
     """And a stranger's server may answer anything, under any name."""
     def answer(mount: MountPoint, path: str, *_more: Any) -> Any:
-        if mount.minor in (3, 4):
-            raise {3: client.Hung, 4: client.NoSocket}[mount.minor](path)
-        return {"swap": 1} if mount.minor == 5 else {**status(), "backend": "\x1b[31m\n"}
+        if mount.minor in (3, 4, 5):
+            raise {3: client.Hung, 4: client.NoSocket, 5: client.NotUnderstood}[mount.minor](path)
+        return {**status(), "backend": "\x1b[31m\n"}
     monkeypatch.setattr(list_, "ask_briefly", answer)
     monkeypatch.setattr(list_, "leftovers", lambda: [{**status(), "mountpoint": "/gone"}])
     assert ctl.main(["list"]) == 0

@@ -158,16 +158,14 @@ def all_shown(width: int, before: dict[Any, Any], after: dict[Any, Any]) -> list
 def test_all_mounts() -> None:
     before = dict((glance(1, BEFORE), glance(2, BEFORE), glance(3, None, "hung")))
     after = dict((glance(1, AFTER._replace(status={**AFTER.status, "requests": {"lookup": 101}})), glance(2, AFTER),
-                  glance(3, None, "dead"), glance(4, AFTER), glance(5, Look(1.0, {"requests": 7}, {}))))
+                  glance(3, None, "dead"), glance(4, AFTER), glance(5, None, "not understood")))
     lines = all_shown(140, before, after)
     assert [each.split()[-1] for each in lines[1:]] == ["/mnt/2", "/mnt/1", "/mnt/4", "/mnt/3", "/mnt/5"]
     assert lines[1].split()[:3] == ["under", "pressure", "104"] and lines[4].split()[:2] == ["dead", "-"]
     assert "not understood" in lines[5] and "97%" in lines[1]
     narrow = all_shown(40, before, after)
     assert max(map(len, narrow)) <= 40 and narrow[1].split() == ["under", "pressure", "104", "97%", "/mnt/2"]
-    strange = glance(5, Look(1.0, {"requests": 7}, {}))
-    found = topall.as_json(before, dict((glance(2, AFTER), glance(3, None, "dead"), strange)))
-    assert found[2] == {"mountpoint": "/mnt/5", "health": "not understood"}
+    found = topall.as_json(before, dict((glance(2, AFTER), glance(3, None, "dead"))))
     assert found[0]["requests_per_second"] == 104
     assert found[1] == {"mountpoint": "/mnt/3", "health": "dead"}
 
@@ -313,3 +311,9 @@ def test_a_full_disk_is_shown(height: int) -> None:
     lines = shown(found, height=height)
     assert "the disk under the swap file is full" in lines[1] and (not height or len(lines) <= height)
     assert found.as_json()["disk_full"] and not Interval(BEFORE, AFTER).as_json()["disk_full"]
+
+
+def test_counts_that_fall_are_no_rates() -> None:
+    """Only another's server has them; the history is drawn without an accident."""
+    found = Interval(AFTER, Look(14.0, BEFORE.status, {}))
+    assert found.all_requests() == 0 and not any(found.paging().values())

@@ -1,7 +1,7 @@
 """client.py: asks a mount's control socket, without touching the mount itself.
 
 Picture     a path --find(), place_of()--> MountPoint, by its device number --Connection--> its own server
-            --answers()--> {"progress": ...}, at last {"result": ...}
+            --answers()--> {"progress": ...}, at last {"result": ...}, each of the shape that shapes.py has for it
             no server, or no word from it: trouble.py says what is the matter
 Invariants  A1 Requests go only to the owner of the mount, and only the owner's answers are shown.  The credentials of
                the socket say who that is, not its path.  A descriptor is given to root, to the caller, or to the
@@ -10,6 +10,7 @@ Invariants  A1 Requests go only to the owner of the mount, and only the owner's 
                there too, it is hung.  Any line is a sign of life, also one of progress.
             A3 A command that asks all mounts of the machine never waits for one: ask_briefly() has a deadline, whatever
                the server of another user sends, byte by byte or without end.
+            A4 No command sees an answer that is not of its shape: a look at each key there would be forgotten once.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
-from tmpfsd.cli import trouble
+from tmpfsd.cli import shapes, trouble
 from tmpfsd.cli.preflight import CliError
-from tmpfsd.cli.trouble import ClientError, Dead, Detached, Foreign, Hung, NoSocket
+from tmpfsd.cli.trouble import ClientError, Dead, Detached, Foreign, Hung, NoSocket, NotUnderstood
 from tmpfsd.mounts import mountinfo, places
 from tmpfsd.mounts.mountinfo import FSTYPE, MountPoint, Where
 
-__all__ = ["ClientError", "CliError", "Dead", "Detached", "Foreign", "Hung", "NoSocket"]
+__all__ = ["ClientError", "CliError", "Dead", "Detached", "Foreign", "Hung", "NoSocket", "NotUnderstood"]
 
 SILENCE = 1.4           # seconds without a word
 LEAST = 0.01
@@ -200,9 +201,8 @@ def ask_mount(mounted: MountPoint, path: str, seconds: float, command: str,
               on_progress: Callable[[int, int], None] = lambda _done, _of: None, /, **arguments: Any) -> Any:
     """Send one command to a mount, which messages call `path`; see ask()."""
     for answer in answers(mounted, path, seconds, command, arguments):
-        word = answer.get("progress", {})
-        if isinstance(word.get("done"), int) and isinstance(word.get("of"), int):
-            on_progress(word["done"], word["of"])
+        if "of" in answer.get("progress", {}):
+            on_progress(answer["progress"]["done"], answer["progress"]["of"])
     return answer["result"]
 
 
@@ -235,7 +235,8 @@ def answers(mounted: MountPoint, path: str, seconds: float, command: str, argume
             answer: dict[str, Any] = {}
             while "result" not in answer:
                 answer = read(connection, mounted)
-                if not answer.get("ok"):
+                shapes.understand(command, answer)
+                if not answer["ok"]:
                     raise ClientError(f"{path}: {answer.get('error', 'refused')}")
                 yield answer
     except TimeoutError:
@@ -245,7 +246,7 @@ def answers(mounted: MountPoint, path: str, seconds: float, command: str, argume
     except OSError:
         raise trouble.no_answer(mounted, path) from None
     except (ValueError, RecursionError):
-        raise ClientError(f"{path}: the answer is not understood") from None
+        raise NotUnderstood(f"{path}: the answer of its server is not understood") from None
 
 
 def read(connection: Connection, mounted: MountPoint) -> dict[str, Any]:
@@ -259,12 +260,7 @@ def read(connection: Connection, mounted: MountPoint) -> dict[str, Any]:
                 raise
     if not line:
         raise ConnectionResetError(errno.ECONNRESET, "it hung up")
-    answer = json.loads(line)
-    if not isinstance(answer, dict) or not isinstance(answer.get("progress", {}), dict):
-        raise ValueError("not an object")
-    if answer.get("ok") and not answer.keys() & {"progress", "result"}:
-        raise ValueError("no answer")
-    return answer
+    return shapes.parse(line)
 
 
 def leftovers() -> Iterator[dict[str, Any]]:
@@ -274,16 +270,12 @@ def leftovers() -> Iterator[dict[str, Any]]:
         if device not in mounted:
             with contextlib.suppress(ClientError):
                 left = MountPoint(*device, "", FSTYPE, os.geteuid())
-                state = ask_mount(left, "", BRIEFLY, "status")
-                if isinstance(state, dict):
-                    yield state
+                yield ask_mount(left, "", BRIEFLY, "status")
 
 
 def status(path: str, seconds: float = SILENCE) -> dict[str, Any]:
     """Return the status of the mount at path, with the keys of `tmpfsctl status --json`."""
     mounted, until = find(path), time.monotonic() + LONGEST
     with contextlib.closing(answers(mounted, path, seconds, "status", {}, until)) as told:
-        answer: Any = next(told).get("result")
-    if not isinstance(answer, dict):
-        raise ClientError(f"{path}: the answer is not understood")
+        answer: dict[str, Any] = next(told)["result"]
     return answer

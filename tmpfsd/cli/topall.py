@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tmpfsd.cli.client import ClientError, ask_briefly
-from tmpfsd.cli.list import AT_ONCE, NOT_UNDERSTOOD, SECONDS, STATES, STRANGE
+from tmpfsd.cli.list import AT_ONCE, SECONDS, STATES
 from tmpfsd.cli.topview import NARROW, Interval, Look, per_second, style_of
 from tmpfsd.cli.units import human
 from tmpfsd.mounts import mountinfo
@@ -59,15 +59,12 @@ def rows(before: dict[tuple[int, int], Glance], after: dict[tuple[int, int], Gla
     found: list[tuple[float, tuple[str, ...]]] = []
     for device, seen in after.items():
         old, path = before.get(device), printable(seen.mount.path)
-        try:
-            if seen.look is None:
-                found.append((-1.0, (seen.why, *["-"] * (len(COLUMNS) - 2), path)))
-                continue
-            since = old.look if old is not None and old.look is not None else seen.look
-            interval = Interval(since, seen.look)
-            found.append((interval.all_requests(), cells(interval, path)))
-        except STRANGE:
-            found.append((-1.0, (NOT_UNDERSTOOD, *["-"] * (len(COLUMNS) - 2), path)))
+        if seen.look is None:
+            found.append((-1.0, (seen.why, *["-"] * (len(COLUMNS) - 2), path)))
+            continue
+        since = old.look if old is not None and old.look is not None else seen.look
+        interval = Interval(since, seen.look)
+        found.append((interval.all_requests(), cells(interval, path)))
     for _, each in sorted(found, key=lambda each: -each[0]):
         yield each
 
@@ -108,8 +105,5 @@ def as_json(before: dict[tuple[int, int], Glance], after: dict[tuple[int, int], 
             found.append({"mountpoint": seen.mount.path, "health": seen.why})
             continue
         since = old.look if old is not None and old.look is not None else seen.look
-        try:
-            found.append(Interval(since, seen.look).as_json())
-        except STRANGE:
-            found.append({"mountpoint": seen.mount.path, "health": NOT_UNDERSTOOD})
+        found.append(Interval(since, seen.look).as_json())
     return found

@@ -99,7 +99,7 @@ class Interval:
     def paging(self) -> dict[str, float]:
         """Return events a second, by the names of the status."""
         one, two = self.before.status["paging"], self.after.status["paging"]
-        return {name: (two[name] - one[name]) / self.seconds for name, _ in PAGING}
+        return {name: max(two[name] - one[name], 0) / self.seconds for name, _ in PAGING}
 
     def rate_of(self, room: str, name: str) -> float | None:
         """Return the change of a figure of the status a second; None if there is no such figure."""
@@ -119,7 +119,7 @@ class Interval:
         """Return each kind of request that has occurred."""
         before = self.before.status["requests"]
         for name, total in self.after.status["requests"].items():
-            yield Request(name, (total - before.get(name, 0)) / self.seconds, total, self._latency(name),
+            yield Request(name, max(total - before.get(name, 0), 0) / self.seconds, total, self._latency(name),
                           self._p99([name]))
 
     def all_requests(self) -> float:
@@ -257,11 +257,11 @@ def advised(interval: Interval) -> Iterator[Text]:
     found = interval.after.advice
     if not found or found["sampled_accesses"] < FEW:
         return
-    rates = {each["ram_bytes"]: each["pageins_per_second"] for each in found["curve"]}
+    rates = [each["pageins_per_second"] for each in found["curve"]]
     text = Text("ram", no_wrap=True, overflow="ellipsis")
     text.append("  enough ").append(human(found["enough_bytes"]) if found["enough_bytes"] else "more", "bold")
     for factor, index in (("half", 2), ("twice", 6)):
-        text.append(f"  in/s with {factor} ").append(f"{list(rates.values())[index]:,.0f}", "bold")
+        text.append(f"  in/s with {factor} ").append(f"{rates[index]:,.0f}", "bold")
     yield text
 
 
@@ -312,7 +312,7 @@ def requests(interval: Interval, sort: str, rows: int, narrow: bool = False) -> 
         cells = [f"{each.rate:,.1f}", f"{each.total:,}", *times]
         if narrow:
             cells = cells[0:3:2]
-        table.add_row(each.name, *cells, style="" if each.rate else "dim")
+        table.add_row(printable(each.name), *cells, style="" if each.rate else "dim")
     return table
 
 
@@ -328,7 +328,7 @@ def head_of(interval: Interval, status: dict[str, Any], settings: Settings) -> T
     head.append("  ").append(found.state, style_of(found.state))
     if settings.live:
         head.append("  h: keys, q: quit", "dim")
-    head.append(f"  pid {status['pid']}  {status['backend']}  ").append(status["mountpoint"], "bold")
+    head.append(f"  pid {status.get('pid', 0)}  {status['backend']}  ").append(status["mountpoint"], "bold")
     return head
 
 

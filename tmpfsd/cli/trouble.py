@@ -40,6 +40,10 @@ class NoSocket(ClientError):
     """The mount answers, but has no control socket."""
 
 
+class NotUnderstood(ClientError):
+    """There is a server, but it does not answer as a daemon of ours does."""
+
+
 class Detached(ClientError):
     """There is a server, but no path leads to its mount."""
 
@@ -92,5 +96,5 @@ def state_of_process(pid: int) -> str:
 def detached(path: str, state: dict[str, Any]) -> str:
     """Say what a server whose mount is detached still holds."""
     return (f"{path}: not mounted here any more, but its server (process {state.get('pid', 0)}) still holds "
-            f"{human(int(state['resident_bytes']))} of memory: files are open there, or it is mounted in another "
+            f"{human(state['resident_bytes'])} of memory: files are open there, or it is mounted in another "
             "namespace; it ends by itself with the last of them")

@@ -10,4 +10,4 @@ def human(nbytes: int) -> str:
     value, unit = float(nbytes), 0
     while value >= 999.5 and unit < len(UNITS) - 1:
         value, unit = value / 1024, unit + 1
-    return f"{value:.3g}{UNITS[unit]}" if unit else str(int(nbytes))     # another's server may answer with a string
+    return f"{value:.3g}{UNITS[unit]}" if unit else str(int(nbytes))
