@@ -1,5 +1,6 @@
 """Root's commands ask another user's server: it may send anything, byte by byte, or without an end."""
 
+import itertools
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from strangerlib import MOUNT, SECONDS, Talk, strangers_server
 
-from tmpfsd.cli import client, ctl
+from tmpfsd.cli import client, ctl, patience
 from tmpfsd.cli.client import ClientError, Hung, ask_briefly
 
 
@@ -130,3 +131,78 @@ def test_what_another_answers_is_escaped(server: Callable[[Talk], None], capsys:
     assert ctl.main(["swapoff", "/mnt/theirs", "/x"]) == 0
     out, err = capsys.readouterr()
     assert "owned" in err and all(line.isprintable() for line in (out + err).split("\n"))
+
+
+# --- progress without an end ---
+
+def creeps(connected: socket.socket) -> None:
+    """It always gets a little further, and never by one per cent."""
+    connected.recv(1 << 16)
+    for done in itertools.count():
+        connected.sendall(b'{"ok": true, "progress": {"done": %d, "of": %d}}\n' % (done, 1 << 60))
+
+
+def begins_anew(connected: socket.socket) -> None:
+    """It always has another part of the work."""
+    connected.recv(1 << 16)
+    for done in itertools.count():
+        connected.sendall(b'{"ok": true, "progress": {"done": 0, "of": %d}}\n' % done)
+
+
+COMMANDS: tuple[tuple[str, ...], ...] = (
+    ("check", MOUNT.path), ("flush", MOUNT.path), ("set", MOUNT.path, "ram=1m"), ("swapoff", MOUNT.path, "/x"),
+    ("snapshot", MOUNT.path, "IMAGE"), ("advise", MOUNT.path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("talk", (goes_on, creeps, begins_anew, pings_only), ids=lambda talk: talk.__name__)
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
+def test_progress_of_a_stranger_must_grow(server: Callable[[Talk], None], monkeypatch: pytest.MonkeyPatch,
+                                          capsys: pytest.CaptureFixture[str], tmp_path: Path, talk: Talk,
+                                          words: tuple[str, ...]) -> None:
+    server(talk)
+    monkeypatch.setattr(client.Connection, "is_strangers", lambda _self: True)
+    monkeypatch.setattr(patience, "STALLED", 0.2)
+    monkeypatch.setattr(client, "SILENCE", 0.1)
+    start = time.monotonic()
+    assert ctl.main([word.replace("IMAGE", str(tmp_path / "image")) for word in words]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"tmpfsctl: {MOUNT.path}: no progress in 0.2 seconds") and err.count("\n") == 1
+    assert time.monotonic() - start < 20 * SECONDS and not list(tmp_path.glob("*image*"))
+
+
+@pytest.mark.parametrize("command, progress", (("du", '{"names": 7}'), ("discard", '{"names": 7}'), (
+    "prefetch", '{"names": 7, "bytes": 7, "unreadable": 0, "full": false}')))
+def test_counts_of_a_stranger_must_grow(server: Callable[[Talk], None], monkeypatch: pytest.MonkeyPatch, command: str,
+                                        progress: str) -> None:
+    def talk(connected: socket.socket) -> None:
+        connected.recv(1 << 16)
+        while True:
+            connected.sendall(b'{"ok": true, "progress": %s}\n' % progress.encode())
+
+    server(talk)
+    monkeypatch.setattr(client.Connection, "is_strangers", lambda _self: True)
+    monkeypatch.setattr(patience, "STALLED", 0.1)
+    with pytest.raises(ClientError, match="no progress"):
+        for _ in client.follow(MOUNT, command):
+            pass
+
+
+@pytest.mark.parametrize("strangers", (False, True))
+def test_who_is_believed_may_take_long(server: Callable[[Talk], None], monkeypatch: pytest.MonkeyPatch,
+                                       strangers: bool) -> None:
+    """Our own server may; and a stranger's that gets further, or that is asked for events without an end."""
+    def talk(connected: socket.socket) -> None:
+        events = b"events" in connected.recv(1 << 16)
+        for done in range(8):
+            time.sleep(0.02)
+            word = '{"lost": 0, "events": []}' if events else f'{{"done": {done if strangers else 0}, "of": 8}}'
+            connected.sendall(b'{"ok": true, "progress": %s}\n' % word.encode())
+        connected.sendall(b'{"ok": true, "result": "consistent"}\n')
+
+    server(talk)
+    monkeypatch.setattr(client.Connection, "is_strangers", lambda _self: strangers)
+    monkeypatch.setattr(patience, "STALLED", 0.1 if strangers else 0.0)
+    assert client.ask(MOUNT.path, "check") == "consistent"
+    with pytest.raises(ClientError, match="not understood"):        # the result that events do not have
+        assert len(list(client.follow(MOUNT, "events"))) == 8

@@ -10,7 +10,8 @@ Invariants  A1 Requests go only to the owner of the mount, and only the owner's 
                there too, it is hung.  Any line is a sign of life, also one of progress.
             A3 A command that asks all mounts of the machine never waits for one: ask_briefly() has a deadline, whatever
                the server of another user sends, byte by byte or without end.
-            A4 No command sees an answer that is not of its shape: a look at each key there would be forgotten once.
+            A4 A command with an end has one, whatever a stranger's server says: its progress must grow (patience.py).
+            A5 No command sees an answer that is not of its shape: a look at each key there would be forgotten once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 from tmpfsd.cli import shapes, trouble
+from tmpfsd.cli.patience import Patience
 from tmpfsd.cli.preflight import CliError
 from tmpfsd.cli.trouble import ClientError, Dead, Detached, Foreign, Hung, NoSocket, NotUnderstood
 from tmpfsd.mounts import mountinfo, places
@@ -115,12 +117,16 @@ class Connection:
                     os.close(found)
         raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens")
 
+    def is_strangers(self) -> bool:
+        """Tell whether the server is neither root's nor ours."""
+        return self.uid not in (0, os.geteuid())
+
     def send(self, request: Mapping[str, Any]) -> None:
         """Send a request, and with it the open file that it has under the name "descriptor"."""
         descriptors = [value for name, value in request.items() if name == "descriptor"]
         values = {name: value for name, value in request.items() if name != "descriptor"}
         data = json.dumps(values).encode() + b"\n"
-        foreign = self.uid not in (0, os.geteuid())
+        foreign = self.is_strangers()
         for descriptor in descriptors:
             if foreign and self.uid != os.fstat(descriptor).st_uid:
                 raise ClientError(f"a mount of user {self.uid}: a file of another's is not given to it")
@@ -232,12 +238,14 @@ def answers(mounted: MountPoint, path: str, seconds: float, command: str, argume
         with Connection(mounted, seconds, until) as connection:
             pid = connection.pid
             connection.send({"command": command, **arguments})
+            patience = Patience(not (connection.is_strangers() and shapes.has_end(command)))
             answer: dict[str, Any] = {}
             while "result" not in answer:
-                answer = read(connection, mounted)
+                answer = read(connection, mounted, patience)
                 shapes.understand(command, answer)
                 if not answer["ok"]:
                     raise ClientError(f"{path}: {answer.get('error', 'refused')}")
+                patience.heed(answer.get("progress", {}))
                 yield answer
     except TimeoutError:
         raise Hung(trouble.silent(path, pid, seconds)) from None
@@ -249,9 +257,14 @@ def answers(mounted: MountPoint, path: str, seconds: float, command: str, argume
         raise NotUnderstood(f"{path}: the answer of its server is not understood") from None
 
 
-def read(connection: Connection, mounted: MountPoint) -> dict[str, Any]:
-    """Return the next answer, however long a living server takes (A2).  => OSError, ValueError."""
+def read(connection: Connection, mounted: MountPoint, patience: Patience) -> dict[str, Any]:
+    """Return the next answer, however long a living server takes (A2).  => OSError, ValueError.
+
+    => ClientError: it has come no further for too long (A4).
+    """
     while True:
+        if patience.is_over():
+            raise trouble.stalled(mounted, patience.seconds)
         try:
             line = connection.line()
             break

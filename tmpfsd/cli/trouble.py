@@ -84,6 +84,12 @@ def silent(path: str, pid: int, seconds: float) -> str:
     return f"{head}{who} hangs or is busy; {NOTHING_LOST} as long as it is not ended: wait, or see what it does"
 
 
+def stalled(mounted: MountPoint, seconds: float) -> ClientError:
+    """Return what to say when a stranger's server answers, and its progress does not grow."""
+    return ClientError(f"{mounted.path}: no progress in {seconds:g} seconds, given up; its server, of user "
+                       f"{mounted.owner}, still answers")
+
+
 def state_of_process(pid: int) -> str:
     """Return the letter that ps(1) shows for a process; "" if none can be seen."""
     try:
