@@ -203,7 +203,7 @@ OPPOSITES = (
 )
 
 REFUSED = {
-    "huge": "there are no huge pages here, pages are paged one by one",
+    "huge": "pages are paged one by one, there are no huge pages",
     "mpol": "memory is one arena of this process; run tmpfsd under numactl instead",
     "casefold": "names are bytes here", "strict_encoding": "names are bytes here",
     "subtype": "it is always tmpfsd", "allow_root": "give allow_other instead",
@@ -269,8 +269,8 @@ def beyond(ram_bytes: int, limit: int) -> tuple[str, ...]:
     if ram_bytes + OWN_MEMORY <= limit:
         return ()
     own = OWN_MEMORY >> 20
-    return (f"ram={ram_bytes >> 20}m: does not fit, with {own}m of the daemon's own, into the "
-            f"{limit >> 20}m of memory that there is here (its cgroup's limit, or all): it may be killed",)
+    return (f"ram={ram_bytes >> 20}m: with {own}m for the daemon itself, it does not fit into the "
+            f"{limit >> 20}m of memory here (the limit of the cgroup, or all): the daemon may be killed",)
 
 
 def says_nothing(word: str) -> bool:
@@ -325,7 +325,7 @@ def agree(values: dict[str, Any]) -> Config:
     if late and os.geteuid() != 0:
         raise OptionError(f"{late[0]}: only root can mount with it: fusermount3, which mounts for users, refuses it")
     if config.noperm and os.geteuid() != 0:
-        raise OptionError("noperm: is for root's own mounts, of which FUSE lets root's processes in alone")
+        raise OptionError("noperm: is for root's own mounts, which FUSE lets only root's processes use")
     if "windows" in given and backend != "aobj":
         raise OptionError(f"windows={config.windows}: is for backend=aobj, this is backend={backend}")
     for name, value in (("submap", config.submap), ("submap_sharing", config.submap_sharing)):
@@ -360,18 +360,18 @@ def demand_quotas(config: Config) -> None:
 def demand_image(config: Config) -> None:
     """Refuse what is impossible for a mount that begins with an image."""
     if "image_cache" in config.given and not is_url(config.image):
-        raise OptionError(f"image_cache={config.image_cache_bytes}: is for image=SCHEME://..., what is on a server")
+        raise OptionError(f"image_cache={config.image_cache_bytes}: is for an image on a server, image=SCHEME://...")
     if not config.image:
         return
     what = f"image={shown(config.image)}"
     if config.backend in (*NEVER_OUT, "aobj"):
-        raise OptionError(f"{what}: backend={config.backend}: its pages cannot be out, those of an image are")
+        raise OptionError(f"{what}: backend={config.backend}: its pages cannot be paged out, those of an image are")
     if config.submap != "auto":
-        raise OptionError(f"{what}: submap={config.submap}: pages of an image are in no fixed submap")
+        raise OptionError(f"{what}: submap={config.submap}: the pages of an image need submap=auto")
     if config.user_quota or config.group_quota:
-        raise OptionError(f"{what}: an image says of no user what he has, so there are no quotas with it")
+        raise OptionError(f"{what}: an image does not say how much each user has, so it cannot have quotas")
     if config.swap is None or not config.swap_size_bytes:
-        raise OptionError(f"{what}: needs swap, to which what is changed is paged out")
+        raise OptionError(f"{what}: needs swap for the pages that are changed")
 
 
 def agree_on_swap(config: Config) -> tuple[str, ...]:
@@ -386,7 +386,7 @@ def agree_on_swap(config: Config) -> tuple[str, ...]:
     if config.swap is not None:
         if config.swap_size_bytes * len(config.swap_more) > MOST_BEHIND:
             raise OptionError(f"swap_size={config.swap_size_bytes}: {len(config.places)} places of that size are too "
-                              "much: at most 6t of all but the first")
+                              "much: all except the first may have 6t together")
         return ()
     why = "noswap" if "noswap" in config.given else "swap=none"
     crypt = "on" if config.swap_crypt else ""

@@ -88,7 +88,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     image = tmp_path / "image"
     done = ctl("image", "build", tmp_path / "tree", image)
     assert done.returncode == 0 and not done.stderr, done
-    assert "whole" in ctl("image", "verify", image).stdout
+    assert "intact" in ctl("image", "verify", image).stdout
     done = ctl("image", "extract", image, tmp_path / "again")
     assert done.returncode == 0, done
     assert dump(tmp_path / "again") == dump(tmp_path / "tree")
@@ -188,7 +188,7 @@ def test_info(tmp_path: Path) -> None:
     (("info", "/nothing"), "No such file"), (("info", "/etc/passwd"), "not an image"), (("build", "/etc"), "two paths"),
     (("build", "/etc/passwd", "x"), "not a directory"), (("info", "a", "b"), "one path"),
     (("extract", "/etc/passwd", "/tmp"), "not an image"), (("verify", "/etc"), "not a regular file"),
-    (("info", "x", "--mtime", "5"), "--mtime is for build"), (("build", "/etc", "/etc"), "no regular file")])
+    (("info", "x", "--mtime", "5"), "--mtime is only for build"), (("build", "/etc", "/etc"), "no regular file")])
 def test_what_is_wrong_is_one_line(words: tuple[str, ...], said: str) -> None:
     done = ctl("image", *words)
     assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1, done

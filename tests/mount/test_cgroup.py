@@ -138,7 +138,7 @@ def test_the_default_mount_survives_being_filled(group: Group, mnt: Path) -> Non
 def test_ram_that_cannot_fit_is_warned_of(group: Group, mnt: Path) -> None:
     started = group.run(sys.executable, "-m", "tmpfsd", str(mnt), "-o", "ram=150m,size=1g")
     assert started.returncode == 0
-    assert "warning: ram=150m: does not fit, with 32m of the daemon's own" in started.stderr
+    assert "warning: ram=150m: with 32m for the daemon itself, it does not fit" in started.stderr
     unmount(mnt)
 
 

@@ -178,7 +178,7 @@ def test_a_working_set_comes_along(tmpfsd: Make, tmp_path: Path) -> None:
     for path in fs.mnt.iterdir():
         drop_cache(path)
     ctl("flush", str(fs.mnt))
-    assert "noted" in ctl("trace", "--record", str(fs.mnt)).stdout
+    assert "recording" in ctl("trace", "--record", str(fs.mnt)).stdout
     for i in range(0, 64, 8):
         (fs.mnt / f"file{i}").read_bytes()
     image, plain = tmp_path / "hot", tmp_path / "plain"

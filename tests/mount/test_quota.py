@@ -125,7 +125,7 @@ def test_the_command(make: Callable[..., Path], kind: str) -> None:
     assert used(mnt, NOBODY) == [os.stat(mnt / "one").st_blocks * 512, 1] == used(mnt, NOBODY, "group")
     ctl("quota", str(mnt), "--user", str(NOBODY), "--blocks", "2m", "--inodes", "0")
     assert as_user(lambda: fill(mnt / "two", 3 << 20)) == (2 << 20) - os.stat(mnt / "one").st_blocks * 512
-    for words, why in ((("--blocks", "2m"), "of whom"), (("--group", "1", "--inodes", "x"), "whole number"),
+    for words, why in ((("--blocks", "2m"), "whose limit"), (("--group", "1", "--inodes", "x"), "whole number"),
                        (("--user", "no-such"), "no such user"), (("--user", "1", "--blocks", "9e"), "too large")):
         done = ctl("quota", str(mnt), *words, check=False)
         assert done.returncode == 1 and why in done.stderr and done.stderr.count("\n") == 1

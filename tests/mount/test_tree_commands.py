@@ -174,7 +174,7 @@ def test_refusals(tmpfsd: Make, tmp_path: Path) -> None:
     tree = fs.mnt / "tree"
     tree.mkdir()
     os.symlink("tree", fs.mnt / "link")
-    assert "not a terminal" in refusal("discard", str(tree))
+    assert "there is no terminal" in refusal("discard", str(tree))
     assert "the root of the mount" in refusal("discard", "-y", str(fs.mnt))
     assert "No such file" in refusal("discard", "-y", str(fs.mnt / "absent"))
     assert "symbolic link" in refusal("du", str(fs.mnt / "link" / "x"))

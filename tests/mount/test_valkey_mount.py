@@ -128,7 +128,7 @@ def test_swapon_of_a_server_with_tls(tmp_path: Path) -> None:
             done = ctl("swapon", mnt, server.place, *words, check=False)
             assert done.returncode == 1 and why.lower() in done.stderr.lower() and done.stderr.count("\n") == 1, done
         done = ctl("swapon", mnt, "/var/tmp", "--ca-file", "/x", check=False)
-        assert done.returncode == 1 and "is for a server" in done.stderr
+        assert done.returncode == 1 and "is only for a server" in done.stderr
         ctl("swapon", mnt, server.place, "--size", "32m", "-p", "7", *files)
         store, = [each for each in mounted.status()["stores"] if each["kind"] == "valkey"]
         assert store["encrypted"] and store["priority"] == 7 and store["size_bytes"] <= 32 << 20

@@ -49,6 +49,6 @@ def test_figures_of_a_mount(more: dict[str, object]) -> None:
         assert len(found["curve"]) == len(SIZES) and found["curve"][4]["ram_bytes"] == 4 << 20
         assert found["enough_bytes"] == found["curve"][0]["ram_bytes"] and found["pageins"] == 0
         text = list(lines(found))
-        assert "that is little" in text[1] and any(line.endswith("now") for line in text)
+        assert "that is too little" in text[1] and any(line.endswith("now") for line in text)
     finally:
         mount.close()

@@ -219,9 +219,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (("--files", "9999999999"), "is not a number up to"), (("--files", "1", "--name-length", "256"), "from 1 to 255"),
     (("--files", "1", "--size", "1.5k"), "is not a whole number"),
     (("--files", "1", "--median-size", "1k"), "--median-size without --size"),
-    (("--files", "1", "--size", "1k", "--median-size", "2k"), "--median-size 2048: above the mean"),
-    (("--from", "/", "--median-size", "1k"), "--median-size: the tree says that"),
-    (("--from", "/", "--dirs", "7"), "--dirs: the tree says that"),
+    (("--files", "1", "--size", "1k", "--median-size", "2k"), "--median-size 2048: must not be above the mean"),
+    (("--from", "/", "--median-size", "1k"), "--median-size: the tree has its own"),
+    (("--from", "/", "--dirs", "7"), "--dirs: the tree has its own"),
 ])
 def test_refused(argv: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:

@@ -131,5 +131,5 @@ def test_bad_requests(past: Any) -> None:
 ], ids=str)
 def test_text(event: dict[str, Any], text: str) -> None:
     assert command.text_of({"time": 1e9, **event}).partition("  ")[2] == text
-    assert command.text_of({"lost": 1234}) == "(1,234 events were too many to be told)"
+    assert command.text_of({"lost": 1234}) == "(1,234 events are missing: they came too fast)"
     json.dumps(event)

@@ -130,7 +130,7 @@ def test_ram_that_leaves_no_room_for_the_daemon_is_warned_of(monkeypatch: pytest
     monkeypatch.setattr(options, "memory_limit", lambda: 160 * MB)
     assert not options.parse("ram=128m", swap=lambda: "/swap").warnings
     warning, = options.parse("ram=129m", swap=lambda: "/swap").warnings
-    assert warning.startswith("ram=129m: does not fit, with 32m of the daemon's own, into the 160m")
+    assert warning.startswith("ram=129m: with 32m for the daemon itself, it does not fit into the 160m")
 
 
 def test_this_machine() -> None:

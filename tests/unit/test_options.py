@@ -144,7 +144,7 @@ def test_refused_by_name(text: str, why: str) -> None:
     ("backend=aobj,submap=1m", "submap=1048576", "is for backend=pageable-submap"),
     ("backend=pageable-object,submap_sharing=shared", "submap_sharing=shared", "is for backend=pageable-submap"),
     ("size=1m,nr_blocks=256", "nr_blocks", "contradicts size"),
-    ("swap=/x:/y:/z,swap_size=4t", "swap_size=4398046511104", "6t of all but the first"),
+    ("swap=/x:/y:/z,swap_size=4t", "swap_size=4398046511104", "may have 6t together"),
     ("noswap,swap=none", "noswap", "contradicts swap"),
     ("swap=/x,noswap", "noswap", "contradicts swap"),
     ("noswap,swap_size=1g", "swap_size=1073741824", "there is no swap (noswap)"),

@@ -148,5 +148,5 @@ def test_quotas_cannot_be_changed_by_a_remount() -> None:
 
 
 def test_an_image_has_no_quotas() -> None:
-    with pytest.raises(ValueError, match="^image=/x: .*no quotas"):
+    with pytest.raises(ValueError, match="^image=/x: .*cannot have quotas"):
         read("image=/x,usrquota")

@@ -167,8 +167,8 @@ def test_wait_gives_up(monkeypatch, capsys) -> None:
 
 
 @pytest.mark.parametrize("arguments, why", [
-    ((), "wait for what?"), (("--inodes", "5%"), "it has no limit of nr_inodes"),
-    (("--swap", "5%"), "it has no limit of swap"),
+    ((), "wait for what?"), (("--inodes", "5%"), "no limit of nr_inodes"),
+    (("--swap", "5%"), "no limit of swap"),
 ])
 def test_wait_for_what_cannot_be(monkeypatch, capsys, arguments: tuple[str, ...], why: str) -> None:
     limitless = status()

@@ -26,7 +26,7 @@ def run(script: str, cwd: Path, unbuffered: str) -> "subprocess.CompletedProcess
 def test_output_that_cannot_be_written(tmp_path: Path, command: str, unbuffered: str) -> None:
     full = run(f"{command} > /dev/full", tmp_path, unbuffered)
     assert full.returncode == 1 and full.stderr.count("\n") == 1, full.stderr
-    assert full.stderr.endswith(": what is written: No space left on device\n")
+    assert full.stderr.endswith(": the output: No space left on device\n")
     unread = run(f"{command} | exec true", tmp_path, unbuffered)
     assert unread.returncode in (0, 1) and unread.stderr == ""
     closed = run(f"{command} >&-", tmp_path, unbuffered)

@@ -18,11 +18,12 @@ EPILOG = """\
 example:
   tmpfsctl advise /mnt/x --seconds 60
 
-A sample of the accesses is looked at meanwhile, 4096 pages at most; the longer, the better it tells of larger memories.
+The daemon watches a sample of the accesses meanwhile, to at most 4096 pages.  The longer it watches, the better it can
+judge more ram than there is.
 WAITING is the share of the time that one user of the mount would spend waiting for page-ins.
 
 exit status:
-  0  said      1  error: no such mount, backend=aobj"""
+  0  done      1  error: no such mount, backend=aobj"""
 
 
 def seconds(text: str) -> float:
@@ -32,15 +33,15 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time: from above 0 to 86400 seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds above 0, at most 86400")
     return value
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of advise."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
-    command.add_argument("--seconds", type=seconds, default=10.0, metavar="N", help="how long to look (default: 10)")
-    command.add_argument("--json", action="store_true", help="print the figures as JSON")
+    command.add_argument("--seconds", type=seconds, default=10.0, metavar="N", help="how long to watch (default: 10)")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,7 +66,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield (f"in {found['seconds']:.0f} s {found['pageins']:,} page-ins, {found['pagein_us']:.0f} us each from swap; a "
            f"sample of {found['sampled_pages']:,} pages and {found['sampled_accesses']:,} accesses")
     if found["sampled_accesses"] < FEW:
-        yield "that is little: use the mount, and look longer (--seconds)"
+        yield "that is too little: use the mount meanwhile, and watch longer (--seconds)"
     yield f"{'RAM':>10} {'PAGE-INS/s':>12} {'WAITING':>10}"
     for each in found["curve"]:
         mark = "  now" if each["ram_bytes"] == found["ram_bytes"] else ""
@@ -74,7 +75,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield advice(found)
     for each in found["zram"]:
         if each["zram_bytes"]:
-            yield (f"zram={human(each['zram_bytes'])} of the same ram ({each['ratio']:g} to 1): "
+            yield (f"zram={human(each['zram_bytes'])} as a part of the same ram ({each['ratio']:g} to 1): "
                    f"{each['from_swap_per_second']:,.0f} page-ins/s from swap, {100 * each['waiting']:.1f} % waiting")
 
 

@@ -14,18 +14,18 @@ EPILOG = """\
 example:
   tmpfsctl check /mnt/x
 
-A frozen copy of the daemon is checked; requests are served meanwhile.  What they change exists twice as long as it
-takes.  Where swap is nearly full the mount may need what the check kept, and it has to be asked for again.
+A frozen copy of the daemon is checked, while requests are served.  Pages that they change exist twice until the check
+ends.  If swap is nearly full, the mount may need the space that the check keeps.  Then the check fails: run it again.
 
 exit status:
-  0  consistent; the data of pages that cannot be read back may be lost, and their number is told
+  0  consistent; if there are pages of data that cannot be read back, it says how many
   1  inconsistent, or not checked: no such mount, a page of metadata that cannot be read back"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of check."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
-    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def run(args: argparse.Namespace) -> None:

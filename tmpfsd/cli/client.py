@@ -92,7 +92,7 @@ class Connection:
             self._connect(mounted)
             self.pid, self.uid, _ = places.peer(self.sock)
             if self.uid != mounted.owner:
-                raise Foreign(f"{mounted.path}: user {self.uid} answers for it, to whom it does not belong: not asked")
+                raise Foreign(f"{mounted.path}: user {self.uid} answers for it, but does not own it: not asked")
         except BaseException:
             self.sock.close()
             raise
@@ -129,7 +129,7 @@ class Connection:
         foreign = self.is_strangers()
         for descriptor in descriptors:
             if foreign and self.uid != os.fstat(descriptor).st_uid:
-                raise ClientError(f"a mount of user {self.uid}: a file of another's is not given to it")
+                raise ClientError(f"a mount of user {self.uid}: another user's file is not given to it")
         if foreign and any(request.get(name) for name in SECRETS):
             raise ClientError(f"a mount of user {self.uid}: a password or a certificate is not given to it")
         if descriptors:

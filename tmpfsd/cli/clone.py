@@ -15,8 +15,8 @@ EPILOG = """\
 example:
   tmpfsctl clone /scratch /mnt/copy -o ram=64m
 
-The state is saved in a file that has no name once it is mounted: it takes room beside the swap of the new mount, as
-long as that lives.  What the two change afterwards is their own.
+The state is saved in a file in /var/tmp or /tmp, which takes room as long as the new mount exists.  Its name is removed
+once that is mounted.  What is changed in one of the two mounts afterwards does not appear in the other.
 
 exit status:
   0  mounted, and the mount answers         1  not mounted: one line on stderr says why"""

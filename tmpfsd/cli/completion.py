@@ -26,7 +26,7 @@ example:
 
 Without root: source <(tmpfsctl completion bash), or zsh, in ~/.bashrc or ~/.zshrc.  For zsh it may also be a file
 _tmpfsd in a directory of fpath.  For fish: tmpfsctl completion fish > ~/.config/fish/completions/tmpfsctl.fish, and
-the same as tmpfsd.fish.  It asks the commands, which must be in PATH, at each TAB, and need not be renewed.
+the same as tmpfsd.fish.  At each TAB it asks the commands, which must be in PATH.  It stays valid after an update.
 
 exit status:
   0  done             1  refused or failed: one line on stderr says why"""

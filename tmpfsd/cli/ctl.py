@@ -23,33 +23,33 @@ from tmpfsd.cli.mount import Parser, describe
 SUBCOMMANDS = {
     "status": "show memory, swap, paging and pools of a mount",
     "top": "watch requests, paging and memory of a mount",
-    "advise": "tell how many page-ins there would be with more ram or less",
+    "advise": "estimate how many page-ins there would be with more or less ram",
     "list": "list all tmpfsd mounts of this machine",
-    "events": "follow what happens to a mount: its health, and what its log tells",
-    "wait": "wait until a mount is as full as that, for scripts",
+    "events": "follow what happens to a mount: changes of its health, and its log",
+    "wait": "wait until a mount is as full as you say, for scripts",
     "check": "check the whole file system, while requests are served",
     "snapshot": "save a mount in an image, while requests are served",
     "clone": "mount the present state of a mount a second time",
-    "image": "make, look at, verify and unpack images, without a mount",
-    "set": "change size, nr_inodes, ram, spin or swap_size of a mount",
-    "quota": "show what users and groups have and may have, and set limits of one",
-    "swapon": "give a mount another swap file",
-    "swapoff": "drain a swap file of a mount and let it go",
-    "flush": "page everything out that may leave memory",
-    "du": "tell what a tree takes: metadata and data, resident and swapped",
-    "prefetch": "page a tree in",
+    "image": "build, inspect, verify and extract images, without a mount",
+    "set": "change size, nr_inodes, ram, zram, spin or swap_size of a mount",
+    "quota": "show how much users and groups use and may use, and set limits",
+    "swapon": "add a swap file to a mount",
+    "swapoff": "empty a swap file of a mount and stop using it",
+    "flush": "page out everything that may leave memory",
+    "du": "show how many bytes a tree takes: metadata and data, resident and swapped",
+    "prefetch": "page a tree in before it is needed",
     "discard": "remove a tree inside the daemon, faster than rm -rf",
-    "trace": "follow page-ins and page-outs with their owner",
-    "umount": "unmount",
-    "completion": "write completion of tmpfsd and tmpfsctl for a shell",
-    "install": "install the helper of mount(8) and a systemd unit (needs root)",
-    "estimate": "tell how much metadata a tree of files will need, without a mount",
+    "trace": "follow page-ins and page-outs, and what the pages belong to",
+    "umount": "unmount a tmpfsd mount",
+    "completion": "print the completion of tmpfsd and tmpfsctl for a shell",
+    "install": "install the helper for mount(8) and a systemd unit (needs root)",
+    "estimate": "estimate how much metadata a tree will need, without a mount",
 }
 
 
 def make_parser(names: Collection[str] = tuple(SUBCOMMANDS)) -> Parser:
     """Build the parser of the command line; subcommands that are not among names get no arguments."""
-    parser = Parser(prog="tmpfsctl", allow_abbrev=False, description="Look at a tmpfsd mount, and change it.")
+    parser = Parser(prog="tmpfsctl", allow_abbrev=False, description="Inspect a tmpfsd mount, or change it.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     parser.add_argument("--version", action="version", version=f"tmpfsctl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)

@@ -29,15 +29,15 @@ exit status:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of discard."""
     command.add_argument("path", metavar="PATH", nargs="+", help="a directory or file on a tmpfsd mount")
-    command.add_argument("-y", "--yes", action="store_true", help="do not ask (needed where there is no terminal)")
-    command.add_argument("-q", "--quiet", action="store_true", help="say nothing when all went well")
-    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask (needed if there is no terminal)")
+    command.add_argument("-q", "--quiet", action="store_true", help="print nothing if all went well")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def confirm(path: str) -> None:
     """Ask a user on a terminal; ClientError if the answer is no, or if there is no terminal."""
     if not sys.stdin.isatty():
-        raise ClientError(f"{path}: not a terminal to ask on: give --yes")
+        raise ClientError(f"{path}: there is no terminal to ask on: give --yes")
     print(f"Remove {printable(path)} and all that is below it? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ClientError(f"{path}: not removed")
@@ -73,7 +73,7 @@ def discard(path: str, args: argparse.Namespace) -> dict[str, Any]:
     answers = follow(mount, "discard", path=inside)
     result = watch(answers, lambda progress: f"{path}: {progress['names']:,} names freed")
     if result["lost"]:
-        complain(f"tmpfsctl: {path}: {result['lost']:,} of it could not be read back: their memory stays in use "
+        complain(f"tmpfsctl: {path}: {result['lost']:,} inodes could not be read back: their memory stays in use "
                  "until the unmount")
     if not args.quiet and not args.json:
         print(f"{printable(path)}: {result['names']:,} names removed")

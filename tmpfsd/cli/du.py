@@ -24,7 +24,7 @@ exit status:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of du."""
     command.add_argument("path", metavar="PATH", nargs="+", help="a directory or file on a tmpfsd mount")
-    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def lines(total: dict[str, Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ example:
   tmpfsctl estimate --files 1m --name-length 20 --dirs 10k
 
 exit status:
-  0  told             1  error"""
+  0  done             1  error"""
 MAX_COUNT = 1 << 31
 # What describes a tree in words, and its defaults.
 COUNTED = {"name_length": 13, "dirs": 0, "size": 0, "median_size": 0, "symlinks": 0, "target_length": 20,
@@ -48,16 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--from", dest="tree", metavar="DIR", help="take the shape of this tree instead of the counts below")
     add("--files", type=count, metavar="N", help="regular files (k, m, g: thousands, millions, billions)")
-    add("--name-length", type=count, metavar="L", help="bytes of each name (13)")
-    add("--dirs", type=count, metavar="D", help="directories that hold them (0: all in the root)")
-    add("--size", type=nbytes, metavar="BYTES", help="of a file, the mean (0)")
-    add("--median-size", type=nbytes, metavar="BYTES", help="half of the files are below (the mean)")
-    add("--symlinks", type=count, metavar="N", help="symlinks beside the files (0)")
-    add("--target-length", type=count, metavar="L", help="bytes of a symlink's target (20)")
-    add("--hard-links", type=count, metavar="N", help="further names of files (0)")
-    add("--xattrs", type=count, metavar="N", help="extended attributes of each file (0)")
-    add("--xattr-length", type=nbytes, metavar="BYTES", help="of an attribute's value (32)")
-    add("--json", action="store_true", help="as JSON, for scripts")
+    add("--name-length", type=count, metavar="L", help="bytes of each name (default: 13)")
+    add("--dirs", type=count, metavar="D", help="directories that hold the files (default: 0, all are in the root)")
+    add("--size", type=nbytes, metavar="BYTES", help="mean size of a file (default: 0)")
+    add("--median-size", type=nbytes, metavar="BYTES", help="half of the files are smaller (default: the mean)")
+    add("--symlinks", type=count, metavar="N", help="symbolic links, besides the files (default: 0)")
+    add("--target-length", type=count, metavar="L", help="bytes of the target of a symbolic link (default: 20)")
+    add("--hard-links", type=count, metavar="N", help="additional names of files (default: 0)")
+    add("--xattrs", type=count, metavar="N", help="extended attributes of each file (default: 0)")
+    add("--xattr-length", type=nbytes, metavar="BYTES", help="bytes of the value of an attribute (default: 32)")
+    add("--json", action="store_true", help="print JSON, for scripts")
     parser.set_defaults(**COUNTED)
 
 
@@ -68,7 +68,7 @@ def shape_of(args: argparse.Namespace) -> Shape:
             raise ClientError("--from and --files: give one of them")
         for name, default in COUNTED.items():
             if getattr(args, name) != default:
-                raise ClientError(f"--from and --{name.replace('_', '-')}: the tree says that")
+                raise ClientError(f"--from and --{name.replace('_', '-')}: the tree has its own")
         if not os.path.isdir(args.tree):
             raise ClientError(f"{args.tree}: not a directory")
         return of_tree(args.tree)
@@ -78,9 +78,9 @@ def shape_of(args: argparse.Namespace) -> Shape:
         if getattr(args, name) > most or not getattr(args, name):
             raise ClientError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be from 1 to {most}")
     if args.median_size and not args.size:
-        raise ClientError("--median-size without --size: give the mean, too")
+        raise ClientError("--median-size without --size: give the mean too")
     if args.median_size > args.size:
-        raise ClientError(f"--median-size {args.median_size}: above the mean, --size {args.size}; files' sizes are not")
+        raise ClientError(f"--median-size {args.median_size}: must not be above the mean, --size {args.size}")
     return uniform(args.files, args.name_length, args.dirs, args.size, args.symlinks, args.target_length,
                    args.hard_links, args.xattrs, xattr_length=args.xattr_length, median_size=args.median_size)
 

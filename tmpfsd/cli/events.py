@@ -18,18 +18,18 @@ example:
   tmpfsctl events /scratch
   tmpfsctl events --past --json /scratch | jq -r 'select(.event == "health") | .state'
 
-The first event is how the mount is now; with --past, the oldest of those that are kept (256).
+The first event says how the mount is now.  With --past it is the oldest of the 256 that are kept.
 
 exit status:
-  0  told --count events      1  refused, or the mount is gone: one line on stderr says why"""
+  0  printed --count events   1  refused, or the mount is gone: one line on stderr says why"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of events."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
-    command.add_argument("--past", action="store_true", help="begin with what is kept of before")
+    command.add_argument("--past", action="store_true", help="begin with the earlier events that are kept")
     command.add_argument("--count", type=count, metavar="N", help="end after N events")
-    command.add_argument("--json", action="store_true", help="a JSON object a line, for scripts")
+    command.add_argument("--json", action="store_true", help="print one JSON object a line, for scripts")
 
 
 def events(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -43,7 +43,7 @@ def events(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def text_of(event: dict[str, Any]) -> str:
     """Write an event for people."""
     if "lost" in event:
-        return f"({event['lost']:,} events were too many to be told)"
+        return f"({event['lost']:,} events are missing: they came too fast)"
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
     if event["event"] == "health":
         why = f": {'; '.join(event['reasons'])}" if event["reasons"] else ""

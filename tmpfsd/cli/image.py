@@ -23,10 +23,10 @@ example:
   tmpfsctl image extract /srv/gcc.image gcc
   tmpfsd /mnt -o image=/srv/gcc.image
 
-With --mtime all times are that one, in seconds since 1970, and the same tree gives the same bytes.
+With --mtime all files get that time, in seconds since 1970.  Then the same tree gives the same image, byte for byte.
 
 exit status:
-  0  done             1  not done, or not whole: one line on stderr says why"""
+  0  done             1  failed, or the image is damaged: one line on stderr says why"""
 SECONDS = 0.1               # between two reports of progress
 
 
@@ -34,8 +34,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of image."""
     command.add_argument("what", choices=("build", "info", "verify", "extract"), help="what to do")
     command.add_argument("paths", nargs="+", metavar="PATH",
-                         help="build: a directory and the image; extract: an image and a directory; else an image")
-    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+                         help="build: a directory and the image; extract: an image and a directory; otherwise an image")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
     command.add_argument("--mtime", type=int, metavar="SECONDS", help="build: the time of all files")
 
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     if len(args.paths) != 1 + two:
         raise ClientError(f"image {args.what}: " + ("two paths are needed" if two else "one path is needed"))
     if args.mtime is not None and args.what != "build":
-        raise ClientError(f"image {args.what}: --mtime is for build")
+        raise ClientError(f"image {args.what}: --mtime is only for build")
     if args.mtime is not None and not 0 <= args.mtime < 1 << 33:
         raise ClientError(f"--mtime {args.mtime}: must be seconds since 1970")
     {"build": build, "info": info, "verify": verify, "extract": extract}[args.what](args)
@@ -107,7 +107,7 @@ def info(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(found, indent=2))
         return
-    made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found["made"])) if found["made"] else "not said"
+    made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found["made"])) if found["made"] else "unknown"
     rows = (("version", found["version"]), ("made", made), ("inodes", f"{found['inodes']:,}"),
             ("holds", f"{found['bytes']:,} bytes"), ("file", f"{found['file_bytes']:,} bytes"),
             ("hot", f"{found['hot_pages']:,} pages"))
@@ -126,7 +126,7 @@ def verify(args: argparse.Namespace) -> None:
         raise ClientError(f"{shown(path)}: {str(error).removeprefix(shown(path) + ': ')}") from None
     finally:
         bar.end()
-    tell(args, {"image": path, **found}, f"{shown(path)}: whole: {found['inodes']:,} inodes, {found['pages']:,} pages")
+    tell(args, {"image": path, **found}, f"{shown(path)}: intact: {found['inodes']:,} inodes, {found['pages']:,} pages")
 
 
 def extract(args: argparse.Namespace) -> None:

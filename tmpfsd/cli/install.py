@@ -69,10 +69,10 @@ WantedBy=multi-user.target
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of install."""
-    command.add_argument("--remove", action="store_true", help="take away what this command installed")
+    command.add_argument("--remove", action="store_true", help="remove what this command installed")
     command.add_argument("--root", default="/", metavar="DIR", help="install below DIR, for packages")
-    command.add_argument("--program", metavar="PATH", help="the command tmpfsd that is meant (the one beside this)")
-    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+    command.add_argument("--program", metavar="PATH", help="the command tmpfsd to use (default: the one beside this)")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def command_path() -> str:
@@ -80,7 +80,7 @@ def command_path() -> str:
     beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "tmpfsd")
     found = beside if os.access(beside, os.X_OK) else shutil.which("tmpfsd")
     if found is None:
-        raise ClientError("no command tmpfsd beside this one nor on PATH")
+        raise ClientError("there is no command tmpfsd, neither beside this one nor in PATH")
     return found
 
 
@@ -90,7 +90,7 @@ def place(path: str) -> None:
     if os.path.islink(path) and os.path.basename(os.readlink(path)) == "tmpfsd":
         os.unlink(path)
     elif os.path.lexists(path) and not is_ours(path):
-        raise ClientError(f"{path}: exists, and is not of tmpfsd")
+        raise ClientError(f"{path}: exists, and does not belong to tmpfsd")
 
 
 def is_ours(path: str) -> bool:
@@ -143,5 +143,5 @@ def run(args: argparse.Namespace) -> None:
           else f"{helper} -> {command}\n{unit}")
     weak = writable_by_others(command)
     if weak:
-        streams.complain(f"tmpfsctl: warning: {weak} can be written by others than root: who may write it may run "
+        streams.complain(f"tmpfsctl: warning: {weak} can be changed by others than root, who could have it do "
                          "anything as root at the next mount")

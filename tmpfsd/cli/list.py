@@ -18,12 +18,17 @@ EPILOG = """\
 example:
   tmpfsctl list --json
 
-USED, RAM and SWAP are what is used and its limit.  A mount whose server is gone is `dead` (umount it), one whose
-server says nothing `hung`, one without a control socket `no socket`; one of another user, who alone may ask, is
-`foreign`.  `detached` is a server that still holds memory, though no path leads to its mount any more.
+USED, RAM and SWAP show what is used, and its limit.  A mount that cannot be asked has a word instead:
+  dead             its server is gone: unmount it
+  hung             its server does not answer
+  busy             its server refused, or was too slow
+  no socket        it has no control socket
+  foreign          it belongs to another user, and only that user may ask
+  not understood   its server gave an answer that makes no sense
+(detached) after the mount point: it is no longer mounted, but its server still holds memory.
 
 exit status:
-  0  there are mounts      1  error      2  there are none"""
+  0  mounts were found     1  error      2  there are none"""
 SECONDS = 1.4
 AT_ONCE = 16
 ROW = "{:>8}  {:<15}  {:>11}  {:>11}  {:>11}  {}"
@@ -33,7 +38,7 @@ STATES: dict[type[ClientError], str] = {Dead: "dead", Foreign: "foreign", Hung: 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of list."""
-    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def mounts() -> Iterator[dict[str, Any]]:

@@ -98,7 +98,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError):
         where = error.filename
         if where is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF):
-            where = "what is written"           # the output, mostly, which has no name
+            where = "the output"                # mostly: it has no name
         if where is None and isinstance(error, FileNotFoundError):
             where, error = "the working directory", OSError("does not exist any more: use absolute paths")
         return one_line(": ".join(str(part) for part in (where, error.strerror or error) if part))
@@ -161,7 +161,7 @@ def background(config: Config, mountpoint: str, debug: bool) -> None:
     try:
         word = read_word(reader)
         if word != OK:
-            raise CliError(os.fsdecode(word) or "the daemon ended without a word")
+            raise CliError(os.fsdecode(word) or "the daemon ended without a message")
         demand_answer(mountpoint)
     except BaseException:
         end(pid, mountpoint)

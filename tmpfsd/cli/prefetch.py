@@ -23,8 +23,8 @@ exit status:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of prefetch."""
     command.add_argument("path", metavar="PATH", nargs="+", help="a directory or file on a tmpfsd mount")
-    command.add_argument("--metadata", action="store_true", help="metadata only: as much as find(1) needs")
-    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+    command.add_argument("--metadata", action="store_true", help="only metadata: what find(1) needs")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def line(total: dict[str, Any]) -> str:

@@ -68,7 +68,7 @@ def clear_dead(path: str) -> str | None:
         if error:
             raise CliError(f"{path}: a tmpfsd mount whose server is gone, and it cannot be unmounted: {error}")
         control.forget(mounted.owner, mounted.major, mounted.minor)
-        told = f"{path}: the server of the tmpfsd mount there was gone; it is unmounted"
+        told = f"{path}: a tmpfsd mount whose server was gone is unmounted"
     return told
 
 
@@ -115,7 +115,7 @@ def check_place(config: Config, path: str, mountpoint: str) -> Config:
         raise CliError(f"swap={path}: inside the mount point {mountpoint}")
     kind = mountinfo.type_above(path)
     if kind == mountinfo.FSTYPE:
-        raise CliError(f"swap={path}: on a tmpfsd mount: it would wait for itself, or for one that waits for it")
+        raise CliError(f"swap={path}: on a tmpfsd mount: the two could wait for each other for ever")
     try:
         mode = mode_of(path)
         if kind in PSEUDO_FILESYSTEMS and not stat.S_ISBLK(mode):
@@ -171,7 +171,7 @@ def check_capacity(config: Config) -> Config:
     most = config.ram_bytes + config.swap_size_bytes * len(config.places)
     if config.swap is None or config.size_bytes <= most or config.size_bytes == UNLIMITED:
         return config
-    return warn(config, f"size={config.size_bytes}: ram and swap together hold {most} bytes: what is beyond them "
+    return warn(config, f"size={config.size_bytes}: ram and swap together hold {most} bytes: what is more "
                         "gets ENOSPC")
 
 
@@ -190,8 +190,7 @@ def check_device(path: str, config: Config) -> Config:
     """This block device must be writable, not in use, large enough, and no file of a tmpfsd mount (losetup(8))."""
     backing = backing_file(os.stat(path).st_rdev)
     if backing and mountinfo.type_above(backing) == mountinfo.FSTYPE:
-        raise CliError(f"swap={path}: a file on a tmpfsd mount, {backing}: it would wait for itself, or for one that "
-                       "waits for it")
+        raise CliError(f"swap={path}: a file on a tmpfsd mount, {backing}: the two could wait for each other for ever")
     descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)    # O_EXCL: busy if it is mounted
     try:
         check_direct(descriptor, path, config)

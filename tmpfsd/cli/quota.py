@@ -20,8 +20,8 @@ example:
   tmpfsctl quota /mnt/x
   tmpfsctl quota /mnt/x --user alice --blocks 1g --inodes 100k
 
-Who has nothing and no limits of its own is not listed.  USED is what du(1) counts.  A limit of 0 is none.  Limits of a
-new user or group are those of the mount options usrquota_block_hardlimit= and the like.
+Users and groups that use nothing and have no limits of their own are not listed.  USED is what du(1) counts.  New users
+and groups get the limits of the mount options usrquota_block_hardlimit= and the like.
 
 exit status:
   0  done             1  refused, or the mount has no quotas"""
@@ -33,11 +33,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of quota."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
     whose = command.add_mutually_exclusive_group()
-    whose.add_argument("--user", metavar="NAME", help="of this user alone, by name or number")
-    whose.add_argument("--group", metavar="NAME", help="of this group alone, by name or number")
+    whose.add_argument("--user", metavar="NAME", help="only this user, by name or number")
+    whose.add_argument("--group", metavar="NAME", help="only this group, by name or number")
     command.add_argument("--blocks", metavar="SIZE", help="set the limit of bytes; 0 for none")
     command.add_argument("--inodes", metavar="N", help="set the limit of inodes; 0 for none")
-    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def owner(args: argparse.Namespace) -> tuple[str, int] | None:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     limits = [f"{name}={value}" for name, value in (("block_hardlimit", args.blocks), ("inode_hardlimit", args.inodes))
               if value is not None]
     if limits and one is None:
-        raise ClientError(f"{limits[0]}: of whom? give --user or --group")
+        raise ClientError(f"{limits[0]}: whose limit? give --user or --group")
     request = {"kind": one[0], "id": one[1], "limits": limits} if one else {}
     answer = ask(args.mountpoint, "quota", **request)
     found = {}

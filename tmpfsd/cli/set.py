@@ -14,15 +14,15 @@ example:
   tmpfsctl set /mnt/x ram=16m size=4g
 
   size=SIZE       limit of data and metadata together
-  nr_inodes=N     limit of inodes, 0 for none of its own
-  ram=SIZE        resident budget; smaller gives memory back to the system at once
+  nr_inodes=N     limit of inodes; 0 for no limit of its own
+  ram=SIZE        resident budget; a smaller one gives memory back to the system at once
   spin=auto|US    how long to poll for the next request
-  zram=SIZE       memory for compressed pages, a part of ram; 0 for none, N% of ram
+  zram=SIZE       memory for compressed pages, a part of ram; also N% of ram, or 0 for none
   swap_size=SIZE  limit of the swap file that was given at the mount
 
-Values are written as mount options are.  Below what is used is allowed, and means full: nothing is lost,
-what is new gets ENOSPC.  ram must hold what cannot leave it (wired metadata, or all where swap is full).
-All values are applied, or none, also when it is interrupted.
+Values are written as in mount options.  A limit may be below what is used: then the mount is full, nothing is lost,
+and what is new gets ENOSPC.  ram must hold what cannot leave it: wired metadata, or everything if swap is full.
+All values are applied, or none, even if the command is interrupted.
 
 exit status:
   0  changed          1  refused, and nothing was changed"""
@@ -32,7 +32,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of set."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
     command.add_argument("values", nargs="+", metavar="KEY=VALUE", help="size, nr_inodes, ram, zram, spin, swap_size")
-    command.add_argument("--json", action="store_true", help="print what was and what is, as JSON")
+    command.add_argument("--json", action="store_true", help="print the old and new values as JSON, for scripts")
 
 
 def text(name: str, value: int | str) -> str:

@@ -16,12 +16,12 @@ example:
   tmpfsctl snapshot /scratch /srv/tools.image
   tmpfsd /mnt -o image=/srv/tools.image
 
-A frozen copy of the daemon writes it; requests are served meanwhile.  What they change exists twice as long as it
-takes.  FILE is replaced when all of it is on disk.  What the kernel holds back of writes through mmap or with
-writeback is not in it: sync -f first.
+A frozen copy of the daemon writes the image, while requests are served.  Pages that they change exist twice until it
+is written.  FILE is replaced when the whole image is on disk.  Writes that the kernel still holds back (through mmap,
+or with the option writeback) are not in it: run sync -f before.
 
-With --hot the image names the pages that were used since the mount began with an image, or since tmpfsctl trace
---record; else those in memory.  A mount of it reads them first, in the background, as far as ram has room.
+With --hot the image lists the pages that were used since the mount began with an image, or since tmpfsctl trace
+--record; otherwise those in memory.  A mount of the image reads them first, in the background, while ram has room.
 
 exit status:
   0  saved            1  not saved: FILE is as it was"""
@@ -32,8 +32,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
     command.add_argument("file", metavar="FILE")
     command.add_argument("--hot", action="store_true",
-                         help="with which pages were used: a mount of the image reads them first")
-    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+                         help="list the pages that were used: a mount of the image reads them first")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ EPILOG = """\
 example:
   tmpfsctl status /mnt/x
 
-The mount itself is not touched.  Colours only on a terminal: yellow from 80 % of a limit on, red from 95 %.
+The mount itself is not touched.  On a terminal a line is yellow from 80 % of its limit, and red from 95 %.
 
 exit status:
   0  shown            1  error: no such mount, its server is gone or hangs, not permitted"""
@@ -163,7 +163,7 @@ def show(state: dict[str, Any]) -> None:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of status."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
-    command.add_argument("--json", action="store_true", help="as JSON, for scripts")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def run(args: argparse.Namespace) -> None:

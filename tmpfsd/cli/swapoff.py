@@ -16,21 +16,21 @@ EPILOG = """\
 example:
   tmpfsctl swapoff /mnt/x /var/tmp
 
-PATH is what `tmpfsctl status` calls it; `zram` are the compressed pages, whose memory is for frames then.
-What it holds goes to the other swap files, or stays in ram where
-they are full.  Requests are served meanwhile.  Interrupted (Ctrl-C) it is in use again as before, and nothing
-is lost.  Pages that cannot be read back from a bad disk stay on it, all others are saved.
+PATH is the name that `tmpfsctl status` shows.  The name `zram` means the compressed pages: their memory is then for
+other pages.  What the swap file holds goes to the other swap files, or stays in ram if they are full.  Requests are
+served meanwhile.  If you interrupt the command (Ctrl-C), the swap file stays in use, and nothing is lost.  Pages that
+cannot be read back from a bad disk stay on it; all others are saved.
 
 exit status:
-  0  let go           1  refused, or some pages cannot be read: it is in use as before
-  130  interrupted: it is in use as before"""
+  0  not in use any more      1  refused, or some pages cannot be read: still in use
+  130  interrupted: still in use"""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of swapoff."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
     command.add_argument("path", metavar="PATH", help="the swap file, as `tmpfsctl status` shows it")
-    command.add_argument("--json", action="store_true", help="print what was moved as JSON")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> None:
     try:
         answer = ask_with_bar(args.mountpoint, "swapoff", f"draining {path}", path=path)
     except KeyboardInterrupt:
-        print(f"tmpfsctl: interrupted: {printable(path)} is in use as before", file=sys.stderr)
+        print(f"tmpfsctl: interrupted: {printable(path)} is still in use", file=sys.stderr)
         raise
     if "warning" in answer:
         print(printable(f"tmpfsctl: warning: {answer['warning']}"), file=sys.stderr)
     print(json.dumps(answer, indent=2) if args.json else
-          printable(f"{args.mountpoint}: pages to {path} no more, {human(answer['moved_bytes'])} moved"))
+          printable(f"{args.mountpoint}: swap file {path} removed, {human(answer['moved_bytes'])} moved"))

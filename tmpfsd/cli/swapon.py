@@ -29,10 +29,10 @@ example:
   tmpfsctl swapon /mnt/x /var/tmp --size 4g
   tmpfsctl swapon /mnt/x valkeys://store:6379/x --password-file PASSWORD --ca-file CA.pem
 
-PATH is a directory (for an unlinked file of mode 0600), a file that is yours alone, mode 0600 (it is made
-where there is none), or a block device; what is in it is lost.  Without --size it is as large as the mount's
-size, or as the device.  Files are filled in order of priority (-p); those without one come last, in the order
-in which they were given.  PATH may also be a server, valkey://HOST:PORT[,HOST:PORT...]/PREFIX (as swap= has it).
+PATH is a directory (the swap file is an unlinked file there), a file of yours with mode 0600 (it is made if there is
+none), or a block device.  What a file or device held before is lost.  Without --size the swap file is as large as the
+mount's size, or as the device.  Swap files are filled in order of priority (-p); those without one come last, in the
+order in which they were given.  PATH may also be a server, valkey://HOST:PORT[,HOST:PORT...]/PREFIX, as in swap=.
 
 exit status:
   0  in use           1  refused, and nothing was changed"""
@@ -41,13 +41,15 @@ exit status:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of swapon."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
-    command.add_argument("path", metavar="PATH", help="a directory, a file or a block device")
-    command.add_argument("--size", metavar="SIZE", help="with k, m, g, t or %% of memory")
+    command.add_argument("path", metavar="PATH", help="a directory, a file, a block device or a server")
+    command.add_argument("--size", metavar="SIZE", help="bytes, with k, m, g or t, or %% of memory")
     command.add_argument("-p", "--priority", metavar="N", type=int, default=UNSAID,
-                         help=f"0 to {MOST_PRIORITY}: what is higher is filled first, what is equal in turn")
-    command.add_argument("--password-file", metavar="FILE", default="", help="with a server's password; yours alone")
-    command.add_argument("--ca-file", metavar="FILE", default="", help="with certificates that speak for a server")
-    command.add_argument("--json", action="store_true", help="print the swap file as JSON")
+                         help=f"0 to {MOST_PRIORITY}: the highest is filled first, equal ones in turn")
+    command.add_argument("--password-file", metavar="FILE", default="",
+                         help="has the password of the server; only you may read it")
+    command.add_argument("--ca-file", metavar="FILE", default="",
+                         help="has certificates to trust, besides those of the system")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def size_of(args: argparse.Namespace) -> int:
@@ -75,7 +77,7 @@ def what_we_may_open(path: str, config: Config) -> Iterator[dict[str, Any]]:
         return
     for option, file in (("--password-file", config.swap_password_file), ("--ca-file", config.swap_ca_file)):
         if file:
-            raise ClientError(f"{option} {file}: is for a server")
+            raise ClientError(f"{option} {file}: is only for a server")
     try:
         descriptor = open_place(path)
     except OSError as error:
@@ -109,4 +111,4 @@ def run(args: argparse.Namespace) -> None:
     for warning in config.warnings:
         complain(f"tmpfsctl: warning: {warning}")
     print(json.dumps(answer, indent=2) if args.json else
-          printable(f"{args.mountpoint}: pages to {path}, up to {human(answer['size_bytes'])}"))
+          printable(f"{args.mountpoint}: swap file {path} added, {human(answer['size_bytes'])}"))

@@ -31,16 +31,16 @@ from tmpfsd.uvm.param import PAGE_SIZE
 EPILOG = """\
 example:
   tmpfsctl top /mnt/x
-  tmpfsctl top                        # all mounts, a line each
-  tmpfsctl top /mnt/x 2 30            # as iostat does: a line each 2 seconds, 30 of them
-  tmpfsctl top 2                      # the same of all mounts
+  tmpfsctl top                        # all mounts, one a line
+  tmpfsctl top /mnt/x 2 30            # as iostat does: a line every 2 seconds, 30 lines
+  tmpfsctl top 2                      # all mounts, every 2 seconds
   tmpfsctl top /mnt/x --once --delay 10 > report
 
-Rates are those of the last delay.  Keys: q quits, space pauses, s or d changes the delay, r, t, l, p and n sort
+Rates are those of the last interval.  Keys: q quits, space pauses, s or d changes the delay, r, t, l, p and n sort
 requests by rate, total, latency, p99 or name, h shows help.
 
 exit status:
-  0  it was ended by q, --once or COUNT      1  error: no such mount, it was unmounted, no terminal"""
+  0  ended by q, --once or COUNT             1  error: no such mount, it was unmounted, no terminal"""
 LEAST, MOST = 0.1, 3600.0       # seconds of delay
 ESCAPE, BACKSPACE = "\x1b", "\x7f"
 LINES = 20                      # between two headings
@@ -56,12 +56,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of top."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?", help="without one: all mounts")
     command.add_argument("seconds", metavar="SECONDS", nargs="?", type=seconds,
-                         help="print a line so often, and clear no screen")
-    command.add_argument("count", metavar="COUNT", nargs="?", type=count, help="so many lines")
+                         help="print a line every SECONDS, instead of a screen")
+    command.add_argument("count", metavar="COUNT", nargs="?", type=count, help="end after COUNT lines")
     command.add_argument("--delay", type=seconds, default=2.0, metavar="SECONDS",
-                         help="between two looks (default: 2)")
+                         help="time between two updates (default: 2)")
     command.add_argument("--once", action="store_true", help="show one interval and end, for scripts")
-    command.add_argument("--json", action="store_true", help="as JSON; with --once, or an object a line with SECONDS")
+    command.add_argument("--json", action="store_true",
+                         help="print JSON: one object with --once, one a line with SECONDS")
 
 
 def console() -> Console:
@@ -168,7 +169,7 @@ def watch_all(settings: Settings, console: Console) -> None:
 def note_of(settings: Settings, mounts: int) -> Text:
     """Write the line above all mounts: what is shown."""
     if settings.typed is not None:
-        return Text(f"delay in seconds: {settings.typed}_  (Enter to change, Esc to leave it)")
+        return Text(f"delay in seconds: {settings.typed}_  (Enter to change, Esc to keep it)")
     return Text(f"{'paused' if settings.paused else f'every {settings.delay:g} s'}  {mounts} mounts  h: keys, q: quit")
 
 
@@ -251,13 +252,13 @@ def run(args: argparse.Namespace) -> None:
         raise ClientError("--json: give --once too, or SECONDS")
     if every is not None:
         if args.once:
-            raise ClientError("--once: is one interval of --delay; without it there are lines each SECONDS")
+            raise ClientError("--once and SECONDS: give one of them")
         every = min(max(every, LEAST), MOST)
         lines(path, every, most, args.json) if path is not None else lines_of_all(every, most, args.json)
     elif args.once:
         once(path, settings, args.json) if path is not None else once_all(settings, args.json)
     elif not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise ClientError("top needs a terminal; give --once for one look, or SECONDS for lines")
+        raise ClientError("top needs a terminal; give --once for one interval, or SECONDS for lines")
     elif path is not None:
         watch_one(path, settings, console())
     else:

@@ -40,12 +40,12 @@ r  sort requests by rate         t  by total
 l  by latency, its mean          p  by latency, p99
 n  by name
 
-PAGES is what there is, RESIDENT what of it is in memory, OUT what is in swap.
-string-N has names, links, attributes, and files of up to 2 KiB.
-paging/s: in and out are bytes, all else is counted.
-LATENCY is that of sampled requests in the daemon, page-ins included:
-the mean of the last interval, and what 99 of 100 were not above since
-top began."""
+PAGES are all pages, RESIDENT those in memory, OUT those in swap.
+string-N holds names, links, attributes, and files of up to 2 KiB.
+paging/s: in and out are bytes, the others are counts.
+LATENCY is the time that sampled requests took in the daemon, with their
+page-ins: the mean of the last interval.  P99 is the time that 99 of 100
+requests did not exceed since top began."""
 HEADING = "    time  req/s   read/s  write/s     in/s    out/s  used   ram  swap   cpu   p99 us  health"
 
 
@@ -322,7 +322,7 @@ def head_of(interval: Interval, status: dict[str, Any], settings: Settings) -> T
         age = time.monotonic() - interval.after.time
         return Text(f"figures are {age:.0f} s old: {printable(settings.stale)}", "bold red", overflow="fold")
     if settings.typed is not None:
-        return Text(f"delay in seconds: {settings.typed}_  (Enter to change, Esc to leave it)")
+        return Text(f"delay in seconds: {settings.typed}_  (Enter to change, Esc to keep it)")
     found, head = health(status), Text(no_wrap=True, overflow="ellipsis")
     head.append("paused" if settings.paused else f"every {settings.delay:g} s", "reverse" if settings.paused else "")
     head.append("  ").append(found.state, style_of(found.state))

@@ -20,6 +20,8 @@ example:
   tmpfsctl trace --count 100 /scratch
   tmpfsctl trace --record /scratch      # then run the job, and: tmpfsctl snapshot --hot /scratch FILE
 
+in: a page was read from swap.  out: a page was written to swap, and stays in memory.  drop: a page left memory.
+
 exit status:
   0  done             1  refused or failed: one line on stderr says why"""
 
@@ -36,8 +38,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
     command.add_argument("--count", type=count, metavar="N", help="end after N events")
     command.add_argument("--record", action="store_true",
-                         help="note from now on which pages are used, for snapshot --hot; tell nothing")
-    command.add_argument("--json", action="store_true", help="a JSON object a line, for scripts")
+                         help="record from now on which pages are used, for snapshot --hot; print no events")
+    command.add_argument("--json", action="store_true", help="print one JSON object a line, for scripts")
 
 
 def events(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -52,7 +54,7 @@ def events(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def text_of(event: dict[str, Any]) -> str:
     """Write an event for people."""
     if "lost" in event:
-        return f"({event['lost']:,} events were too many to be told)"
+        return f"({event['lost']:,} events are missing: they came too fast)"
     moment = time.strftime("%H:%M:%S", time.localtime(event["time"])) + f"{event['time'] % 1:.6f}"[1:]
     return f"{moment}  {event['event']:<5}{event['owner']:<14}page {event['page']}"
 
@@ -64,9 +66,9 @@ def run(args: argparse.Namespace) -> None:
         raise ClientError(f"{args.mountpoint}: not a mount point")
     if args.record:
         if args.count is not None:
-            raise ClientError("trace: --count is not for --record")
+            raise ClientError("--count and --record: give one of them")
         pages = ask_mount(mount, args.mountpoint, SILENCE, "record")["pages"]
-        print(printable(f"{args.mountpoint}: of {pages:,} pages it is noted which are used") if not args.json
+        print(printable(f"{args.mountpoint}: recording from now on which of {pages:,} pages are used") if not args.json
               else json.dumps({"pages": pages}))
         return
     told = 0

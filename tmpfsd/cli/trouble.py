@@ -16,7 +16,7 @@ from tmpfsd.cli.units import human
 from tmpfsd.mounts import alive, mountinfo
 from tmpfsd.mounts.mountinfo import MountPoint
 
-UNMOUNT = "tmpfsctl umount takes away what it left"
+UNMOUNT = "tmpfsctl umount removes the mount"
 NOTHING_LOST = "nothing is lost"
 
 
@@ -63,13 +63,13 @@ def no_answer(mounted: MountPoint, path: str) -> ClientError:
     if state == alive.DEAD:
         return Dead(f"{path}: its server is gone ({UNMOUNT})")
     if state == alive.ALIVE:
-        return NoSocket(f"{path}: alive, no socket: it serves its files, and has no control socket that can be reached "
+        return NoSocket(f"{path}: alive, no socket: it serves its files, but its control socket cannot be reached "
                         "(its log says why)")
     if state == alive.SILENT:
         return Hung(f"{path}: no control socket, and no answer from the mount in {alive.SECONDS:g} seconds: its server "
-                    f"is stopped, hangs or is busy; {NOTHING_LOST} as long as it is not ended")
-    return NoSocket(f"{path}: no control socket, and the mount itself cannot be asked (covered by another, or behind a "
-                    "directory that this user may not enter)")
+                    f"is stopped, hangs or is busy; {NOTHING_LOST} as long as it is not killed")
+    return NoSocket(f"{path}: no control socket, and the mount itself cannot be reached (another mount covers it, or "
+                    "this user may not enter a directory above it)")
 
 
 def silent(path: str, pid: int, seconds: float) -> str:
@@ -77,11 +77,11 @@ def silent(path: str, pid: int, seconds: float) -> str:
     head = f"{path}: no answer in {seconds:.3g} seconds: its server"
     state = state_of_process(pid)
     if state in ("T", "t"):
-        return f"{head} (process {pid}) is stopped; {NOTHING_LOST}: kill -CONT {pid} has it go on"
+        return f"{head} (process {pid}) is stopped; {NOTHING_LOST}: kill -CONT {pid} continues it"
     if state == "D":
         return f"{head} (process {pid}) waits for a disk or another file system (its swap?); {NOTHING_LOST}"
     who = f" (process {pid})" if state else ""
-    return f"{head}{who} hangs or is busy; {NOTHING_LOST} as long as it is not ended: wait, or see what it does"
+    return f"{head}{who} hangs or is busy; {NOTHING_LOST} as long as it is not killed: wait, or see what it does"
 
 
 def stalled(mounted: MountPoint, seconds: float) -> ClientError:

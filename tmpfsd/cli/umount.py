@@ -18,12 +18,12 @@ exit status:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Describe the command line of umount."""
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
-    command.add_argument("-l", "--lazy", action="store_true", help="now, though it is busy")
+    command.add_argument("-l", "--lazy", action="store_true", help="unmount now, even if it is busy")
 
 
 def run(args: argparse.Namespace) -> None:
     """tmpfsctl umount."""
     error = unmount(find(args.mountpoint), args.lazy)
     if error:
-        hint = " (files are open, or somebody works there; --lazy unmounts all the same)" if "busy" in error else ""
+        hint = " (files are open, or a process works there; --lazy unmounts it anyway)" if "busy" in error else ""
         raise ClientError(f"{args.mountpoint}: {error}{hint}")

@@ -17,15 +17,15 @@ EPILOG = """\
 example:
   tmpfsctl wait /mnt/x --used 90% --timeout 3600 && echo nearly full
 
-Waits until one of the limits that are given is as full as that, or fuller.  With a < before it ("<50%") it waits until
-it is less full.  Should the disk under the swap file become full meanwhile, stderr says so.
+Waits until one of the limits that you name is as full as you say, or fuller.  With < before the number ("<50%") it
+waits until it is less full.  If the disk under the swap file becomes full meanwhile, a warning on stderr says so.
 
 exit status:
-  0  it is                 1  error: no such mount, it was unmounted, no such limit
-  2  it was not within --timeout"""
+  0  reached               1  error: no such mount, it was unmounted, no such limit
+  2  not reached within --timeout"""
 LEAST_INTERVAL = 0.05   # seconds between two looks
 LEAST = 1.0             # that a mount gets to answer, even if less of --timeout is left
-LIMITS = {"used": "of size", "ram": "of ram that is resident", "swap": "of swap", "inodes": "of nr_inodes"}
+LIMITS = {"used": "size", "ram": "ram", "swap": "swap", "inodes": "nr_inodes"}
 
 
 class Wanted(NamedTuple):
@@ -45,7 +45,7 @@ def percent(text: str) -> Wanted:
     if not match or float(match[2]) > 100:
         raise argparse.ArgumentTypeError(f'{text}: must be a percentage from 0% to 100%, or one with "<" before it')
     if match[1] and not float(match[2]):
-        raise argparse.ArgumentTypeError(f"{text}: nothing is below that")
+        raise argparse.ArgumentTypeError(f"{text}: nothing can be below 0%")
     return Wanted(float(match[2]), bool(match[1]))
 
 
@@ -61,11 +61,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("mountpoint", metavar="MOUNTPOINT")
     for name, text in LIMITS.items():
         command.add_argument(f"--{name}", type=percent, metavar="[<]N%",
-                             help=f"percent {text}".replace("%", "%%"))
-    command.add_argument("--timeout", type=seconds, metavar="SECONDS", help="give up after that (default: never)")
+                             help=f"how much of {text} is used")
+    command.add_argument("--timeout", type=seconds, metavar="SECONDS", help="give up after SECONDS (default: never)")
     command.add_argument("--interval", type=seconds, default=0.5, metavar="SECONDS",
-                         help="between two looks (default: 0.5)")
-    command.add_argument("--json", action="store_true", help="print what was found as JSON")
+                         help="time between two looks (default: 0.5)")
+    command.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         found = dict(shares(state))
         for name in wanted:
             if name not in found:
-                raise ClientError(f"{args.mountpoint}: --{name}: it has no limit {LIMITS[name]}")
+                raise ClientError(f"{args.mountpoint}: --{name}: the mount has no limit of {LIMITS[name]}")
         reached = [name for name in wanted if wanted[name].reached(found[name].percent)]
         left = interval if deadline is None else deadline - time.monotonic()
         if reached or left <= 0:
