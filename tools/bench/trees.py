@@ -100,7 +100,8 @@ def operate(run: Run, clients: Clients, servers: list[Server], archive: Path, fi
 
 def request(operation: str, place: str, archive: Path) -> Request:
     """What a client runs."""
-    return {"run": {UNPACK: ["tar", "-xf", str(archive), "-C", place], COPY: ["cp", "-a", place, copy_of(place)], FIND: ["find", place, "-type", "f"],
+    return {"run": {UNPACK: ["tar", "-xf", str(archive), "-C", place], COPY: ["cp", "-a", place, copy_of(place)],
+                    FIND: ["find", place, "-type", "f"],
                     GREP: ["grep", "-r", NEEDLE.decode().strip(), place], REMOVE: ["rm", "-rf", place]}[operation]}
 
 
