@@ -55,8 +55,12 @@ def test_every_entry_fits() -> None:
 
 
 def test_rows() -> None:
+    ends = [pte.hidden(0), pte.hidden(FRAMES[-1]), FRAMES[-1], pte.out(0), pte.out(pte.CLOCK - 1)]
     table = pte.row(pte.NONE, 3) + pte.row(5, 4) + pte.row(pte.out(9), 2) + pte.row(pte.LONG_OUT, 1)
     assert list(table) == [pte.NONE] * 3 + [5] * 4 + [pte.out(9)] * 2 + [pte.LONG_OUT]
+    for entry in ends:
+        table += pte.row(entry, 1)
     for first in range(len(table)):
         for n in range(len(table) + 3):
-            assert pte.count_negative(table, first, n) == sum(entry < 0 for entry in table[first:first + n])
+            assert pte.count_frameless(table, first, n) == sum(pte.pfn(entry) < 0
+                                                               for entry in table[first:first + n])

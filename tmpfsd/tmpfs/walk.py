@@ -322,7 +322,7 @@ class Usage:
         if npages == 1:
             swapped = int(not self._is_resident(vpn))
         else:
-            swapped = pte.count_negative(self.table, vpn, npages)
+            swapped = pte.count_frameless(self.table, vpn, npages)
         self._add("data", True, (npages - swapped) * share * 4096)
         self._add("data", False, swapped * share * 4096)
 

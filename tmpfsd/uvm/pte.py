@@ -18,7 +18,7 @@ Picture     -2^31                -2^30 - 2 | -2^30 - 1                  -2 |  -1
 
             NONE is the entry of a page without an owner, and of an unwritten one (unwritten.py).
 
-Breathing   Nothing here breathes.  All O(1), except row() and count_negative().
+Breathing   Nothing here breathes.  All O(1), except row() and count_frameless().
 
 Limits      2^30 - 1 frames: 4 TiB of ram.
             The clock wraps.  A page that was out for 2^30 evictions, 4 TiB, looks as if it had just left.
@@ -36,7 +36,7 @@ CLOCK: Final = (1 << 30) - 1                # the bits of the clock that an entr
 JUST_OUT: Final = -2                        # out(0)
 HIDDEN: Final = JUST_OUT - CLOCK - 1        # hidden(0)
 LONG_OUT: Final = JUST_OUT - (1 << 29)      # of a page that left before the clock began: half a round ago
-NEGATIVE = bytes(128) + b"\1" * 128         # by the highest byte of an entry
+FRAMELESS = bytes(192) + b"\1" * 64         # by the highest byte of an entry; out(CLOCK) alone is not told
 
 
 def pfn(entry: i64) -> i64:
@@ -74,7 +74,7 @@ def row(entry: int, n: int) -> array[int]:
     return array("i", (entry,)) * n
 
 
-def count_negative(entries: array[int], first: int, n: int) -> int:
-    """How many of n entries in a row are not in view; those past the end are not counted.  O(n), 5 ns each."""
+def count_frameless(entries: array[int], first: int, n: int) -> int:
+    """How many pages of n in a row are in no frame; those past the end are not counted.  O(n), 5 ns each."""
     some = memoryview(entries)[first:first + n].cast("B")
-    return some[3::4].tobytes().translate(NEGATIVE).count(1)
+    return some[3::4].tobytes().translate(FRAMELESS).count(1)
