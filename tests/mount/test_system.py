@@ -154,8 +154,8 @@ def test_install_and_remove(here: Path, tmp_path: Path, monkeypatch: pytest.Monk
     ctl("install", "--root", str(tmp_path), "--remove")
     assert not os.path.lexists(helper) and not unit.exists()
     unit.write_text("[Unit]\nDescription=someone else's\n")
-    assert "not of tmpfsd" in ctl("install", "--root", str(tmp_path), check=False).stderr
-    assert "not of tmpfsd" in ctl("install", "--root", str(tmp_path), "--remove", check=False).stderr
+    assert "does not belong to tmpfsd" in ctl("install", "--root", str(tmp_path), check=False).stderr
+    assert "does not belong to tmpfsd" in ctl("install", "--root", str(tmp_path), "--remove", check=False).stderr
     assert "someone" in unit.read_text()
 
 
