@@ -37,7 +37,7 @@ from tmpfsd.uvm.errors import VmError
 
 START_SECONDS = 60.0
 ANSWER_SECONDS = 10.0
-END_SECONDS = 5.0
+END_SECONDS, AGAIN_SECONDS = 5.0, 0.02
 OK = b"ok\n"
 HELPER_NAMES = ("mount.fuse", "mount.tmpfsd")
 
@@ -162,7 +162,7 @@ def background(config: Config, mountpoint: str, debug: bool) -> None:
         word = read_word(reader)
         if word != OK:
             raise CliError(os.fsdecode(word) or "the daemon ended without a message")
-        demand_answer(mountpoint)
+        demand_answer(mountpoint, pid)
     except BaseException:
         end(pid, mountpoint)
         raise
@@ -184,23 +184,35 @@ def read_word(reader: int) -> bytes:
     return word
 
 
-def demand_answer(mountpoint: str) -> None:
-    """Ask the mount for something, in a thread that can be abandoned if it never answers."""
+def demand_answer(mountpoint: str, pid: int) -> None:
+    """Ask the mount for something, in a thread that can be abandoned if it never answers.  => pid: its daemon."""
     answered = threading.Event()
     errors: list[OSError] = []
 
     def ask() -> None:
-        try:
-            os.statvfs(mountpoint)
-        except OSError as error:
-            errors.append(error)
-        answered.set()
+        deadline = time.monotonic() + ANSWER_SECONDS / 2
+        while True:
+            try:
+                os.statvfs(mountpoint)
+            except OSError as error:
+                # It may be another's mount above ours: one that started at the same time, and is about to go.
+                if error.errno in alive.ENDED and time.monotonic() < deadline and not has_ended(pid):
+                    time.sleep(AGAIN_SECONDS)
+                    continue
+                errors.append(error)
+            answered.set()
+            return
 
     threading.Thread(target=ask, daemon=True).start()
     if not answered.wait(ANSWER_SECONDS):
         raise CliError(f"{mountpoint}: mounted, but it did not answer in {ANSWER_SECONDS:g} seconds")
     if errors:
         raise CliError(f"{mountpoint}: mounted, but it does not answer: {errors[0].strerror or errors[0]}")
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a child has ended; it stays to be waited for."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def end(pid: int, mountpoint: str) -> None:

@@ -21,6 +21,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ from tmpfsd import mountflags, privileges
 from tmpfsd.fuse.notify import Notifier
 from tmpfsd.fuse.session import Session
 from tmpfsd.image.thaw import thaw
-from tmpfsd.mounts import mountinfo
+from tmpfsd.mounts import mountinfo, placelock
 from tmpfsd.mounts.printable import printable
 from tmpfsd.mounts.unmount import unmount
 from tmpfsd.options import Config, quote
@@ -58,6 +59,8 @@ MEANINGLESS = (signal.SIGUSR2, signal.SIGALRM, signal.SIGPROF, signal.SIGVTALRM,
                signal.SIGPWR, signal.SIGSTKFLT,
                *range(signal.SIGRTMIN, signal.SIGRTMAX + 1))
 GRACE = 1.0         # seconds
+UNCOVERED_SECONDS, AGAIN_SECONDS = 2.0, 0.02
+MEANWHILE = "another tmpfsd was mounted there meanwhile (unmount it first)"
 
 
 def fuse_options(config: Config) -> set[str]:
@@ -134,6 +137,13 @@ class Daemon:
 
     def attach(self) -> None:
         """Have libfuse mount; MountError with its message when it cannot."""
+        with placelock.locked(self.mountpoint) as taken:
+            if taken:
+                raise MountError(MEANWHILE)
+            self.attach_alone()
+
+    def attach_alone(self) -> None:
+        """attach(), while no other tmpfsd mounts there."""
         native = edge.is_native(self.config.edge)
         if not native:
             self.dispatcher = install(self.config.spin, dont_mask=self.config.acl)
@@ -166,11 +176,11 @@ class Daemon:
             self.dispatcher.awake = self.awake
 
     def demand_first(self, ours: mountinfo.MountPoint) -> None:
-        """See that no tmpfsd is below ours: two that start at once both find the place free.  => MountError."""
+        """See that no tmpfsd is below ours, if the place could not be locked.  => MountError."""
         for mount in mountinfo.table(self.mounts):
             # By number: the same path may also lead to a mount that something between has hidden since.
             if mount.id == ours.parent and mount.path == ours.path and mount.fstype == mountinfo.FSTYPE:
-                raise MountError("another tmpfsd was mounted there meanwhile (unmount it first)")
+                raise MountError(MEANWHILE)
 
     def take_over(self, fd: int) -> None:
         """Serve the descriptor of pyfuse3's session ourselves."""
@@ -202,9 +212,19 @@ class Daemon:
         # First, because umount must not wait for a server that no longer answers.  libfuse would unmount by path alone:
         # only if we know no better.
         pyfuse3.close(unmount=self.place is None)
+        deadline = time.monotonic() + UNCOVERED_SECONDS
         while places := self.places():      # several may be stacked
+            # Above may be one that started at the same time.  It goes too: left below it, we would hide the first.
+            covered = any(map(self.is_covered, places))
             if all([take_away(place, lazy=True) for place in places]):
-                return
+                if time.monotonic() > deadline or not (covered or any(map(self.is_covered, places))):
+                    return
+                time.sleep(AGAIN_SECONDS)
+
+    def is_covered(self, place: mountinfo.MountPoint) -> bool:
+        """Tell whether another tmpfsd is mounted above one of our mounts, at the same place."""
+        return any(mount.parent == place.id and mount.path == place.path and mount.fstype == mountinfo.FSTYPE
+                   for mount in mountinfo.table(self.mounts))
 
     # Tasks
 
