@@ -43,7 +43,7 @@ PATHS = ("swap", "metrics", "image")
 # command may come first; escapes ~ and $; and assumes that compinit has run.  In a function its text calls what it
 # defines.
 # zsh's own bashcompinit, with what argcomplete prints for bash, was tried: it completes 32 of the 35 lines of
-# test_shells.py; ~/x becomes \\~/x, and words that begin with $ or a quote are not completed.
+# test_shells.py; ~/x becomes \~/x, and words that begin with $ or a quote are not completed.
 ZSH = """\
 #compdef tmpfsd tmpfsctl
 _tmpfsd() {
