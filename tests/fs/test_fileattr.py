@@ -63,3 +63,18 @@ def test_a_tree_is_not_discarded(fs: Driver) -> None:
     fs.do(fileattr.put, dino, 0, CRED)
     fs.do(detach.detach, ROOT, b"d")
     fs.reap_all()
+
+
+def test_times_after_a_write(fs: Driver) -> None:
+    """With `writeback` the kernel sends mtime and ctime of an append; other times are refused, and all if immutable."""
+    ino = fs.create(ROOT, b"a")
+    fs.do(fileattr.put, ino, FL_APPEND, CRED)
+    fs.setattr(ino, mtime_ns=5 << 30, ctime_ns=5 << 30)
+    assert fs.getattr(ino).mtime_ns == fs.getattr(ino).ctime_ns == 5 << 30
+    for times in ({"mtime_ns": 5, "ctime_ns": 6}, {"mtime_ns": 5}, {"atime_ns": 5, "mtime_ns": 6, "ctime_ns": 6}):
+        with refused(errno.EPERM):
+            fs.setattr(ino, **times)
+    fs.do(fileattr.put, ino, FL_IMMUTABLE, CRED)
+    with refused(errno.EPERM):
+        fs.setattr(ino, mtime_ns=5, ctime_ns=5)
+    fs.do(fileattr.put, ino, 0, CRED)

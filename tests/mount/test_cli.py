@@ -62,7 +62,7 @@ def test_a_mount_that_answers_with_an_error_is_told_at_once(monkeypatch: pytest.
 
     monkeypatch.setattr(os, "statvfs", fail)
     with pytest.raises(preflight.CliError, match="/mnt: .*not answer: Transport endpoint"):
-        mount.demand_answer("/mnt")
+        mount.demand_answer("/mnt", os.getppid())
 
 
 def test_version_and_help() -> None:

@@ -208,6 +208,23 @@ def test_what_a_mapping_forges_is_forgotten(tmpfsd: Callable[..., Mounted], flag
     chattr(mnt / "f", 0)
 
 
+def test_times_of_appends_through_the_page_cache(tmpfsd: Callable[..., Mounted]) -> None:
+    """With `writeback` the kernel sends the times of a write in a request of its own; each fsync here sent one."""
+    mnt = tmpfsd("ram=4m,edge=native,writeback").mnt
+    (mnt / "log").write_bytes(b"one\n")
+    chattr(mnt / "log", APPEND)
+    for _ in range(20):
+        with open(mnt / "log", "ab") as file:
+            time.sleep(0.005)
+            file.write(b"more\n")
+            file.flush()
+            os.fsync(file.fileno())
+    os.utime(mnt / "log")
+    with fails_with(errno.EPERM):
+        os.utime(mnt / "log", (1, 1))
+    chattr(mnt / "log", 0)
+
+
 def test_appending_through_the_page_cache(tmpfsd: Callable[..., Mounted]) -> None:
     """With `writeback` a write has neither O_APPEND nor a beginning: the page of the end is written from its start."""
     mnt = tmpfsd("ram=4m,edge=native,writeback").mnt

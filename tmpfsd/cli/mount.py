@@ -212,7 +212,10 @@ def demand_answer(mountpoint: str, pid: int) -> None:
 
 def has_ended(pid: int) -> bool:
     """Tell whether a child has ended; it stays to be waited for."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def end(pid: int, mountpoint: str) -> None:

@@ -51,8 +51,10 @@ def setattr_(s: Session, ino: int, data: bytes) -> bytes:
         atime_ns=_time(valid & FATTR_ATIME, valid & FATTR_ATIME_NOW, atime, atimensec, now),
         mtime_ns=_time(valid & FATTR_MTIME, valid & FATTR_MTIME_NOW, mtime, mtimensec, now),
         ctime_ns=_time(valid & FATTR_CTIME, 0, ctime, ctimensec, now),
+        # With `writeback` the kernel keeps mtime and ctime itself: of a touch(1) it sends both, and no FATTR_MTIME_NOW.
         touched=not (valid & FATTR_ATIME and not valid & FATTR_ATIME_NOW
-                     or valid & FATTR_MTIME and not valid & FATTR_MTIME_NOW))
+                     or valid & FATTR_MTIME and not valid & FATTR_MTIME_NOW
+                     and not (valid & FATTR_CTIME and (mtime, mtimensec) == (ctime, ctimensec))))
     return replies.attributes(s, ino)
 
 

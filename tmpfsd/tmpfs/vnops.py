@@ -314,7 +314,8 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
     """Change attributes; ctime is now unless it is given.  => FsError EISDIR, EINVAL (size, ids).  => Breathes.
 
     A new owner or size may clear set-id bits, and so may a call that changes nothing (setid.py).
-    => touched: the times are set to now, which needs fewer rights than other times (fileattr.py).
+    => touched: the times are set to now, which needs fewer rights than other times (fileattr.py).  So are those that
+    the kernel sends after a write, with `writeback`: the mtime and the same ctime.
     => by_path: this is truncate(2), which changes no time if the file was empty and stays empty (as tmpfs has it).
     """
     if (uid or 0) >> 32 or (gid or 0) >> 32:
@@ -322,6 +323,7 @@ def setattr(mp: Mount, ino: int, cred: Any, mode: int | None = None, uid: int | 
     if mp.flagged:
         times = atime_ns is not None or mtime_ns is not None
         others = any(value is not None for value in (mode, uid, gid, size))
+        touched = touched or atime_ns is None and mtime_ns is not None and mtime_ns == ctime_ns
         fileattr.demand_settable(mp, ino, others or times and not touched, times)
     owner = _new_owner(mp, ino, uid, gid) if mp.quota is not None and (uid is not None or gid is not None) else None
     if size is None:

@@ -113,6 +113,7 @@ class Works:
         self.ask("discard", path="xattrs")
         yield f"write of {self.args.big} MiB", self.write_big
         yield "du of it", lambda: self.ask("du", path="big")
+        yield "snapshot of it", self.snapshot
         yield "set ram to a quarter", lambda: self.set_ram(self.ram >> 2)
         yield "and back", lambda: self.set_ram(self.ram)
         with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
@@ -163,6 +164,12 @@ class Works:
         self.ask("discard", path="tree")
         while self.ask("status")["inodes"] > 100:
             time.sleep(0.05)
+
+    def snapshot(self) -> None:
+        """As `tmpfsctl snapshot`, to the disk."""
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+            subprocess.run([sys.executable, "-m", "tmpfsd.cli.ctl", "snapshot", str(self.mnt), f"{place}/image"],
+                           env=environment(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def set_ram(self, nbytes: int) -> None:
         """As `tmpfsctl set`."""
