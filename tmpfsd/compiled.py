@@ -10,8 +10,8 @@ Picture     digest() -> its directory is there      compiled
                      -> none is                     interpreted, as it was installed
             TMPFSD_PURE=1                           interpreted; nothing is looked at
 
-Limits      The first import of a hot module decides, for the life of the process.  The hash of 40 files takes
-            a millisecond.
+Limits      The first import of a hot module decides, for the life of the process.  The hash of some 100
+            files takes a few milliseconds.
             A compiled generator that is dropped half way does not run its `finally`: code that drops one must close it.
 """
 

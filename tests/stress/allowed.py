@@ -35,7 +35,7 @@ ALLOWED = (
         lambda op, kernel, ours, field: kernel[field[:-6] + "size"] <= PACKED),
     Row("blocks", "reading a hole through mmap gives tmpfs a page there; what was packed gets one as it grows",
         lambda op, kernel, ours, field: ours[field] <= kernel[field] + PAGE // 512),
-    Row("atime", "a read that the kernel serves from its cache does not reach the server (README, Limits)",
+    Row("atime", "a read that the kernel serves from its cache does not reach the server (fuse/LIMITS.md)",
         lambda op, kernel, ours, field: _type(kernel, field) in (stat.S_IFREG, stat.S_IFLNK)),
     Row("atime", "likewise a listing, which the kernel caches with edge=native",
         lambda op, kernel, ours, field: _type(kernel, field) == stat.S_IFDIR and kernel[field] == "now"),
@@ -48,22 +48,22 @@ ALLOWED = (
 )
 
 NOT_PLAYED = {
-    "O_TMPFILE, fallocate, SEEK_HOLE, SEEK_DATA, ioctl with edge=pyfuse3": "it does not pass them on (README, Limits)",
-    "XATTR_CREATE with XATTR_REPLACE with edge=pyfuse3": "it takes both as CREATE (README, Limits)",
+    "O_TMPFILE, fallocate, SEEK_HOLE, SEEK_DATA, ioctl with edge=pyfuse3": "it does not pass them on (fuse/LIMITS.md)",
+    "XATTR_CREATE with XATTR_REPLACE with edge=pyfuse3": "it takes both as CREATE (fuse/LIMITS.md)",
     "where holes are": "reading one through mmap gives tmpfs data there, and what is packed has none: compared is that "
                        "what is called a hole reads as zeroes (test_native_space.py compares the rest)",
     "SEEK_DATA in the last page that a file can have": "there tmpfs finds no data where there is some",
     "fallocate that is refused (ENOSPC, ZERO_RANGE)": "FUSE takes set-id bits away before it asks (LIMITS.md)",
     "opening what is immutable or append-only": "refused at the first write, as no open is sent (fileattr.py): such "
                                                 "nodes are so for one attempt only",
-    "whiteouts beside default ACLs": "tmpfs gives them one that says nothing (README, Limits)",
+    "whiteouts beside default ACLs": "tmpfs gives them one that says nothing (fuse/LIMITS.md)",
     "ACLs without the option acl": "the kernel's tmpfs has no such option",
     "times after a store through mmap": "mtime changes when the page is written back, on tmpfs never (README, "
                                         "Limits): the player sets the times itself",
     "O_NOATIME": "the binding does not say through which open a directory is read",
     "cookies and the order of entries": "each file system's own; that a cookie leads back is compared",
     "inode numbers": "each file system's own; which names are of one node is compared",
-    "security.selinux where no file has one": "not supported, so that ls asks once (README, Limits)",
+    "security.selinux where no file has one": "not supported, so that ls asks once (fuse/LIMITS.md)",
     "chown(-1, -1)": "the kernel asks as before a write: it takes another's set-id bits for who may "
                      "write, and says nothing to others (tmpfs/setid.py; test_posix_perm.py)",
     "the time of day": "two clocks; that a time moved is compared",

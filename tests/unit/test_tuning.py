@@ -189,6 +189,27 @@ def test_nr_inodes_below_what_is_used_means_full(make) -> None:
     vnops.create(tuning.mount, ROOT, b"new", 0o600, CRED)
 
 
+def test_swap_grows_with_size_unless_it_has_one_of_its_own(make) -> None:
+    tuning = make(size_bytes=8 * MB)
+    answer = do(tuning.set({"values": ["size=32m"]}))
+    assert answer["swap_size"] == {"was": 8 * MB, "is": 32 * MB}
+    assert "swap_size" not in do(tuning.set({"values": ["size=16m"]}))          # smaller: nothing is taken away
+    assert do(tuning.set({"values": ["size=40m", "swap_size=20m"]}))["swap_size"]["is"] == 20 * MB
+    assert "swap_size" not in do(tuning.set({"values": ["size=64m"]}))          # it was given now
+    assert "swap_size" not in do(make(size_bytes=8 * MB, swap_size_bytes=4 * MB).set({"values": ["size=32m"]}))
+    assert "swap_size" not in do(make(size_bytes=8 * MB, swap=None).set({"values": ["size=32m"]}))
+    assert "swap_size" not in do(make(size_bytes=8 * MB, given=frozenset(["swap_size"])).set({"values": ["size=9m"]}))
+
+
+def test_a_grown_mount_can_be_filled(make) -> None:
+    tuning = make(ram_bytes=MB, size_bytes=4 * MB)
+    do(tuning.set({"values": ["size=12m"]}))
+    ino = vnops.create(tuning.mount, ROOT, b"large", 0o600, CRED)
+    for number in range(40):
+        tuning.mount.breathe()
+        assert vnops.write(tuning.mount, ino, number << 18, os.urandom(1 << 18)) == 1 << 18
+
+
 def test_swap_size_below_what_is_used_means_full(make) -> None:
     tuning = make(ram_bytes=MB)
     files = store(tuning.mount, 400)

@@ -21,7 +21,8 @@ example:
   swap_size=SIZE  limit of the swap file that was given at the mount
 
 Values are written as in mount options.  A limit may be below what is used: then the mount is full, nothing is lost,
-and what is new gets ENOSPC.  ram must hold what cannot leave it: wired metadata, or everything if swap is full.
+and what is new gets ENOSPC.  ram cannot be below what cannot be paged out: wired metadata, or all if swap is full.
+A larger size takes swap_size along, unless that was given.
 All values are applied, or none, even if the command is interrupted.
 
 exit status:

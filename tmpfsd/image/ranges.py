@@ -46,7 +46,7 @@ class Ranges:
             found = self._fs.info(self._path)
             self.size = 0 if found.get("type") == "directory" else int(found.get("size") or 0)
         except ImportError as error:
-            raise OSError(errno.ENOPKG, f"{short_line(error)}: pip install 'tmpfsd[remote]'") from None
+            raise OSError(errno.ENOPKG, f"{short_line(error)}: pip install 'fsspec[http]' s3fs") from None
         except Exception as error:
             raise as_oserror(error) from None
         if not 0 < self.size < MOST_BYTES:
@@ -76,7 +76,7 @@ def load(url: str) -> None:
     try:
         library("fsspec").get_filesystem_class(url.split("://")[0])
     except ImportError as error:
-        raise OSError(errno.ENOPKG, f"{short_line(error)}: pip install 'tmpfsd[remote]'", shown(url)) from None
+        raise OSError(errno.ENOPKG, f"{short_line(error)}: pip install 'fsspec[http]' s3fs", shown(url)) from None
     except ValueError as error:
         raise OSError(errno.EINVAL, short_line(error), shown(url)) from None
 
@@ -136,7 +136,7 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise OSError(errno.ENOPKG, f"needs the package {name}: pip install 'tmpfsd[remote]'") from None
+        raise OSError(errno.ENOPKG, f"needs the package {name}: pip install 'fsspec[http]' s3fs") from None
 
 
 def as_oserror(error: Exception) -> OSError:

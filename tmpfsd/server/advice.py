@@ -14,6 +14,7 @@ Limits      Waiting means page-ins in the daemon, one after the other; page-outs
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
@@ -45,16 +46,22 @@ class Shrinking(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What is known: page-ins a second by frames, seconds that one takes, and how pages shrink."""
+    """What is known: page-ins a second by frames, seconds that one takes, how pages shrink, and how many there are.
+
+    In `needed` frames all pages are in.  The sample does not know that: the first use of a page that was out counts.
+    """
 
     frames: list[float]
     rates: list[float]
     store_seconds: float
     ring_seconds: float
     shrinking: Shrinking
+    needed: float = math.inf
 
     def rate(self, frames: float) -> float:
         """Page-ins a second with this many frames; beyond what is known, the value at its end.  O(SIZES)."""
+        if frames >= self.needed:
+            return 0.0
         for i in range(1, len(self.frames)):
             if frames <= self.frames[i]:
                 below, above = self.frames[i - 1], self.frames[i]
@@ -114,7 +121,7 @@ def figures(vm: Vm, sampler: Sampler) -> dict[str, Any]:
     nframes = vm.phys.nframes
     zram = vm.tier.ring.nbytes if vm.tier is not None else 0
     memory = Memory([size * nframes for size in SIZES], [count / seconds for count in sampler.curve()],
-                    mean(sampler, False), mean(sampler, True), shrinking(vm))
+                    mean(sampler, False), mean(sampler, True), shrinking(vm), vm.npages + vm.low)
     curve = []
     for frames in memory.frames:
         stored, waiting = memory.of(frames, most_live_of(zram) if zram else 0)
@@ -150,14 +157,14 @@ def shrinking(vm: Vm) -> Shrinking:
 
 
 def enough(memory: Memory, zram: int) -> int | None:
-    """The smallest known ram that keeps waiting below ENOUGH; None if there is none."""
+    """The smallest known ram that keeps waiting below ENOUGH, or that holds everything; None if neither is known."""
     least, most = memory.frames[0], memory.frames[-1]
     ring = most_live_of(zram) if zram else 0
     for i in range(GRID + 1):
         frames = least * (most / least) ** (i / GRID)
         if memory.of(frames, ring)[1] < ENOUGH:
-            return int(frames) * PAGE_SIZE + zram
-    return None
+            return int(min(frames, memory.needed)) * PAGE_SIZE + zram
+    return None if math.isinf(memory.needed) else int(memory.needed) * PAGE_SIZE + zram
 
 
 def shares_of(memory: Memory, ram: int) -> Generator[dict[str, Any], None, None]:

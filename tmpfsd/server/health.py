@@ -86,7 +86,8 @@ def fullness(status: dict[str, Any], place: str, another_place: str) -> Iterator
         said = MORE.get(name, name)
         more = f"`tmpfsctl set {place} {said}={'N' if name == 'inodes' else 'SIZE'}` gives more"
         percent = share.percent if name != "ram" else 100 * share.used / max(share.limit - KEPT, 1)
-        found.append((percent, said, (another_place,) if name == "swap" else ("remove files", more)))
+        larger = f"`tmpfsctl set {place} swap_size=SIZE` makes it larger"
+        found.append((percent, said, (larger, another_place) if name == "swap" else ("remove files", more)))
     for percent, said, helps in sorted(found, reverse=True):
         if percent >= FULL.get(said, 100):
             yield Health("full", f"{said} is used up", helps)

@@ -60,7 +60,7 @@ def demand_client() -> None:
     try:
         import prometheus_client  # noqa: F401
     except ImportError:
-        raise MountError("metrics= needs the package prometheus_client: pip install 'tmpfsd[metrics]'") from None
+        raise MountError("metrics= needs the package prometheus_client: pip install prometheus_client") from None
 
 
 def listen(where: str) -> socket.socket:

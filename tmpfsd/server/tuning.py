@@ -111,7 +111,9 @@ class Tuning:
     def set(self, request: Mapping[str, Any]) -> Steps:
         """Change limits; the result has the old and the new value of each key."""
         values = parse(request.get("values"))
+        given = self.mount.config.given | values.keys() & {"swap_size"}
         with self.alone("set"):
+            values |= self._swap_for(values)
             answer = {}
             undo: list[Iterator[Progress]] = []
             ram = values.get("ram", self.ram_bytes)
@@ -141,9 +143,27 @@ class Tuning:
             answer["ram"]["is"] = self.ram_bytes
         if values.get("zram"):
             fields["compress"] = "zstd"
+        fields["given"] = given
         self.mount.config = dataclasses.replace(self.mount.config, **fields)
         log.info("set %s", " ".join(f"{name}={each['is']} (was {each['was']})" for name, each in answer.items()))
         return answer
+
+    def _swap_for(self, values: Mapping[str, Any]) -> dict[str, int]:
+        """The swap_size that goes with a larger size, if nobody gave one: as at the mount, there is room for all."""
+        swap = self.mount.vm.swap
+        if ("size" not in values or {"swap_size"} & (self.mount.config.given | values.keys())
+                or swap is None or self.own_swap not in swap.files):
+            return {}
+        most = ptoa(self.own_swap.width + 1)
+        was, wanted = self._swap_size(), min(values["size"], most)
+        if wanted <= was or was < min(self._size(), most):
+            return {}
+        try:
+            demand_length(self.own_swap.store, f"swap_size={wanted}", wanted)
+        except ControlError as error:
+            log.warning("swap stays at %d bytes: %s", was, error)
+            return {}
+        return {"swap_size": wanted}
 
     def _govern(self, governor: Governor | None) -> Iterator[Progress]:
         """Have ram follow its previous governor."""

@@ -302,7 +302,7 @@ def library() -> Any:
     try:
         return importlib.import_module("valkey")
     except ImportError:
-        raise OSError(errno.ENOPKG, "needs the package valkey: pip install 'tmpfsd[valkey]'") from None
+        raise OSError(errno.ENOPKG, "needs the package valkey: pip install valkey") from None
 
 
 def demand_lasting(client: Any) -> None:
