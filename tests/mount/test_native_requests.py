@@ -144,6 +144,28 @@ def test_ls_l(asked: Asked) -> None:
     assert counts["readdirplus"] and counts["lookup"] + counts["getattr"] + counts["getxattr"] < 10, counts
 
 
+@needs_root
+def test_find_in_large_directories(asked: Asked) -> None:
+    """find reads a directory to its end, then looks at each name: from the second on, attributes come with names."""
+    tops, files = 6, 600
+    for top in range(tops):
+        (asked.d / f"{top}").mkdir()
+        for number in range(files):
+            create(asked.d / f"{top}" / f"file{number}")
+
+    def lookups(*words: str) -> int:
+        for _ in range(3):                  # the first time, a used name is only marked
+            Path("/proc/sys/vm/drop_caches").write_text("2", encoding="ascii")
+        before = asked.mounted.status()["requests"]["lookup"]
+        found = subprocess.run(["find", asked.d, *words], check=True, stdout=subprocess.PIPE).stdout.splitlines()
+        assert len(found) >= tops * files
+        return int(asked.mounted.status()["requests"]["lookup"] - before)
+
+    assert lookups("-name", "file*") < files / 2
+    assert lookups("-size", "-1") < 2 * files
+    assert lookups("-size", "-1") < files
+
+
 def test_write_asks_for_no_attribute(asked: Asked) -> None:
     fd = os.open(asked.d / "data", os.O_CREAT | os.O_RDWR)
     os.write(fd, BLOCK)

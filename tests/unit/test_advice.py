@@ -24,6 +24,10 @@ def test_enough_is_the_least_that_keeps_waiting_low() -> None:
     assert found is not None and 7000 < found / 4096 < 7300
     assert enough(memory._replace(store_seconds=0.0000001), 0) == 1000 * 4096
     assert enough(memory._replace(rates=[700.0] * 4), 0) is None
+    # What holds everything is enough, whatever was seen.
+    assert enough(memory._replace(rates=[700.0] * 4, needed=5000), 0) == 5000 * 4096
+    assert enough(memory._replace(rates=[700.0] * 4, needed=2500), 0) == 2500 * 4096
+    assert enough(memory._replace(rates=[700.0] * 4, needed=1e6), 0) == 10 ** 6 * 4096
 
 
 def test_a_tier_takes_what_shrinks() -> None:

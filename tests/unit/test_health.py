@@ -83,7 +83,7 @@ def test_json_has_all() -> None:
     found = summary(state(swap_disk_full=True, used_bytes=100, swap_used_bytes=90))
     assert found["state"] == "disk full"
     assert found["reasons"] == ["the disk under the swap file is full", "size is used up", "90 % of swap is used"]
-    assert len(found["what_helps"]) == len(set(found["what_helps"])) == 4
+    assert len(found["what_helps"]) == len(set(found["what_helps"])) == 5
     assert summary(state()) == {"state": "ok", "reasons": [], "what_helps": []}
 
 

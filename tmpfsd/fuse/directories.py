@@ -1,7 +1,8 @@
 """fuse/directories.py: the handlers of listings.
 
 READDIRPLUS gives each entry's attributes, and counts as a lookup of each: the kernel has one more reference to all
-except "." and "..".  READDIR gives the type only.  The kernel chooses which one it sends (FUSE_READDIRPLUS_AUTO).
+except "." and "..", and those whose node is left out.  lookahead.py says whether to leave them out: then the listing
+counts as one of names.  READDIR gives the type only; a kernel that knows READDIRPLUS sends none.
 
 Picture     dirent: 24 bytes, the name, zeroes up to a multiple of 8     direntplus: fuse_entry_out, then a dirent
             A reply has as many as fit into the size that was asked for; an empty one is the end of the directory.
@@ -28,7 +29,7 @@ DOTS = (b".", b"..")
 _read_in, _dirent = abi.READ_IN.unpack, abi.DIRENT.pack
 _entry_out, ENTRY_SIZE = abi.ENTRY_OUT.pack, abi.ENTRY_OUT.size
 PADDING = tuple(bytes(size) for size in range(8))
-NO_ENTRY = bytes(ENTRY_SIZE)    # for "." and "..": the kernel ignores it
+NO_ENTRY = bytes(ENTRY_SIZE)    # for "." and "..", and a node that is left out: the kernel ignores it
 
 
 def _asked(s: Session, ino: int, data: bytes) -> tuple[int, int]:
@@ -75,6 +76,8 @@ def readdirplus(s: Session, ino: int, data: bytes) -> Reply:
     """READDIRPLUS: fuse_read_in."""
     cookie, room = _asked(s, ino, data)
     out: list[bytes] = []
+    if not s.lookahead.wants(not cookie):
+        return _names_alone(s, ino, cookie, room)
 
     def emit(name: bytes, number: int, attributes: tuple, key: int) -> bool:
         nonlocal room
@@ -94,4 +97,23 @@ def readdirplus(s: Session, ino: int, data: bytes) -> Reply:
         return True
 
     vnops.readdir(s.mount, ino, cookie, emit)
+    return _reply(s, out)
+
+
+def _names_alone(s: Session, ino: int, cookie: int, room: int) -> Reply:
+    """The reply to a READDIRPLUS whose entries have no node."""
+    out: list[bytes] = []
+
+    def emit(name: bytes, number: int, mode: int, key: int) -> bool:
+        nonlocal room
+        entry = NO_ENTRY + _named(name, number, mode, key)
+        room -= len(entry)
+        if room < 0:
+            return False
+        out.append(entry)
+        return True
+
+    vnops.list_names(s.mount, ino, cookie, emit)
+    if out:
+        s.lookahead.gave(ino, len(out))
     return _reply(s, out)

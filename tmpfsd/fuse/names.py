@@ -50,6 +50,8 @@ def two_at(data: bytes, at: int) -> tuple[bytes, bytes]:
 def lookup(s: Session, ino: int, data: bytes) -> bytes:
     """LOOKUP: name."""
     found = vnops.lookup(s.mount, ino, name_at(data, BODY))
+    if found and ino in s.lookahead.plain:
+        s.lookahead.looks(ino)
     return replies.entry(s, found) if found else replies.no_entry(s)
 
 

@@ -33,6 +33,7 @@ from tmpfsd.fuse import (
 from tmpfsd.fuse.held import Held
 from tmpfsd.fuse.init import Agreement, Refusal
 from tmpfsd.fuse.later import NOBODY, Later
+from tmpfsd.fuse.lookahead import Lookahead
 from tmpfsd.options import Config
 from tmpfsd.tmpfs import node, reap, vnops
 from tmpfsd.tmpfs.caller import Caller
@@ -141,8 +142,8 @@ class Session:
     """The connection of one mount.  Handlers find the header of the request in `unique` and `caller`."""
 
     __slots__ = ("mount", "config", "policy", "agreed", "unique", "caller", "notices", "later",
-                 "held", "seeks", "on_init", "refusal", "_known", "_requests", "_check_each", "_table", "_silent",
-                 "_quota")
+                 "held", "lookahead", "seeks", "on_init", "refusal", "_known", "_requests", "_check_each", "_table",
+                 "_silent", "_quota")
 
     def __init__(self, mount: Mount, config: Config, policy: Policy) -> None:
         self.mount, self.config, self.policy = mount, config, policy
@@ -151,6 +152,7 @@ class Session:
         self.caller = Caller()
         self.notices: list[bytes] = []      # that take no lock, to be written before the reply
         self.later: deque[Later] = deque()  # requests that are answered later, in order
+        self.lookahead = Lookahead()        # of listings
         self.held = Held()                  # pages of holes that the kernel may hold
         self.seeks: dict[int, seek.Sought] = {}     # LSEEKs that wait for a NOTIFY_REPLY, by unique
         self.on_init: Callable[[], None] = lambda: None

@@ -163,7 +163,7 @@ def enough(memory: Memory, zram: int) -> int | None:
     for i in range(GRID + 1):
         frames = least * (most / least) ** (i / GRID)
         if memory.of(frames, ring)[1] < ENOUGH:
-            return int(min(frames, memory.needed)) * PAGE_SIZE + zram
+            return int(min(frames, max(memory.needed, least))) * PAGE_SIZE + zram
     return None if math.isinf(memory.needed) else int(memory.needed) * PAGE_SIZE + zram
 
 
