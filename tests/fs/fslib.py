@@ -274,7 +274,8 @@ class Driver:
         vm, mem = self.mp.vm, self.mp.mem
         submap_pages = mem.backend.stats()["size_bytes"] >> PAGE_SHIFT      # a fixed one of a pool is made when needed
         return {"pages": vm.npages, "pages_of": vm.pages_of[:20], "nodes": mem.nodes.nitems,
-                "strings": [pool.nitems for pool in mem.strings.pools], "map": vm.kernel_map.nused - submap_pages,
+                "strings": [pool.nitems for pool in mem.strings.pools], "data_items": list(mem.data_items),
+                "map": vm.kernel_map.nused - submap_pages,
                 "slotless": vm.nslotless + (vm.swap.nheld if vm.swap else 0) + (vm.tier.ring.nheld if vm.tier else 0)}
 
     def reap_all(self, check: bool = False) -> tuple[int, list[detach.StaleName]]:

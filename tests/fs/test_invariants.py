@@ -7,6 +7,7 @@ import pytest
 
 from tests import failpoints
 from tests.fs.fslib import ROOT, Driver, make_mount
+from tmpfsd.pool.strings import CLASSES
 from tmpfsd.tmpfs import fsck, layout
 from tmpfsd.tmpfs.directory import COOKIE_SHIFT, FIRST_KEY, REST_MASK, Directories
 from tmpfsd.tmpfs.layout import ORPHAN, pack_extent, unpack_extent
@@ -117,6 +118,11 @@ def _foreign_page(scene: Scene) -> None:
     layout.set_tn_pages(scene.arena, scene.node(scene.big2), 1)
 
 
+def _count_item(scene: Scene, nbytes: int, n: int) -> None:
+    """Count n more items of a class as files'."""
+    scene.mp.mem.data_items[CLASSES.index(nbytes)] += n
+
+
 def _same_dirent(scene: Scene) -> None:
     scene.point_to(scene.dir, b"second", scene.entry(ROOT, b"second")[1])
 
@@ -220,6 +226,9 @@ BREAKS: dict[str, tuple[str, Callable[[Scene], Any]]] = {
     "a page in two files": ("R3", _steal_pages),
     "a page of nodes in a file": ("R3", _foreign_page),
     "pages in no file": ("R3", _lose_pages),
+    "an item of a file is not counted": ("R5", lambda s: _count_item(s, 128, -1)),
+    "the target of a symlink is counted": ("R5", lambda s: _count_item(s, 128, 1)),
+    "items of a class without any are counted": ("R5", lambda s: _count_item(s, 2048, 1)),
     "an attribute that is free": ("P4", _free_xattr),
     "attributes of nobody": ("P4", _lose_xattr),
     "an attribute where nobody looks": ("X1", _misplace_xattr),

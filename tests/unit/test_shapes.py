@@ -30,7 +30,7 @@ RESULTS: dict[str, Any] = {
         "submap": {"policy": "auto", "sharing": "shared", **ROOM, "high_water_bytes": 1},
         "swap": {"path": "/s", **ROOM, "files": [FILE, FILE], "disk_full": False, "bad_slots": 1},
         "paging": {"faults": 1, "pageins": 1, "pageouts": 1, "scans": 1, "reclaims": 1, "stalls": 1, "lost_pages": 1},
-        "pools": [{"name": "tmpfs_node", "item_size": 160, "items": 5, **PAGES}], "data": PAGES,
+        "pools": [{"name": "string-64", "item_size": 64, "items": 5, "data_items": 2, **PAGES}], "data": PAGES,
         "requests": {"lookup": 5}},
     "latency": {"lookup": [2, 100, 0, 2]},
     "advise": {"seconds": 1.5, "pagein_us": 1.5, "enough_bytes": 5, "pageins": 1, "sampled_pages": 1,
@@ -79,7 +79,7 @@ LINES = (b"", b"7", b"null", b'"x"', b"[]", b"{}", b"\xff\xfe", b"[" * 200_000, 
 # Keys that an older daemon does not have, and those where nothing is an answer.
 OPTIONAL = {"pid", "unowned_bytes", "lost_writes", "lost_inodes", "refused", "io", "daemon", "image", "zram", "files",
             "disk_full", "bad_slots", "lost_pages", "warning", "cpu_seconds", "rss_bytes", "state", "read_bytes",
-            "written_bytes", "full", "lookup", "ram"}
+            "written_bytes", "full", "lookup", "ram", "data_items"}
 NULLABLE = {"image", "zram", "submap", "path", "enough_bytes", "users", "groups"}
 ANY_NAMES = {"requests", "refused", "io", "daemon", "image", None}
 

@@ -140,7 +140,8 @@ ZRAM = record({**counts("size_bytes", "used_bytes", "stored_bytes", "hits", "wri
 PAGING = both(by_name(count), record(counts("faults", "pageins", "pageouts", "scans", "reclaims", "stalls")))
 STATUS = record(
     {"mountpoint": text, "backend": text, "submap": maybe(SUBMAP), "swap": SWAP, "paging": PAGING,
-     "pools": list_of(record({"name": text, **counts("item_size", "items"), **PAGES})), "data": record(PAGES),
+     "pools": list_of(record({"name": text, **counts("item_size", "items"), **PAGES}, counts("data_items"))),
+     "data": record(PAGES),
      "requests": by_name(count),
      **counts("size_bytes", "used_bytes", "inodes", "inodes_max", "ram_bytes", "resident_bytes", "wired_bytes",
               "dirty_bytes")},

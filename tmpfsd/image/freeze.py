@@ -53,6 +53,11 @@ def freeze(mp: Mount, writer: Writer, tell: Tell = lambda _done, _of: None, made
                       for name, data, width in zip(names, pool.save(), WIDTHS))
     pages, uses = mp.mem.nlookup.save()
     tables.update({"nlookup.pages": (pages, 4), "nlookup.uses": (uses, 2)})
+    if mp.mem.data_counted:
+        counted = array("I")
+        for pool, nitems in zip(mp.mem.strings.pools, mp.mem.data_items):
+            counted.extend((pool.owner, nitems) if nitems else ())
+        tables["packed"] = (counted.tobytes(), 4)
     if hot is not None:
         named = array("I", (vpn for vpn in hot if vpn < len(places) and places[vpn]))
         tables["hot"] = (named.tobytes(), 4)

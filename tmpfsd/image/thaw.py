@@ -13,10 +13,12 @@ from tmpfsd.image.file import Image, demand_memory
 from tmpfsd.image.format import FLAGGED, LABELS, ImageError
 from tmpfsd.image.freeze import table_name
 from tmpfsd.options import Config
+from tmpfsd.pool.strings import TREE
 from tmpfsd.swapplaces import shown
 from tmpfsd.tmpfs import layout
 from tmpfsd.tmpfs.filesystem import Mount
 from tmpfsd.tmpfs.layout import ROOT_INO
+from tmpfsd.tmpfs.mem import OWNER_STRINGS
 from tmpfsd.uvm import backing
 from tmpfsd.uvm.errors import NoMemory
 from tmpfsd.uvm.pagekind import UNWRITTEN
@@ -56,6 +58,7 @@ class Thawed:
                 raise ImageError(f"corrupted: pool {each.name} has other pages than it says")
         if mp.mem.ninodes() != header.ninodes or not mp.mem.nodes.is_held(ROOT_INO - 1):
             raise ImageError("corrupted: it has other inodes than it says")
+        self._restore_packed(mp)
         image.hot = self._hot(places)
         mp.vm.used = Used(mp.vm)
         mp.dirs.key, mp.generation = header.key, header.generation
@@ -70,6 +73,19 @@ class Thawed:
                 or len(found) and max(found) > header.nplaces
                 or header.nplaces != header.npages - owners.count(UNWRITTEN)):
             raise ImageError("corrupted: its page table says what cannot be")
+
+    def _restore_packed(self, mp: Mount) -> None:
+        """Restore how many items have bytes of files, if the image says so.  O(1).  => ImageError."""
+        mem = mp.mem
+        if "packed" not in self.slots.header.tables:
+            mem.data_counted = False
+            return
+        table = array("I", self.slots.table("packed", 8))
+        for owner, nitems in zip(table[::2], table[1::2]):
+            i = owner - OWNER_STRINGS
+            if not 0 <= i < TREE or nitems > mem.strings.pools[i].nitems:
+                raise ImageError("corrupted: the table packed says what cannot be")
+            mem.data_items[i] = nitems
 
     def _hot(self, places: bytes) -> array[int]:
         """The pages to read first.  O(those).  => ImageError: it names pages that the image does not have."""

@@ -161,7 +161,7 @@ class Mount:
                        "scans": daemon.scans, "reclaims": daemon.reclaims, "stalls": daemon.stalls,
                        "read_errors": vm.read_errors, "write_errors": daemon.write_errors,
                        "frame_errors": vm.frame_errors, "lost_pages": len(vm.lost.pages)},
-            "pools": [pool.stats() for pool in mem.pools() if pool.npages],
+            "pools": mem.stats(),
             "data": {"pages": vm.pages_of[OWNER_DATA] + vm.pages_of[UNWRITTEN],
                      "reserved_pages": vm.pages_of[UNWRITTEN], "resident_pages": data_resident,
                      "swapped_pages": vm.pages_of[OWNER_DATA] - data_resident},

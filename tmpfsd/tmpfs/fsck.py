@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tmpfsd.pool.strings import INDEX_BITS
 from tmpfsd.tmpfs import layout, xattr
 from tmpfsd.tmpfs.accounts import Charges
 from tmpfsd.tmpfs.directory import COOKIE_SHIFT, DIR_SIZE, DIRENT_SIZE, HASH_MASK
@@ -52,6 +53,7 @@ class _Seen:
         self.doomed: set[int] = set()
         self.ends = {ROOT_INO}      # a way up may end here: the root, and directories whose name is gone
         self.norphans = 0
+        self.data_items: dict[int, int] = {}        # by string class
         self.charges: Charges = [{}, {}]
 
     def charge(self, mp: Mount, ino: int) -> None:
@@ -93,6 +95,10 @@ def check(mp: Mount, tell: Tell = lambda _done, _of: None) -> None:
         _check_links(mp, ino, seen)
     _check_reachable(mp, seen)
     demand(seen.norphans == mp.mem.norphans, "N3", f"{seen.norphans} orphans, counted {mp.mem.norphans}")
+    if mp.mem.data_counted:
+        for i, counted in enumerate(mp.mem.data_items):
+            found = seen.data_items.get(i, 0)
+            demand(found == counted, "R5", f"{mp.mem.strings.pools[i].name}: {found} items of files, counted {counted}")
     if mp.quota is not None and not mp.lost_nodes:
         mp.quota.check(seen.charges)
     _check_leaks(mp, seen)
@@ -160,6 +166,9 @@ def _check_packed(mp: Mount, ino: int, at: int, kind: int, size: int, seen: _See
     if kind == KIND_STRING:
         handle = layout.tn_string(mp.arena, at)
         seen.use_string(mp, handle, f"inode {ino}")
+        if stat.S_ISREG(layout.tn_mode(mp.arena, at)):
+            i = (handle >> INDEX_BITS) - 1
+            seen.data_items[i] = seen.data_items.get(i, 0) + 1
         start, room = mp.mem.string(handle), mp.mem.strings.size(handle)
     demand(size <= room, "R1", f"inode {ino}: {size} bytes packed in {room}")
     if stat.S_ISREG(layout.tn_mode(mp.arena, at)):

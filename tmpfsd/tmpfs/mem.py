@@ -11,7 +11,7 @@ from typing import Final
 
 from tmpfsd.native import i64
 from tmpfsd.pool import Backend, Pool, Strings, Table, make_backend
-from tmpfsd.pool.strings import INDEX_MASK, TREE
+from tmpfsd.pool.strings import INDEX_BITS, INDEX_MASK, TREE
 from tmpfsd.tmpfs.layout import NODE_SIZE, ORPHAN
 from tmpfsd.uvm import unwritten
 from tmpfsd.uvm.errors import NoMemory, SwapIOError
@@ -31,7 +31,8 @@ class Mem:
     """The pools of one mount over one Vm."""
 
     __slots__ = ("vm", "backend", "nodes", "nlookup", "strings", "arena", "u32", "u64", "max_nodes", "norphans",
-                 "string_va", "read", "write", "_node_pages", "_page_pages", "_pte", "_referenced", "_dirty")
+                 "data_items", "data_counted", "string_va", "read", "write", "_node_pages", "_page_pages", "_pte",
+                 "_referenced", "_dirty")
 
     def __init__(self, vm: Vm, backend_name: str, submap_bytes: int = 0, per_pool: bool = False,
                  nr_inodes: int = 0, windows: int = RESERVE) -> None:
@@ -46,6 +47,9 @@ class Mem:
         assert OWNER_DATA == unwritten.DATA
         self.max_nodes = nr_inodes or MAX_NODES
         self.norphans = 0                   # nodes without a link that the kernel still knows
+        # R5.  A mount of an image that does not have these counts goes on from 0, and they are not known.
+        self.data_items: list[int] = [0] * TREE
+        self.data_counted = True
         self.arena, self.u32, self.u64 = vm.phys.arena, vm.phys.u32, vm.phys.u64
         self.string_va = self.strings.va
         self.read, self.write = vm.read, vm.write
@@ -169,6 +173,17 @@ class Mem:
         """A string item whose page is in, so that writing it cannot fail.  => NoMemory, SwapIOError."""
         return self._filled(self.strings.get, nbytes)
 
+    def new_data_string(self, nbytes: int) -> int:
+        """new_string() for the bytes of a regular file; put_data_string() gives it back.  => NoMemory, SwapIOError."""
+        handle = self._filled(self.strings.get, nbytes)
+        self.data_items[(handle >> INDEX_BITS) - 1] += 1
+        return handle
+
+    def put_data_string(self, handle: int) -> None:
+        """Give back what new_data_string() gave.  => Cannot fail; faults nothing in."""
+        self.data_items[(handle >> INDEX_BITS) - 1] -= 1
+        self.strings.put(handle)
+
     def new_tree_node(self, nbytes: int) -> int:
         """new_string() for a node of a tree: a whole page comes from the trees' pool."""
         if nbytes == PAGE_SIZE:
@@ -286,6 +301,17 @@ class Mem:
     def pools(self) -> list[Pool | Table]:
         """All pools, for the status."""
         return [self.nodes, self.nlookup, *self.strings.pools]
+
+    def stats(self) -> list[dict[str, int | str]]:
+        """The key `pools` of the status: those that have pages.  O(1)."""
+        found = []
+        for each in self.pools():
+            if each.npages:
+                entry, i = each.stats(), each.owner - OWNER_STRINGS
+                if self.data_counted and 0 <= i < TREE:
+                    entry["data_items"] = self.data_items[i]
+                found.append(entry)
+        return found
 
     def check(self) -> None:
         """Check every pool and the backend."""

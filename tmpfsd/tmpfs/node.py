@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING
 from tmpfsd.seldom import seldom
 from tmpfsd.tmpfs import cut, doomed, layout, xattr
 from tmpfsd.tmpfs.layout import KIND_INLINE, KIND_STRING, KIND_TREE, NLOOKUP_MAX, ORPHAN
-from tmpfsd.tmpfs.regfile import free_packed
 from tmpfsd.uvm.errors import SwapIOError
 
 if TYPE_CHECKING:
@@ -109,11 +108,20 @@ def destroy(mp: Mount, ino: int) -> None:
         if mp.quota is not None:
             mp.quota.forget_at(arena, at)
         if kind == KIND_STRING:
-            mem.strings.put(layout.tn_string(arena, at))
+            _put_string(mp, at)
     except SwapIOError as error:
         give_up(mp, ino, error)
         return
     mem.put_orphan(ino)
+
+
+def _put_string(mp: Mount, at: int) -> None:
+    """Give back the string of a node: the bytes of a regular file, or the target of a symlink.  => Cannot fail."""
+    handle = layout.tn_string(mp.arena, at)
+    if stat.S_ISREG(layout.tn_mode(mp.arena, at)):
+        mp.mem.put_data_string(handle)
+    else:
+        mp.mem.strings.put(handle)
 
 
 def give_up(mp: Mount, ino: int, error: SwapIOError) -> None:
@@ -155,8 +163,11 @@ def _doom(mp: Mount, ino: int) -> None:
     word, at = mem.nlookup_word(ino), mem.node_w(ino)
     if mp.quota is not None:
         mp.quota.forget_at(arena, at)
-    if layout.tn_kind(arena, at) != KIND_TREE:
-        free_packed(mp, at)
+    kind = layout.tn_kind(arena, at)
+    if kind != KIND_TREE:
+        if kind == KIND_STRING:
+            _put_string(mp, at)
+        layout.clear_spec(arena, at)
         layout.set_tn_kind(arena, at, KIND_TREE)
     layout.set_tn_mode(arena, at, stat.S_IFREG)
     mem.u32[word] = ORPHAN | 1

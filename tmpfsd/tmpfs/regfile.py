@@ -13,6 +13,8 @@ Invariants
     R3  A data page belongs to one extent of one file.
     R4  However an operation ends, each byte is the old one or the one written, never one that was left in its frame.
         After a write that fails, the bytes up to some place are the new ones.
+    R5  Mem.data_items counts, by string class, the items that have the bytes of regular files, unless the mount began
+        with an image that did not say (data_counted).  In the status they are data, all other items metadata.
 
 Breathing   read() and write() breathe at every chunk.  cut.py takes pages off a file again.
 """
@@ -325,7 +327,7 @@ def make_packed(mp: Mount, at: int, need: int) -> int:
     if kind == KIND_STRING and need <= mem.strings.size(tn_string(arena, at)):
         return mem.string_w(tn_string(arena, at))
     size, source = tn_size(arena, at), _packed(mp, at)
-    handle = mem.new_string(need)
+    handle = mem.new_data_string(need)
     to = mem.string_w(handle)
     nbytes = mem.strings.size(handle)
     arena.move(to, source, size)
@@ -346,7 +348,7 @@ def resize_packed(mp: Mount, at: int, size: int) -> None:
 def free_packed(mp: Mount, at: int) -> None:
     """Forget a packed file's bytes; the type-specific part is zero afterwards."""
     if tn_kind(mp.arena, at) == KIND_STRING:
-        mp.mem.strings.put(tn_string(mp.arena, at))
+        mp.mem.put_data_string(tn_string(mp.arena, at))
     clear_spec(mp.arena, at)
 
 
@@ -375,7 +377,7 @@ def unpack(mp: Mount, at: int) -> None:
         raise
     if kind == KIND_STRING:
         handle = layout.TN_STRING.field("tn_string")[0](spec, 0)
-        mem.strings.put(handle)
+        mem.put_data_string(handle)
     set_tn_kind(arena, at, KIND_TREE)
     set_tn_pages(arena, at, 1)
     if mp.quota is not None:
