@@ -26,7 +26,9 @@ STATE: dict[str, Any] = {
     "io": {"read_bytes": 5, "written_bytes": 7}, "daemon": {"cpu_seconds": 1.5, "rss_bytes": 4096},
     "paging": {"faults": 3, "pageins": 2, "lost_pages": 5},
     "requests": {"lookup": 17, "getattr": 4}, "refused": {"size is used up": 1},
-    "pools": [{"name": "node", "item_size": 160, "items": 5, "pages": 2, "resident_pages": 1, "swapped_pages": 1}],
+    "pools": [{"name": "node", "item_size": 160, "items": 5, "pages": 2, "resident_pages": 1, "swapped_pages": 1},
+              {"name": "string-64", "item_size": 64, "items": 70, "pages": 2, "resident_pages": 2, "swapped_pages": 0,
+               "data_items": 30}],
     "data": {"pages": 9, "resident_pages": 4, "swapped_pages": 5}}
 
 
@@ -39,6 +41,8 @@ def test_a_page_is_as_prometheus_reads_it() -> None:
     assert samples["tmpfsd_faults_total", place] == 3
     assert samples["tmpfsd_requests_total", place, "lookup"] == 17
     assert samples["tmpfsd_pool_items", place, "node"] == 5 and samples["tmpfsd_pool_pages", place, "data"] == 9
+    assert samples["tmpfsd_pool_data_items", place, "string-64"] == 30
+    assert ("tmpfsd_pool_data_items", place, "node") not in samples
     # What may fall again is no counter, or rate() would take it for a restart.
     assert samples["tmpfsd_lost_pages", place] == 5 and ("tmpfsd_lost_pages_total", place) not in samples
     assert samples["tmpfsd_broken", place] == samples["tmpfsd_swap_disk_full", place] == 1

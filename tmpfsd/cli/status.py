@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tmpfsd.cli.client import status
+from tmpfsd.cli.packed import percent_of, split
 from tmpfsd.cli.units import human
 from tmpfsd.mounts.printable import printable_all
 from tmpfsd.server.health import health
@@ -38,7 +39,7 @@ def share(part: int, whole: int) -> str:
 
 def rows(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Return the lines of the table, each a name and a text."""
-    swap, submap, data = (state[key] for key in ("swap", "submap", "data"))
+    swap, submap = state["swap"], state["submap"]
     most = state["inodes_max"]
     found = health(state)
     yield "health", str(found)
@@ -62,8 +63,8 @@ def rows(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if submap:
         yield "submap", f"{submap['policy']}, {submap['sharing']}: " + share(
             submap["used_bytes"], submap["size_bytes"]) + f", at most {human(submap['high_water_bytes'])}"
-    yield "data pages", (f"{data['pages']:,}: {data['resident_pages']:,} resident, "
-                         f"{data['swapped_pages']:,} swapped")
+    for name, part in zip(("data pages", "metadata"), split(state)):
+        yield name, f"{part['pages']:,}: {part['resident_pages']:,} resident, {part['swapped_pages']:,} swapped"
 
 
 def swap_files(swap: dict[str, Any]) -> Iterator[str]:
@@ -78,11 +79,12 @@ def swap_files(swap: dict[str, Any]) -> Iterator[str]:
 
 
 def pool_lines(pools: list[dict[str, Any]]) -> Iterator[str]:
-    """Return the table of pools."""
-    yield f"{'pool':<16}{'size':>7}{'items':>15}{'pages':>14}{'resident':>14}{'swapped':>14}"
+    """Return the table of pools; its last column is the part that small files have."""
+    heading = "data" if any("data_items" in pool for pool in pools) else ""
+    yield f"{'pool':<12}{'size':>6}{'items':>14}{'pages':>14}{'resident':>14}{'swapped':>14}{heading:>6}".rstrip()
     for pool in pools:
-        yield (f"{pool['name'][:16]:<16}{pool['item_size']:>7,}{pool['items']:>15,}{pool['pages']:>14,}"
-               f"{pool['resident_pages']:>14,}{pool['swapped_pages']:>14,}")
+        yield (f"{pool['name'][:12]:<12}{pool['item_size']:>6,}{pool['items']:>14,}{pool['pages']:>14,}"
+               f"{pool['resident_pages']:>14,}{pool['swapped_pages']:>14,}{percent_of(pool):>6}").rstrip()
 
 
 def count_lines(title: str, counts: Iterable[tuple[str, int]]) -> Iterator[str]:

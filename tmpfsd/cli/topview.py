@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tmpfsd.cli.advise import FEW
+from tmpfsd.cli.packed import percent_of, split
 from tmpfsd.cli.units import human
 from tmpfsd.fuse.timing import quantile
 from tmpfsd.mounts.printable import printable, printable_all
@@ -41,7 +42,8 @@ l  by latency, its mean          p  by latency, p99
 n  by name
 
 PAGES are all pages, RESIDENT those in memory, OUT those in swap.
-string-N holds names, links, attributes, and files of up to 2 KiB.
+string-N holds names, links, attributes, and files of up to 2 KiB: DATA is
+the part of such files.  It counts as data, the rest as metadata.
 paging/s: in and out are bytes, the others are counts.
 LATENCY is the time that sampled requests took in the daemon, with their
 page-ins: the mean of the last interval.  P99 is the time that 99 of 100
@@ -282,17 +284,18 @@ def pools(status: dict[str, Any], rows: int, narrow: bool = False) -> Table:
     table = Table(box=None, expand=True, padding=(0, 1), header_style="reverse", pad_edge=False)
     table.add_column("PAGES OF", width=13, no_wrap=True)
     table.add_column("RESIDENT", ratio=1)
-    for heading in ("", "PAGES", "OUT")[:2 if narrow else 3]:
+    columns = 2 if narrow else 4 if any("data_items" in pool for pool in status["pools"]) else 3
+    for heading in ("", "PAGES", "OUT", "DATA")[:columns]:
         table.add_column(heading, justify="right", no_wrap=True)
-    names = ("pages", "resident_pages", "swapped_pages")
-    metadata = {"name": "metadata", **{name: sum(pool[name] for pool in status["pools"]) for name in names}}
+    data, metadata = split(status)
     found = [{**pool, "name": f"  {pool['name']}"} for pool in sorted(status["pools"], key=lambda pool: -pool["pages"])]
-    for pool in [{"name": "data", **status["data"]}, metadata, *found][:rows]:
+    for pool in [{"name": "data", **data}, {"name": "metadata", **metadata}, *found][:rows]:
         pages, resident = pool["pages"], pool["resident_pages"]
         number = short if narrow else "{:,}".format
-        cells = (f"{100 * resident / pages:.0f}%" if pages else "-", number(pages), number(pool["swapped_pages"]))
+        cells = (f"{100 * resident / pages:.0f}%" if pages else "-", number(pages), number(pool["swapped_pages"]),
+                 percent_of(pool))
         table.add_row(pool["name"], Bar(max(pages, 1), 0, resident, color="cyan", bgcolor="bright_black"),
-                      *cells[:2 if narrow else 3])
+                      *cells[:columns])
     return table
 
 

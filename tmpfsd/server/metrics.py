@@ -146,6 +146,8 @@ class Figures:
         for name in POOL_GAUGES:
             yield family(GaugeMetricFamily, f"pool_{name}", "of a pool, or of data", "pool",
                          {pool["name"]: pool[name] for pool in pools})
+        yield family(GaugeMetricFamily, "pool_data_items", "of a pool: items with bytes of small files", "pool",
+                     {pool["name"]: pool["data_items"] for pool in pools if "data_items" in pool})
         yield family(CounterMetricFamily, "requests", "requests of the kernel", "kind", state["requests"])
         yield family(CounterMetricFamily, "refused", "requests answered with ENOSPC, by what was full", "reason",
                      state.get("refused", {}))
