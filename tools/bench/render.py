@@ -56,6 +56,9 @@ METHOD = """## How it is measured
   tree of {tree:,} files; several clients have trees of {trees:,} together. %: of one processor, once, over
   {idle_seconds:g} s, from the clock ticks in /proc/PID/stat. Ratios say how many times as fast tmpfsd is.
 - **tmpfsd** runs with its defaults except `ram` and `size`, so that nothing pages out, except where it is to.
+- **Awake.** The core of a client that waits for an answer is idle, and in a virtual machine it halts. tmpfsd keeps it
+  awake meanwhile (`awake=auto`, [options](../../tmpfsd/options.md)), the other servers do not: with free placement the
+  difference is mostly that. On one core it plays no part.
 - **Permissions.** With `default_permissions` the kernel checks them, for which it asks a server for a directory's
   attributes after each change in it. tmpfsd has it unless it is told `noperm`, nullfs and pyfuse3's example have it;
   memfs_ll has not unless it is told. Goals and sentences compare servers that do the same; the columns "to ..." are
