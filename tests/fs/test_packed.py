@@ -295,6 +295,21 @@ def test_a_wrong_count_is_found(image: Path) -> None:
     assert info.value.invariant == "R5" and "string-1024: 2 items of files, counted 3" in str(info.value)
 
 
+def test_a_count_that_is_too_low_is_not_shown(image: Path) -> None:
+    """An image may say anything: the status leaves out what cannot be, and so does the next image."""
+    for at in (1, 3):
+        forge(image, "packed", put(at, 0, 4))
+    fs = open_image(image)
+    for name in (b"a", b"b", b"c"):
+        fs.unlink(ROOT, name)
+    fs.forget_all()
+    fs.reap_all()
+    assert min(fs.mp.mem.data_items) < 0
+    assert all("data_items" not in pool or pool["data_items"] >= 0 for pool in fs.mp.mem.stats())
+    assert not fs.mp.mem.data_counted
+    fs.mp.close()
+
+
 def test_status_has_it(fs: Driver) -> None:
     file_of(fs, 1000)
     fs.symlink(ROOT, b"symlink", b"t" * 1000)

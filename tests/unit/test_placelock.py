@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tmpfsd.mounts import placelock
+from tmpfsd.mounts import mountinfo, placelock
 from tmpfsd.mounts.placelock import locked
 
 
@@ -44,3 +44,21 @@ def test_what_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with locked(str(path)) as taken:
             assert not taken
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_tmpfsd_that_came_before_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hang, and the lock of its root would keep nobody out of the directory below."""
+    def refuse(*_args: object, **_named: object) -> int:
+        raise AssertionError("opened")
+
+    here = mountinfo.MountPoint(0, 99, str(tmp_path), mountinfo.FSTYPE, 0, id=7)
+    monkeypatch.setattr(mountinfo, "table", lambda *_file: [here])
+    monkeypatch.setattr(placelock, "id_of", lambda _path: 7)
+    monkeypatch.setattr(os, "open", refuse)
+    with locked(str(tmp_path)) as taken:
+        assert taken
+    monkeypatch.undo()
+    monkeypatch.setattr(mountinfo, "table", lambda *_file: [here._replace(path="/elsewhere")])
+    monkeypatch.setattr(placelock, "id_of", lambda _path: 7)        # a directory inside another tmpfsd
+    with locked(str(tmp_path)) as taken:
+        assert not taken

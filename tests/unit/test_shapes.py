@@ -74,6 +74,7 @@ ODD = ("null", '"7"', r'"\u001b]0;owned\u0007\r\n\u2028\ud800"', "[]", "[[[]]]",
 MISSING = ""
 LINES = (b"", b"7", b"null", b'"x"', b"[]", b"{}", b"\xff\xfe", b"[" * 200_000, DEEP.encode(), b"\0", b"NaN",
          b'{"ok": true}', b'{"ok": true, "progress": 7}', b'{"ok": true, "result": "\xff"}', b'{"ok": 1, "result": 7}',
+         b'{"ok": true, "progress": {"names": 1, "of": "x"}}', b'{"ok": true, "progress": {"done": 1, "of": [1]}}',
          b'{"ok": null, "error": "x"}', b'{"ok": false, "error": 7}', b'{"ok": false, "error": ["x"]}',
          b'{"ok": false, "error": "\\u001b]0;owned\\u0007\\r\\n\\u2028"}', '{"ok": true}'.encode("utf-16"))
 # Keys that an older daemon does not have, and those where nothing is an answer.

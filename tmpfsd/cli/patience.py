@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tmpfsd.cli.shapes import MOST_NUMBER
+
 STALLED = 600.0             # seconds; the daemon says nothing new while it sorts out what to check, or syncs an image
 MOST_MARKS = 8
 
@@ -30,7 +32,7 @@ def marks(progress: Mapping[str, Any]) -> Iterator[tuple[tuple[str, int], int]]:
         yield ("of", progress["of"]), min(100 * progress["done"] // max(progress["of"], 1), 100)
         return
     for name, value in progress.items():
-        if type(value) is int:
+        if type(value) is int and 0 <= value < MOST_NUMBER:
             yield (name, 0), value
 
 

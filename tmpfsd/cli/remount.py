@@ -59,7 +59,10 @@ def remount(path: str, words: Sequence[str], keep: bool) -> None:
             mountflags.remount(device, mounted.path, mountflags.bits(kernels, mountflags.bits(now) if keep else 0))
     except OSError as error:
         if answer:
-            client.ask(path, "set", values=[f"{name}={each['was']}" for name, each in answer.items()])
+            # A swap_size that followed size stays: if it were given, it would follow no more.
+            followed = not any(word.startswith("swap_size=") for word in ours)
+            client.ask(path, "set", values=[f"{name}={each['was']}" for name, each in answer.items()
+                                            if not (followed and name == "swap_size")])
         raise ClientError(f"{path}: {','.join(kernels)}: {error.strerror or error}") from None
     with contextlib.suppress(ClientError):      # the daemon notices by itself, a little later
         client.ask(path, "flags")

@@ -239,6 +239,9 @@ def understand(command: str, answer: Mapping[str, Any]) -> None:
         text(answer.get("error", ""))
         return
     demand(bool(answer.keys() & {"progress", "result"}))
+    progress = answer.get("progress")
+    if isinstance(progress, dict) and "of" in progress:     # whoever waits reads it, whatever the command
+        STEPS(progress)
     for name, shape in ANSWERS.get(command, UNKNOWN)._asdict().items():
         if name in answer:
             demand(shape is not None)

@@ -114,9 +114,9 @@ def unpack_header(page: bytes, size: int) -> Header:
 
 
 def begin_writing(fd: int, offset: int, nbytes: int) -> None:
-    """Have the kernel begin to write a range to the disk, while more is made; nobody waits (sync_file_range(2)).
+    """Have the kernel begin to write a range to the disk, while more is made (sync_file_range(2)).
 
-    posix_fadvise(2) would begin as well, but waits for work on all cores.
+    That waits only if the queue of the disk is full.  posix_fadvise(2) would begin as well, but waits for all cores.
     """
     if SYNC_FILE_RANGE is not None:
         SYNC_FILE_RANGE(fd, ctypes.c_int64(offset), ctypes.c_int64(nbytes), SYNC_FILE_RANGE_WRITE)

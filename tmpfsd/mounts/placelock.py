@@ -16,14 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tmpfsd.mounts import mountinfo
-from tmpfsd.mounts.unmount import id_at, id_of
+from tmpfsd.mounts.unmount import id_of
 
 SECONDS, AGAIN_SECONDS = 5.0, 0.01
 
 
 @contextmanager
 def locked(path: str) -> Iterator[bool]:
-    """Hold the lock of a directory; yields whether a tmpfsd has come there since it was opened."""
+    """Hold the lock of a directory that is free; yields whether a tmpfsd is there by now."""
+    if is_taken(path):              # it came since we looked last; it must not be asked, nor its root be locked
+        yield True
+        return
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:                 # whoever mounts will say what is wrong
@@ -31,11 +34,16 @@ def locked(path: str) -> Iterator[bool]:
         return
     try:
         _lock(descriptor)
-        before, now = id_at(descriptor), id_of(path)
-        yield before != now and any(mount.id == now and mount.fstype == mountinfo.FSTYPE
-                                    for mount in mountinfo.table())
+        yield is_taken(path)
     finally:
         os.close(descriptor)
+
+
+def is_taken(path: str) -> bool:
+    """Whether a path leads to the root of a tmpfsd; that is not asked."""
+    found = id_of(path)
+    return any(mount.id == found and mount.path == os.path.abspath(path) and mount.fstype == mountinfo.FSTYPE
+               for mount in mountinfo.table())
 
 
 def _lock(descriptor: int) -> bool:

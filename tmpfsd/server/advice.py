@@ -48,7 +48,7 @@ class Shrinking(NamedTuple):
 class Memory(NamedTuple):
     """What is known: page-ins a second by frames, seconds that one takes, how pages shrink, and how many there are.
 
-    In `needed` frames all pages are in.  The sample does not know that: the first use of a page that was out counts.
+    In about `needed` frames all pages are in.  The sample does not know that: it counts the first use of what was out.
     """
 
     frames: list[float]

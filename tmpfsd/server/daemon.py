@@ -213,18 +213,22 @@ class Daemon:
         # only if we know no better.
         pyfuse3.close(unmount=self.place is None)
         deadline = time.monotonic() + UNCOVERED_SECONDS
-        while places := self.places():      # several may be stacked
+        while True:
+            places = self.places()          # several may be stacked
+            if places and not all([take_away(place, lazy=True) for place in places]):
+                continue
             # Above may be one that started at the same time.  It goes too: left below it, we would hide the first.
-            covered = any(map(self.is_covered, places))
-            if all([take_away(place, lazy=True) for place in places]):
-                if time.monotonic() > deadline or not (covered or any(map(self.is_covered, places))):
-                    return
-                time.sleep(AGAIN_SECONDS)
+            if not self.is_covered() or time.monotonic() > deadline:
+                return
+            time.sleep(AGAIN_SECONDS)
 
-    def is_covered(self, place: mountinfo.MountPoint) -> bool:
+    def is_covered(self) -> bool:
         """Tell whether another tmpfsd is mounted above one of our mounts, at the same place."""
-        return any(mount.parent == place.id and mount.path == place.path and mount.fstype == mountinfo.FSTYPE
-                   for mount in mountinfo.table(self.mounts))
+        if self.place is None:
+            return False
+        table = list(mountinfo.table(self.mounts))
+        ours = {(mount.id, mount.path) for mount in table if mount.device == self.place.device}
+        return any((mount.parent, mount.path) in ours and mount.fstype == mountinfo.FSTYPE for mount in table)
 
     # Tasks
 

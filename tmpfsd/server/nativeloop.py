@@ -115,6 +115,7 @@ class NativeLoop(Loop):
                         await self._sleep(self.fd)
             finally:
                 self._reading.end()
+                self.awake.release()
 
     def _may_read(self) -> bool:
         """Whether a read may block in this turn; with several cores, after waiting for its first request."""
@@ -170,6 +171,7 @@ class NativeLoop(Loop):
     def _wait(self, since: int) -> bool:
         """Block for a millisecond at most; return whether a request can be read.  The spin grows, or shrinks."""
         if self.background:
+            self.awake.release()            # there is no spin now
             return bool(self._poll(0))
         came = bool(self._poll(BLOCK))
         if self.adaptive and not self._alone:

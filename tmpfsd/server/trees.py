@@ -108,7 +108,7 @@ class Trees:
                 raise ControlError(f"{os.fsdecode(path)}: removed, but not all of it is free yet: {self.failure}")
             yield {"progress": {"names": self.names - start}}
             await trio.sleep(PAUSE)
-        yield {"result": {"names": self.names - start + 1, "lost": mount.lost_nodes - lost}}
+        yield {"result": {"names": self.names - start + 1, "lost": max(mount.lost_nodes - lost, 0)}}
 
     async def paced(self, steps: Iterator[None]) -> AsyncGenerator[None, None]:
         """Run steps in slices between requests; yields when there is progress to report."""

@@ -199,6 +199,7 @@ class Tuning:
     def _set_spin(self, spin: str | int) -> Iterator[Progress]:
         dispatcher = self._need_dispatcher()
         dispatcher.adaptive = spin == "auto"
+        dispatcher.awake.release()
         dispatcher.spin = 0 if spin == "auto" else int(spin) * MICROSECOND
         return iter(())
 

@@ -176,13 +176,18 @@ class Mem:
     def new_data_string(self, nbytes: int) -> int:
         """new_string() for the bytes of a regular file; put_data_string() gives it back.  => NoMemory, SwapIOError."""
         handle = self._filled(self.strings.get, nbytes)
-        self.data_items[(handle >> INDEX_BITS) - 1] += 1
+        self._count_data(handle, 1)
         return handle
 
     def put_data_string(self, handle: int) -> None:
         """Give back what new_data_string() gave.  => Cannot fail; faults nothing in."""
-        self.data_items[(handle >> INDEX_BITS) - 1] -= 1
         self.strings.put(handle)
+        self._count_data(handle, -1)
+
+    def _count_data(self, handle: int, n: int) -> None:
+        i = (handle >> INDEX_BITS) - 1
+        if 0 <= i < TREE:               # an image may have put a file's bytes where there are none
+            self.data_items[i] += n
 
     def new_tree_node(self, nbytes: int) -> int:
         """new_string() for a node of a tree: a whole page comes from the trees' pool."""
@@ -308,8 +313,11 @@ class Mem:
         for each in self.pools():
             if each.npages:
                 entry, i = each.stats(), each.owner - OWNER_STRINGS
-                if self.data_counted and 0 <= i < TREE:
-                    entry["data_items"] = self.data_items[i]
+                if 0 <= i < TREE and self.data_counted:
+                    if 0 <= self.data_items[i] <= self.strings.pools[i].nitems:
+                        entry["data_items"] = self.data_items[i]
+                    else:
+                        self.data_counted = False       # the image said what was not so (image/thaw.py)
                 found.append(entry)
         return found
 
