@@ -94,10 +94,7 @@ class BTree(Nodes):
         return i < bt_count(self.mem.u32, node)
 
     def gap(self, path: Path) -> tuple[int, int]:
-        """The keys beside the place that seek() found: (before it in the leaf, or -1; from it on, or -1 at the end).
-
-        => SwapIOError.
-        """
+        """The keys beside a place: (before it in the leaf, or -1; from it on, or -1 at the end).  => SwapIOError."""
         _handle, node, i = path[-1]
         u64, first = self.mem.u64, bt_keys(node) >> 3
         before = u64[first + i - 1] if i else -1
@@ -117,10 +114,7 @@ class BTree(Nodes):
         return self._entry(node, i - 1) if i else self._entry_before(path)
 
     def around(self, at: int, key: int) -> tuple[tuple[int, int] | None, int | None]:
-        """(the entry with the highest key <= key, the lowest key above it), each None if there is none.
-
-        => SwapIOError.
-        """
+        """(the entry with the highest key <= key, the lowest key above it), or None for each.  => SwapIOError."""
         path = self.seek(at, key)
         if not path:
             return None, None
