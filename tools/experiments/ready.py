@@ -134,7 +134,7 @@ def squashfs_and_overlay(place: Place) -> Iterator[Ready]:
     """squashfs below, a tmpfs of the kernel above."""
     demand_fuse()
     if not place.squashfs.exists():
-        raise Unavailable("there is no mksquashfs")
+        raise Unavailable("mksquashfs is missing, or did not make it")
     with ExitStack() as stack:
         upper = stack.enter_context(kernel_tmpfs())
         lower, mnt = (stack.enter_context(tempfile.TemporaryDirectory(prefix="tmpfsd-experiment-")) for _ in range(2))
