@@ -21,7 +21,7 @@ def test_each_work_is_done_and_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: 
                                       "--json", str(out)])
     latency.main()
     rows = json.loads(out.read_text())["16m"]
-    assert len(rows) == 13 and all(row["p50"] <= row["p99"] <= row["worst"] for row in rows.values())
+    assert len(rows) == 14 and all(row["p50"] <= row["p99"] <= row["worst"] for row in rows.values())
     assert all(row["asked"] > 0 for row in rows.values())
     shown = capsys.readouterr().out
     assert all(name in shown for name in rows)
