@@ -141,6 +141,12 @@ def test_what_was_before_is_drawn(interval: Interval) -> None:
     assert not any("at most" in each for each in shown(interval))
 
 
+@pytest.mark.parametrize("highest", [0.0, 0.4, 1.0, 1.9, 2.9, 7.7, 1e9])
+def test_any_rates_can_be_drawn(interval: Interval, highest: float) -> None:
+    history = deque([(highest, 0.3 * highest), (highest / 3, highest), (0.0, 0.0)])
+    assert sum("at most" in each for each in shown(interval, history=history)) == 2
+
+
 # --- all mounts ---
 
 def glance(number: int, look: Look | None, why: str = "") -> tuple[tuple[int, int], topall.Glance]:

@@ -6,6 +6,7 @@ Picture     Look, Look --Interval--> rates and means --screen()--> a rich render
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -275,7 +276,7 @@ def past(settings: Settings, narrow: bool = False) -> Iterator[Text]:
     for label, values, most in (("requests/s", [each[0] for each in seen], "{:,.0f}".format),
                                 ("paged in/s", [each[1] for each in seen], lambda value: human(int(value)))):
         highest = max(values)
-        drawn = "".join(BLOCKS[-(-int(value * 8) // int(highest)) if highest >= 1 else 0] for value in values)
+        drawn = "".join(BLOCKS[min(math.ceil(value / highest * 8), 8) if highest >= 1 else 0] for value in values)
         yield Text(f"{label} {drawn} at most {most(highest)}", no_wrap=True, overflow="ellipsis")
 
 
