@@ -21,7 +21,7 @@ from typing import Final
 
 KNOWN: Final = 8            # directories whose LOOKUPs are counted
 RECENT: Final = 1024        # names
-PROBE: Final = 16           # replies
+PROBE: Final = 64           # replies
 WANTED: Final = 4           # one of so many names was looked up
 
 
