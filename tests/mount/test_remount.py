@@ -132,6 +132,20 @@ def test_a_limit_goes_back_when_the_kernel_refuses(system: Run) -> None:
     assert "busy" in out[0] and "refused" in out and out[-1].split() == ["64"]
 
 
+def test_swap_that_followed_follows_again(system: Run) -> None:
+    """What goes back is the size that was given: swap_size was not, and still follows."""
+    out = system("""
+        mount -t fuse.tmpfsd tmpfsd "$HERE/mnt" -o ram=4m,size=64m
+        exec 9> "$HERE/mnt/file"
+        mount -o remount,ro,size=96m "$HERE/mnt" 2>&1 || echo refused
+        exec 9>&-
+        df --output=size -B1M "$HERE/mnt" | tail -1
+        tmpfsctl set "$HERE/mnt" size=128m
+        umount "$HERE/mnt"
+        """)
+    assert "refused" in out and " 64\n" in out and "swap_size" in out.rpartition(" 64\n")[2]
+
+
 def test_without_mount(tmpfsd: Callable[..., Mounted]) -> None:
     """tmpfsd -o remount: options that are not named stay."""
     mounted = tmpfsd("ram=1m,size=8m,nosuid,noexec")

@@ -1,8 +1,7 @@
 """stress/player.py: one user on one file system: a process that plays operations, and tells their results.
 
-It lives as long as the comparison.  chroot keeps it in the file system, so that no ".." leads out.  It keeps its
-handles from one operation to the next.  An answer is a dict of fields: the errno or the result, and a look at the place
-before and after.  allowed.py decides whether two answers agree.
+It lives as long as the comparison, and keeps its handles.  chroot keeps it inside: no ".." leads out.  An answer is a
+dict: the errno or the result, and a look at the place before and after.  allowed.py decides whether two agree.
 
 Picture     differential.py --[operations]--> Player.serve() --[answers]--> differential.py
 Invariants  L1 An answer names no number that two file systems cannot share: inodes, devices, the time of day.

@@ -414,3 +414,32 @@ class TestEdge:
     def test_none(self) -> None:
         with pytest.raises(MountError, match="0 new descriptors of /dev/fuse.*edge=pyfuse3"):
             edge.new_device(edge.devices())
+
+
+class Bound:
+    """What stands for awake.Awake."""
+
+    held = False
+
+    def hold(self) -> None:
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+
+
+def test_cores_may_sleep_beside_background_work_and_at_the_end(device: Device) -> None:
+    bound: Any = Bound()
+    loop = device.loop
+    loop.awake = bound
+    bound.hold()
+    loop.background = 1
+    assert not loop._wait(0) and not bound.held
+    loop.background = 0
+    bound.hold()
+
+    async def task() -> None:
+        bound.hold()
+
+    run(loop, task)
+    assert not bound.held

@@ -12,6 +12,7 @@ from tests import failpoints
 from tests.fs.fslib import CRED, ROOT
 from tests.unit.tuninglib import BACKENDS, MB, demand_content, do, store, tunings
 from tmpfsd.server import inherited
+from tmpfsd.server.awake import open_awake
 from tmpfsd.server.commands import gated
 from tmpfsd.server.control import Gone
 from tmpfsd.server.dispatch import Dispatcher
@@ -139,6 +140,16 @@ def test_nr_inodes_below_what_is_used_means_full(make) -> None:
     assert vnops.statfs(tuning.mount)[4:6] == (10, 0)
     do(tuning.set({"values": ["nr_inodes=0"]}))
     vnops.create(tuning.mount, ROOT, b"new", 0o600, CRED)
+
+
+def test_a_spin_of_ones_own_keeps_no_core_awake(make, tmp_path: Path) -> None:
+    dispatcher = Dispatcher()
+    (tmp_path / "device").touch()
+    dispatcher.awake = open_awake("on", str(tmp_path / "device"))
+    dispatcher.awake.hold()
+    do(make(dispatcher).set({"values": ["spin=20"]}))
+    assert not dispatcher.awake.held
+    dispatcher.awake.close()
 
 
 def test_swap_grows_with_size_unless_it_has_one_of_its_own(make) -> None:

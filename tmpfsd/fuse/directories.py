@@ -57,11 +57,16 @@ def _reply(s: Session, out: list[bytes]) -> Reply:
 def readdir(s: Session, ino: int, data: bytes) -> Reply:
     """READDIR: fuse_read_in."""
     cookie, room = _asked(s, ino, data)
+    return _reply(s, _names(s, ino, cookie, room, b""))
+
+
+def _names(s: Session, ino: int, cookie: int, room: int, head: bytes) -> list[bytes]:
+    """The entries that fit, without attributes, each after `head`."""
     out: list[bytes] = []
 
     def emit(name: bytes, number: int, mode: int, key: int) -> bool:
         nonlocal room
-        entry = _named(name, number, mode, key)
+        entry = head + _named(name, number, mode, key)
         room -= len(entry)
         if room < 0:
             return False
@@ -69,7 +74,7 @@ def readdir(s: Session, ino: int, data: bytes) -> Reply:
         return True
 
     vnops.list_names(s.mount, ino, cookie, emit)
-    return _reply(s, out)
+    return out
 
 
 def readdirplus(s: Session, ino: int, data: bytes) -> Reply:
@@ -77,7 +82,10 @@ def readdirplus(s: Session, ino: int, data: bytes) -> Reply:
     cookie, room = _asked(s, ino, data)
     out: list[bytes] = []
     if not s.lookahead.wants(not cookie):
-        return _names_alone(s, ino, cookie, room)
+        out = _names(s, ino, cookie, room, NO_ENTRY)
+        if out:
+            s.lookahead.gave(ino, len(out))
+        return _reply(s, out)
 
     def emit(name: bytes, number: int, attributes: tuple, key: int) -> bool:
         nonlocal room
@@ -97,23 +105,4 @@ def readdirplus(s: Session, ino: int, data: bytes) -> Reply:
         return True
 
     vnops.readdir(s.mount, ino, cookie, emit)
-    return _reply(s, out)
-
-
-def _names_alone(s: Session, ino: int, cookie: int, room: int) -> Reply:
-    """The reply to a READDIRPLUS whose entries have no node."""
-    out: list[bytes] = []
-
-    def emit(name: bytes, number: int, mode: int, key: int) -> bool:
-        nonlocal room
-        entry = NO_ENTRY + _named(name, number, mode, key)
-        room -= len(entry)
-        if room < 0:
-            return False
-        out.append(entry)
-        return True
-
-    vnops.list_names(s.mount, ino, cookie, emit)
-    if out:
-        s.lookahead.gave(ino, len(out))
     return _reply(s, out)
